@@ -10,8 +10,10 @@ CORE_BUDGET = 100_000
 """For reducing the conflicting needs to a minimal set."""
 SUGGESTION_BUDGET = 100_000
 """For trying all suggestions together."""
-_QUERY = 20
-"""Cost of a query without conflicts, in which the solver only propagates."""
+_MODEL = 20
+"""Cost of a query that has a solution, in which the solver decides about every variable."""
+_REFUTED = 2
+"""Cost of one that is refuted by propagation."""
 _ASSUMED = 10
 """Assumptions of a query that cost as much as a conflict."""
 _CLAUSES = 10
@@ -36,9 +38,9 @@ class Budget:
             self.exceeded = True
             raise BudgetExceeded
 
-    def charge_query(self, conflicts: int, assumed: int) -> None:
+    def charge_query(self, conflicts: int, assumed: int, *, refuted: bool) -> None:
         """Charge a query under that many assumptions, with that many conflicts."""
-        self.left -= conflicts + _QUERY + assumed // _ASSUMED
+        self.left -= conflicts + (_REFUTED if refuted else _MODEL) + assumed // _ASSUMED
 
     def charge_clauses(self, clauses: int) -> None:
         """Charge adding ``clauses`` clauses.

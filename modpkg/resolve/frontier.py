@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from resolvelib.resolvers import Criterion, RequirementInformation, ResolverException, Result
 from resolvelib.structs import DirectedGraph
@@ -21,36 +19,86 @@ class Conflict(ResolverException):
     """A need cannot be met, given the choices so far."""
 
 
+class Mark(NamedTuple):
+    """A state of a frontier to go back to: how much of each of its lists there was."""
+
+    changes: int
+    pending: int
+    waiting: int
+    visited: int
+    waited: int
+
+
 class Frontier:
-    """A partial solution.
+    """A partial solution, of which the last choices can be taken back.
 
     Invariants: ``allowed`` satisfies every need of every pinned candidate; every pinned release is
     in its name's ``allowed``; no ``allowed`` is empty; what is required and not yet visited is in
-    ``pending``, or in ``waiting`` if it is visited after all of that, in the order in which it was
-    first required; ``expecting`` has the pinned releases that expect something of a name.
+    ``pending`` from ``visited`` on, or in ``waiting`` from ``waited`` on if it is visited after all
+    of that, in the order in which it was first required; ``expecting`` has the pinned releases that
+    expect something of a name.
     """
 
     def __init__(self, space: Space, roots: Sequence[Need]) -> None:
         self.space = space
         self.pinned: dict[ModuleName, Release] = {}
         self.allowed: dict[ModuleName, Runs] = {}
-        self.pending: deque[Identifier] = deque()
-        self.waiting: deque[Identifier] = deque()
         self.expecting: dict[ModuleName, dict[Release, None]] = {}
         self.mapping: dict[Identifier, Candidate] = {}
-        self._required: dict[Identifier, list[RequirementInformation[Need, Candidate]]] = {}
-        self._graph: DirectedGraph[Identifier | None] = DirectedGraph()
-        self._graph.add(None)
-        self._require(None, None, roots)
+        self._roots = roots
+        self._pending: list[Identifier] = []
+        self._waiting: list[Identifier] = []
+        self._visited = self._waited = 0
+        self._required: set[Identifier] = set()
+        self._changes: list[tuple[dict[Any, Any], Any, Any]] = []
+        """What was changed since the last `settle`: a table, a key, and its value before."""
+        self._require(roots)
 
-    def unvisited(self) -> Iterator[Identifier]:
-        """Yield what is required and not yet visited, as far as it is known, in order."""
-        return itertools.chain(self.pending, self.waiting)
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to choose a release for."""
+        return self._visited == len(self._pending) and self._waited == len(self._waiting)
+
+    def next(self) -> Identifier:
+        """Return what to choose a release for next; it is not `finished`."""
+        if self._visited < len(self._pending):
+            self._visited += 1
+            return self._pending[self._visited - 1]
+        self._waited += 1
+        return self._waiting[self._waited - 1]
 
     def visit(self) -> Iterator[Identifier]:
         """Yield what to choose a release for next, until there is nothing left."""
-        while self.pending or self.waiting:
-            yield (self.pending or self.waiting).popleft()
+        while not self.finished:
+            yield self.next()
+
+    def mark(self) -> Mark:
+        """Return the state to go back to, until the next `settle`."""
+        return Mark(
+            len(self._changes),
+            len(self._pending),
+            len(self._waiting),
+            self._visited,
+            self._waited,
+        )
+
+    def back(self, mark: Mark) -> None:
+        """Take back what was chosen and visited since a mark."""
+        changes = self._changes
+        while len(changes) > mark.changes:
+            table, key, before = changes.pop()
+            if before is None:
+                del table[key]
+            else:
+                table[key] = before
+        for queue, length in ((self._pending, mark.pending), (self._waiting, mark.waiting)):
+            self._required.difference_update(queue[length:])
+            del queue[length:]
+        self._visited, self._waited = mark.visited, mark.waited
+
+    def settle(self) -> None:
+        """Make all choices so far final."""
+        self._changes.clear()
 
     def preferred(self, name: ModuleName) -> Iterator[int]:
         """Yield the allowed positions of a name, best first."""
@@ -83,10 +131,13 @@ class Frontier:
         Raises:
             Conflict: Its needs cannot be met.
         """
-        self.pinned[name] = release
-        candidate = Candidate(release, extra)
-        self.mapping[name, extra] = candidate
-        self._require(candidate, (name, extra), self._needs(release, extra))
+        self._set(self.pinned, name, release)
+        self._set(self.mapping, (name, extra), Candidate(release, extra))
+        self._require(self._needs(release, extra))
+
+    def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        self._changes.append((table, key, table.get(key)))
+        table[key] = value
 
     def _needs(self, release: Release, extra: str | None) -> list[Need]:
         return self.space.needs(release, extra)
@@ -114,29 +165,45 @@ class Frontier:
             allowed[other] = runs
         return allowed
 
-    def _require(
-        self, candidate: Candidate | None, parent: Identifier | None, needs: Sequence[Need]
-    ) -> None:
+    def _require(self, needs: Sequence[Need]) -> None:
         allowed = self._intersected(needs)
         if allowed is None:
             raise Conflict
-        self.allowed.update(allowed)
+        for name, runs in allowed.items():
+            self._set(self.allowed, name, runs)
         for need in needs:
             wanted = need.identifier
             if wanted not in self._required:
-                self._required[wanted] = []
+                self._required.add(wanted)
                 waits = self.space.provider.waits(need.name)
-                (self.waiting if waits else self.pending).append(wanted)
-                self._graph.add(wanted)
-            self._required[wanted].append(RequirementInformation(need, candidate))
-            self._graph.connect(parent, wanted)
+                (self._waiting if waits else self._pending).append(wanted)
             if need.parent is not None and need.name in need.parent.line.expects:
-                self.expecting.setdefault(need.name, {})[need.parent] = None
+                self._expect(need.name, need.parent)
+
+    def _expect(self, name: ModuleName, parent: Release) -> None:
+        expecting = self.expecting.setdefault(name, {})
+        if parent not in expecting:
+            self._set(expecting, parent, None)
 
     def result(self) -> Result[Need, Candidate, Identifier]:
         """Return the solution as resolvelib's own engine does."""
+        graph: DirectedGraph[Identifier | None] = DirectedGraph()
+        graph.add(None)
+        required: dict[Identifier, list[RequirementInformation[Need, Candidate]]] = {}
+        needing: list[tuple[Identifier | None, Candidate | None, Sequence[Need]]]
+        needing = [(None, None, self._roots)]
+        for wanted, candidate in self.mapping.items():
+            needing.append((wanted, candidate, self._needs(candidate.release, candidate.extra)))
+        for parent, owner, needs in needing:
+            for need in needs:
+                wanted = need.identifier
+                if wanted not in required:
+                    required[wanted] = []
+                    graph.add(wanted)
+                required[wanted].append(RequirementInformation(need, owner))
+                graph.connect(parent, wanted)
         criteria: dict[Identifier, Any] = {
-            wanted: Criterion([self.mapping[wanted]], required, [])
-            for wanted, required in self._required.items()
+            wanted: Criterion([self.mapping[wanted]], causes, [])
+            for wanted, causes in required.items()
         }
-        return Result(dict(self.mapping), self._graph, criteria)
+        return Result(dict(self.mapping), graph, criteria)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,16 +11,33 @@ from resolvelib.resolvers import ResolverException, Result
 from modpkg.core.names import ModuleName
 from modpkg.resolve.budget import CORE_BUDGET, Budget
 from modpkg.resolve.clauses import Clauses
-from modpkg.resolve.frontier import Frontier
+from modpkg.resolve.frontier import Conflict, Frontier, Mark
 from modpkg.resolve.need import Candidate, Identifier, Need
-from modpkg.resolve.order import within
 from modpkg.resolve.solver import Solver
 from modpkg.resolve.space import Space
 from modpkg.resolve.unsat_core import NoSolution, minimal_cores
 
-AHEAD = 20
-"""For this many of the next names the solver tries the best release first. With none, there would
-be a third more queries; with all of them, more conflicts on hard graphs."""
+MOST_AHEAD = 256
+"""Most names whose best releases are assumed together in one query."""
+MOST_TRIED = 64
+"""Releases of one name that are tried one by one, before ranges of them are asked about."""
+PATIENCE = 50
+"""Refutations of earlier choices than the last one refuted, before it is looked less far ahead."""
+
+
+class _Step:
+    """A choice that is assumed, and what to try in its place."""
+
+    __slots__ = ("extra", "literals", "mark", "name", "rest", "tried")
+
+    def __init__(self, mark: Mark, wanted: Identifier, rest: Iterator[int]) -> None:
+        self.mark = mark
+        """The frontier before it."""
+        self.name, self.extra = wanted
+        self.rest = rest
+        """Positions that are not tried yet, the best first."""
+        self.tried = 0
+        self.literals: list[int] = []
 
 
 class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
@@ -74,27 +90,89 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
     def _prefer(
         self, solver: Solver, clauses: Clauses, frontier: Frontier
     ) -> Result[Need, Candidate, Identifier]:
-        model = solver.model()
-        for name, extra in frontier.visit():
-            release = frontier.pinned.get(name)
-            if release is None:
-                at, model = self._best(solver, clauses, frontier, name, extra, model)
-                solver.add([literal] for literal in clauses.among(name, at, at))
-                release = self._space.domain(name).ascending[at]
-            frontier.pin(name, extra, release)
+        ahead = 1
+        while not frontier.finished:
+            ahead = min(2 * self._advance(solver, clauses, frontier, ahead), MOST_AHEAD)
+            frontier.settle()
         return frontier.result()
 
-    def _best(
-        self,
-        solver: Solver,
-        clauses: Clauses,
-        frontier: Frontier,
-        name: ModuleName,
-        extra: str | None,
-        model: Sequence[int],
-    ) -> tuple[int, Sequence[int]]:
-        """Return the best position of a name that has a solution, and a model of that solution."""
-        held = clauses.position(name, model)
+    def _advance(self, solver: Solver, clauses: Clauses, frontier: Frontier, ahead: int) -> int:
+        """Choose for the next names, up to ``ahead`` of them; return of how many.
+
+        The best releases that the frontier allows are assumed together. If they are refuted, so is
+        the last choice that the refutation used, given those before it: the next best takes its
+        place.
+        """
+        start = frontier.mark()
+        steps: list[_Step] = []
+        looking = True
+        deepest = wasted = 0
+        while True:
+            if looking:
+                self._look(clauses, frontier, steps, ahead)
+                if frontier.mark() == start:
+                    raise AssertionError("the solver's solution is ruled out")
+            assumed = [literal for step in steps for literal in step.literals]
+            self.queries += 1
+            if solver.solve(assumed):
+                if not looking:
+                    assumed += self._by_ranges(solver, clauses, frontier, assumed)
+                solver.add([literal] for literal in assumed)
+                return len(steps) + (not looking)
+            used = set(solver.core())
+            while used.isdisjoint(steps[-1].literals):
+                steps.pop()
+            frontier.back(steps[-1].mark)
+            if len(steps) < deepest:
+                wasted += 1
+                if wasted > PATIENCE:
+                    ahead = len(steps)
+            else:
+                deepest = len(steps)
+            looking = steps[-1].tried < MOST_TRIED and self._take(clauses, frontier, steps[-1])
+            if not looking:
+                steps.pop()
+
+    def _look(self, clauses: Clauses, frontier: Frontier, steps: list[_Step], ahead: int) -> None:
+        """Choose as the walk does, until there are ``ahead`` choices or a conflict."""
+        while len(steps) < ahead and not frontier.finished:
+            mark = frontier.mark()
+            name, extra = frontier.next()
+            release = frontier.pinned.get(name)
+            if release is not None:
+                try:
+                    frontier.pin(name, extra, release)
+                except Conflict:
+                    frontier.back(mark)
+                    return
+                continue
+            step = _Step(mark, (name, extra), frontier.viable(name, extra))
+            frontier.back(mark)
+            if not self._take(clauses, frontier, step):
+                return
+            steps.append(step)
+
+    def _take(self, clauses: Clauses, frontier: Frontier, step: _Step) -> bool:
+        """Choose the next position of a step; return whether there is one."""
+        frontier.next()
+        at = next(step.rest, None)
+        if at is None:
+            frontier.back(step.mark)
+            return False
+        frontier.pin(step.name, step.extra, self._space.domain(step.name).ascending[at])
+        step.tried += 1
+        step.literals = clauses.among(step.name, at, at)
+        return True
+
+    def _by_ranges(
+        self, solver: Solver, clauses: Clauses, frontier: Frontier, given: list[int]
+    ) -> list[int]:
+        """Choose for the next name, with queries about ranges of its positions.
+
+        ``given`` is what was assumed last, and has a solution. Return the literals of the choice.
+        """
+        name, extra = frontier.next()
+        held = clauses.position(name, solver.model())
         better: list[int] = []
         for at in frontier.viable(name, extra):
             if at == held:
@@ -106,22 +184,13 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
             assumed, covered = self._query(clauses, frontier, name, held, better)
             self.queries += 1
             solver.prefer(clauses.values(name, better[0]))
-            solver.prefer(self._ahead(clauses, frontier))
-            if solver.solve(assumed):
-                model = solver.model()
-                held = clauses.position(name, model)
+            if solver.solve([*given, *assumed]):
+                held = clauses.position(name, solver.model())
                 better = better[: better.index(held)]
             else:
                 better = better[covered:]
-        return held, model
-
-    def _ahead(self, clauses: Clauses, frontier: Frontier) -> Iterator[int]:
-        """Yield the literals of the best release of each of the next names."""
-        for name, _ in itertools.islice(frontier.unvisited(), AHEAD):
-            if name not in frontier.pinned:
-                runs = frontier.allowed[name]
-                best = next(at for at in self._space.domain(name).preference if within(at, runs))
-                yield from clauses.values(name, best)
+        frontier.pin(name, extra, self._space.domain(name).ascending[held])
+        return clauses.among(name, held, held)
 
     def _query(
         self,
@@ -139,7 +208,7 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
         domain = self._space.domain(name)
         first, last = min(better), max(better)
         between = range(first, last + 1)
-        if name in frontier.expecting:
+        if frontier.expecting.get(name):
             mixed = len(better) < len(between)  # what else is between may be worse
         else:
             mixed = any(domain.rank[at] >= domain.rank[held] for at in between)

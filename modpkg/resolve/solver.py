@@ -76,7 +76,8 @@ class Solver:
         before = self._conflicts()
         self._cadical.cadical195_cbudget(self._handle, self._budget.left)
         answer = self._cadical.cadical195_solve_lim(self._handle, self._assumed, interruptible)
-        self._budget.charge_query(self._conflicts() - before, len(self._assumed))
+        conflicts = self._conflicts() - before
+        self._budget.charge_query(conflicts, len(self._assumed), refuted=answer < 0)
         if answer == 0:
             self._budget.left = 0
             self._budget.check()

@@ -49,4 +49,5 @@ class Walk(AbstractResolver[Need, Candidate, Identifier]):
                     raise Conflict
                 release = self._space.domain(name).ascending[at]
             frontier.pin(name, extra, release)
+            frontier.settle()
         return frontier.result()
