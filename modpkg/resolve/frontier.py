@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from resolvelib.resolvers import Criterion, RequirementInformation, ResolverException, Result
@@ -52,7 +52,12 @@ class Frontier:
         self._required: set[Identifier] = set()
         self._changes: list[tuple[dict[Any, Any], Any, Any]] = []
         """What was changed since the last `settle`: a table, a key, and its value before."""
-        self._require(roots)
+        self._left: tuple[Release, str | None, dict[ModuleName, Runs]] | None = None
+        """The last of `viable`, and what its needs leave of each name, until something changes."""
+        allowed = self._intersected(roots)
+        if allowed is None:
+            raise Conflict
+        self._require(roots, allowed)
 
     @property
     def finished(self) -> bool:
@@ -84,6 +89,7 @@ class Frontier:
 
     def back(self, mark: Mark) -> None:
         """Take back what was chosen and visited since a mark."""
+        self._left = None
         changes = self._changes
         while len(changes) > mark.changes:
             table, key, before = changes.pop()
@@ -104,7 +110,11 @@ class Frontier:
         """Yield the allowed positions of a name, best first."""
         domain = self.space.domain(name)
         runs = self.allowed[name]
-        allowed = (at for at in domain.preference if within(at, runs))
+        if len(runs) == 1:
+            ((low, high),) = runs
+            allowed = (at for at in domain.preference if low <= at < high)
+        else:
+            allowed = (at for at in domain.preference if within(at, runs))
         expecting = self.expecting.get(name)
         if not expecting:
             return allowed
@@ -121,8 +131,10 @@ class Frontier:
         """
         domain = self.space.domain(name)
         for at in self.preferred(name):
-            needs = self._needs(domain.ascending[at], extra)
-            if self._intersected(needs, name, at) is not None:
+            release = domain.ascending[at]
+            allowed = self._intersected(self._needs(release, extra), name, at)
+            if allowed is not None:
+                self._left = release, extra, allowed
                 yield at
 
     def pin(self, name: ModuleName, extra: str | None, release: Release) -> None:
@@ -131,9 +143,17 @@ class Frontier:
         Raises:
             Conflict: Its needs cannot be met.
         """
+        needs = self._needs(release, extra)
+        left = self._left
+        if left is not None and left[0] is release and left[1] == extra:
+            allowed: dict[ModuleName, Runs] | None = left[2]
+        else:
+            allowed = self._intersected(needs, name, self.space.domain(name).position[release])
+        if allowed is None:
+            raise Conflict
         self._set(self.pinned, name, release)
         self._set(self.mapping, (name, extra), Candidate(release, extra))
-        self._require(self._needs(release, extra))
+        self._require(needs, allowed)
 
     def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         self._changes.append((table, key, table.get(key)))
@@ -165,10 +185,8 @@ class Frontier:
             allowed[other] = runs
         return allowed
 
-    def _require(self, needs: Sequence[Need]) -> None:
-        allowed = self._intersected(needs)
-        if allowed is None:
-            raise Conflict
+    def _require(self, needs: Sequence[Need], allowed: Mapping[ModuleName, Runs]) -> None:
+        self._left = None
         for name, runs in allowed.items():
             self._set(self.allowed, name, runs)
         for need in needs:

@@ -21,7 +21,7 @@ MOST_AHEAD = 256
 """Most names whose best releases are assumed together in one query."""
 MOST_TRIED = 64
 """Releases of one name that are tried one by one, before ranges of them are asked about."""
-PATIENCE = 50
+PATIENCE = 20
 """Refutations of earlier choices than the last one refuted, before it is looked less far ahead."""
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
+from benchmarks import universe
 from benchmarks.resolver_fuzz import run
 from modpkg.resolve.order import Order, intersect, runs_of, within
 from modpkg.resolve.resolve import resolve
+from modpkg.resolve.solver import Solver
 from tests.resolve.agree import compare, searched, walked
 from tests.resolve.graphs import Graph, line, plain, random_graph
 
@@ -55,6 +58,41 @@ def test_a_graph_that_the_stock_engine_may_deny() -> None:
     assert searched(graph) == {"p0": "2", "p1": "1", "p4": "3", "p3": "3", "p5": "2", "p6": "1"}
     assert walked(graph) in (None, searched(graph))
     assert compare(graph).endswith("brute force")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "tried", "patience"), [(1, 64, 20), (256, 1, 0), (7, 2, 3), (256, 64, 10_000)]
+)
+def test_how_far_it_looks_ahead_changes_no_choice(
+    ahead: int, tried: int, patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = [
+        random_graph(random.Random(f"ahead{seed}"), names=30, versions=8, tightness=0.5)
+        for seed in range(12)
+    ]
+    expected = [searched(graph) for graph in graphs]
+    assert sum(found is not None for found in expected) > 6
+    monkeypatch.setattr("modpkg.resolve.search.MOST_AHEAD", ahead)
+    monkeypatch.setattr("modpkg.resolve.search.MOST_TRIED", tried)
+    monkeypatch.setattr("modpkg.resolve.search.PATIENCE", patience)
+    assert [searched(graph) for graph in graphs] == expected
+
+
+def test_names_are_settled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[bool] = []
+    solve = Solver.solve
+
+    def counted(self: Solver, assumed: Sequence[int] = ()) -> bool:
+        answers.append(solve(self, assumed))
+        return answers[-1]
+
+    monkeypatch.setattr(Solver, "solve", counted)
+    table = universe.tight(300, 10, 3, 0.1, 1)
+    lines = [line(name, number, *needs) for name in table for number, needs in table[name]]
+    found = searched(Graph(universe.roots(table), lines))
+    assert found is not None
+    assert len(found) > 80
+    assert sum(answers) < len(found) / 5, "a model decides about every variable"
 
 
 def chain(length: int) -> Graph:
