@@ -33,6 +33,7 @@ from benchmarks.large_models import SHAPES, make_base, make_fine_tune, make_lora
 from benchmarks.machine import described
 
 ROOT = Path(__file__).parents[1]
+_PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 LORAS = 7
 """LoRAs that are composed one after the other: with 1b, 13.6 GB of results."""
 _PART = 8 << 20
@@ -88,7 +89,7 @@ def run(command: list[Any], folder: Path, *, cores: int = 0, **variables: str) -
             cwd=folder,
             stdout=out,
             stderr=errors,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **variables},
+            env={**os.environ, "PYTHONPATH": _PATH, "HF_HUB_OFFLINE": "1", **variables},
             preexec_fn=lambda: os.sched_setaffinity(0, allowed),
         )
         _, status, used = os.wait4(process.pid, 0)
