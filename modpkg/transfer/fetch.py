@@ -28,7 +28,7 @@ from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
 from modpkg.transfer.pieces import Cancelled, Progress, RemotePack, Sink
 from modpkg.transfer.plan import FileFetch, TensorFetch, TransferPlan
-from modpkg.transfer.ranges import Segment, pieces_of, subtract
+from modpkg.transfer.ranges import Segment, left_of, pieces_of
 from modpkg.transfer.staging import PACK, StagedPack, map_part
 
 CONNECTIONS = 8
@@ -264,7 +264,7 @@ class _Round:
         segments: dict[tuple[int, str], list[Segment]] = {}
         for number, tensor in enumerate(self._todo):
             area, span = tensor.payload
-            left = subtract([span], self._transfer.staged[tensor.staging].done[area])
+            left = left_of(span, self._transfer.staged[tensor.staging].done[area])
             if left != [span]:
                 self._resumed.add(number)
             source = id(tensor.registry), tensor.entry.pack

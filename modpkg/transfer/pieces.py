@@ -70,8 +70,8 @@ class Sink:
                 fetched[tensor.module] += stop - start
         for (staging, number), writes in parts.items():
             self._staged[staging].write(number, writes)
-        while segments and segments[0].stop <= end:
-            segments.pop(0)
+        complete = next((n for n, each in enumerate(segments) if each.stop > end), len(segments))
+        del segments[:complete]
         self._report(fetched)
 
     def copy(self, source: int, segment: Segment) -> int:

@@ -20,7 +20,7 @@ from modpkg.resolve.lock import LockedModule
 from modpkg.store.grouping import groups_of
 from modpkg.store.packs import lay_out
 from modpkg.store.store import Store, TensorLocation, alignments
-from modpkg.transfer.ranges import Span, length, subtract
+from modpkg.transfer.ranges import Span, left_of, length
 from modpkg.transfer.staging import PACK, SPOOL, PackFetch, disk_usage, written_spans
 from modpkg.transfer.unpacking import unbacked
 
@@ -125,7 +125,7 @@ def plan_transfer(
     done = {pack.staging: written_spans(folder, pack.staging, pack.sizes) for pack in planner.packs}
     for tensor in planner.tensors:
         area, span = tensor.payload
-        left = length(subtract([span], done[tensor.staging][area]))
+        left = length(left_of(span, done[tensor.staging][area]))
         resumed += span[1] - span[0] - left
         fetch[tensor.module] = fetch.get(tensor.module, 0) + left
     return TransferPlan(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 
 from msgspec import Struct
 
@@ -24,6 +25,24 @@ def merge(spans: Iterable[Span], gap: int = 0) -> list[Span]:
         else:
             merged.append((start, stop))
     return merged
+
+
+def left_of(span: Span, done: Sequence[Span]) -> list[Span]:
+    """Return the parts of a span that are not in ``done``, which is as `merge` returns it.
+
+    It takes time for the spans of ``done`` within this one, and not for all of them.
+
+    >>> left_of((0, 10), [(2, 3), (8, 20)]), left_of((9, 10), [(2, 3), (8, 20)])
+    ([(0, 2), (3, 8)], [])
+    """
+    start, stop = span
+    left: list[Span] = []
+    at = bisect_right(done, start, key=itemgetter(1))
+    while start < stop and at < len(done) and done[at][0] < stop:
+        if start < done[at][0]:
+            left.append((start, done[at][0]))
+        start, at = done[at][1], at + 1
+    return [*left, (start, stop)] if start < stop else left
 
 
 def subtract(spans: Iterable[Span], done: Iterable[Span]) -> list[Span]:

@@ -30,7 +30,7 @@ from modpkg.core.hashed_copy import copy_hashed
 from modpkg.core.regular_file import open_file, read_file
 from modpkg.store.packs import PackLayout
 from modpkg.store.store import Store
-from modpkg.transfer.ranges import Span, merge, subtract
+from modpkg.transfer.ranges import Span, subtract
 
 PACK, SPOOL = 0, 1
 """Numbers of an unfinished pack's files."""
@@ -67,17 +67,22 @@ def written_spans(folder: Path, name: str, sizes: Sequence[int]) -> WrittenSpans
         return [], []
     spans: WrittenSpans = [], []
     fresh: WrittenSpans = [], []
+    gone: WrittenSpans = [], []
     whole = len(data) - len(data) % _ENTRY.size  # the last entry may be incomplete after a kill
     for kind, start, length in _ENTRY.iter_unpack(data[:whole]):
         number = kind % _DISCARDED
         if kind >= 2 * _DISCARDED or start + length > sizes[number]:
             return [], []
         if kind < _DISCARDED:
+            if gone[number]:  # in one go: a round discards all that failed, one after the other
+                spans[number][:] = subtract([*spans[number], *fresh[number]], gone[number])
+                fresh[number].clear()
+                gone[number].clear()
             fresh[number].append((start, start + length))
         else:
-            spans[number][:] = subtract([*spans[number], *fresh[number]], [(start, start + length)])
-            fresh[number].clear()
-    return merge([*spans[0], *fresh[0]]), merge([*spans[1], *fresh[1]])
+            gone[number].append((start, start + length))
+    first, second = (subtract([*spans[n], *fresh[n]], gone[n]) for n in (0, 1))
+    return first, second
 
 
 def disk_usage(folder: Path, name: str) -> int:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import struct
+import tempfile
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.transfer.ranges import Segment, length, merge, pieces_of, split, subtract
+from modpkg.transfer.ranges import Segment, left_of, length, merge, pieces_of, split, subtract
+from modpkg.transfer.staging import written_spans
 
 spans = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda pair: (pair[0], sum(pair))),
@@ -34,6 +38,23 @@ def test_subtracting_is_set_difference(parts: list, done: list) -> None:
     assert members(left) == members(parts) - members(done)
     assert left == sorted(left)
     assert length(left) == len(members(left))
+    for part in parts:
+        assert left_of(part, merge(done)) == subtract([part], done)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.integers(0, 9)), max_size=12))
+def test_a_journal_is_read_in_its_order(entries: list[tuple[bool, int, int]]) -> None:
+    written: set[int] = set()
+    for is_discard, start, count in entries:
+        part = set(range(start, start + count))
+        written = written - part if is_discard else written | part
+    data = b"".join(struct.pack("<QQQ", 2 * d + 1, start, count) for d, start, count in entries)
+    with tempfile.TemporaryDirectory() as name:
+        for suffix, content in ((".pack", b""), (".spool", bytes(30)), (".journal", data)):
+            (Path(name) / f"p{suffix}").write_bytes(content)
+        packed, spooled = written_spans(Path(name), "p", (0, 30))
+    assert (packed, members(spooled)) == ([], written)
+    assert spooled == merge(spooled)
 
 
 @given(spans, st.integers(1, 9))
