@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,20 @@ def in_double(stored: Stored) -> Array:
     if stored.dtype == np.float16:
         return stored.astype(np.float64)
     return in_single(stored).astype(np.float64)
+
+
+def distance(start: Stored, end: Stored, where: Any) -> Array:
+    """Return |end − start| at some places, as float64."""
+    delta = in_double(end[where])
+    delta -= in_double(start[where])
+    return np.abs(delta, out=delta)
+
+
+def left_by_rounding(one: Array, other: Array) -> Array:
+    """Return what ``one − other`` in float64 lacks to the exact difference (Knuth's TwoSum)."""
+    delta = one - other
+    back = one - delta
+    return (one - (delta + back)) + (back - other)
 
 
 def read_array(ref: TensorRef, what: str, *, trusted: bool = False) -> Array:

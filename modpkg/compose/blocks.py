@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from modpkg.adapters.formula import Elements, Error, Extent, Sizes, UndefinedChange, largest
-from modpkg.compose.arrays import Array, Stored, in_double, in_single, read_array
+from modpkg.compose.arrays import Array, distance, in_single, left_by_rounding, read_array
 from modpkg.compose.composition import NOTHING, ComputedTensor, Term
 from modpkg.compose.exact_numbers import Exact, finite_numbers
 from modpkg.compose.low_rank import LowRankFactors
-from modpkg.compose.memory import SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
+from modpkg.compose.memory import BLOCK_ELEMENTS, SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import ApproximateMagnitudes, Contribution, find_reducer
 from modpkg.compose.reducers.single import NARROW
@@ -329,7 +329,7 @@ class TensorBlocks:
             start, end = self.base.flat(first, last), other.flat(first, last)
             single = in_single(end)
             single -= in_single(start)
-            yield np.abs(single, out=single), partial(_distance, start, end)
+            yield np.abs(single, out=single), partial(distance, start, end)
 
     def error(self, index: int) -> Error | None:
         term = self.terms[index]
@@ -343,6 +343,16 @@ class TensorBlocks:
             base = max(base, largest(self.base.peek(start, stop)))
             delta = max(delta, largest(term.delta(start, stop, self.columns)))
         return term.error(Sizes(base, delta))
+
+    def rounds(self, index: int, places: Any) -> bool:
+        other = self._unweighted_fine_tune(index)
+        if other is None:
+            return True
+        for first in range(0, len(places), BLOCK_ELEMENTS):
+            some = places[first : first + BLOCK_ELEMENTS]
+            if left_by_rounding(other.at(some), self.base.at(some)).any():
+                return True
+        return False
 
     def exactly(self, index: int, places: Any) -> Exact:
         broken = np.zeros(len(places), np.bool_)
@@ -365,16 +375,9 @@ class TensorBlocks:
                 np.concatenate([rows.stored(*each) for each in ranges]).reshape(-1)
                 for rows in (self.base, other)
             )
-            return _distance(start, end, slice(None))
+            return distance(start, end, slice(None))
         term = self.terms[index]
         return np.concatenate([term.delta(*each, self.columns).reshape(-1) for each in ranges])
-
-
-def _distance(start: Stored, end: Stored, where: Any) -> Array:
-    """Return |end − start| at some places, as float64."""
-    delta = in_double(end[where])
-    delta -= in_double(start[where])
-    return np.abs(delta, out=delta)
 
 
 class ModelBlocks:
@@ -412,16 +415,22 @@ class ModelBlocks:
             max((error.relative for error in known), default=0.0),
         )
 
+    def rounds(self, index: int, places: Any) -> bool:
+        return any(tensor.rounds(index, own) for tensor, own in self._at(places))
+
     def exactly(self, index: int, places: Any) -> Exact:
-        parts, first = [], 0
+        return Exact.joined([tensor.exactly(index, own) for tensor, own in self._at(places)])
+
+    def _at(self, places: Any) -> Iterator[tuple[TensorBlocks, Any]]:
+        """Yield each tensor that has some of the places, and their flat indices in it."""
+        first = 0
         for name, item in self._computed:
             count = math.prod(item.shape)
             own = places[slice(*places.searchsorted([first, first + count]))] - first
             if len(own):
                 with TensorBlocks(self._model, name, item) as tensor:
-                    parts.append(tensor.exactly(index, own))
+                    yield tensor, own
             first += count
-        return Exact.joined(parts)
 
     def sample(self, index: int) -> Array:
         """Return a sample of each tensor, in proportion to its size."""

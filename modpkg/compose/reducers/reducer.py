@@ -66,6 +66,9 @@ class Blocks(Protocol):
     def error(self, index: int) -> Error | None:
         """Return a bound of the error of every element of one step's delta; None: not exact."""
 
+    def rounds(self, index: int, places: Any) -> bool:
+        """Return whether one step's delta may be rounded at some of these flat indices."""
+
     def exactly(self, index: int, places: Any) -> Exact:
         """Return one step's delta at some flat indices, ascending, without rounding."""
 

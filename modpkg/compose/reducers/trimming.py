@@ -127,6 +127,8 @@ def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -
     above, places = found.above, found.places
     if reach or places is None:
         above, places = _beside(blocks, index, found.value, reach)
+    if not reach and not blocks.rounds(index, places):
+        return found
     exact = [
         abs(blocks.exactly(index, places[start : start + _AT_ONCE]))
         for start in range(0, len(places), _AT_ONCE)
