@@ -37,6 +37,8 @@ PIECE = 16 << 20
 """Most bytes of a piece."""
 GAP = 64 << 10
 """Most bytes between two ranges that are fetched with them: faster than another request."""
+BATCH = 4 << 20
+"""Bytes of small tensors that are copied from a folder by one job."""
 FLUSH = 4
 """Pieces after which a pack is flushed to disk."""
 FLUSHES = 4
@@ -231,11 +233,11 @@ class _Round:
             if before is not None:
                 self._waiting[number] += 1
                 self._followers.setdefault(before, []).append(number)
-        for number in sorted(self._whole, key=lambda number: -self._todo[number].entry.length):
+        for numbers in self._copies():
             self._transfer.submit(
                 self._transfer.work,
-                partial(self._copied, number),
-                partial(self._verification_done, number),
+                partial(self._copied, numbers),
+                partial(self._copies_done, numbers),
             )
         for number in range(len(self._todo)):
             if not self._waiting[number] and number not in self._whole:
@@ -309,11 +311,29 @@ class _Round:
             partial(self._verification_done, number),
         )
 
-    def _copied(self, number: int) -> ModpkgError | None:
-        """Copy a plain tensor from a folder, and return the error, if any."""
-        tensor = self._todo[number]
-        remote = self._remotes[id(tensor.registry), tensor.entry.pack]
-        return _mismatch(tensor, remote.copy_tensor(number))
+    def _copies(self) -> Iterator[list[int]]:
+        """Yield plain tensors to copy from a folder, the largest first, small ones together."""
+        held: dict[tuple[int, str], list[int]] = {}
+        sizes: Counter[tuple[int, str]] = Counter()
+        for number in sorted(self._whole, key=lambda number: -self._todo[number].entry.length):
+            entry = self._todo[number].entry
+            source = id(self._todo[number].registry), entry.pack
+            held.setdefault(source, []).append(number)
+            sizes[source] += entry.length
+            if sizes[source] >= BATCH:
+                yield held.pop(source)
+                del sizes[source]
+        yield from held.values()
+
+    def _copied(self, numbers: list[int]) -> list[ModpkgError | None]:
+        """Copy plain tensors of one pack from a folder, and return the error of each, if any."""
+        tensors = [self._todo[number] for number in numbers]
+        remote = self._remotes[id(tensors[0].registry), tensors[0].entry.pack]
+        return list(map(_mismatch, tensors, remote.copy_tensors(numbers)))
+
+    def _copies_done(self, numbers: list[int], errors: list[ModpkgError | None]) -> None:
+        for number, error in zip(numbers, errors, strict=True):
+            self._verification_done(number, error)
 
     def _error_in(self, tensor: TensorFetch) -> ModpkgError | None:
         """Decode a tensor if it is encoded, and hash it; return the error, if any."""

@@ -152,17 +152,20 @@ class RemotePack:
                     self._stream_whole()
                     self._whole_fetched = True
 
-    def copy_tensor(self, number: int) -> Digest:
-        """Copy a plain tensor from a folder, and return the digest of what was written.
+    def copy_tensors(self, numbers: Iterable[int]) -> list[Digest]:
+        """Copy plain tensors from a folder, and return the digests of what was written.
 
         Raises:
             PackError, IntegrityError, RegistryUnreachable, InstallError: As for `fetch`.
         """
+        digests = []
         with self._open() as source:
-            digest, count = self._sink.copy_hashed(source.fileno(), number)
-            if count < self._sink.length(number):
-                raise self._truncated(os.fstat(source.fileno()).st_size)
-            return digest
+            for number in numbers:
+                digest, count = self._sink.copy_hashed(source.fileno(), number)
+                if count < self._sink.length(number):
+                    raise self._truncated(os.fstat(source.fileno()).st_size)
+                digests.append(digest)
+        return digests
 
     def _copy(self, segments: Iterable[Segment]) -> None:
         with self._open() as source:
