@@ -306,7 +306,7 @@ def test_methods_round_the_exact_result(method: str, dtype: str, tmp_path: Path)
 def test_differences_that_float64_rounds_are_known() -> None:
     draws = np.random.default_rng(2)
     one, other = draws.normal(size=(2, 200)) * 2.0 ** draws.integers(-40, 40, (2, 200))
-    one[:3], other[:3] = (1.0, 1.0, 3.0), (2.0**-53, 2.0**-52, -0.5)
+    one[:3], other[:3] = (1.0, 1.0, 3.0), (2.0**-54, 2.0**-53, -0.5)
     left = left_by_rounding(one, other)
     assert [bool(each) for each in left[:3]] == [True, False, False]
     for first, second, rest in zip(one.tolist(), other.tolist(), left.tolist(), strict=True):
