@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -36,6 +37,8 @@ WAYS = {
     "PEFT, merging": "peft",
 }
 _POPULATE_READ = 22
+"""Linux's advice to map the pages of a range."""
+_TIME = re.compile(r"[0-9.]+(?:e[-+]?[0-9]+)?")
 IDS = [[1, 2, 3, 4, 5, 6, 7, 8]]
 
 
@@ -92,8 +95,10 @@ def _before(way: str, model: Any, base: Path) -> None:
             parameter.data = parameter.data.clone()
 
 
-def child(way: str, base: Path, adapter: Path, installed: Path, threads: int) -> None:
-    """Load once, run three times, and print the figures as JSON."""
+def child(
+    way: str, base: Path, adapter: Path, installed: Path, threads: int, *, kernels: bool
+) -> None:
+    """Load once, run three times, and print the figures as JSON; with what oneDNN says if asked."""
     import peft  # noqa: F401
     import torch
     import transformers
@@ -114,7 +119,9 @@ def child(way: str, base: Path, adapter: Path, installed: Path, threads: int) ->
         model = load_model(installed, Path("/"))
     loaded = time.perf_counter()
     left = torch.get_num_threads()
-    with torch.no_grad():
+    onednn = torch.backends.mkldnn
+    level = onednn.VERBOSE_ON_CREATION if kernels and onednn.is_available() else onednn.VERBOSE_OFF
+    with torch.no_grad(), onednn.verbose(level):
         _before(way, model, base)
         rows = []
         print("before", flush=True)
@@ -143,7 +150,7 @@ def _kernels(output: str) -> str:
     made, ran = [], []
     for line in text.splitlines():
         parts = line.split(",")
-        if line.startswith("onednn_verbose") and parts[-1].replace(".", "").isdigit():
+        if line.startswith("onednn_verbose") and _TIME.fullmatch(parts[-1]):
             kind = next((part for part in parts if part.startswith(("create", "exec"))), "")
             if kind.startswith("create") and "cache_hit" not in kind:
                 made.append(float(parts[-1]))
@@ -187,13 +194,14 @@ def probe(shape: str, threads: int, runs: int) -> str:
             )
         lines.append("")
         for name, way in (("mapped", "mapped"), ("copied", "copied"), ("PEFT", "peft")):
-            variables = {**os.environ, "ONEDNN_VERBOSE": "2"}
-            done = subprocess.run(
-                [*command, way], check=True, capture_output=True, text=True, env=variables
-            )
+            words = [*command, way, "kernels"]
+            done = subprocess.run(words, check=True, capture_output=True, text=True)
             lines.append(f"First pass, {name}: oneDNN {_kernels(done.stdout)}.")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    child(sys.argv[5], *map(Path, sys.argv[1:4]), int(sys.argv[4]))
+    base, adapter, installed = map(Path, sys.argv[1:4])
+    child(
+        sys.argv[5], base, adapter, installed, int(sys.argv[4]), kernels="kernels" in sys.argv[6:]
+    )
