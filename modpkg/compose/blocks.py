@@ -171,6 +171,10 @@ class BoundTerm:
         """Return the contribution of a delta at some elements."""
         return self._contribution(delta, places=places)
 
+    def becomes(self) -> RowReader | None:
+        """Return the tensor that the base's would become, if the term is the way to it."""
+        return self.read.get(self._becomes) if self.importance is None else None
+
     # A fine-tune, value by value -----------------------------------------------------------
 
     def fine_tune(self) -> RowReader | None:

@@ -23,8 +23,8 @@ CPU_TORCH = "cpu-torch"
 """torch in the place of numpy, to compare them."""
 _NAMES = re.compile(r"auto|cpu|cpu-torch|cuda(:\d{1,3})?")
 
-METHODS = frozenset(["sum"])
-OPERATORS = frozenset(["lora"])
+METHODS = frozenset(["sum", "mean", "linear", "task-arithmetic"])
+OPERATORS = frozenset(["lora", "dense"])
 DTYPES = frozenset(["BF16", "F16", "F32"])
 """What a GPU may compute, see `modpkg.compose.torch_reduction`: it takes most of these."""
 

@@ -136,6 +136,7 @@ class Reduction:
         if not self._job.device or exact is None or self._reducer is None:
             return None
         from modpkg.compose.torch_reduction import torch_reduction
+        from modpkg.compose.torch_sums import torch_sum
 
         def exactly(places: Any) -> Stored:
             results = exact.at(places)
@@ -144,9 +145,9 @@ class Reduction:
             return results
 
         job, method = self._job, self._reducer.name
-        return torch_reduction(
-            job.model, job.device, job.place.dtype, method, self._blocks, exactly
-        )
+        where, inputs = (job.model, job.device, job.place.dtype, method), (self._blocks, exactly)
+        settings = job.computed.settings
+        return torch_reduction(*where, *inputs) or torch_sum(*where, settings, *inputs)
 
     def _low_rank_reduction(self) -> LowRankReduction | None:
         """Return the reduction of a tensor that only products of two matrices are added to."""

@@ -38,8 +38,8 @@ Exact = Callable[[Any], Stored]
 DTYPES = ("BF16", "F16", "F32")
 """Results whose rounding a float64 nearly always decides."""
 
-_UNIT = 2.0**-53
-_SPARE = 6
+UNIT = 2.0**-53
+SPARE = 6
 """Rounded operations of an element besides its products and their sums: scaling a factor twice,
 adding the base, subtracting the bound; and the bound itself is rounded."""
 _WIDER = 2.0**-22
@@ -93,7 +93,7 @@ class TorchReduction:
             (each.left * each.weight, np.ascontiguousarray(each.right.swapaxes(1, 2)))
             for each in products
         ]
-        with self._using_device():
+        with using_device(self._device, self._model):
             self._lefts = [_moved(left, device) for left, _ in self._products]
             self._rights = [_moved(each.right, device) for each in products]
         given = [each for product in products for each in (product.left, np.array(product.weight))]
@@ -103,22 +103,22 @@ class TorchReduction:
         self._stack, _, self._width = self._rights[0].shape
         self._height = base.count // (self._stack * self._width)
         terms = sum(right.shape[1] for right in self._rights)
-        self._share = 2 * (terms + len(products) + _SPARE) * _UNIT
+        self._share = 2 * (terms + len(products) + SPARE) * UNIT
         """Twice γ, times which the sum of magnitudes bounds the error."""
 
     def __iter__(self) -> Iterator[Stored]:
-        rows = max(1, min(self._height, _elements(self._device) // self._width))
-        with self._using_device():
-            buffers = _Buffers(rows * self._width, self._base.ref.dtype, self._dtype, self._device)
+        rows = max(1, min(self._height, elements_of(self._device) // self._width))
+        with using_device(self._device, self._model):
+            buffers = Buffers(rows * self._width, self._base.ref.dtype, self._dtype, self._device)
         for matrix in range(self._stack):
             for start in range(0, self._height, rows):
                 yield self._block(matrix, start, min(start + rows, self._height), buffers)
 
-    def _block(self, matrix: int, start: int, stop: int, buffers: _Buffers) -> Stored:
+    def _block(self, matrix: int, start: int, stop: int, buffers: Buffers) -> Stored:
         first = (matrix * self._height + start) * self._width
         count = (stop - start) * self._width
         self._base.fill(buffers.read(count), first)
-        with self._using_device():
+        with using_device(self._device, self._model):
             base = buffers.on_device(count).view(stop - start, self._width)
             # Of each row: the magnitudes of its base's and its terms' largest elements, added up.
             reach = torch.linalg.vector_norm(base, float("inf"), dim=1).double()
@@ -165,28 +165,27 @@ class TorchReduction:
             result[where] = self._exact(places[where])
         return result
 
-    @contextlib.contextmanager
-    def _using_device(self) -> Iterator[None]:
-        """Run a part on the device; what it began is complete afterwards.
 
-        Each thread has a stream of its own, so that copies and sums of several overlap.
+@contextlib.contextmanager
+def using_device(device: torch.device, model: str) -> Iterator[None]:
+    """Run a part on a device; what it began is complete afterwards.
 
-        Raises:
-            ComposeError: The device fails, or has too little memory.
-        """
-        try:
-            if self._device.type == "cpu":
-                use_one_thread()
-                yield
-                return
-            with torch.cuda.stream(_stream(self._device)):
-                yield
-                torch.cuda.current_stream(self._device).synchronize()
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise ComposeError(
-                "M858", model=self._model, device=str(self._device), reason=reason
-            ) from error
+    Each thread has a stream of its own, so that copies and sums of several overlap.
+
+    Raises:
+        ComposeError: The device fails, or has too little memory.
+    """
+    try:
+        if device.type == "cpu":
+            use_one_thread()
+            yield
+            return
+        with torch.cuda.stream(_stream(device)):
+            yield
+            torch.cuda.current_stream(device).synchronize()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ComposeError("M858", model=model, device=str(device), reason=reason) from error
 
 
 _local = threading.local()
@@ -201,7 +200,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @functools.cache
-def _elements(device: torch.device) -> int:
+def elements_of(device: torch.device) -> int:
     """Return the elements of a block: of all threads, they take at most half of what is free."""
     most = DEVICE_ELEMENTS[device.type]
     if device.type == "cpu":
@@ -280,7 +279,19 @@ def rounded_within(
         bound: float64 by row: at least twice what a value may be off.
         dtype: One of `DTYPES`. A value that is certain rounds to what is returned for it.
     """
-    bound, into = bound.unsqueeze(1), TORCH_DTYPES[dtype]
+    low, high, doubt = bracketed(values, bound.unsqueeze(1), dtype)
+    doubt |= low.ne(high)
+    return low, doubt
+
+
+def bracketed(
+    values: torch.Tensor, bound: torch.Tensor, dtype: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what two numbers around each result round to, and a mask: where that is not sure.
+
+    ``bound`` broadcasts, see `rounded_within`.
+    """
+    into = TORCH_DTYPES[dtype]
     values += 0.0  # −0.0 becomes 0.0
     if dtype == "F32":
         low, high = (values - bound).float(), values.add_(bound).float()
@@ -292,22 +303,22 @@ def rounded_within(
         # |X − single| is at most half a unit in the last place of float32 and the error, which is
         # at most as much where |single| is 2²⁵ times it.
         least = bound * 2.0**25
-    doubt = low.ne(high)
     # Where the bound is 0, so is each term.
-    doubt |= size.lt(torch.where(bound > 0, least.clamp(min=_SMALLEST), 0.0).float())
+    doubt = size.lt(torch.where(bound > 0, least.clamp(min=_SMALLEST), 0.0).float())
     doubt |= size.le(_LARGEST[dtype]).logical_not_()  # NaN too
-    return low, doubt
+    return low, high, doubt
 
 
-class _Buffers:
+class Buffers:
     """Host memory that a device copies from and to while the CPU does other work."""
 
-    def __init__(self, count: int, read: str, written: str, device: torch.device) -> None:
+    def __init__(self, count: int, read: str, written: str | None, device: torch.device) -> None:
         """Allocate for blocks of ``count`` elements of a stored dtype, and results of another."""
         pinned = device.type == "cuda"
         self._device = device
         self._in = torch.empty(count, dtype=TORCH_DTYPES[read], pin_memory=pinned)
-        self._out = torch.empty(count, dtype=TORCH_DTYPES[written], pin_memory=pinned)
+        size, into = (count, written) if written else (0, read)
+        self._out = torch.empty(size, dtype=TORCH_DTYPES[into], pin_memory=pinned)
         self._stored_in, self._stored_out = _stored(self._in), _stored(self._out)
 
     def read(self, count: int) -> Stored:

@@ -15,10 +15,11 @@ from modpkg.compose import torch_reduction
 from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import ComputedTensor, Term
 from modpkg.compose.exact import ExactTensor
+from modpkg.compose.reducers import find_reducer
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
 from modpkg.core.packs import PackTensor
-from tests.compose.hard_tensors import Inputs, low_rank_tensors
+from tests.compose.hard_tensors import METHODS, Inputs, low_rank_tensors, merged_tensors
 from tests.raising import raises
 
 
@@ -37,11 +38,62 @@ def results(name: str, computed: ComputedTensor, device: str = "cpu") -> tuple[A
 
 
 def test_loras_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_reduction, "_elements", lambda _: 100)
+    monkeypatch.setattr(torch_reduction, "elements_of", lambda _: 100)
     for name, computed in low_rank_tensors(Inputs(tmp_path)):
         found, exact, kind = results(name, computed)
         assert kind == "TorchReduction", name
         assert found.tobytes() == exact.tobytes(), name
+
+
+SUMS = ("sum", "mean", "linear", "task-arithmetic")
+
+
+@pytest.mark.parametrize("method", SUMS)
+def test_weighted_sums_are_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(torch_reduction, "elements_of", lambda _: 90)
+    for number, parameters in enumerate(METHODS[method]):
+        tensors = merged_tensors(Inputs(tmp_path), method, parameters, number, count=120)
+        for name, computed in tensors:
+            found, exact, kind = results(name, computed)
+            scaled = parameters.get("normalize") is False  # the base as well
+            assert kind == ("NoneType" if scaled else "TorchSum"), name
+            assert found.tobytes() == exact.tobytes(), name
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.3, 0.7), (0.37, 0.23)])
+@pytest.mark.parametrize("method", ["mean", "linear"])
+def test_ties_are_decided_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, weights: tuple[float, float]
+) -> None:
+    rng = np.random.default_rng(0)
+    inputs, left = Inputs(tmp_path), 0
+    exactly = ExactTensor.at
+
+    def counted(self: ExactTensor, places: Any) -> Any:
+        nonlocal left
+        left += len(places)
+        return exactly(self, places)
+
+    values = rng.standard_normal((40, 100))
+    source, *tunes = (
+        inputs.tensor(values + rng.standard_normal(values.shape) * 0.02, "BF16") for _ in range(3)
+    )
+    computed = ComputedTensor(
+        source=source,
+        dtype="BF16",
+        terms=tuple(
+            Term(op="dense", weight=1.0, scale=weight, inputs={"values": tune})
+            for tune, weight in zip(tunes, weights if method == "linear" else (1, 1), strict=True)
+        ),
+        reducer=method,
+        settings=find_reducer(method, "m").parameters,
+    )
+    monkeypatch.setattr(ExactTensor, "at", counted)
+    found, exact, _ = results("w", computed)
+    assert found.tobytes() == exact.tobytes()
+    assert left - 4000 < 10
 
 
 def test_few_elements_are_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,11 @@ def weights_of(contributions: Contributions) -> Fraction:
 def divisor_of(contributions: Contributions) -> Fraction:
     """Return what to divide by, see `weighted.divisor`."""
     weights = weights_of(contributions)
+    return usable_divisor(weights)
+
+
+def usable_divisor(weights: Fraction) -> Fraction:
+    """Return a sum of weights, or 1 if they cancel."""
     return weights if abs(weights) >= Fraction(1e-8) else Fraction(1)
 
 
