@@ -23,6 +23,9 @@ CPU_TORCH = "cpu-torch"
 """torch in the place of numpy, to compare them."""
 _NAMES = re.compile(r"auto|cpu|cpu-torch|cuda(:\d{1,3})?")
 
+_EMULATION = "CUBLAS_EMULATE_DOUBLE_PRECISION"
+"""Makes matrix products of float64 out of integers, with errors relative to the largest element."""
+
 METHODS = frozenset(["sum", "mean", "linear", "task-arithmetic"])
 OPERATORS = frozenset(["lora", "dense"])
 DTYPES = frozenset(["BF16", "F16", "F32"])
@@ -70,6 +73,8 @@ def _may_compute(item: ComputedTensor) -> bool:
 
 def _hindrance(name: str) -> str:
     """Return why a device cannot be used; empty if it can."""
+    if os.environ.get(_EMULATION, "0") not in ("", "0"):
+        return f"{_EMULATION} is set, and its float64 has other errors than those of IEEE 754"
     torch = import_extra("torch", what="--device cuda", extra="run")
     if torch.version.cuda is None and torch.version.hip is None:
         return f"torch {torch.__version__} here was built without CUDA"

@@ -92,6 +92,13 @@ def test_a_device_that_cannot_be_used_is_an_error(
     assert torch_device(name, nothing) == ""
 
 
+def test_emulated_float64_is_refused(loras: Composition, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(monkeypatch)
+    monkeypatch.setenv("CUBLAS_EMULATE_DOUBLE_PRECISION", "1")
+    with raises("M856", match="CUBLAS_EMULATE_DOUBLE_PRECISION is set"):
+        torch_device("cuda", loras)
+
+
 def test_a_variable_that_names_no_device_is_an_error(
     loras: Composition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
