@@ -72,9 +72,7 @@ def _candidates(bits: Any, mask: int, tie: int, width: int, least: float) -> Any
     first = np.array([max(least, smallest)], float_kind).view(kind)[0]
     if first >= top:
         return np.arange(bits.size)
-    size = np.bitwise_and(
-        bits, kind((top << 1) - 1 if kind is np.uint32 else (1 << 63) - 1), out=low
-    )
+    size = np.bitwise_and(bits, kind((1 << 8 * bits.itemsize - 1) - 1), out=low)
     size -= first  # smaller ones wrap around, and become large
     near |= size >= kind(top - int(first))
     return np.flatnonzero(near)

@@ -21,6 +21,8 @@ Scalar = float | int | Fraction
 
 _WORD = 62
 """Bits of an int64 that may be used: sums and sign changes cannot overflow."""
+_SHORT = 1 << 12
+"""A divisor below this leaves `_KEPT` bits less 12 of an int64's quotient: enough for float32."""
 _KEPT = 50
 """Bits that are kept before the last rounding: 2 more than the widest of the narrow dtypes, and
 exact in a float64."""
@@ -176,15 +178,18 @@ class Exact:
         """Return the nearest values of a dtype, as stored in a pack; ties to even, 0 as +0.0."""
         if dtype == "F64":
             return self._each(_nearest_double)
-        if self._n.dtype != object and isinstance(self._divisor, int) and self._divisor == 1:
+        short = isinstance(self._divisor, int) and self._divisor < _SHORT
+        if self._n.dtype != object and short:
             size = np.abs(self._n)
-            high = size >> 12
-            high |= (size & 0xFFF) != 0  # odd if inexact, so that rounding again is correct
-            odd = np.where(size < 1 << _KEPT, size.astype(np.float64), high * 4096.0)
+            shift = _WORD - np.frexp(size.astype(np.float64))[1].astype(np.int64)
+            np.maximum(shift, 0, out=shift)
+            quotient, rest = np.divmod(size << shift, np.int64(self._divisor))
+            odd = quotient >> 12
+            odd |= (rest != 0) | (quotient & 0xFFF != 0)
             with np.errstate(over="ignore", under="ignore"):
-                odd = np.ldexp(np.copysign(odd, self._n), self._exponent)
-            odd += 0.0
-            return rounded(odd, dtype)
+                double = np.ldexp(np.copysign(odd, self._n), self._exponent + 12 - shift)
+            double += 0.0
+            return rounded(double, dtype)
         return rounded(self._each(_odd_double), dtype)
 
     def _each(self, function: Callable[[int, int, int], float]) -> Array:

@@ -127,8 +127,7 @@ class Reduction:
         columns = self._blocks.columns
         for start, stop in self._blocks.ranges():
             values, contributions = self._blocks.block(start, stop)
-            places = np.arange(start * columns, stop * columns)
-            yield self._reduce(values, contributions, places)
+            yield self._reduce(values, contributions, start * columns)
 
     def _torch_reduction(self) -> Iterable[Stored] | None:
         """Return the reduction of this tensor by torch, or None if it is not possible or wanted."""
@@ -193,7 +192,7 @@ class Reduction:
         """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
         terms = zip(self._blocks.terms, others, strict=True)
         contributions = [term.contribution_at(base, other, places) for term, other in terms]
-        return self._reduce(base, contributions, places)
+        return self._reduce(base, contributions, 0, places)
 
     def _reduce(self, values: Array, contributions: Sequence[Contribution], places: Any) -> Stored:
         """Return ``values`` (overwritten) and contributions reduced to one block, rounded.
@@ -218,7 +217,9 @@ class Reduction:
             bound = certified.bound(self._reducer, self._measured, self._arguments)
             where = certified.undecided(values, bound, dtype)
             if where.size:
-                block.reshape(-1)[where] = exact.at(places[where])
+                block.reshape(-1)[where] = exact.at(
+                    where + first if places is None else places[where]
+                )
         # Non-finite values of the base itself are allowed where only the dtype changes: some
         # models store attention masks so.
         if not all_finite(block, dtype):
