@@ -141,6 +141,9 @@ class Formula(Struct, frozen=True, kw_only=True):
     `delta` gets them, or as they were before `prepare` if that rounds; of those in ``by_rows``,
     the values at the elements. Returns numbers of the elements' arithmetic.
     """
+    leaves: Callable[[Mapping[str, Any], Any, Elements], Any] | None = None
+    """``leaves(inputs, term, elements)``: a mask of elements that keep the base's value where that
+    is −0.0 and the change is 0. None: all become +0.0."""
     error: Callable[[Mapping[str, Extent], Any, Sizes], Error] | None = None
     """``error(inputs, term, sizes)``: a bound of the error of each element of `delta`.
 

@@ -288,6 +288,8 @@ VARIANTS = (
         name="bdlora",
         delta=low_rank.delta,
         prepare=bdlora_prepare,
+        exact=low_rank.exact,
+        error=low_rank.error,
         arrays=True,
         null=("a", "b"),
     ),

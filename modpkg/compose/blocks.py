@@ -54,6 +54,8 @@ class BoundTerm:
         self.raw: Mapping[str, Any] = {}
         """The inputs that `exact` gets, besides those read in rows."""
         self._error: Any = None
+        self.leaves: Any = None
+        """`Formula.leaves`."""
         self._extents: dict[str, Extent] = {}
         if term.op != NOTHING:
             operator = find_operator(term.op, model)
@@ -62,7 +64,7 @@ class BoundTerm:
             self._delta, self._becomes = operator.delta, operator.becomes
             self.exact, self._prepare_rounds = operator.exact, operator.prepare_rounds
             self._factors = operator.factors
-            self._error = operator.error
+            self._error, self.leaves = operator.error, operator.leaves
             whole: dict[str, Any] = {}
             for role, ref in term.inputs.items():
                 if role in operator.by_rows:
@@ -163,9 +165,18 @@ class BoundTerm:
             return finite_numbers(values, broken)
 
         elements = Elements(places, source.columns, source.shape, base, number)
-        inputs = {**self.raw, **{role: rows.at(places) for role, rows in self.read.items()}}
-        delta: Exact = self.exact(inputs, self.term, elements)
+        delta: Exact = self.exact(self._inputs_at(places), self.term, elements)
         return delta
+
+    def _inputs_at(self, places: Any) -> dict[str, Any]:
+        return {**self.raw, **{role: rows.at(places) for role, rows in self.read.items()}}
+
+    def left_alone(self, source: RowReader, places: Any) -> Any:
+        """Return a mask of the places that keep a base of −0.0, if the change is 0."""
+        if self.leaves is None:
+            return np.zeros(len(places), np.bool_)
+        elements = Elements(places, source.columns, source.shape, None, np.asarray)
+        return self.leaves(self._inputs_at(places), self.term, elements)
 
     def contribution_of(self, delta: Any, places: Any) -> Contribution:
         """Return the contribution of a delta at some elements."""

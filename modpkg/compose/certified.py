@@ -33,6 +33,7 @@ class Certified:
             term.error(Sizes(self._base, delta))
             for term, delta in zip(blocks.terms, self._deltas, strict=True)
         ]
+        self._signless = any(term.leaves is None for term in blocks.terms)
         self._doubt: Doubt | None = None
 
     def doubt(self, reducer: Reducer) -> dict[str, Doubt]:
@@ -62,16 +63,19 @@ class Certified:
             total += share * own + LEAST * (1 + share)
         return total * _MARGIN
 
-    def undecided(self, values: Array, bound: float, dtype: str) -> Any:
-        """Return the flat indices of results that may round otherwise. Sets certain zeros to +0."""
+    def undecided(self, values: Array, bound: float, dtype: str) -> tuple[Any, Any]:
+        """Return the flat indices of results that may round otherwise, and of those that are +0.0.
+
+        Where nothing changes a value of 0, the result is 0 for certain.
+        """
+        zeros = np.empty(0, np.int64)
         where = doubtful_places(values, bound, dtype)
         flat = values.reshape(-1)
-        zeros = where[flat[where] == 0]
-        if zeros.size and not any(error.absolute for error in self._errors):
-            nothing = np.ones(zeros.size, np.bool_)
+        if not any(error.absolute for error in self._errors):
+            zeros = where[flat[where] == 0]
             for contribution in self._contributions:
-                nothing &= contribution.delta.reshape(-1)[zeros] == 0
-            where = np.setdiff1d(where, zeros[nothing], assume_unique=True)
+                zeros = zeros[contribution.delta.reshape(-1)[zeros] == 0]
+            where = np.setdiff1d(where, zeros, assume_unique=True)
         if self._doubt is not None and self._doubt.mask.any():
             where = np.union1d(where, np.flatnonzero(self._doubt.mask))
-        return where
+        return where, zeros if self._signless else zeros[:0]

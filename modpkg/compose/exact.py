@@ -20,6 +20,7 @@ from modpkg.compose.composition import NOTHING, ComputedTensor
 from modpkg.compose.exact_numbers import Exact, finite_numbers
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import Reducer
+from modpkg.compose.rounding import rounded
 
 _AT_ONCE = 1 << 13
 """Elements at once: integers take 32 bytes and more."""
@@ -66,6 +67,7 @@ class ExactTensor:
             measured: What the method measured, if anything; at most one item.
         """
         self._blocks, self._dtype = blocks, dtype
+        self._reduce = reducer.reduce
         self._compute: Any = reducer.exact.compute if reducer.exact else None
         self._arguments, self._measured = arguments, measured
 
@@ -91,10 +93,30 @@ class ExactTensor:
         except ZeroDivisionError:  # the weights of a mean sum to 0
             number, broken[:] = Exact.of(np.zeros(len(places))), True
         stored = number.rounded(self._dtype)
+        zeros = np.flatnonzero(number.sign() == 0)
+        if zeros.size:
+            negative = self._negative_zeros(places[zeros])
+            if negative.any():
+                stored[zeros[negative]] = rounded(np.array([-0.0]), self._dtype)[0]
         if broken.any():
             nan = 0x7FC0 if self._dtype == "BF16" else math.nan
             stored[broken] = stored.dtype.type(nan)
         return stored
+
+    def _negative_zeros(self, places: Any) -> Any:
+        """Return a mask of the places whose result is −0.0, among some whose result is 0.
+
+        They are those that no change adds to, and a base of −0.0: a patch leaves it alone.
+        """
+        source = self._blocks.base
+        base = source.at(places)
+        if not self._blocks.terms:
+            return np.signbit(self._reduce(base, (), **self._arguments))
+        negative = np.signbit(base)
+        if negative.any():
+            for term in self._blocks.terms:
+                negative = negative & term.left_alone(source, places)
+        return negative
 
     def numbers(self, places: Any, broken: Any) -> Exact:
         """Return the results at some places; sets ``broken`` where an input is not finite."""

@@ -194,9 +194,16 @@ class Reduction:
         contributions = [term.contribution_at(base, other, places) for term, other in terms]
         return self._reduce(base, contributions, 0, places)
 
-    def _reduce(self, values: Array, contributions: Sequence[Contribution], places: Any) -> Stored:
+    def _reduce(
+        self,
+        values: Array,
+        contributions: Sequence[Contribution],
+        first: int,
+        places: Any = None,
+    ) -> Stored:
         """Return ``values`` (overwritten) and contributions reduced to one block, rounded.
 
+        The block's elements are those from flat index ``first`` on, or at ``places`` if given.
         Elements that may round otherwise than the exact result are computed exactly.
         """
         dtype, exact = self._job.place.dtype, self.exact
@@ -215,11 +222,11 @@ class Reduction:
         block = rounded(values, dtype)
         if exact is not None and certified is not None:
             bound = certified.bound(self._reducer, self._measured, self._arguments)
-            where = certified.undecided(values, bound, dtype)
+            where, zeros = certified.undecided(values, bound, dtype)
+            block.reshape(-1)[zeros] = 0
             if where.size:
-                block.reshape(-1)[where] = exact.at(
-                    where + first if places is None else places[where]
-                )
+                doubtful = where + first if places is None else places[where]
+                block.reshape(-1)[where] = exact.at(doubtful)
         # Non-finite values of the base itself are allowed where only the dtype changes: some
         # models store attention masks so.
         if not all_finite(block, dtype):

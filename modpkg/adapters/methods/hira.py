@@ -10,10 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from modpkg.adapters import low_rank
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import Coefficients, Formula, base_rows
+from modpkg.adapters.formula import (
+    LEAST,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    base_rows,
+    gamma,
+)
 from modpkg.adapters.method import (
     PeftMethod,
     linear_shape,
@@ -106,10 +117,29 @@ def delta(
     return change.mul_(base_rows(source, start, stop))
 
 
+def exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    return low_rank.exact(inputs, term, elements) * elements.base
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    return Error(low_rank.size_of(inputs, term.weight)[1] * sizes.base * 1.001 + LEAST, gamma(4))
+
+
 HIRA = PeftMethod(
     peft_type="HIRA",
     operator="hira",
     keys={"hira_A": "a", "hira_B": "b", **{f"hira_{key}": key for key in _EMBEDDING}},
     bind=bind,
-    formulas=(Formula(name="hira", delta=delta, null=("a", "b"), multiplies=True),),
+    formulas=(
+        Formula(
+            name="hira",
+            delta=delta,
+            exact=exact,
+            error=error,
+            null=("a", "b"),
+            multiplies=True,
+        ),
+    ),
 )

@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import Coefficients, Formula, base_rows
+from modpkg.adapters.formula import (
+    LEAST,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    base_rows,
+    gamma,
+)
 from modpkg.adapters.method import PeftMethod, require
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.patterns import Work
@@ -109,10 +119,29 @@ def delta(
     return block.mul_(scale[start:stop].repeat_interleave(kernel, 1)).mul_(weight)
 
 
+def exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    scale, place = inputs["l"].reshape(-1), elements.row
+    if term.parameters.get("columns"):
+        place = elements.column
+        if len(elements.shape) > 2:
+            out, inner = elements.shape[:2]
+            place //= elements.columns // inner
+            each = out // (len(scale) // inner)
+            place += elements.row // each * inner
+    number = elements.number(scale[place])
+    return elements.base * (number - number.ones()) * term.weight
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    return Error(LEAST * (2 + abs(term.weight)), gamma(6))
+
+
 IA3 = PeftMethod(
     peft_type="IA3",
     operator="ia3",
     keys={"ia3_l": "l"},
     bind=bind,
-    formulas=(Formula(name="ia3", delta=delta, multiplies=True),),
+    formulas=(Formula(name="ia3", delta=delta, exact=exact, error=error, multiplies=True),),
 )

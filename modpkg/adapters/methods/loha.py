@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import Coefficients, Formula
+from modpkg.adapters.formula import (
+    LEAST,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    gamma,
+)
 from modpkg.adapters.method import PeftMethod, require
 from modpkg.adapters.peft_config import check_keys, scaling_of
 
@@ -69,6 +78,35 @@ def _factor(inputs: Mapping[str, Tensor], which: str, start: int, stop: int) -> 
     return a[:, start:stop].t() @ inner
 
 
+def exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    return _factor_at(inputs, "1", elements) * _factor_at(inputs, "2", elements) * term.weight
+
+
+def _factor_at(inputs: Mapping[str, Any], which: str, elements: Elements) -> Any:
+    a, b, number = inputs[f"w{which}_a"], inputs[f"w{which}_b"], elements.number
+    if f"t{which}" not in inputs:
+        return (number(a[elements.row]) * number(b[:, elements.column].T)).sum()
+    core = inputs[f"t{which}"].reshape(*inputs[f"t{which}"].shape[:2], -1)
+    channel, place = divmod(elements.column, core.shape[2])
+    cores = core[:, :, place].transpose(2, 0, 1)
+    inner = (number(cores) * number(b[:, channel].T[:, None, :])).sum()
+    return (number(a[:, elements.row].T) * inner).sum()
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    total, count, under = abs(term.weight), 16, 1 + abs(term.weight)
+    for which in "12":
+        a, b = inputs[f"w{which}_a"], inputs[f"w{which}_b"]
+        core = inputs.get(f"t{which}")
+        rank = b.shape[0] if core is None else b.shape[0] ** 2
+        size = rank * a.largest * b.largest * (1.0 if core is None else core.largest)
+        total, count = total * size, count + 2 * rank
+        under *= (1 + size) * (1 + a.largest) * (1 + b.largest) * count
+    return Error(gamma(count) * total + LEAST * under)
+
+
 LOHA = PeftMethod(
     peft_type="LOHA",
     operator="loha",
@@ -78,6 +116,12 @@ LOHA = PeftMethod(
     },
     bind=bind,
     formulas=(
-        Formula(name="loha", delta=delta, null=("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
+        Formula(
+            name="loha",
+            delta=delta,
+            exact=exact,
+            error=error,
+            null=("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"),
+        ),
     ),
 )

@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from modpkg.adapters import low_rank
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import Coefficients, Formula, as_matrix
+from modpkg.adapters.formula import (
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    as_matrix,
+)
 from modpkg.adapters.method import PeftMethod, matrix_shape, require
 from modpkg.adapters.orientation import transposed
 from modpkg.adapters.peft_config import check_keys
@@ -74,6 +83,24 @@ def delta(
     return b[start:stop] @ a[:, : as_matrix(source).shape[1]]
 
 
+def exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    out, inner = elements.row, elements.column
+    if term.parameters.get("transposed"):
+        out, inner = inner, out
+    number = elements.number
+    products = number(inputs["b"][out]) * number(inputs["a"][:, inner].T)
+    total = (products * number(inputs["lambda_d"].reshape(1, -1))).sum()
+    return total * number(inputs["lambda_b"].reshape(-1)[out]) * term.weight
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    own = {**inputs, "e": inputs["lambda_d"]}
+    scale = inputs["lambda_b"].largest * max(abs(term.weight), 1.0)
+    return Error(low_rank.size_of(own, scale)[1])
+
+
 VERA = PeftMethod(
     peft_type="VERA",
     operator="vera",
@@ -84,5 +111,13 @@ VERA = PeftMethod(
         "vera_lambda_d": "lambda_d",
     },
     bind=bind,
-    formulas=(Formula(name="vera", delta=delta, null=("lambda_b", "lambda_d", "a", "b")),),
+    formulas=(
+        Formula(
+            name="vera",
+            delta=delta,
+            exact=exact,
+            error=error,
+            null=("lambda_b", "lambda_d", "a", "b"),
+        ),
+    ),
 )

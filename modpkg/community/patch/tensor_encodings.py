@@ -190,6 +190,8 @@ class _FormSearch:
             base = self._old[start:stop].double()
             wanted = self._new[start:stop]
             slack = _slack(inputs, base, start, stop)
+            if {"rows", "columns"} & inputs.keys():  # composing rounds once, a product here twice
+                slack = change.abs() * 2.0**-50
             off = _rounded(base + change, wanted).logical_not_()
             if slack is not None:
                 for moved in (change - slack, change + slack):

@@ -9,12 +9,21 @@ all experts are those of their matrices, one expert after the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from modpkg.adapters.formula import BaseRows, Coefficients, Formula
+from modpkg.adapters.formula import (
+    BaseRows,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+)
 from modpkg.adapters.memory import PARTS
 from modpkg.adapters.methods.lora import LORA
 from modpkg.compose.operators.adapter import bind
@@ -83,4 +92,44 @@ def delta(
     return change.reshape(stop - start, -1)
 
 
-PARTS_OPERATOR = Operator(name=PARTS, bind=bind, delta=delta, arrays=True)
+def exact(inputs: Mapping[str, Array], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    width = term.parameters.get("width", elements.columns)
+    row, column = elements.flat // width, elements.flat % width
+    change = elements.base * 0
+    for number, block in enumerate(term.parameters["blocks"]):
+        mask = (row >= block["first"]) & (row < block["stop"])
+        if not mask.any():
+            continue
+        formula = _FORMULAS[block["op"]]
+        own_row = np.where(mask, row - block["first"], 0) + block["begin"]
+        own: dict[str, Array] = {}
+        for role, values in inputs.items():
+            place, _, name = role.partition(".")
+            if place == str(number):
+                by_rows = name in formula.by_rows
+                own[name] = values.reshape(len(values), -1)[own_row, column] if by_rows else values
+        part = _BlockTerm(term.weight * block["weight"], block["parameters"])
+        at = structs.replace(elements, flat=own_row * width + column, columns=width)
+        change = change + formula.exact(own, part, at).where(mask)  # type: ignore[misc]
+    return change
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`: at most one block changes it."""
+    errors = [Error()]
+    for number, block in enumerate(term.parameters["blocks"]):
+        own = {
+            role.partition(".")[2]: extent
+            for role, extent in inputs.items()
+            if role.partition(".")[0] == str(number)
+        }
+        part = _BlockTerm(term.weight * block["weight"], block["parameters"])
+        formula = _FORMULAS[block["op"]]
+        if formula.error is None:
+            return Error(math.inf)
+        errors.append(formula.error(own, part, sizes))
+    return Error(sum(error.absolute for error in errors), max(error.relative for error in errors))
+
+
+PARTS_OPERATOR = Operator(name=PARTS, bind=bind, delta=delta, exact=exact, error=error, arrays=True)

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
-from modpkg.adapters.formula import as_matrix, base_rows
+from modpkg.adapters.formula import (
+    LEAST,
+    Elements,
+    Error,
+    Extent,
+    Sizes,
+    as_matrix,
+    base_rows,
+    gamma,
+)
+from modpkg.adapters.low_rank import size_of
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS, bits_of
@@ -27,6 +37,7 @@ from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.filenames import CONFIG, PATCH, PATCHED_FILES
 from modpkg.core.installed import TensorRef
 from modpkg.core.jsonfile import read_json
+from modpkg.core.lazy_numpy import np
 from modpkg.core.records import PatchRecord
 from modpkg.core.tensors import type_of
 from modpkg.release.patched import check_against, read_patch
@@ -192,4 +203,69 @@ def _difference(values: Tensor, base: Tensor) -> Tensor:
     return change.where(values.ne(base) | ~values.signbit(), -0.0)
 
 
-PATCHED = Operator(name="patch", bind=bind, delta=delta, prepare=prepare, by_rows=("whole",))
+def exact(inputs: Mapping[str, Any], term: Term, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    number, base = elements.number, elements.base
+    if "whole" in inputs:
+        change = number(inputs["whole"]) - base
+    elif "a" in inputs:
+        change = (
+            number(inputs["b"][elements.row]) * number(inputs["a"][:, elements.column].T)
+        ).sum()
+    elif factor := _factor(inputs, elements):
+        change = base * (number(factor[0]) - base.ones())
+    else:
+        change = base * 0
+    if "indices" in inputs:
+        found, values = _found(inputs, elements)
+        change = change.where(~found) + (number(values) - base).where(found)
+    return change * term.weight
+
+
+def _factor(inputs: Mapping[str, Any], elements: Elements) -> tuple[Any] | tuple[()]:
+    """Return what the base is multiplied by at each element, if it is."""
+    if "rows" in inputs:
+        return (inputs["rows"][elements.row],)
+    return (inputs["columns"][elements.column],) if "columns" in inputs else ()
+
+
+def _found(inputs: Mapping[str, Any], elements: Elements) -> tuple[Any, Any]:
+    """Return which elements have a value of their own, and these values, 0 elsewhere."""
+    indices, values = inputs["indices"], np.zeros(len(elements.flat))
+    if not len(indices):
+        return values != 0, values
+    places = np.minimum(indices.searchsorted(elements.flat), len(indices) - 1)
+    found = indices[places] == elements.flat
+    values[found] = inputs["values"][places[found]]
+    return found, values
+
+
+def leaves(inputs: Mapping[str, Any], term: Term, elements: Elements) -> Any:
+    """Return where a base of −0.0 stays, see `Formula.leaves`: as the sum of float64 would be."""
+    mask = np.full(len(elements.flat), not {"whole", "a"} & inputs.keys())
+    if factor := _factor(inputs, elements):
+        mask &= factor[0] >= 1
+    if "indices" in inputs:
+        found, values = _found(inputs, elements)
+        mask = np.where(found, np.signbit(values), mask)
+    return mask & (term.weight > 0)
+
+
+def error(inputs: Mapping[str, Extent], term: Term, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`: of three operations, or a product."""
+    under = 0.0 if term.weight == 1.0 and not {"rows", "columns"} & inputs.keys() else LEAST
+    if "a" in inputs:
+        under = (size_of(inputs, 1.0)[1] + LEAST) * max(abs(term.weight), 1.0)
+    return Error(under, gamma(6))
+
+
+PATCHED = Operator(
+    name="patch",
+    bind=bind,
+    delta=delta,
+    exact=exact,
+    leaves=leaves,
+    error=error,
+    prepare=prepare,
+    by_rows=("whole",),
+)
