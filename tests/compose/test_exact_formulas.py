@@ -1,4 +1,4 @@
-"""Formulas in exact arithmetic: the numbers that `delta` approximates, within the bound it states."""
+"""Formulas in exact arithmetic: what `delta` approximates, within the bound that it states."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_deltas_are_within_their_bound(
     ready: dict[str, Any] = copied(inputs, arrays=operator.arrays)
     if operator.prepare is not None:
         ready = dict(operator.prepare(ready, term, source))
-    exact = {role: np.array(each) for role, each in ready.items()}
+    exact = {role: np.asarray(each).copy() for role, each in ready.items()}
     change = np.asarray(operator.delta(ready, term, 0, shape[0], source)).reshape(-1)
     at = {k: v.reshape(-1) if k in operator.by_rows else v for k, v in exact.items()}
     number = Exact.of(base.reshape(-1))
