@@ -83,6 +83,10 @@ class Error(Struct, frozen=True):
     absolute: float = 0.0
     relative: float = 0.0
 
+    def largest(self, other: Error) -> Error:
+        """Return a bound of both errors."""
+        return Error(max(self.absolute, other.absolute), max(self.relative, other.relative))
+
 
 class Sizes(Struct, frozen=True):
     """The largest magnitudes of a block."""

@@ -421,14 +421,12 @@ class ModelBlocks:
             yield from tensor.approximate(index)
 
     def error(self, index: int) -> Error | None:
-        errors = [tensor.error(index) for tensor in self._tensors()]
-        known = [error for error in errors if error is not None]
-        if len(known) < len(errors):
-            return None
-        return Error(
-            max((error.absolute for error in known), default=0.0),
-            max((error.relative for error in known), default=0.0),
-        )
+        largest_error = Error()
+        for tensor in self._tensors():
+            if (error := tensor.error(index)) is None:
+                return None
+            largest_error = largest_error.largest(error)
+        return largest_error
 
     def rounds(self, index: int, places: Any) -> bool:
         return any(tensor.rounds(index, own) for tensor, own in self._at(places))
