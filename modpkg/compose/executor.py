@@ -250,7 +250,7 @@ def _measure(composition: Composition) -> Any:
     reducer = find_reducer(computed[0][1].reducer, composition.name)
     if reducer.measure is None or not reducer.across:
         return None
-    from modpkg.compose.blocks import ModelBlocks
+    from modpkg.compose.model_blocks import ModelBlocks
 
     with np.errstate(all="ignore"):  # the result is checked for NaN and infinity
         return reducer.measure(ModelBlocks(composition.name, computed))

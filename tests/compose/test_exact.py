@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from modpkg.compose.arrays import STORED, left_by_rounding
-from modpkg.compose.blocks import ModelBlocks, TensorBlocks
+from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import ComputedTensor, Term
 from modpkg.compose.doubt import doubtful
 from modpkg.compose.exact import ExactTensor, is_exact
 from modpkg.compose.exact_numbers import Exact
+from modpkg.compose.model_blocks import ModelBlocks
 from modpkg.compose.reducers import as_arguments, find_reducer
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.rounding import rounded
