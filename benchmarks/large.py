@@ -42,28 +42,31 @@ _PART = 8 << 20
 
 
 def floor(inputs: list[Path], out: Path, length: int) -> None:
-    """Read all inputs on all cores; write ``length`` bytes of them to ``out``, and hash these."""
-    jobs = []
-    written = 0
-    for path in inputs:
-        for start in range(0, path.stat().st_size, _PART):
-            jobs.append((path, start, written if written < length else None))
-            written += min(_PART, path.stat().st_size - start)
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    """Read all inputs on all cores; write ``length`` bytes of them into ``out``, and hash these.
+
+    Each core reads parts that follow one another and writes a file of its own, so that none waits
+    for another's lock.
+    """
+    sizes = {path: path.stat().st_size for path in inputs}
+    parts = [(path, start) for path in inputs for start in range(0, sizes[path], _PART)]
+    share = length / sum(sizes.values())
     opened = {path: os.open(path, os.O_RDONLY) for path in inputs}
+    out.mkdir()
 
-    def one(job: tuple[Path, int, int | None]) -> None:
-        path, start, target = job
+    def work(number: int) -> None:
+        own = parts[number * len(parts) // count : (number + 1) * len(parts) // count]
         buffer = bytearray(_PART)
-        view = memoryview(buffer)[: os.preadv(opened[path], [buffer], start)]
-        if target is not None:
-            view = view[: length - target]
+        descriptor = os.open(out / str(number), os.O_WRONLY | os.O_CREAT)
+        for path, start in own:
+            view = memoryview(buffer)[: os.preadv(opened[path], [buffer], start)]
+            view = view[: round(len(view) * share)]
             hashlib.sha256(view).digest()
-            os.pwrite(descriptor, view, target)
+            os.write(descriptor, view)
+        os.fsync(descriptor)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(one, jobs))
-    os.fsync(descriptor)
+    count = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
 
 
 # Whole processes ----------------------------------------------------------------------------------
@@ -183,7 +186,7 @@ def make(models: Path, size: str, *, tunes: bool = True, loras: int = 1) -> None
             make_fine_tune(models / f"{size}-{letter}", shape, models / size, seed)
 
 
-def modules(bench: Bench, size: str, *, cores: int = 0, only: str = "") -> list[str]:
+def modules(bench: Bench, size: str, *, cores: int = 0) -> list[str]:
     """Build, publish and install a base."""
     work, length = bench.work / "modules", bench.size(size)
     shutil.rmtree(work, ignore_errors=True)
@@ -193,7 +196,7 @@ def modules(bench: Bench, size: str, *, cores: int = 0, only: str = "") -> list[
     run(imported, work, **home)
 
     def least() -> Figures:
-        (work / "copy").unlink(missing_ok=True)
+        shutil.rmtree(work / "copy", ignore_errors=True)
         return run(child("floor", work / "copy", length, *bench.files(size)), work, cores=cores)
 
     def of(*words: Any, clear: tuple[str, ...], folder: str = ".") -> Callable[[], Figures]:
@@ -216,9 +219,7 @@ def modules(bench: Bench, size: str, *, cores: int = 0, only: str = "") -> list[
     for name, way in ways.items():
         found = bench.turns()({name: way, "floor": least})
         lines.append(row(f"`{name}` {size}", found[name], found["floor"], length))
-        (work / "copy").unlink(missing_ok=True)
-        if name == only:
-            break
+        shutil.rmtree(work / "copy", ignore_errors=True)
     return lines
 
 
@@ -316,7 +317,7 @@ def compose(bench: Bench, size: str, *, cores: int = 0, recipes: Any = None) -> 
         def least(inputs: list[Path] = inputs, length: int = length) -> Figures:
             out = bench.work / "copy"
             figures = run(child("floor", out, length, *inputs), bench.work, cores=cores)
-            out.unlink()
+            shutil.rmtree(out)
             return figures
 
         ways = {"floor": least}
@@ -424,7 +425,7 @@ def load_child(way: str, app: str, model: str, device: str) -> None:
         loaded = package.load("base", device=device)
     elif way == "transformers":
         loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            model, local_files_only=True, device_map=device
+            model, local_files_only=True, **({} if device == "cpu" else {"device_map": device})
         )
     else:
         files = sorted(Path(model).glob("*.safetensors"))
