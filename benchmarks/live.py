@@ -32,6 +32,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import described  # noqa: E402
 
+MOST_FUSED = 16
+"""With more adapters no models are composed, and rows of mixed batches are short."""
+MOST_ROWS = 32
 WAYS = {"modpkg, live": "live", "modpkg, fused, one model each": "fused", "PEFT": "peft"}
 
 
@@ -79,7 +82,8 @@ def child(way: str, work: Path, count: int, threads: int) -> None:
     about: dict[str, Any] = pickle.loads((work / "about").read_bytes())
     folder = about["folder"]
     names = [f"a{number}" for number in range(count)]
-    ids = torch.randint(5, 1000, (count, 32), generator=torch.Generator().manual_seed(1))
+    length = 32 if count <= MOST_FUSED else 8
+    ids = torch.randint(5, 1000, (count, length), generator=torch.Generator().manual_seed(1))
     transformers.AutoConfig.from_pretrained(folder)
     before = memory()
     start = time.perf_counter()
@@ -98,7 +102,9 @@ def child(way: str, work: Path, count: int, threads: int) -> None:
             for name in names
         }
     seconds = time.perf_counter() - start
+    print(f"loaded in {seconds:.1f} s", file=sys.stderr)
     mixed = None
+    again: list[float] = []
     with torch.inference_mode():
         for number, name in enumerate(names):
             begin = time.perf_counter()
@@ -109,21 +115,31 @@ def child(way: str, work: Path, count: int, threads: int) -> None:
             switch.append(time.perf_counter() - begin)
             outputs.append(model(input_ids=ids[number : number + 1]).logits[0, -1, :5].tolist())
         if way != "fused":
-            times = []
-            for _ in range(3):
+            for name in names:
                 begin = time.perf_counter()
-                model(input_ids=ids, adapter_names=names)
+                model.set_adapter(name)
+                again.append(time.perf_counter() - begin)
+        used = memory()
+        print(f"each used after {time.perf_counter() - start:.1f} s", file=sys.stderr)
+        if way != "fused":
+            times = []
+            for _ in range(3 if count <= MOST_FUSED else 1):
+                begin = time.perf_counter()
+                model(input_ids=ids[:MOST_ROWS], adapter_names=names[:MOST_ROWS])
                 times.append(time.perf_counter() - begin)
             mixed = statistics.median(times)
     after = memory()
     print(
         json.dumps(
             {
+                "count": count,
                 "seconds": seconds,
                 "switch": statistics.median(switch[1:]),
+                "again": statistics.median(again[1:]) if again else 0.0,
                 "mixed": mixed,
-                "own": after[0] - before[0],
-                "rss": after[1] - before[1],
+                "own": used[0] - before[0],
+                "rss": used[1] - before[1],
+                "batch": after[0] - before[0],
                 "outputs": outputs,
             }
         )
@@ -146,28 +162,38 @@ def prepare(base: Path, work: Path, count: int, rank: int) -> None:
         modules[f"lora-{number}"] = installed_module(work / name, f"lora-{number}", "adapter")
         step = Step(op="lora", module=ModuleName(f"lora-{number}"))
         recipes[name] = Compose(base=ModuleName("base"), steps=(step,))
+        if count > MOST_FUSED:
+            continue
         composition = plan(name, "1.0", recipes[name], modules)
         composed[name] = compose(composition, work / "store").tensors
     about = {"folder": base.absolute(), "recipes": recipes, "modules": modules}
     (work / "about").write_bytes(pickle.dumps({**about, "composed": composed}))
 
 
-def report(base: Path, count: int, rank: int, runs: int, threads: int) -> str:
-    """Return the page of results."""
+def report(base: Path, count: int, rank: int, runs: int, threads: int, work: Path | None) -> str:
+    """Return the section of results for a number of adapters."""
     load = os.getloadavg()[0]
+    ways = {name: way for name, way in WAYS.items() if way != "fused" or count <= MOST_FUSED}
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
+        folder = work or Path(scratch)
         command = [sys.executable, __file__, str(base), "--adapters", str(count)]
-        command += ["--rank", str(rank), "--threads", str(threads), "--work", scratch, "--child"]
-        subprocess.run([*command, "prepare"], check=True, capture_output=True)
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
+        command += ["--rank", str(rank), "--threads", str(threads), "--work", str(folder)]
+        if not (folder / "about").exists():
+            subprocess.run([*command, "--child", "prepare"], check=True, capture_output=True)
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
         for run in range(runs + 1):
-            for name, way in WAYS.items():
-                done = subprocess.run([*command, way], check=True, capture_output=True, text=True)
+            for name, way in ways.items():
+                result = folder / f"{way}-{run}.json"
+                if not result.exists():
+                    child = [*command, "--child", way]
+                    done = subprocess.run(child, check=True, capture_output=True, text=True)
+                    result.write_text(done.stdout.splitlines()[-1])
                 if run:  # the first warms the page cache
-                    found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                    found[name].append(json.loads(result.read_text()))
         size = sum(path.stat().st_size for path in base.glob("*.safetensors")) / 1e6
-        own = (work / "a0" / "adapter_model.safetensors").stat().st_size / 1e6
+        own = (folder / "a0" / "adapter_model.safetensors").stat().st_size / 1e6
+    composed = "; fused models were already composed" if "fused" in ways.values() else ""
+    length = 32 if count <= MOST_FUSED else 8
     lines = [
         f"# One base with {count} adapters",
         "",
@@ -176,39 +202,55 @@ def report(base: Path, count: int, rank: int, runs: int, threads: int) -> str:
         f"Base `{base.name}` ({size:.0f} MB), {count} LoRAs of rank {rank} on q_proj and v_proj "
         f"({own:.1f} MB each). Median of {runs} fresh processes with {threads} thread(s), load "
         f"average {load:.1f} at the start; `python benchmarks/live.py`. Everything is imported and "
-        "in the page cache before the clock starts; fused models were already composed. Memory is "
-        "beyond that of the imports, after every adapter was used: the process's own, and with "
-        "what it maps from files, which others share. A mixed batch has a row of 32 tokens for "
-        "each adapter.",
+        f"in the page cache before the clock starts{composed}. The first switch prepares an "
+        "adapter. Memory is beyond that of the imports, after every adapter was used by itself: "
+        "the process's own (by adapter, and with the mixed batch), and with what it maps from "
+        f"files, which others share. A mixed batch has {min(count, MOST_ROWS)} rows of {length} "
+        "tokens, each with another adapter.",
         "",
-        "| | load | switch | mixed batch | own memory | with mapped files |",
-        "|---|---|---|---|---|---|",
+        "| | load | by adapter | first switch | switch | mixed batch | own memory | by adapter "
+        "| with the batch | with mapped files |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, results in found.items():
         middle = {
             key: statistics.median(result[key] for result in results)
-            for key in ("seconds", "switch", "own", "rss")
+            for key in ("seconds", "switch", "again", "own", "rss", "batch")
         }
-        mixed = "—"
+        mixed = batch = "—"
+        many = results[0]["count"]
         if results[0]["mixed"] is not None:
             mixed = f"{1000 * statistics.median(result['mixed'] for result in results):.0f} ms"
+            batch = f"{middle['batch']:.0f} MB"
         lines.append(
-            f"| {name} | {1000 * middle['seconds']:.0f} ms | {1000 * middle['switch']:.1f} ms "
-            f"| {mixed} | {middle['own']:.0f} MB | {middle['rss']:.0f} MB |"
+            f"| {name if many == count else f'{name}, {many} of them'} "
+            f"| {1000 * middle['seconds']:.0f} ms "
+            f"| {1000 * middle['seconds'] / many:.1f} ms | {1e6 * middle['switch']:.0f} µs "
+            f"| {1e6 * middle['again']:.0f} µs | {mixed} | {middle['own']:.0f} MB "
+            f"| {middle['own'] / many:.2f} MB | {batch} | {middle['rss']:.0f} MB |"
         )
-    ours, fused, theirs = (results[0]["outputs"] for results in found.values())
+    outputs = {ways[name]: results[0]["outputs"] for name, results in found.items()}
 
     def apart(one: Any, other: Any) -> float:
-        rows = zip(one, other, strict=True)
+        rows = zip(one, other, strict=False)  # of those that both have
         return max(abs(a - b) for pair in rows for a, b in zip(*pair, strict=True))
 
-    lines += [
-        "",
-        f"Greatest difference of the logits compared: live and fused "
-        f"{apart(ours, fused):.3g}, live and PEFT {apart(ours, theirs):.3g}.",
-        "",
+    compared = [
+        f"live and {other} {apart(outputs['live'], outputs[way]):.3g}"
+        for way, other in (("fused", "fused"), ("peft", "PEFT"))
+        if way in outputs
     ]
+    lines += ["", f"Greatest difference of the logits compared: {', '.join(compared)}.", ""]
     return "\n".join(lines)
+
+
+def write_section(section: str, page: Path) -> None:
+    """Write a section into the page, in the place of one of the same title."""
+    title = section.splitlines()[0]
+    text = page.read_text() if page.exists() else ""
+    parts = ["# " + part for part in ("\n" + text).split("\n# ")[1:]]
+    kept = [part.rstrip("\n") + "\n" for part in parts if part.splitlines()[0] != title]
+    page.write_text("\n".join([*kept, section]))
 
 
 ONE_BILLION = {
@@ -384,7 +426,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--child", choices=["prepare", *WAYS.values()], help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help="an empty folder, or one of an earlier run")
     options = parser.parse_args()
     if options.generate:
         found = generating(
@@ -398,9 +440,10 @@ def main() -> None:
     elif options.child:
         child(options.child, options.work, options.adapters, options.threads)
     else:
-        page = report(options.base, options.adapters, options.rank, options.runs, options.threads)
-        print(page)
-        (Path(__file__).parent / "results" / "live.md").write_text(page)
+        how = (options.adapters, options.rank, options.runs, options.threads, options.work)
+        section = report(options.base, *how)
+        print(section)
+        write_section(section, Path(__file__).parent / "results" / "live.md")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ def parts_of(
         _check(name, recipe, models[name])
         for step in recipe.steps:
             one = structs.replace(recipe, steps=(structs.replace(step, scale=1.0),))
-            terms = _terms(plan(name, "0", one, modules, part_of=recipe))
+            whole = models[name] if one == recipe else None
+            terms = _terms(whole or plan(name, "0", one, modules, part_of=recipe))
             if terms:
                 alone.setdefault(step.module, terms)
     first, *others = models.values()
