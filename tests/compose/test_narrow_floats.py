@@ -106,7 +106,7 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
     made = composition.computed["w"]
     reducer = REDUCERS[method]
     if reducer.across and reducer.measure is not None:
-        from modpkg.compose.blocks import ModelBlocks
+        from modpkg.compose.model_blocks import ModelBlocks
 
         with np.errstate(all="ignore"):
             measured = reducer.measure(ModelBlocks("model", [("w", made)]))
