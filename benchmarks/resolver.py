@@ -264,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit", type=float, default=60.0)
     parser.add_argument("--largest", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=20)
     given = parser.parse_args()
     home = tempfile.TemporaryDirectory()
     os.environ["MODPKG_HOME"] = home.name
