@@ -447,7 +447,7 @@ def loads(bench: Bench, size: str) -> list[str]:
     app = bench.work / "modules" / "app"
     home = {"MODPKG_HOME": str(bench.work / "modules" / "home")}
     lines = ["| way | device | load | first forward | second |", "|---|---|---|---|---|"]
-    for device in dict.fromkeys([bench.device.removesuffix("-torch"), "cpu"]):
+    for device in [bench.device.removesuffix("-torch")]:
         for name, way in LOADS.items():
             found = []
             for turn in range(bench.runs + 1):
