@@ -19,6 +19,7 @@ from modpkg.compose.narrow_floats import NarrowReduction
 from modpkg.compose.reducers import Contribution, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
+from modpkg.compose.sums import DecidedSum, decided_sum
 from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import ComposeError
@@ -104,6 +105,7 @@ class Reduction:
         self._measured: tuple[Any, ...] = ()
         self.exact: ExactTensor | None = None
         """The exact results, where the method defines them: the last word on every element."""
+        self._decided: DecidedSum | None = None
         if computed.terms or computed.settings:
             self._reducer = find_reducer(computed.reducer, job.model)
             self._arguments = as_arguments(self._reducer, computed.settings)
@@ -186,13 +188,27 @@ class Reduction:
         measured = self._measured[0] if self._measured else None
         if single.runs(measured, 0, self._blocks.count) is None:
             return None
+        if self.exact is not None:
+            self._decided = decided_sum(reducer.name, computed.terms, computed.settings, dtype)
         return NarrowReduction(dtype, single, measured, self._blocks.base, others, self._at)
 
     def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
         """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
+        stored = None
+        if self._decided is not None:
+            stored, certain = self._decided.at(base, others)
+            left = np.flatnonzero(~certain)
+            if not left.size:
+                return stored
+            base, *others = (values.take(left).reshape(1, -1) for values in (base, *others))
+            places = places[left]
         terms = zip(self._blocks.terms, others, strict=True)
         contributions = [term.contribution_at(base, other, places) for term, other in terms]
-        return self._reduce(base, contributions, 0, places)
+        results = self._reduce(base, contributions, 0, places)
+        if stored is None:
+            return results
+        stored.reshape(-1)[left] = results.reshape(-1)
+        return stored
 
     def _reduce(
         self,

@@ -27,6 +27,7 @@ from modpkg.compose.mapping import TORCH_DTYPES
 from modpkg.compose.memory import DEVICE_ELEMENT_BYTES, DEVICE_ELEMENTS
 from modpkg.compose.rounding import is_finite, rounded
 from modpkg.compose.rows import RowReader
+from modpkg.compose.sums import SPARE
 from modpkg.compose.torch_threads import use_one_thread
 from modpkg.core import system
 from modpkg.core.dtypes import FLOATS
@@ -39,9 +40,6 @@ DTYPES = ("BF16", "F16", "F32")
 """Results whose rounding a float64 nearly always decides."""
 
 UNIT = 2.0**-53
-SPARE = 6
-"""Rounded operations of an element besides its products and their sums: scaling a factor twice,
-adding the base, subtracting the bound; and the bound itself is rounded."""
 _WIDER = 2.0**-22
 """low and high are a float32 times 1 ∓ this, which moves it by at least two units in the last
 place, if rounding to float32 and the float64's error are at most one."""

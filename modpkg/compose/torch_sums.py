@@ -4,29 +4,22 @@
 
 as in `modpkg.compose.torch_reduction`. But here ties are common: halves and thirds of sums of
 narrow floats. So for elements in doubt, the sign of D · (X − T) is computed on the device too, T
-being the tie between the two floats in question, from terms that are exact in float64: differences
-of at most `_DIFFERENCE` bits, times parts of D and m_i of at most `_PART` bits. Their sum is a
-float64 and the sum of what each addition was off (TwoSum: Knuth, The Art of Computer Programming,
-volume 2, section 4.2.2), which is a float64 again, and what is left bounds the error.
+being the tie between the two floats in question: see `modpkg.compose.sums`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from modpkg.compose.arrays import Stored
 from modpkg.compose.blocks import TensorBlocks
-from modpkg.compose.composition import Term
-from modpkg.compose.reducers.exactly import usable_divisor
 from modpkg.compose.rows import RowReader
+from modpkg.compose.sums import SPARE, Sum, off, sign_of, sum_of
 from modpkg.compose.torch_reduction import (
     DTYPES,
-    SPARE,
     UNIT,
     Buffers,
     Exact,
@@ -36,58 +29,6 @@ from modpkg.compose.torch_reduction import (
     using_device,
 )
 from modpkg.core.dtypes import FLOATS
-
-_PART, _DIFFERENCE = 26, 24
-"""Bits: a product of both has less than 53."""
-_LEAST_PART, _LARGEST_PART = 2.0**-200, 2.0**200
-"""Bounds of the parts, with which no product of a finite float32 underflows."""
-
-
-class Sum(NamedTuple):
-    """D and m_i, exact."""
-
-    divisor: Fraction
-    weights: list[Fraction]
-
-
-def sum_of(method: str, terms: Sequence[Term], settings: Mapping[str, Any]) -> Sum | None:
-    """Return what a method computes of fine-tunes, see `modpkg.compose.reducers.exactly`; or None.
-
-    All parameters are finite.
-    """
-    weights, divisor = [Fraction(term.scale) for term in terms], Fraction(1)
-    if method == "sum":
-        weights = [Fraction(term.weight) for term in terms]
-    elif method == "mean":
-        divisor = Fraction(len(terms) + bool(settings["with_base"]))
-    elif method == "linear":
-        if not settings["normalize"]:
-            return None  # the base is scaled too
-        divisor = Fraction(settings["base_weight"]) + sum(weights)
-    elif method == "task-arithmetic":
-        if settings["normalize"]:
-            divisor = usable_divisor(sum(weights, Fraction(0)))
-        weights = [Fraction(settings["lambda"]) * weight for weight in weights]
-    else:
-        return None
-    if not divisor:
-        return None
-    if divisor < 0:
-        divisor, weights = -divisor, [-weight for weight in weights]
-    return Sum(divisor, weights)
-
-
-def _parts(number: Fraction) -> list[float]:
-    """Return floats of at most `_PART` bits that add up to a dyadic number."""
-    parts = []
-    while number:
-        size = abs(number)
-        exponent = size.numerator.bit_length() - size.denominator.bit_length() - _PART + 1
-        unit = Fraction(2) ** exponent
-        part = math.trunc(number / unit) * unit
-        parts.append(float(part))
-        number -= part
-    return parts
 
 
 def torch_sum(
@@ -114,9 +55,8 @@ def torch_sum(
     total = sum_of(method, [term.term for term in blocks.terms], settings)
     if total is None:
         return None
-    parts = [_parts(number) for number in (total.divisor, *total.weights)]
-    sizes = [abs(part) for each in parts for part in each]
-    if not all(_LEAST_PART <= size <= _LARGEST_PART for size in sizes):
+    parts = total.parts()
+    if parts is None:
         return None
     return TorchSum(readers, dtype, total, parts, exact, torch.device(device), model)
 
@@ -140,7 +80,7 @@ class TorchSum:
         """Bind the tensors: the base's and each fine-tune's; and D and m_i in parts."""
         self._readers, self._dtype, self._exact = readers, dtype, exact
         self._device, self._model, self._parts = device, model, parts
-        self._factors = [float(weight / total.divisor) for weight in total.weights]
+        self._factors = total.factors()
         self._share = 2 * (len(readers) + SPARE) * UNIT
 
     def __iter__(self) -> Iterator[Stored]:
@@ -198,23 +138,13 @@ class TorchSum:
         unsure |= (low.view(kind) - high.view(kind)).abs() != 1
         tie = (low.double() + high.double()) / 2
         away = start - tie
-        unsure |= _off(start, -tie, away) != 0
+        unsure |= off(start, -tie, away) != 0
         for end, difference in zip(ends, differences, strict=True):
-            unsure |= _off(end, -start, difference) != 0
+            unsure |= off(end, -start, difference) != 0
         for difference in (away, *differences):
             unsure |= difference.float().double() != difference
-        terms = [
-            difference * part
-            for difference, parts in zip((away, *differences), self._parts, strict=True)
-            for part in parts
-        ]
-        first, rest = _cascade(terms)
-        second, left = _cascade(rest)
-        error = torch.zeros_like(first)
-        for each in left:
-            error += each.abs()
-        sign = first + second
-        certain = unsure.logical_not_() & ((error == 0) | (sign.abs() > 4 * error))
+        sign, known = sign_of((away, *differences), self._parts)
+        certain = unsure.logical_not_() & known
         even = torch.where(low.view(kind) & 1 == 0, low, high)
         found = torch.where(sign > 0, high, torch.where(sign < 0, low, even))
         bits.view(-1)[where[certain]] = found[certain]
@@ -224,19 +154,3 @@ class TorchSum:
 def _largest(rows: torch.Tensor) -> torch.Tensor:
     sizes: torch.Tensor = torch.linalg.vector_norm(rows, float("inf"), dim=1)
     return sizes.double()
-
-
-def _off(one: torch.Tensor, two: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """Return what the float64 ``total`` of two float64 is off: one + two = total + this."""
-    part = total - one
-    return (one - (total - part)) + (two - part)
-
-
-def _cascade(terms: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return the sum of terms, and numbers that it is off altogether."""
-    total, rest = terms[0], []
-    for term in terms[1:]:
-        more = total + term
-        rest.append(_off(total, term, more))
-        total = more
-    return total, rest or [torch.zeros_like(total)]
