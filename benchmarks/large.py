@@ -186,40 +186,47 @@ def make(models: Path, size: str, *, tunes: bool = True, loras: int = 1) -> None
             make_fine_tune(models / f"{size}-{letter}", shape, models / size, seed)
 
 
-def modules(bench: Bench, size: str, *, cores: int = 0) -> list[str]:
-    """Build, publish and install a base."""
-    work, length = bench.work / "modules", bench.size(size)
+def module_ways(bench: Bench, size: str) -> dict[str, Callable[[int], Figures]]:
+    """Return how a base is built, published and installed, on so many cores (all if 0)."""
+    work = bench.work / "modules"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     home = {"MODPKG_HOME": str(work / "home")}
     imported = modpkg("import", "hf", bench.models / size, "--name", "base", "--license", "MIT")
     run(imported, work, **home)
 
-    def least() -> Figures:
-        shutil.rmtree(work / "copy", ignore_errors=True)
-        return run(child("floor", work / "copy", length, *bench.files(size)), work, cores=cores)
-
-    def of(*words: Any, clear: tuple[str, ...], folder: str = ".") -> Callable[[], Figures]:
-        def way() -> Figures:
+    def of(*words: Any, clear: tuple[str, ...], folder: str = ".") -> Callable[[int], Figures]:
+        def way(cores: int) -> Figures:
             for name in clear:
                 shutil.rmtree(work / name, ignore_errors=True)
-            if folder != ".":
-                (work / folder).mkdir(exist_ok=True)
+            (work / folder).mkdir(exist_ok=True)
             return run(modpkg(*words), work / folder, cores=cores, **home)
 
         return way
 
     registry = ("--registry", work / "registry")
-    ways = {
+    return {
         "build": of("build", "base", clear=("base/dist",)),
         "publish": of("publish", "base", *registry, clear=("registry",)),
         "install": of("install", "base", *registry, clear=("home", "app"), folder="app"),
     }
+
+
+def modules(bench: Bench, size: str) -> list[str]:
+    """Build, publish and install a base."""
+    length = bench.size(size)
+
+    def least() -> Figures:
+        out = bench.work / "copy"
+        figures = run(child("floor", out, length, *bench.files(size)), bench.work)
+        shutil.rmtree(out)
+        return figures
+
     lines = []
-    for name, way in ways.items():
-        found = bench.turns()({name: way, "floor": least})
+    for name, way in module_ways(bench, size).items():
+        found = bench.turns()({name: lambda w=way: w(0), "floor": least})  # type: ignore[misc]
         lines.append(row(f"`{name}` {size}", found[name], found["floor"], length))
-        shutil.rmtree(work / "copy", ignore_errors=True)
+    shutil.rmtree(bench.work / "modules")
     return lines
 
 
@@ -304,26 +311,26 @@ def composed(bench: Bench, recipe: str, file: Path, how: str, **options: Any) ->
     return figures
 
 
-def compose(bench: Bench, size: str, *, cores: int = 0, recipes: Any = None) -> list[str]:
+def compose(bench: Bench, size: str) -> list[str]:
     """Compose a LoRA into a base, and merge three models, linearly and with TIES."""
     file = known(bench, size)
     base = bench.files(size)
     tunes = [path for letter in "bc" for path in bench.files(f"{size}-{letter}")]
     lines = []
-    for recipe, inputs in (recipes or {"lora": base, "linear": base + tunes,
-                                       "ties-mergekit": base + tunes}).items():  # fmt: skip
+    recipes = {"lora": base, "linear": base + tunes, "ties-mergekit": base + tunes}
+    for recipe, inputs in recipes.items():
         length = json.loads(composed(bench, recipe, file, "verified=1").output)["bytes"]
 
         def least(inputs: list[Path] = inputs, length: int = length) -> Figures:
             out = bench.work / "copy"
-            figures = run(child("floor", out, length, *inputs), bench.work, cores=cores)
+            figures = run(child("floor", out, length, *inputs), bench.work)
             shutil.rmtree(out)
             return figures
 
         ways = {"floor": least}
         hows = {"": "verified=1", ", inputs hashed again": ""}
         for name, how in hows.items():
-            ways[name] = lambda r=recipe, h=how: composed(bench, r, file, h, cores=cores)  # type: ignore[misc]
+            ways[name] = lambda r=recipe, h=how: composed(bench, r, file, h)  # type: ignore[misc]
         found = bench.turns()(ways)
         lines += [
             row(f"{recipe} of {size}{name}", found[name], found["floor"], length) for name in hows
@@ -360,15 +367,14 @@ def cores(bench: Bench, size: str) -> list[str]:
     """Compare one core with all of them."""
     count = len(os.sched_getaffinity(0))
     lines = [f"| work | 1 core | {count} cores | times |", "|---|---|---|---|"]
-    one, all_ = modules(bench, size, cores=1), modules(bench, size)
-    few = {"lora": bench.files(size)}
-    one += compose(bench, size, cores=1, recipes=few)[:1]
-    all_ += compose(bench, size, recipes=few)[:1]
-    for slow, fast in zip(one, all_, strict=True):
-        name, before = (part.strip() for part in slow.split("|")[1:3])
-        after = fast.split("|")[2].strip()
-        times = float(before.split()[0]) / float(after.split()[0])
-        lines.append(f"| {name} | {before} | {after} | {times:.1f} |")
+    file = known(bench, size)
+    ways = module_ways(bench, size)
+    ways["compose a LoRA"] = lambda few: composed(bench, "lora", file, "verified=1", cores=few)
+    for name, way in ways.items():
+        found = bench.turns()({"1": lambda w=way: w(1), "all": lambda w=way: w(0)})  # type: ignore[misc]
+        one, all_ = found["1"].seconds, found["all"].seconds
+        lines.append(f"| `{name}` {size} | {one:.2f} s | {all_:.2f} s | {one / all_:.1f} |")
+    shutil.rmtree(bench.work / "modules", ignore_errors=True)
     return lines
 
 
@@ -399,20 +405,18 @@ LOADS = {
 }
 
 
-def load_child(way: str, app: str, model: str, device: str) -> None:
+def load_child(way: str, folder: str, model: str, device: str) -> None:
     """Load once, in a process that has imported everything and used the device."""
     import torch
     import transformers
     from safetensors.torch import load_file
 
-    import modpkg as package
-    import modpkg.runtime.load
+    from modpkg.runtime.load import load_model
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     getattr(transformers, "LlamaForCausalLM")  # noqa: B009 - imports it
     torch.zeros(1 << 20, device=device).add_(1)
-    os.chdir(app)
 
     def settle() -> float:
         if device.startswith("cuda"):
@@ -422,7 +426,7 @@ def load_child(way: str, app: str, model: str, device: str) -> None:
     begun = settle()
     loaded: Any
     if way == "ours":
-        loaded = package.load("base", device=device)
+        loaded = load_model(Path(folder), Path("/"), device=device)
     elif way == "transformers":
         loaded = transformers.AutoModelForCausalLM.from_pretrained(
             model, local_files_only=True, **({} if device == "cpu" else {"device_map": device})
@@ -442,18 +446,31 @@ def load_child(way: str, app: str, model: str, device: str) -> None:
     print(json.dumps({"seconds": seconds, "forward": forward}))
 
 
+def lay_out_child(file: str, store: str, folder: str) -> None:
+    """Write what an environment has of a base."""
+    from benchmarks.inputs import lay_out
+    from modpkg.compose.executor import compose
+    from modpkg.compose.plan import plan
+    from modpkg.core.names import ModuleName
+    from modpkg.manifest.schema import Compose
+
+    found = pickle.loads(Path(file).read_bytes())
+    planned = plan("model", "1.0", Compose(base=ModuleName("a"), steps=()), found)
+    lay_out(compose(planned, Path(store)), Path(folder))
+
+
 def loads(bench: Bench, size: str) -> list[str]:
     """Load a base to the device, beside transformers and safetensors."""
-    app = bench.work / "modules" / "app"
-    home = {"MODPKG_HOME": str(bench.work / "modules" / "home")}
+    folder = bench.work / "environment"
+    run(child("lay_out", known(bench, size, 0), bench.work / "store", folder), bench.work)
     lines = ["| way | device | load | first forward | second |", "|---|---|---|---|---|"]
     for device in [bench.device.removesuffix("-torch")]:
         for name, way in LOADS.items():
             found = []
-            for turn in range(bench.runs + 1):
-                words = ("load", way, app, bench.models / size, device)
-                done = json.loads(run(child(*words), bench.work, **home).output.splitlines()[-1])
-                if turn:
+            for turn in range(bench.runs + (bench.runs > 1)):
+                words = ("load", way, folder, bench.models / size, device)
+                done = json.loads(run(child(*words), bench.work).output.splitlines()[-1])
+                if turn or bench.runs == 1:
                     found.append(done)
             seconds = statistics.median(each["seconds"] for each in found)
             forward = ["", ""]
@@ -484,14 +501,12 @@ def report(bench: Bench, sizes: list[str], wanted: list[str]) -> list[str]:
         lines.extend(part)
 
     for size in sizes:
-        make(bench.models, size, tunes="compose" in wanted or "bytes" in wanted)
+        some = {"compose", "bytes"} & set(wanted)
+        make(bench.models, size, tunes=bool(some), loras=1 if {*some, "cores"} & set(wanted) else 0)
         if "modules" in wanted:
             add(f"Modules: {size}", [*RATES, *modules(bench, size)])
         if "load" in wanted:
-            if "modules" not in wanted:
-                modules(bench._replace(runs=1), size)
             add(f"Loading: {size}", loads(bench, size))
-        shutil.rmtree(bench.work / "modules", ignore_errors=True)
         if "compose" in wanted:
             add(f"Composing: {size}", [*RATES, *compose(bench, size)])
         if "bytes" in wanted:
@@ -524,6 +539,8 @@ def main() -> None:
             floor([Path(each) for each in words[2:]], Path(words[0]), int(words[1]))
         elif name == "compose":
             compose_child(*words)
+        elif name == "lay_out":
+            lay_out_child(*words)
         else:
             load_child(*words)
         return
