@@ -208,6 +208,35 @@ def composition_of(name: str, computed: Mapping[str, ComputedTensor]) -> Composi
     )
 
 
+def plain_product() -> str:
+    """Return the digest of a product that numpy computes in float64, which depends on the BLAS."""
+    one, other = np.linspace(-1, 2, 9000), np.linspace(-3, 2, 9000)
+    return digest_bytes((one.reshape(30, 300) @ other.reshape(300, 30)).tobytes())
+
+
+def few_compositions(folder: Path) -> list[Composition]:
+    """Return a few tensors of every method, and LoRAs, one of them in float64; TIES' thresholds are
+    of a whole model, so it has its own."""
+    inputs, rng = Inputs(folder), np.random.default_rng(4)
+    tensors = dict(itertools.islice(low_rank_tensors(inputs), 8))
+    pair = {"a": (9, 70), "b": (60, 9)}
+    double = Term(
+        op="lora",
+        weight=0.3,
+        inputs={
+            role: inputs.tensor(rng.standard_normal(size), "F32") for role, size in pair.items()
+        },
+    )
+    source = inputs.tensor(rng.standard_normal((60, 70)), "F32")
+    tensors["float64"] = ComputedTensor(source=source, dtype="F64", terms=(double,))
+    for method, (parameters, *_) in METHODS.items():
+        if not find_reducer(method, "model").across:
+            name, computed = next(merged_tensors(inputs, method, parameters, count=240))
+            tensors[f"{method}, {name}"] = computed
+    ties = dict(itertools.islice(merged_tensors(inputs, "ties", {}, count=240), 2))
+    return [composition_of("mixed", tensors), composition_of("ties", ties)]
+
+
 def hard_compositions(folder: Path, seed: int = 0) -> Iterator[Composition]:
     """Yield a composition of LoRAs, and one for each method and its parameters."""
     inputs = Inputs(folder)

@@ -9,8 +9,9 @@ import pytest
 from modpkg.compose import clusters
 from modpkg.compose.clusters import open_executor
 from modpkg.compose.executor import compose
+from tests.compose.hard_tensors import few_compositions
 from tests.compose.helpers import adapter, base, planned
-from tests.compose.test_executor import Q, example
+from tests.compose.test_executor import Q, digests
 from tests.raising import raises
 
 
@@ -19,14 +20,14 @@ def test_a_dask_cluster_composes_the_same_bytes(tmp_path: Path) -> None:
     import torch
     from distributed import LocalCluster
 
-    threads = compose(example(tmp_path), tmp_path / "threads", threads=2)
+    compositions = few_compositions(tmp_path / "inputs")
+    threads = digests(compositions, tmp_path / "threads", threads=2)
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         address = cluster.scheduler_address.replace("tcp://", "dask://")
         with open_executor(address) as executor:
-            dask = compose(example(tmp_path), tmp_path / "dask", executor=executor)
-            assert dask.result == threads.result
+            assert digests(compositions, tmp_path / "dask", executor=executor) == threads
             model = base(tmp_path, {f"{Q}.weight": torch.ones(4, 6)})
             pair = (torch.full((2, 6), torch.nan), torch.ones(4, 2))
             broken = planned(model, adapter(tmp_path, "one", {Q: pair}))

@@ -7,12 +7,15 @@ import hashlib
 import json
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,6 +26,7 @@ from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
 from modpkg.core.verified import VerifiedFiles
+from tests.compose.hard_tensors import few_compositions, plain_product
 from tests.compose.helpers import adapter, base, planned, raw, values
 from tests.raising import raises
 
@@ -75,10 +79,32 @@ def test_the_result_is_a_safetensors_file_with_matching_digests(tmp_path: Path) 
     assert composed.result == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_do_not_change_a_byte(tmp_path: Path, threads: int) -> None:
-    first = compose(example(tmp_path), tmp_path / "first", threads=3)
+Few = tuple[list[Composition], list[str]]
+
+
+def digests(compositions: list[Composition], folder: Path, **options: Any) -> list[str]:
+    return [compose(each, folder, **options).result for each in compositions]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Few:
+    """Return hard tensors of every method, and the digests of their results on one thread."""
+    folder = tmp_path_factory.mktemp("few")
+    compositions = few_compositions(folder / "inputs")
+    return compositions, digests(compositions, folder / "one", threads=1)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_do_not_change_a_byte(few: Few, tmp_path: Path, threads: int) -> None:
+    compositions, one = few
+    assert digests(compositions, tmp_path, threads=threads) == one
+    first = compose(example(tmp_path), tmp_path / "first", threads=1)
     assert compose(example(tmp_path), tmp_path / "other", threads=threads).result == first.result
+
+
+def test_torch_gives_the_bytes_of_numpy(few: Few, tmp_path: Path) -> None:
+    compositions, one = few
+    assert digests(compositions, tmp_path, device="cpu-torch") == one
 
 
 @pytest.mark.parametrize("elements", [1, 700, 9999, 1 << 22])
@@ -90,13 +116,13 @@ def test_the_block_size_does_not_change_a_byte(
     assert compose(example(tmp_path), tmp_path / "other").result == first.result
 
 
-def test_a_process_pool_composes_the_same_bytes(tmp_path: Path) -> None:
+def test_a_process_pool_composes_the_same_bytes(few: Few, tmp_path: Path) -> None:
     import multiprocessing
 
+    compositions, one = few
     context = multiprocessing.get_context("spawn")
-    first = compose(example(tmp_path), tmp_path / "first")
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
-        assert compose(example(tmp_path), tmp_path / "other", executor=pool).result == first.result
+        assert digests(compositions, tmp_path, executor=pool) == one
 
 
 def test_a_result_in_the_store_is_not_computed_again(
@@ -222,21 +248,38 @@ def test_torch_keeps_its_threads(tmp_path: Path) -> None:
     assert threading.active_count() == running
 
 
-_TORCHLESS = """
+_ELSEWHERE = """
 import pickle, sys
 from pathlib import Path
 from modpkg.compose.executor import compose
-compose(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]))
+from tests.compose.hard_tensors import plain_product
+print(plain_product())
+for composition in pickle.loads(Path(sys.argv[1]).read_bytes()):
+    print(compose(composition, Path(sys.argv[2])).result)
 assert "torch" not in sys.modules
 """
 
 
-def test_an_adapter_is_composed_without_torch(tmp_path: Path) -> None:
-    (tmp_path / "composition").write_bytes(pickle.dumps(example(tmp_path)))
-    arguments = [str(tmp_path / "composition"), str(tmp_path / "store")]
+def test_other_kernels_of_the_blas_give_the_same_bytes_without_torch(
+    few: Few, tmp_path: Path
+) -> None:
+    """The products of the two differ in the last bits of float64; no result does, in any dtype."""
+    compositions, one = few
+    (tmp_path / "compositions").write_bytes(pickle.dumps(compositions))
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", _TORCHLESS, *arguments]
-    subprocess.run(command, cwd=root, check=True, env={**os.environ, "PYTHONPATH": str(root)})
+    ran = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE, str(tmp_path / "compositions"), str(tmp_path / "store")],
+        cwd=root,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root), "OPENBLAS_CORETYPE": "Prescott"},
+        capture_output=True,
+        text=True,
+    )
+    product, *results = ran.stdout.split()
+    assert results == one
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
+    if platform.machine() == "x86_64" and "openblas" in blas:
+        assert product != plain_product()
 
 
 @pytest.mark.parametrize("number", [0, 1])
