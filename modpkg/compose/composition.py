@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.compose.result_packs import result_packs
 from modpkg.core.dtypes import bits_of
 from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.installed import Prompt, TensorRef
-from modpkg.core.packs import pack_header
 from modpkg.core.tensors import canonical_identity
 
 
@@ -181,8 +181,7 @@ class Composition(Struct, frozen=True, kw_only=True):
         types = self.types()
         if not types or (self.folder(store) / COMPOSED_RECORD).is_file():
             return 0
-        header, places = pack_header(types)
-        return len(header) + sum(place.length for place in places.values())
+        return sum(pack.length for pack in result_packs(types))
 
     def types(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return dtype and shape of the computed tensors and routers."""

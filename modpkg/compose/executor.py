@@ -1,7 +1,7 @@
-"""The executor: computes a composition tensor by tensor, in row blocks, in threads, into a pack.
+"""The executor: computes a composition tensor by tensor, in row blocks, in threads, into packs.
 
 Peak memory is a few blocks per thread, whatever the model's size: inputs are read in blocks, and
-each block of the result is written to its offset in the new pack. A result is stored under the key
+each block of the result is written to its offset in a new pack. A result is stored under the key
 of its inputs, and its record is written last, so a killed composition leaves nothing that is
 trusted. A composition that computes nothing, or is in the store, imports neither numpy nor torch.
 """
@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,21 @@ from modpkg.compose.device import torch_device
 from modpkg.compose.memory import needs_torch
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
+from modpkg.compose.result_packs import ResultPack, result_packs
 from modpkg.core import system
-from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
+from modpkg.core.all_cores import on_all_cores
+from modpkg.core.filenames import (
+    COMPOSED_PACKS,
+    COMPOSED_RECORD,
+    COMPOSED_WEIGHTS,
+    composed_weights,
+)
 from modpkg.core.files import disk_errors, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.lazy_numpy import np
 from modpkg.core.leftovers import discard, temporary_sibling
-from modpkg.core.packs import PackTensor, pack_header
+from modpkg.core.packs import PackTensor
 from modpkg.core.records import DigestText
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal, unseal
@@ -39,12 +47,14 @@ from modpkg.core.verified import VerifiedFiles
 
 
 class ComposedRecord(Struct, frozen=True):
-    """``composed.json``, sealed: digests of the computed tensors and the pack's length in bytes."""
+    """``composed.json``, sealed: digests of the computed tensors, and what their packs are."""
 
     engine: str
     key: DigestText
     length: int
+    """Bytes of all packs."""
     digests: dict[str, DigestText]
+    packs: int = 1
 
 
 class ComposedModel(Struct, frozen=True, kw_only=True):
@@ -111,16 +121,17 @@ def compose(
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
-        _, places = pack_header(types)
-        for name, place in places.items():
-            tensors[name] = TensorRef(
-                file=str(folder / COMPOSED_WEIGHTS),
-                offset=place.offset,
-                length=place.length,
-                dtype=place.dtype,
-                shape=list(place.shape),
-                digest=record.digests[name],
-            )
+        for pack in result_packs(types, record.packs):
+            file = str(folder / pack.filename)
+            for name, place in pack.places.items():
+                tensors[name] = TensorRef(
+                    file=file,
+                    offset=place.offset,
+                    length=place.length,
+                    dtype=place.dtype,
+                    shape=list(place.shape),
+                    digest=record.digests[name],
+                )
     return ComposedModel(
         key=composition.key,
         result=weights_digest(tensors),
@@ -144,7 +155,10 @@ def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
     """Return the record of a complete result in the store, or None."""
     try:
         record = unseal(read_file(folder / COMPOSED_RECORD), ComposedRecord)
-        complete = (folder / COMPOSED_WEIGHTS).stat().st_size == record.length
+        if not 0 < record.packs <= COMPOSED_PACKS:
+            return None
+        files = [folder / composed_weights(number) for number in range(record.packs)]
+        complete = sum(file.stat().st_size for file in files) == record.length
     except (OSError, msgspec.MsgspecError):
         return None
     valid = record.key == composition.key and record.digests.keys() == composition.types().keys()
@@ -159,34 +173,48 @@ def _compute(
     trusted: frozenset[str],
     device: str,
 ) -> ComposedRecord:
-    """Write the pack, then its record, and return the record."""
-    header, places = pack_header(composition.types())
-    length = max(place.offset + place.length for place in places.values())
+    """Write the packs, then their record, and return the record."""
+    packs = result_packs(composition.types())
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    staged = temporary_sibling(folder / COMPOSED_WEIGHTS)
+    staged = [temporary_sibling(folder / pack.filename) for pack in packs]
     try:
-        with disk_errors(folder, folder / COMPOSED_WEIGHTS), open(staged, "xb") as file:
-            file.write(header)
-            file.flush()
-            system.reserve(file.fileno(), length)
+        with disk_errors(folder, folder / COMPOSED_WEIGHTS), contextlib.ExitStack() as opened:
+            files = [opened.enter_context(open(path, "xb", buffering=0)) for path in staged]
+            pairs = [*zip(packs, files, strict=True)]
+            on_all_cores(lambda pair: _begin(*pair), pairs, lambda pair: pair[0].length)
+            places = {
+                name: (str(path), place)
+                for pack, path in zip(packs, staged, strict=True)
+                for name, place in pack.places.items()
+            }
             from modpkg.core.system_blas import one_blas_thread
 
             with _torch_threads(composition, device), one_blas_thread():
-                digests = _run(composition, places, staged, pool, progress, trusted, device)
+                digests = _run(composition, places, pool, progress, trusted, device)
                 if composition.routers:
                     from modpkg.compose.router_rows import write_routers
 
-                    digests |= write_routers(composition, places, staged)
-            os.fsync(file.fileno())
-        system.set_mode(staged, 0o444)
-        system.replace(staged, folder / COMPOSED_WEIGHTS)
+                    digests |= write_routers(composition, places)
+            for file in files:
+                os.fsync(file.fileno())
+        for pack, path in zip(packs, staged, strict=True):
+            system.set_mode(path, 0o444)
+            system.replace(path, folder / pack.filename)
     finally:
-        discard(staged)
+        for path in staged:
+            discard(path)
     system.sync_folder(folder)
-    record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests)
+    length = sum(pack.length for pack in packs)
+    record = ComposedRecord(COMPOSE_ENGINE, composition.key, length, digests, len(packs))
     write_atomically(folder / COMPOSED_RECORD, seal(record))
     return record
+
+
+def _begin(pack: ResultPack, file: FileIO) -> None:
+    """Write a pack's header, and allocate its space."""
+    system.write_at(file.fileno(), pack.header, 0)
+    system.reserve(file.fileno(), pack.length)
 
 
 @contextlib.contextmanager
@@ -203,17 +231,16 @@ def _torch_threads(composition: Composition, device: str) -> Iterator[None]:
 
 def _run(
     composition: Composition,
-    places: Mapping[str, PackTensor],
-    staged: Path,
+    places: Mapping[str, tuple[str, PackTensor]],
     pool: concurrent.futures.Executor,
     progress: Callable[[int, int], None] | None,
     trusted: frozenset[str],
     device: str,
 ) -> dict[str, DigestText]:
-    """Compute all tensors, largest first, and return their digests."""
+    """Compute all tensors, largest first, into the files and places, and return their digests."""
     from modpkg.compose.tensor import Job, make_tensor
 
-    order = sorted(composition.computed, key=lambda name: (-places[name].length, name))
+    order = sorted(composition.computed, key=lambda name: (-places[name][1].length, name))
     measured = _measure(composition)
     futures = {}
     for name in order:
@@ -221,8 +248,8 @@ def _run(
             model=composition.name,
             name=name,
             computed=composition.computed[name],
-            file=str(staged),
-            place=places[name],
+            file=places[name][0],
+            place=places[name][1],
             measured=measured,
             trusted=trusted,
             device=device,

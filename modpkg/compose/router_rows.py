@@ -14,6 +14,7 @@ from modpkg.compose.composition import Composition, ModuleRow, RouterWeight
 from modpkg.compose.mapping import TORCH_DTYPES, map_tensors
 from modpkg.compose.prompt_routing import PromptStateExtractor
 from modpkg.compose.torch_arrays import round_into
+from modpkg.core import system
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.errors import ComposeError
 from modpkg.core.installed import TensorRef
@@ -22,9 +23,9 @@ from modpkg.core.tree import changed_file
 
 
 def write_routers(
-    composition: Composition, places: Mapping[str, PackTensor], pack: Path
+    composition: Composition, places: Mapping[str, tuple[str, PackTensor]]
 ) -> dict[str, str]:
-    """Write the routers into their places in a pack, and return their digests.
+    """Write the routers into their files and places there, and return their digests.
 
     Every row is rounded once, from float64.
 
@@ -35,17 +36,17 @@ def write_routers(
     """
     extractor = PromptStateExtractor(composition) if composition.prompt_reader is not None else None
     digests: dict[str, str] = {}
-    with open(pack, "r+b", buffering=0) as file:
-        for name, router in composition.routers.items():
-            values = _values(composition.name, name, router, extractor)
-            out = torch.empty(router.shape, dtype=TORCH_DTYPES[router.dtype])
-            round_into(out, values)
-            if not torch.isfinite(out).all():
-                raise ComposeError("M605", model=composition.name, tensor=name)
-            data = out.view(torch.uint8).numpy().tobytes()
-            file.seek(places[name].offset)
-            file.write(data)
-            digests[name] = digest_bytes(data)
+    for name, router in composition.routers.items():
+        values = _values(composition.name, name, router, extractor)
+        out = torch.empty(router.shape, dtype=TORCH_DTYPES[router.dtype])
+        round_into(out, values)
+        if not torch.isfinite(out).all():
+            raise ComposeError("M605", model=composition.name, tensor=name)
+        data = out.view(torch.uint8).numpy().tobytes()
+        pack, place = places[name]
+        with open(pack, "r+b", buffering=0) as file:
+            system.write_at(file.fileno(), data, place.offset)
+        digests[name] = digest_bytes(data)
     return digests
 
 

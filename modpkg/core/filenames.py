@@ -50,3 +50,12 @@ MODEL_RECORD = "model.json"
 COMPOSED_RECORD = "composed.json"
 """The record of composed weights in the store."""
 COMPOSED_WEIGHTS = "weights.safetensors"
+"""The first pack of composed weights; see `composed_weights`."""
+COMPOSED_PACKS = 32
+"""The most packs of one result."""
+
+
+def composed_weights(number: int) -> str:
+    """Return the filename of a pack of composed weights, counted from 0."""
+    stem, _, ending = COMPOSED_WEIGHTS.partition(".")
+    return f"{stem}-{number + 1}.{ending}" if number else COMPOSED_WEIGHTS

@@ -13,7 +13,12 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_file
 from modpkg.core.errors import PackError
-from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
+from modpkg.core.filenames import (
+    COMPOSED_PACKS,
+    COMPOSED_RECORD,
+    COMPOSED_WEIGHTS,
+    composed_weights,
+)
 from modpkg.core.packs import PackTensor, read_pack_header
 from modpkg.core.printable import os_reason
 from modpkg.core.records import DigestText
@@ -40,9 +45,10 @@ class Corruption(Struct, frozen=True, kw_only=True):
 
 
 class _ComposedDigests(Struct):
-    """The digests of a result's tensors, by name, as ``composed.json`` has them."""
+    """What ``composed.json`` says of a result's tensors: digests by name, and number of packs."""
 
     digests: dict[str, DigestText]
+    packs: int = 1
 
 
 def find_corruption(
@@ -81,16 +87,20 @@ def _composed(folder: Path, key: Digest) -> Iterator[Corruption]:
     record = folder / COMPOSED_RECORD
     if not record.exists():
         return  # never finished, so never used
+    places: dict[str, tuple[Path, PackTensor]] = {}
     try:
-        known = unseal(read_file(record), _ComposedDigests).digests
-        places = read_pack_header(weights)
-        if places.keys() != known.keys():
+        known = unseal(read_file(record), _ComposedDigests)
+        for number in range(min(known.packs, COMPOSED_PACKS)):
+            weights = folder / composed_weights(number)
+            places |= {name: (weights, place) for name, place in read_pack_header(weights).items()}
+        if places.keys() != known.digests.keys():
             raise ValueError("its tensors are not those of composed.json")
     except (OSError, msgspec.MsgspecError, PackError, ValueError) as error:
         reason = str(error.values["reason"]) if isinstance(error, PackError) else os_reason(error)
         yield Corruption(kind="composed", path=str(weights), digest=key, reason=reason)
         return
-    yield from _tensors("composed", weights, {known[name]: places[name] for name in known})
+    for name, (path, place) in places.items():
+        yield from _tensors("composed", path, {known.digests[name]: place})
 
 
 def _tensors(
