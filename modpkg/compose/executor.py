@@ -157,7 +157,8 @@ def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
         record = unseal(read_file(folder / COMPOSED_RECORD), ComposedRecord)
         if not 0 < record.packs <= COMPOSED_PACKS:
             return None
-        files = [folder / composed_weights(number) for number in range(record.packs)]
+        count = record.packs
+        files = [folder / composed_weights(number, count) for number in range(count)]
         complete = sum(file.stat().st_size for file in files) == record.length
     except (OSError, msgspec.MsgspecError):
         return None

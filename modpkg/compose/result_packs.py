@@ -50,6 +50,8 @@ def result_packs(
     order = sorted(types, key=lambda name: (-lengths[name], name))
     shares = [order[number::count] for number in range(count)]
     return [
-        ResultPack(composed_weights(number), *pack_header({name: types[name] for name in share}))
+        ResultPack(
+            composed_weights(number, count), *pack_header({name: types[name] for name in share})
+        )
         for number, share in enumerate(shares)
     ]

@@ -50,12 +50,19 @@ MODEL_RECORD = "model.json"
 COMPOSED_RECORD = "composed.json"
 """The record of composed weights in the store."""
 COMPOSED_WEIGHTS = "weights.safetensors"
-"""The first pack of composed weights; see `composed_weights`."""
+"""Composed weights in the store, if they are one pack; see `composed_weights`."""
 COMPOSED_PACKS = 32
 """The most packs of one result."""
 
 
-def composed_weights(number: int) -> str:
-    """Return the filename of a pack of composed weights, counted from 0."""
+def composed_weights(number: int, count: int) -> str:
+    """Return the filename of a pack of composed weights, counted from 0, of so many."""
+    if count == 1:
+        return COMPOSED_WEIGHTS
     stem, _, ending = COMPOSED_WEIGHTS.partition(".")
-    return f"{stem}-{number + 1}.{ending}" if number else COMPOSED_WEIGHTS
+    return f"{stem}-{number + 1}-of-{count}.{ending}"
+
+
+def composed_pack(key: str, filename: str) -> str:
+    """Return how an environment names a pack of composed weights, by the digest of their inputs."""
+    return key + filename.removeprefix(COMPOSED_WEIGHTS.partition(".")[0])

@@ -176,7 +176,7 @@ def is_pack_name(name: str) -> bool:
     return _PACK.fullmatch(name) is not None
 
 
-_PACK = re.compile(r"[0-9a-f]{64}(?:\.[a-z]{1,20})?")
+_PACK = re.compile(r"[0-9a-f]{64}(?:-[0-9]{1,2}-of-[0-9]{1,2})?(?:\.[a-z]{1,20})?")
 
 
 def irregular_in(folder: Path) -> str | None:

@@ -19,7 +19,7 @@ from msgspec import Struct, structs
 from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
-from modpkg.core.filenames import LOCK_NAME
+from modpkg.core.filenames import LOCK_NAME, composed_pack
 from modpkg.core.files import link_or_copy, make_folder, rename, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.leftovers import discard, temporary_sibling
@@ -353,7 +353,7 @@ def _linked(
 
 def _pack_name(file: Path) -> str:
     """Return a pack's name in an environment: its digest, or the key of what was composed."""
-    return file.name if file.suffix == "" else f"{file.parent.name}{file.suffix}"
+    return file.name if file.suffix == "" else composed_pack(file.parent.name, file.name)
 
 
 def _states(plan: InstallPlan) -> list[ModuleState]:

@@ -91,7 +91,7 @@ def _composed(folder: Path, key: Digest) -> Iterator[Corruption]:
     try:
         known = unseal(read_file(record), _ComposedDigests)
         for number in range(min(known.packs, COMPOSED_PACKS)):
-            weights = folder / composed_weights(number)
+            weights = folder / composed_weights(number, known.packs)
             places |= {name: (weights, place) for name, place in read_pack_header(weights).items()}
         if places.keys() != known.digests.keys():
             raise ValueError("its tensors are not those of composed.json")

@@ -21,10 +21,11 @@ import torch
 from safetensors.torch import load_file
 
 import modpkg.compose.executor as executor_module
+import modpkg.compose.result_packs as result_packs_module
 import modpkg.compose.rows as rows_module
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
-from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS
+from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS, composed_weights
 from modpkg.core.verified import VerifiedFiles
 from tests.compose.hard_tensors import few_compositions, plain_product
 from tests.compose.helpers import adapter, base, planned, raw, values
@@ -154,6 +155,39 @@ def test_a_damaged_result_is_computed_again(tmp_path: Path, damage: str) -> None
             file.truncate(100)
     assert compose(composition, tmp_path) == first
     assert len(load_file(folder / COMPOSED_WEIGHTS)) == 2
+
+
+def test_a_large_result_has_several_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    composition = example(tmp_path)
+    alone = compose(composition, tmp_path / "one")
+    monkeypatch.setattr(result_packs_module, "PACK_BYTES", 1 << 17)
+    packed = compose(composition, tmp_path / "two")
+    assert packed.result == alone.result
+    folder = composition.folder(tmp_path / "two")
+    packs = [load_file(folder / composed_weights(number, 2)) for number in range(2)]
+    assert [len(pack) for pack in packs] == [1, 1]
+    assert {path.name for path in folder.iterdir()} == {
+        *(COMPOSED_RECORD, composed_weights(0, 2), composed_weights(1, 2))
+    }
+    found, want = values(packed.tensors), values(alone.tensors)
+    assert all(torch.equal(found[name], want[name]) for name in want)
+    # A pack that is gone, and a result that was made while large ones had one pack.
+    (folder / composed_weights(1, 2)).unlink()
+    assert compose(composition, tmp_path / "two") == packed
+    assert (folder / composed_weights(1, 2)).exists()
+    assert compose(composition, tmp_path / "one") == alone
+
+
+def test_packs_depend_on_the_tensors_alone() -> None:
+    types = {f"t{number:02}": ("BF16", (1 << 10, 1 << number % 4)) for number in range(40)}
+    packs = result_packs_module.result_packs(types, 3)
+    turned = result_packs_module.result_packs(dict(reversed(types.items())), 3)
+    assert packs == turned
+    assert sorted(name for pack in packs for name in pack.places) == sorted(types)
+    sizes = [pack.length for pack in packs]
+    assert max(sizes) - min(sizes) <= 1 << 15
+    assert len(result_packs_module.result_packs({"t": ("BF16", (1 << 20, 1 << 20))})) == 1
+    assert len(result_packs_module.result_packs({})) == 1
 
 
 def test_inputs_are_never_written_to(tmp_path: Path) -> None:

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from modpkg.compose import result_packs
 from modpkg.core.digests import digest_file
 from modpkg.core.errors import (
     ModpkgError,
 )
+from modpkg.core.installed import read_installed
 from modpkg.core.names import parse_requirement
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install, roll_back
@@ -21,9 +24,12 @@ from modpkg.environment.locking import stale_reason, update_lock
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.policy import with_flags
 from modpkg.environment.project import Project, find_project
+from modpkg.environment.repair import repair
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import read_lock
 from modpkg.runtime.installed import find_model
+from modpkg.store.contents import scan_store
+from modpkg.store.corruption import Corruption, find_corruption
 from modpkg.store.store import Store
 from tests import tiny
 from tests.command import modpkg
@@ -166,6 +172,44 @@ def test_equal_inputs_are_composed_once(registry: Path, home: Path, tmp_path: Pa
     )
     install(project=Project(tmp_path / "other" / "modpkg.toml"))
     assert composed[0].stat().st_mtime_ns == stamp
+
+
+def test_a_result_of_several_packs(
+    registry: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is linked by a name of its own; one that is damaged is repaired, and its links too."""
+
+    def weights() -> dict[str, bytes]:
+        model = read_installed(environment.model_folder("talker"), environment.packs)
+        return {
+            name: (environment.packs / ref.file).read_bytes()[ref.offset :][: ref.length]
+            for name, ref in model.tensors.items()
+        }
+
+    def corrupt() -> list[Corruption]:
+        return find_corruption(workspace.store, scan_store(workspace.store))
+
+    environment = install("talker")
+    before = weights()
+    rmtree(home / "store" / "composed")
+    rmtree(environment.root)
+    monkeypatch.setattr(result_packs, "PACK_BYTES", 1 << 9)
+    environment = install("talker")
+    assert weights() == before
+    packs = [*(home / "store" / "composed").rglob("*-of-*.safetensors")]
+    assert len(packs) > 1
+    assert len({*environment.packs.glob("*-of-*.safetensors")}) == len(packs)
+    packs[-1].chmod(0o644)
+    with open(packs[-1], "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"?")
+    assert weights() != before
+    workspace = Workspace(find_project())
+    (item,) = corrupt()
+    assert item.path == str(packs[-1])
+    assert repair(workspace, [item]) == [item]
+    assert not corrupt()
+    assert weights() == before
 
 
 def test_an_app_has_its_own_models(registry: Path, tmp_path: Path) -> None:
