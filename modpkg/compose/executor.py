@@ -28,18 +28,13 @@ from modpkg.compose.reducers import find_reducer
 from modpkg.compose.result_packs import ResultPack, result_packs
 from modpkg.core import system
 from modpkg.core.all_cores import on_all_cores
-from modpkg.core.filenames import (
-    COMPOSED_PACKS,
-    COMPOSED_RECORD,
-    COMPOSED_WEIGHTS,
-    composed_weights,
-)
+from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS, composed_weights
 from modpkg.core.files import disk_errors, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.interface import weights_digest
 from modpkg.core.lazy_numpy import np
 from modpkg.core.leftovers import discard, temporary_sibling
-from modpkg.core.packs import PackTensor
+from modpkg.core.packs import COMPOSED_PACKS, PackTensor
 from modpkg.core.records import DigestText
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal, unseal

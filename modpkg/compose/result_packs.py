@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from modpkg.core.dtypes import bits_of
-from modpkg.core.filenames import COMPOSED_PACKS, composed_weights
-from modpkg.core.packs import PackTensor, pack_header
+from modpkg.core.filenames import composed_weights
+from modpkg.core.packs import COMPOSED_PACKS, PackTensor, pack_header
 
 PACK_BYTES = 128 << 20
 """A result has one pack for as many bytes, at least one and at most `COMPOSED_PACKS`."""

@@ -51,8 +51,6 @@ COMPOSED_RECORD = "composed.json"
 """The record of composed weights in the store."""
 COMPOSED_WEIGHTS = "weights.safetensors"
 """Composed weights in the store, if they are one pack; see `composed_weights`."""
-COMPOSED_PACKS = 32
-"""The most packs of one result."""
 
 
 def composed_weights(number: int, count: int) -> str:

@@ -20,6 +20,8 @@ from modpkg.core.regular_file import CutShort, open_file
 
 METADATA = "__metadata__"
 """The key of a header that is not a tensor."""
+COMPOSED_PACKS = 32
+"""The most packs of composed weights."""
 LFS_POINTER = b"version https://git-lfs"
 """How the file begins that Git has in place of a large one."""
 IS_POINTER = "it is Git LFS's pointer to the file, not the file; 'git lfs pull' fetches that"

@@ -13,13 +13,8 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_file
 from modpkg.core.errors import PackError
-from modpkg.core.filenames import (
-    COMPOSED_PACKS,
-    COMPOSED_RECORD,
-    COMPOSED_WEIGHTS,
-    composed_weights,
-)
-from modpkg.core.packs import PackTensor, read_pack_header
+from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS, composed_weights
+from modpkg.core.packs import COMPOSED_PACKS, PackTensor, read_pack_header
 from modpkg.core.printable import os_reason
 from modpkg.core.records import DigestText
 from modpkg.core.regular_file import read_file
