@@ -22,6 +22,9 @@ Exact = Callable[[Array, Sequence[Array], Any], Stored]
 """``exact(base, others, places)``: the rounded results of k elements, from their values, (1, k)
 float64 each, and their flat indices."""
 
+_STEP_ELEMENTS = 1 << 17
+"""Elements that are computed at once: they stay in a core's cache. The doubts of a block of many
+steps are settled at once."""
 _SIGNLESS = np.uint16(0x7FFF)
 
 
@@ -69,14 +72,12 @@ class NarrowReduction:
     def _block(self, first: int, last: int) -> Stored:
         base = self._base.flat(first, last)
         others = [rows.flat(first, last) for rows in self._others]
-        runs = self._single.runs(self._measured, first, last - first) or ()
-        doubt = out_of_range(base, others, self._single.steps, self._layout)
-        start = in_single(base)
-        deltas = [in_single(other) for other in others]
-        for delta in deltas:
-            delta -= start
-        values = self._single.reduce(start, deltas, runs, doubt)
-        result = round_to_narrow(values, self._single.ulps, self._layout, doubt).view(base.dtype)
+        result, doubt = np.empty_like(base), np.empty(base.size, np.bool_)
+        for start in range(0, base.size, _STEP_ELEMENTS):
+            some = slice(start, start + _STEP_ELEMENTS)
+            result[some] = self._step(
+                first + start, base[some], [other[some] for other in others], doubt[some]
+            )
         where = np.flatnonzero(doubt)
         if where.size > result.size // 4:  # computing the whole block in float64 is faster
             return self._in_double(base, others, first)
@@ -85,6 +86,17 @@ class NarrowReduction:
                 base.take(where), [o.take(where) for o in others], where + first
             )
         return result
+
+    def _step(self, first: int, base: Stored, others: Sequence[Stored], doubt: Any) -> Stored:
+        """Return some results from float32, and set ``doubt``."""
+        runs = self._single.runs(self._measured, first, base.size) or ()
+        doubt[:] = out_of_range(base, others, self._single.steps, self._layout)
+        start = in_single(base)
+        deltas = [in_single(other) for other in others]
+        for delta in deltas:
+            delta -= start
+        values = self._single.reduce(start, deltas, runs, doubt)
+        return round_to_narrow(values, self._single.ulps, self._layout, doubt).view(base.dtype)
 
     def _in_double(self, base: Stored, others: Sequence[Stored], first: int) -> Stored:
         result = np.empty_like(base)

@@ -115,6 +115,13 @@ class RowReader:
         Raises:
             PackError: The pack cannot be read.
         """
+        if not len(places):
+            return widened(np.empty(0, self._dtype), self.ref)
+        before, end, block = self._latest
+        if self._all.size:
+            return widened(self._all.take(places), self.ref)
+        if before <= places[0] and places[-1] < end:
+            return widened(block.take(places - before), self.ref)
         values = np.empty(len(places), self._dtype)
         cuts = np.flatnonzero(np.diff(places) > _GAP) + 1
         for start, stop in itertools.pairwise((0, *cuts.tolist(), len(places))):
@@ -124,11 +131,6 @@ class RowReader:
         return widened(values, self.ref)
 
     def _again(self, first: int, last: int) -> Stored:
-        if self._all.size:
-            return self._all[first:last]
-        before, end, block = self._latest
-        if before <= first and last <= end:
-            return block[first - before : last - before]
         width = self._dtype.itemsize
         stored = np.zeros(last - first, self._dtype)
         if (own := min(last, self.ref.length // width)) > first:

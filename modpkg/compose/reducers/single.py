@@ -81,6 +81,8 @@ class SinglePrecision(NamedTuple):
 
 _PARTS, _MOST = 64, 256
 """Short factors are multiples of 1 / `_PARTS` that sum to at most `_MOST` of these."""
+_MAGNITUDE = (1 << 31) - 1
+"""The bits of a float32 without its sign."""
 _LEAST = 2.0**-20
 """Smallest weight; with it no product of `disjoint_merge` underflows in float32."""
 
@@ -150,42 +152,46 @@ def disjoint_merge(
     singles = [np.float32(weight) for weight in weights]
 
     def reduce(base: Array32, deltas: list[Array32], trimmed: Runs, doubt: Mask) -> Array32:
-        zeros = np.zeros_like(base)
-        scratch, divisor, total = np.empty_like(base), np.zeros_like(base), zeros
-        kept = np.empty(base.shape, np.bool_)
+        # By the bits of floats, as signed integers: masks of booleans would have to be converted.
+        mask, scratch = np.empty(base.shape, np.int32), np.empty_like(base)
         for delta, thresholds, weight in zip(deltas, trimmed, singles, strict=True):
+            bits = delta.view(np.int32)
             if any(run.threshold > 0 for run in thresholds):
-                np.absolute(delta, out=scratch)
+                np.bitwise_and(bits, np.int32(_MAGNITUDE), out=mask)
                 for start, stop, threshold in thresholds:
-                    np.greater_equal(
-                        scratch[start:stop], _round_up(threshold), out=kept[start:stop]
-                    )
-                delta *= kept
+                    below = _round_up(threshold).view(np.int32) - np.int32(1)
+                    np.subtract(below, mask[start:stop], out=mask[start:stop])
+                mask >>= np.int32(31)  # all bits of those that are kept
+                bits &= mask
             if votes == "weighted" and weight != 1:
                 delta *= weight
         vote = deltas[0] + deltas[1] if count > 1 else deltas[0].copy()
         for delta in deltas[2:]:
             vote += delta
         sign = vote.view(np.int32) & np.int32(-(1 << 31))
+        divisor: Any = None
+        total: Any = None
         for delta, weight in zip(deltas, singles, strict=True):
             bits = delta.view(np.int32)
             bits ^= sign  # values of the elected sign become positive
-            np.maximum(delta, zeros, out=delta)
+            np.maximum(bits, np.int32(0), out=bits)
             if divide:
-                np.greater(delta, zeros, out=kept)
-                np.multiply(kept, weight if divide == "weights" else np.float32(1), out=scratch)
-                divisor += scratch
+                each = weight if divide == "weights" else np.float32(1)
+                share = np.negative(bits)
+                share >>= np.int32(31)
+                share &= each.view(np.int32)
+                divisor = _added(divisor, share.view(np.float32))
             if votes != "weighted" and weight != 1:
                 delta *= weight
-            total = delta if total is zeros else np.add(total, delta, out=total)
+            total = _added(total, delta)
         if slack:
             np.absolute(vote, out=vote)
             np.absolute(base, out=scratch)
             scratch *= np.float32(slack)
-            np.less_equal(vote, scratch, out=kept)
-            kept &= total > zeros
-            doubt |= kept
-        if divide:
+            near = vote <= scratch
+            near &= total > np.float32(0)
+            doubt |= near
+        if divisor is not None:
             np.maximum(divisor, np.float32(1e-30), out=divisor)  # where it is 0, so is the total
             total /= divisor
         if factor != 1.0:
@@ -198,6 +204,11 @@ def disjoint_merge(
     binades = narrow.exact if exact else narrow.between
     ulps = 0 if exact else (2 * count + 8) << 2 * narrow.between
     return SinglePrecision(binades << narrow.fraction, ulps, reduce, runs)
+
+
+def _added(total: Any, more: Array32) -> Any:
+    """Return a sum, in place of its first part if there is one."""
+    return more if total is None else np.add(total, more, out=total)
 
 
 def _divisors_are_powers_of_two(weights: Sequence[Fraction], divide: str) -> bool:
