@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 from modpkg.compose.composition import Composition, ComputedTensor
-from modpkg.compose.memory import DEVICE_BYTES, DEVICE_FREE_BYTES
+from modpkg.compose.memory import DEVICE_BYTES, DEVICE_FREE_BYTES, STARTED_DEVICE_BYTES
 from modpkg.core import system
 from modpkg.core.errors import ComposeError
 from modpkg.core.extras import import_extra
@@ -55,7 +56,8 @@ def torch_device(asked: str | None, composition: Composition) -> str:
         return "" if name == CPU else "cpu"
     length = sum(item.length for item in composition.computed.values() if _may_compute(item))
     if name == AUTO:
-        large = length >= DEVICE_BYTES * system.available_cores() and system.may_have_gpu()
+        least = STARTED_DEVICE_BYTES if _is_started() else DEVICE_BYTES
+        large = length >= least and system.may_have_gpu()
         return "cuda" if large and not _hindrance("cuda") else ""
     if length and (reason := _hindrance(name)):
         raise ComposeError("M856", device=name, reason=reason)
@@ -69,6 +71,12 @@ def _may_compute(item: ComputedTensor) -> bool:
         and bool(item.terms)
         and all(term.op in OPERATORS for term in item.terms)
     )
+
+
+def _is_started() -> bool:
+    """Return whether this process has used a GPU."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)  # half imported, in another thread
+    return cuda is not None and bool(cuda.is_initialized())
 
 
 def _hindrance(name: str) -> str:

@@ -14,7 +14,7 @@ import modpkg.compose.device as device_module
 from modpkg.compose.composition import Composition, ComputedTensor
 from modpkg.compose.device import VARIABLE, torch_device
 from modpkg.compose.executor import compose
-from modpkg.compose.memory import DEVICE_BYTES
+from modpkg.compose.memory import DEVICE_BYTES, STARTED_DEVICE_BYTES
 from modpkg.core import system
 from tests.compose.hard_tensors import Inputs, composition_of, low_rank_tensors
 from tests.raising import raises
@@ -57,10 +57,13 @@ def test_auto_takes_a_gpu_for_what_is_large(
     monkeypatch.delenv(VARIABLE, raising=False)
     assert torch_device(None, loras) == torch_device("auto", loras) == ""
     assert torch_device("cuda:1", loras) == "cuda:1"
-    monkeypatch.setattr(ComputedTensor, "length", DEVICE_BYTES)
-    monkeypatch.setattr(system, "available_cores", lambda: 4)
+    monkeypatch.setattr(ComputedTensor, "length", STARTED_DEVICE_BYTES // 3 + 1)
     assert torch_device(None, loras) == ""
-    monkeypatch.setattr(system, "available_cores", lambda: 3)
+    with monkeypatch.context() as started:
+        used = SimpleNamespace(is_initialized=lambda: True)
+        started.setitem(sys.modules, "torch", SimpleNamespace(cuda=used))
+        assert torch_device(None, loras) == "cuda"
+    monkeypatch.setattr(ComputedTensor, "length", DEVICE_BYTES // 3)
     assert torch_device(None, loras) == "cuda"
     monkeypatch.setenv(VARIABLE, "cpu")
     assert torch_device(None, loras) == ""
