@@ -55,7 +55,8 @@ class Runs(dict["AdaptedModule", Run]):
         self._make = make
 
     def __missing__(self, module: AdaptedModule) -> Run:
-        run = self[module] = self._make(module)
+        with torch.inference_mode(False), torch.no_grad():  # it may run in other modes later
+            run = self[module] = self._make(module)
         return run
 
 
@@ -88,7 +89,32 @@ class RowAdapters:
         self.names, self._length, self._expanded = tuple(names), length, expanded
         self._layouts = layouts
         self._groups: dict[int, dict[str, torch.Tensor]] = {}
-        self.stacks = RowStacks()
+        self._stacks = RowStacks()
+
+    def stacked(
+        self,
+        forward: Run,
+        factors: Mapping[str, Sequence[Factors]],
+        base: torch.dtype,
+        modules: Sequence[str],
+    ) -> Run | None:
+        """Return the forward pass with each row's changes; None if there is no memory for it.
+
+        Args:
+            forward: The base's forward pass, for inputs [n, in].
+            factors: The changes of each adapter, some of which may have none.
+            base: The dtype of the base's weight.
+            modules: The names of the modules whose input it gets.
+        """
+        checked = set[int]()
+
+        def check(count: int) -> None:
+            if count not in checked:
+                for module in modules:
+                    self.check(count, module)
+                checked.add(count)
+
+        return self._stacks.run(forward, [factors[name] for name in self.names], base, check)
 
     def check(self, count: int, module: str) -> None:
         """Check that a module's input of ``count`` rows has those of the batch in order.
@@ -144,7 +170,7 @@ class AdaptedModule:
         self._module, self.forward = module, module.forward
         self._kind = _kind(module)
         self._base: dict[str, torch.nn.Parameter] = {}
-        module.forward = self._run
+        module.forward = self._entry()
 
     # Setting adapters ---------------------------------------------------------------------
 
@@ -226,10 +252,35 @@ class AdaptedModule:
 
     # Running ------------------------------------------------------------------------------
 
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs and self._kind is not None:  # their forward has one parameter
-            args, kwargs = (*args, *kwargs.values()), {}
-        return self._switch.runs[self](*args, **kwargs)
+    def _entry(self) -> Run:
+        """Return what the module calls as its forward pass, whatever is set.
+
+        It has the parameter of the module's own, for a call costs less than one of any arguments.
+        """
+        switch = self._switch
+
+        def of_input(input: torch.Tensor) -> torch.Tensor:
+            return switch.runs[self](input)
+
+        def of_x(x: torch.Tensor) -> torch.Tensor:
+            return switch.runs[self](x)
+
+        def of_any(*args: Any, **kwargs: Any) -> torch.Tensor:
+            return switch.runs[self](*args, **kwargs)
+
+        return {None: of_any, "conv1d": of_x}.get(self._kind, of_input)
+
+    @property
+    def plain(self) -> Run:
+        """The base's forward pass; that of a linear layer with its own parameters is shorter."""
+        if not self.is_plain_linear:
+            return self.forward
+        linear, parameters = functional.linear, self._module._parameters
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            return linear(x, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
+
+        return run
 
     def run_of(self, effect: AdapterEffect) -> Run:
         """Return the forward pass with an effect, whose parameters are in place when it runs."""
@@ -239,7 +290,7 @@ class AdaptedModule:
             return lambda *args, **kwargs: self._apply(effect, args, kwargs)
         weight = self.parameter("weight")
         if is_fused(weight.device):
-            return fused(self.forward, effect.low_rank, weight.dtype)
+            return fused(self.plain, effect.low_rank, weight.dtype)
         return as_peft(self.forward, effect.low_rank)
 
     def run_of_rows(self, rows: RowAdapters, effects: Mapping[str, AdapterEffect]) -> Run:
@@ -252,16 +303,8 @@ class AdaptedModule:
         run = None
         stacked = self._kind in ("linear", "conv1d") and not _EXPERTS.search(self.name)
         if stacked and all(effect.additive for effect in effects.values()):
-            checked = set[int]()
-
-            def check(count: int) -> None:
-                if count not in checked:
-                    rows.check(count, self.name)
-                    checked.add(count)
-
-            factors = [effects[name].low_rank for name in rows.names]
-            dtype = self.parameter("weight").dtype
-            run = rows.stacks.run(self.forward, factors, dtype, check)
+            factors = {name: effect.low_rank for name, effect in effects.items()}
+            run = rows.stacked(self.plain, factors, self.parameter("weight").dtype, [self.name])
         return run or (lambda *args, **kwargs: self._by_adapter(rows, effects, args, kwargs))
 
     def _by_adapter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +62,22 @@ def add_generation_config(name: str, model: Any, folder: Path) -> None:
                 raise RunError("M704", name=name, reason=reason)
         read.disable_compile = True  # a static cache would run a compiler
         model.generation_config = read
+
+
+_OF_IDS = {"attention_mask", "do_sample", "early_stopping", "eos_token_id", "input_ids", "inputs"}
+_OF_IDS |= {"length_penalty", "max_length", "max_new_tokens", "min_length", "min_new_tokens"}
+_OF_IDS |= {"num_beams", "num_return_sequences", "pad_token_id", "repetition_penalty"}
+_OF_IDS |= {"temperature", "top_k", "top_p", "trust_remote_code", "use_cache"}
+"""Arguments of transformers' ``generate`` by which nobody gets a tensor but the ids."""
+
+
+def returns_ids(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether of all tensors that a call of ``generate`` makes, only the ids are kept."""
+    given = {name for name, value in kwargs.items() if value is not None}
+    config = model.generation_config
+    return (
+        len(args) <= 1
+        and given <= _OF_IDS
+        and not getattr(config, "return_dict_in_generate", None)
+        and getattr(config, "cache_implementation", None) is None
+    )

@@ -23,6 +23,7 @@ from modpkg.runtime.adapted_module import (
     Switch,
     is_fused,
 )
+from modpkg.runtime.generation_config import returns_ids
 from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined
 from modpkg.runtime.load import build_model
 from modpkg.runtime.low_rank import STACKED, Run
@@ -273,8 +274,12 @@ class LiveModel(torch.nn.Module):
         Raises:
             RunError: As `forward`.
         """
-        with self._each(adapter_names, args, kwargs, expanded=True):
-            return self.model.generate(*args, **kwargs)  # type: ignore[operator]
+        # Operations start faster in inference mode; what they return may not be trained on.
+        plain = returns_ids(self.model, args, kwargs) and not torch.is_inference_mode_enabled()
+        mode = torch.inference_mode() if plain else contextlib.nullcontext()
+        with self._each(adapter_names, args, kwargs, expanded=True), mode:
+            out = self.model.generate(*args, **kwargs)  # type: ignore[operator]
+        return out.clone() if plain else out
 
     @contextlib.contextmanager
     def _each(
@@ -326,11 +331,20 @@ class LiveModel(torch.nn.Module):
             self._of_rows = settings
             rows = RowAdapters(names, length, self._layouts.at(length), expanded=expanded)
 
-            def make(module: AdaptedModule) -> Run:
-                effects = {name: s.effects.get(module, NO_EFFECT) for name, s in settings.items()}
-                return module.run_of_rows(rows, effects)
+            def effects(module: AdaptedModule) -> dict[str, AdapterEffect]:
+                return {name: s.effects.get(module, NO_EFFECT) for name, s in settings.items()}
 
-            self._batch = key, Runs(make)
+            def make(module: AdaptedModule) -> Run:
+                together = self._siblings.get(module)
+                if together is not None:
+                    joint = together.runs_of_rows(rows, list(map(effects, together.modules)))
+                    if joint is not None:
+                        runs.update(zip(together.modules, joint, strict=True))
+                        return runs[module]
+                return module.run_of_rows(rows, effects(module))
+
+            runs = Runs(make)
+            self._batch = key, runs
         return self._batch[1]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LiveModel:

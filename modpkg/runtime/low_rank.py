@@ -19,7 +19,7 @@ from torch.nn import functional
 
 Run = Callable[..., torch.Tensor]
 """The forward pass of a module."""
-STACKED = 1 << 30
+STACKED = 2 << 30
 """Maximum bytes of the stacks of one batch; layers beyond are computed adapter by adapter."""
 
 
@@ -81,16 +81,28 @@ class Change(Struct, frozen=True):
     scales: torch.Tensor | None
     """[rank]; None where ``scale`` is that of all."""
 
-    def add(self, out: torch.Tensor, x: torch.Tensor) -> None:
-        """Add the change for inputs ``x``, [n, in], to the base's output for them, [n, out]."""
-        plain = self.a.dtype is out.dtype
-        inner = (x if plain else x.to(self.a.dtype)).mm(self.a)
-        if self.scales is not None:
-            inner.mul_(self.scales)
-        if plain:
-            out.addmm_(inner, self.b, alpha=self.scale)
-        else:
-            out.add_(inner.mm(self.b), alpha=self.scale)
+    def adder(self, base: torch.dtype) -> Callable[[torch.Tensor, torch.Tensor], object]:
+        """Return what adds the change for inputs ``x``, [n, in], to an output, [n, out].
+
+        It is called with the output and ``x``, both of the dtype ``base``.
+        """
+        a, b, scale, scales, dtype = self.a, self.b, self.scale, self.scales, self.a.dtype
+
+        def one(out: torch.Tensor, x: torch.Tensor) -> object:
+            return out.addmm_(x.mm(a), b, alpha=scale)
+
+        def wider(out: torch.Tensor, x: torch.Tensor) -> object:
+            return out.add_(x.to(dtype).mm(a).mm(b), alpha=scale)
+
+        if scales is None:
+            return one if dtype is base else wider
+        each = scales
+
+        def several(out: torch.Tensor, x: torch.Tensor) -> object:
+            inner = x.to(dtype).mm(a).mul_(each)
+            return out.addmm_(inner, b) if dtype is base else out.add_(inner.mm(b))
+
+        return several
 
 
 def joined(factors: Sequence[Factors], base: torch.dtype) -> Change:
@@ -125,16 +137,21 @@ def fused(forward: Run, factors: Sequence[Factors], base: torch.dtype) -> Run:
         factors: The changes, at least one.
         base: The dtype of the base's weight.
     """
-    add = joined(factors, base).add
+    change = joined(factors, base)
+    add, (wide, high) = change.adder(base), (change.a.shape[0], change.b.shape[1])
+    autocast, device = torch.is_autocast_enabled, change.a.device.type
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        if x.dtype is not base or torch.is_autocast_enabled(x.device.type):
+        if x.dtype is not base or autocast(device):
             return forward(x).add_(changed(x, factors))
-        shape = x.shape
-        flat = x if len(shape) == 2 else x.reshape(-1, shape[-1])
+        if x.dim() == 2:
+            out = forward(x)
+            add(out, x)
+            return out
+        flat = x.view(-1, wide) if x.is_contiguous() else x.reshape(-1, wide)
         out = forward(flat)
         add(out, flat)
-        return out if len(shape) == 2 else out.view(*shape[:-1], -1)
+        return out.view(*x.shape[:-1], high)
 
     return run
 
@@ -191,12 +208,14 @@ class RowStacks:
         plain = dtype == base
 
         def run(x: torch.Tensor) -> torch.Tensor:
-            check(x.shape[0])
-            out = forward(x)
             shape = x.shape
+            check(shape[0])
             whole = len(shape) == 3 and shape[0] == count
-            x = x if whole else x.reshape(count, -1, wide)
-            sums = out if whole else out.view(count, -1, high)
+            flat = x.view(-1, wide) if x.is_contiguous() else x.reshape(-1, wide)
+            out = forward(flat)
+            sums = out.view(count, -1, high)
+            if not whole:
+                x = flat.view(count, -1, wide)
             inner = (x if x.dtype is dtype else x.to(dtype)).bmm(a)
             if scales is not None:
                 inner.mul_(scales)
@@ -204,7 +223,7 @@ class RowStacks:
                 sums.baddbmm_(inner, b, alpha=scale)
             else:
                 sums.add_(inner.bmm(b), alpha=scale)
-            return out
+            return sums if whole else out.view(*shape[:-1], high)
 
         return run
 

@@ -8,14 +8,14 @@ of all of them. The others only take their part of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from modpkg.runtime.adapted_module import NO_EFFECT, AdaptedModule, AdapterEffect
-from modpkg.runtime.low_rank import Change, Run, common_scale, fused
+from modpkg.runtime.adapted_module import NO_EFFECT, AdaptedModule, AdapterEffect, RowAdapters
+from modpkg.runtime.low_rank import Change, Factors, Run, common_scale, fused
 from modpkg.runtime.row_layouts import run_on, usual_tokens
 
 
@@ -39,43 +39,84 @@ class Siblings:
         """
         dtype = self._weight.dtype
         alone = [
-            fused(module.forward, effect.low_rank, dtype) if effect.low_rank else module.forward
+            fused(module.plain, effect.low_rank, dtype) if effect.low_rank else module.plain
             for module, effect in zip(self.modules, effects, strict=True)
         ]
         own = [each for effect in effects for each in effect.low_rank]
         if not own:
-            return self._joint(alone, None), 0
+            return self._parted(self._multiply, alone), 0
         for each in own:
             dtype = torch.promote_types(dtype, each.a.dtype)
         a = torch.cat([each.a.to(dtype) for each in own])
-        b = torch.zeros(len(a), sum(self._sizes), dtype=dtype, device=a.device)
-        high = rank = 0
+        b = torch.cat([each.b.to(dtype) for each in self._placed(effects)], 1).t()
+        change = Change(a.t(), b, *common_scale(own, dtype, a.device))
+        add, multiply = change.adder(self._weight.dtype), self._multiply
+
+        def whole(x: torch.Tensor) -> torch.Tensor:
+            flat = x.view(-1, wide) if x.is_contiguous() else x.reshape(-1, wide)
+            out = multiply(flat)
+            add(out, flat)
+            return out if x.dim() == 2 else out.view(*x.shape[:-1], high)
+
+        high, wide = self._weight.shape
+        return self._parted(whole, alone), (a.numel() + b.numel()) * dtype.itemsize
+
+    def runs_of_rows(
+        self, rows: RowAdapters, effects: Sequence[Mapping[str, AdapterEffect]]
+    ) -> list[Run] | None:
+        """Return the forward pass of each layer with the effect of each row's adapter, by name.
+
+        It is None where they cannot be computed together, or there is no memory for it.
+        """
+        by_name = {name: [each[name] for each in effects] for name in rows.names}
+        if any(not each.additive for layers in by_name.values() for each in layers):
+            return None
+        placed = {name: self._placed(layers) for name, layers in by_name.items()}
+        if not any(placed.values()):
+            return None
+        names = [module.name for module in self.modules]
+        whole = rows.stacked(self._multiply, placed, self._weight.dtype, names)
+        if whole is None:
+            return None
+
+        def alone(module: AdaptedModule, own: Mapping[str, AdapterEffect]) -> Run:
+            return lambda x: module.run_of_rows(rows, own)(x)
+
+        return self._parted(whole, list(map(alone, self.modules, effects)))
+
+    def _placed(self, effects: Sequence[AdapterEffect]) -> list[Factors]:
+        """Return the changes of each layer as changes of what all layers return together."""
+        placed, start, high = [], 0, sum(self._sizes)
         for size, effect in zip(self._sizes, effects, strict=True):
             for each in effect.low_rank:
-                b[rank : rank + each.rank, high : high + size] = each.b.t()
-                rank += each.rank
-            high += size
-        change = Change(a.t(), b, *common_scale(own, dtype, a.device))
-        return self._joint(alone, change), (a.numel() + b.numel()) * dtype.itemsize
+                b = each.b.new_zeros(high, each.rank)
+                b[start : start + size] = each.b
+                placed.append(Factors(each.a, b, each.scale))
+            start += size
+        return placed
 
-    def _joint(self, alone: Sequence[Run], change: Change | None) -> list[Run]:
-        base, weight, bias, sizes = self._weight.dtype, self._weight, self._bias, self._sizes
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the layers of the base return together, for inputs [n, in]."""
+        return functional.linear(x, self._weight, self._bias)
+
+    def _parted(self, whole: Run, alone: Sequence[Run]) -> list[Run]:
+        """Return the forward pass of each layer, given that of all together.
+
+        Args:
+            whole: What all return together.
+            alone: Each by itself, for inputs of other dtypes and under autocast.
+        """
+        base, sizes, device = self._weight.dtype, self._sizes, self._weight.device.type
+        autocast = torch.is_autocast_enabled
         taken: dict[int, torch.Tensor] = {}
         given: list[tuple[torch.Tensor, int]] = []
 
         def first(x: torch.Tensor) -> torch.Tensor:
             taken.clear()
             given.clear()
-            if x.dtype is not base or torch.is_autocast_enabled(x.device.type):
+            if x.dtype is not base or autocast(device):
                 return alone[0](x)
-            shape = x.shape
-            flat = x if len(shape) == 2 else x.reshape(-1, shape[-1])
-            out = functional.linear(flat, weight, bias)
-            if change is not None:
-                change.add(out, flat)
-            if len(shape) != 2:
-                out = out.view(*shape[:-1], -1)
-            parts = torch.split(out, sizes, -1)
+            parts = whole(x).split_with_sizes(sizes, -1)
             taken.update(enumerate(parts))
             given.append((x, _version(x)))
             return parts[0]

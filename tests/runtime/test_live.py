@@ -15,6 +15,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import modpkg
 from modpkg.adapters import METHODS
@@ -402,6 +403,53 @@ def test_as_on_an_accelerator(case: str, tmp_path: Path, monkeypatch: pytest.Mon
     mixed = outputs(live, adapter_names=["b", BASE, "a"])
     for row, output in enumerate((wanted[1], wanted[2], wanted[0])):
         close(mixed[row], output[row])
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.__name__.split(".")[0].rstrip("_") in ("mm", "addmm", "bmm", "baddbmm")
+        return func(*args, **(kwargs or {}))
+
+
+def test_adapters_of_siblings_take_three_products_on_an_accelerator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = llama()
+    modules = saved(tmp_path, model, {"one": lora("q_proj", "v_proj", "gate_proj", "up_proj")})
+    live = live_of(tmp_path, modules, a={"one": 1.0}, b={"one": 0.5})
+    for module in (adapted_module, live_module):
+        monkeypatch.setattr(module, "is_fused", lambda device: True)
+    live.cpu()
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    with torch.no_grad():  # what modules run is made in inference mode
+        rows = live.generate(IDS[:2], adapter_names=["a", BASE], **options)
+    assert not rows.is_inference()
+    for row, name in enumerate(("a", BASE)):
+        live.set_adapter(name)
+        alone = live.generate(IDS[row : row + 1], **options)
+        assert torch.equal(alone[0], rows[row])
+    kept = live.generate(IDS, return_dict_in_generate=True, output_scores=True, **options)
+    assert not kept.scores[0].is_inference()
+    live.set_adapter("a")
+    counts = []
+    for names in (None, ["a", BASE, "b"]):
+        embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+        live(inputs_embeds=embedded, adapter_names=names).logits.sum().backward()
+        assert embedded.grad is not None
+        assert embedded.grad.isfinite().all()
+        with torch.no_grad(), Products() as products:
+            live(input_ids=IDS, adapter_names=names)
+        counts.append(products.count)
+    with torch.no_grad(), Products() as products:
+        model(input_ids=IDS)
+    layers = model.config.num_hidden_layers
+    assert counts == [products.count + 2 * layers] * 2
 
 
 def test_switching_touches_no_module(pair: LiveModel, monkeypatch: pytest.MonkeyPatch) -> None:
