@@ -73,6 +73,10 @@ _OF_IDS |= {"temperature", "top_k", "top_p", "trust_remote_code", "use_cache"}
 
 def returns_ids(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Return whether of all tensors that a call of ``generate`` makes, only the ids are kept."""
+    from transformers import GenerationMixin
+
+    if getattr(type(model), "generate", None) is not GenerationMixin.generate:
+        return False  # one that makes speech, say, may return something else
     given = {name for name, value in kwargs.items() if value is not None}
     config = model.generation_config
     return (
