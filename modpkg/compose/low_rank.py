@@ -45,9 +45,9 @@ _LEAST_NORMAL = 2.0**-126
 _LEAST_STEPS, _MOST_STEPS = 16, 1024
 """Bounds of a coarse bound, in units of float32's last place. All ties of float16 are more than the
 larger one away from powers of two, where that unit changes."""
-_STEP_ELEMENTS = 1 << 17
-"""Elements of a step of the first stage, which stays in a core's cache. The doubts of a block of
-many steps are settled at once."""
+_STEP_ELEMENTS = 1 << 18
+"""Elements of a step of the first stage: few enough for a core's cache, and enough that many
+threads seldom wait for Python's lock. The doubts of a block of many steps are settled at once."""
 _GATHERED = 1 << 20
 """Values that the second and third stage gather at once."""
 
