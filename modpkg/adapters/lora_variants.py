@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters import low_rank
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import BaseRows, Coefficients, Formula, UndefinedChange
+from modpkg.adapters.formula import (
+    BaseRows,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    UndefinedChange,
+)
 from modpkg.adapters.singular import split, whole
 from modpkg.core.lazy_numpy import np
 
@@ -192,6 +201,20 @@ def qalora_prepare(
     return {**inputs, "a": a.repeat(group, axis=1) * (a.shape[1] / group)}
 
 
+def qalora_exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return the change at single elements, without rounding."""
+    group, a, number = term.parameters["group"], inputs["a"], elements.number
+    products = number(inputs["b"][elements.row]) * number(a[:, elements.column // group].T)
+    return products.sum() * term.weight * a.shape[1] / group
+
+
+def qalora_error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of the change."""
+    own = {role: inputs[role] for role in "ab"}
+    own["e"] = Extent((), inputs["a"].shape[1] / term.parameters["group"])
+    return Error(low_rank.size_of(own, term.weight)[1])
+
+
 def kasa_prepare(
     inputs: Mapping[str, Array], term: Coefficients, source: BaseRows
 ) -> Mapping[str, Array]:
@@ -297,6 +320,9 @@ VARIANTS = (
         name="qalora",
         delta=low_rank.delta,
         prepare=qalora_prepare,
+        prepare_rounds=True,
+        exact=qalora_exact,
+        error=qalora_error,
         arrays=True,
         null=("a", "b"),
     ),

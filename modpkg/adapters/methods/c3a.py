@@ -8,10 +8,19 @@ Chen et al. 2024, https://arxiv.org/abs/2407.19342.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import Coefficients, Formula
+from modpkg.adapters.formula import (
+    LEAST,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    gamma,
+)
 from modpkg.adapters.method import PeftMethod, linear_shape, require
 from modpkg.adapters.peft_config import check_keys
 
@@ -47,10 +56,24 @@ def delta(
     )
 
 
+def exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    kernel, row, column = inputs["kernel"], elements.row, elements.column
+    size = kernel.shape[2]
+    values = kernel[row // size, column // size, (column - row) % size]
+    return elements.number(values) * term.weight / elements.columns
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    largest = inputs["kernel"].largest
+    return Error(gamma(4) * abs(term.weight) * largest + LEAST * (2 + largest))
+
+
 C3A = PeftMethod(
     peft_type="C3A",
     operator="c3a",
     keys={"c3a_kernel": "kernel"},
     bind=bind,
-    formulas=(Formula(name="c3a", delta=delta, null=("kernel",)),),
+    formulas=(Formula(name="c3a", delta=delta, exact=exact, error=error, null=("kernel",)),),
 )

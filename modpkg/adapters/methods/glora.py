@@ -8,11 +8,22 @@ Chavan et al. 2023, https://arxiv.org/abs/2306.07967.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import BaseRows, Coefficients, Formula
+from modpkg.adapters.formula import (
+    LEAST,
+    BaseRows,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    gamma,
+)
 from modpkg.adapters.method import PeftMethod, linear_shape, matrix_shape
 from modpkg.adapters.peft_config import check_keys
 
@@ -95,6 +106,36 @@ def delta(
     return (change + _rows(inputs, "B", start, stop)) * term.weight
 
 
+def exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    change = elements.base * _at(inputs, "A", elements) + _at(inputs, "B", elements)
+    return change * term.weight
+
+
+def _at(inputs: Mapping[str, Any], path: str, elements: Elements) -> Any:
+    """Return one of the matrices at single elements."""
+    number, row = elements.number, elements.row
+    if f"{path}Xd" in inputs:
+        down, up = inputs[f"{path}Xd"][row], inputs[f"{path}Xu"][:, elements.column].T
+        return (number(down) * number(up)).sum()
+    if f"{path}X" in inputs:
+        values = inputs[f"{path}X"].reshape(-1)
+        return number(values[row if len(values) > 1 else 0 * row])
+    return number(0.0 * row)
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    total, count, under = 0.0, 8, 1 + abs(term.weight)
+    for path, factor in (("A", sizes.base), ("B", 1.0)):
+        parts = [inputs[role] for role in (f"{path}Xd", f"{path}Xu", f"{path}X") if role in inputs]
+        rank = max(parts[0].shape[1], 1) if len(parts) == 2 else 1
+        size = rank * math.prod(part.largest for part in parts) if parts else 0.0
+        total, count = total + factor * size, count + rank
+        under *= (1 + factor) * math.prod(1 + part.largest for part in parts) * (1 + rank)
+    return Error(gamma(count) * abs(term.weight) * total + LEAST * under)
+
+
 def bias_delta(
     inputs: Mapping[str, Array], term: Coefficients, start: int, stop: int, source: BaseRows
 ) -> Array:
@@ -113,7 +154,7 @@ GLORA = PeftMethod(
     keys={f"glora_{path}.{part}": f"{path}{part}" for path in "ABCDE" for part in _PARTS},
     bind=bind,
     formulas=(
-        Formula(name="glora", delta=delta, arrays=True, multiplies=True),
+        Formula(name="glora", delta=delta, exact=exact, error=error, arrays=True, multiplies=True),
         Formula(name="glora-bias", delta=bias_delta, arrays=True, multiplies=True),
     ),
 )

@@ -91,5 +91,14 @@ GRALORA = PeftMethod(
         "gralora_B_general.weight": "general_b",
     },
     bind=bind,
-    formulas=(Formula(name="gralora", delta=low_rank.delta, prepare=prepare, arrays=True),),
+    formulas=(
+        Formula(
+            name="gralora",
+            delta=low_rank.delta,
+            prepare=prepare,
+            exact=low_rank.exact,
+            error=low_rank.error,
+            arrays=True,
+        ),
+    ),
 )

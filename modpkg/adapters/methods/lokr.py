@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modpkg.adapters.changes import Adapter, Site, TensorChange
-from modpkg.adapters.formula import Coefficients, Formula
+from modpkg.adapters.formula import (
+    LEAST,
+    Coefficients,
+    Elements,
+    Error,
+    Extent,
+    Formula,
+    Sizes,
+    gamma,
+)
 from modpkg.adapters.method import PeftMethod, require
 from modpkg.adapters.peft_config import check_keys, scaling_of
 
@@ -112,10 +121,88 @@ def delta(
     return (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1).mul_(term.weight)
 
 
+def exact(inputs: Mapping[str, Any], term: Coefficients, elements: Elements) -> Any:
+    """Return `delta` at single elements, without rounding."""
+    length, *rest = _second_extents(inputs)
+    if len(rest) == 2:  # see `delta`
+        height = inputs["w1" if "w1" in inputs else "w1_a"].shape[0]
+        inner = elements.columns * elements.shape[0] // length
+        place, at = divmod(elements.flat, inner)
+        row, column = divmod(at, inner // (height * rest[0]))
+        outer, other = divmod(row, rest[0])
+        left, right = column // rest[1], other * rest[1] + column % rest[1]
+    else:
+        outer, place = divmod(elements.row, length)
+        left, right = divmod(elements.column, math.prod(rest))
+    return _first_at(inputs, outer, left, elements) * (
+        _second_at(inputs, place, right, elements) * term.weight
+    )
+
+
+def _second_extents(inputs: Mapping[str, Any]) -> tuple[int, ...]:
+    if "w2" in inputs:
+        shape: tuple[int, ...] = inputs["w2"].shape
+        return shape
+    a, b = inputs["w2_a"], inputs["w2_b"]
+    if "t2" in inputs:
+        return (a.shape[1], b.shape[1], *inputs["t2"].shape[2:])
+    return a.shape[0], b.shape[1]
+
+
+def _first_at(inputs: Mapping[str, Any], row: Any, column: Any, elements: Elements) -> Any:
+    if "w1" in inputs:
+        return elements.number(inputs["w1"][row, column])
+    a, b = inputs["w1_a"][row], inputs["w1_b"][:, column].T
+    return (elements.number(a) * elements.number(b)).sum()
+
+
+def _second_at(inputs: Mapping[str, Any], row: Any, column: Any, elements: Elements) -> Any:
+    number = elements.number
+    if "w2" in inputs:
+        second = inputs["w2"]
+        return number(second.reshape(len(second), -1)[row, column])
+    a, b = inputs["w2_a"], inputs["w2_b"]
+    if "t2" not in inputs:
+        return (number(a[row]) * number(b[:, column].T)).sum()
+    core = inputs["t2"].reshape(*inputs["t2"].shape[:2], -1)
+    channel, place = divmod(column, core.shape[2])
+    cores = core[:, :, place].transpose(2, 0, 1)
+    inner = (number(cores) * number(b[:, channel].T[:, None, :])).sum()
+    return (number(a[:, row].T) * inner).sum()
+
+
+def error(inputs: Mapping[str, Extent], term: Coefficients, sizes: Sizes) -> Error:
+    """Return a bound of the error of each element of `delta`."""
+    total, count, under = abs(term.weight), 16, 1 + abs(term.weight)
+    for which in "12":
+        rank = max(inputs[f"w{which}_b"].shape[0] if f"w{which}_b" in inputs else 1, 1)
+        if f"t{which}" in inputs:
+            rank *= max(inputs[f"w{which}_a"].shape[0], 1)
+        factors = [
+            inputs[role].largest
+            for role in (f"w{which}", f"w{which}_a", f"w{which}_b", f"t{which}")
+            if role in inputs
+        ]
+        size = rank * math.prod(factors)
+        total, count = total * size, count + 2 * rank
+        under *= (1 + size) * math.prod(1 + each for each in factors) * count
+    return Error(gamma(count) * total + LEAST * under)
+
+
 LOKR = PeftMethod(
     peft_type="LOKR",
     operator="lokr",
     keys={f"lokr_{role}": role for role in _ROLES},
     bind=bind,
-    formulas=(Formula(name="lokr", delta=delta, prepare=prepare, null=_ROLES),),
+    formulas=(
+        Formula(
+            name="lokr",
+            delta=delta,
+            prepare=prepare,
+            prepare_rounds=True,
+            exact=exact,
+            error=error,
+            null=_ROLES,
+        ),
+    ),
 )

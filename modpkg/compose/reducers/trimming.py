@@ -95,13 +95,15 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
             blocks, index, k, kth_largest(approximate, magnitudes, sample, k, count)
         )
 
-    low = ranked(above + wanted)
+    low, high = ranked(above + wanted), ranked(above) if above else None
     kept = TrimBounds(low.value, low_exact=low.exact)
-    if (inside := above + wanted - low.above) < low.equal:
+    inside = above + wanted - low.above
+    if high is not None and (high.value, high.exact) == (low.value, low.exact):
+        inside = wanted  # of equal values, the first are kept: those that ``high`` drops are last
+    if inside < low.equal:
         kept = kept._replace(low_before=position(approximate, low, inside) + 1)
-    if above:
-        high = ranked(above)
-        inside = high.equal - (above - high.above)  # of equal values, the first are kept
+    if high is not None:
+        inside = high.equal - (above - high.above)
         before = position(approximate, high, inside) + 1 if inside else 0
         kept = kept._replace(high=high.value, high_before=before, high_exact=high.exact)
     return kept
