@@ -319,6 +319,25 @@ def test_methods_round_the_exact_result(method: str, dtype: str, tmp_path: Path)
     assert as_double(reduced(computed), dtype) == [nearest(each, dtype) for each in results]
 
 
+def test_of_equal_values_as_many_are_kept_as_asked_for(tmp_path: Path) -> None:
+    """Both thresholds are the same value; the first are kept."""
+    inputs = Inputs(tmp_path)
+    term = Term(
+        op="dense",
+        weight=1.0,
+        inputs={"values": inputs.tensor(np.ones((3, 4)), "F32")},
+        settings={"density": 0.25, "gamma": 0.25},
+    )
+    computed = ComputedTensor(
+        source=inputs.tensor(np.zeros((3, 4)), "F32"),
+        dtype="F32",
+        terms=(term,),
+        reducer="breadcrumbs",
+        settings=find_reducer("breadcrumbs", "m").parameters,
+    )
+    assert reduced(computed).tolist() == [1.0] * 3 + [0.0] * 9
+
+
 def test_differences_that_float64_rounds_are_known() -> None:
     draws = np.random.default_rng(2)
     one, other = draws.normal(size=(2, 200)) * 2.0 ** draws.integers(-40, 40, (2, 200))
