@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 
 from modpkg.adapters.formula import Elements, Error, Extent, Sizes, UndefinedChange, largest
-from modpkg.compose.arrays import Array, distance, in_single, left_by_rounding, read_array
+from modpkg.compose.arrays import (
+    Array,
+    distance,
+    in_double,
+    in_single,
+    left_by_rounding,
+    read_array,
+)
 from modpkg.compose.composition import NOTHING, ComputedTensor, Term
 from modpkg.compose.exact_numbers import Exact, finite_numbers
 from modpkg.compose.low_rank import LowRankFactors
 from modpkg.compose.memory import BLOCK_ELEMENTS, SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
+from modpkg.compose.narrow_floats import below, inexact_below
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import ApproximateMagnitudes, Contribution, find_reducer
 from modpkg.compose.reducers.single import NARROW
@@ -332,19 +340,34 @@ class TensorBlocks:
         term = self.terms[index]
         return self._fine_tune(term) if term.term.weight == 1.0 else None
 
-    def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
+    def approximate(
+        self, index: int, bound: float, first: int = 0
+    ) -> Iterator[ApproximateMagnitudes]:
         other = self._unweighted_fine_tune(index)
         if other is None:
-            for delta in self.deltas(index):
-                size = np.abs(delta).reshape(-1)
-                yield size, size.__getitem__
+            for begin, stop in self.ranges():
+                if first < stop * self.columns:
+                    size = np.abs(self.terms[index].delta(begin, stop, self.columns)).reshape(-1)
+                    yield ApproximateMagnitudes(begin * self.columns, size, size.__getitem__)
             return
-        for first in range(0, self.count, SINGLE_ELEMENTS):
-            last = min(first + SINGLE_ELEMENTS, self.count)
-            start, end = self.base.flat(first, last), other.flat(first, last)
-            single = in_single(end)
-            single -= in_single(start)
-            yield np.abs(single, out=single), partial(distance, start, end)
+        tiny = inexact_below(self.base.ref.dtype, bound)
+        for begin in range(0, self.count, SINGLE_ELEMENTS):
+            last = min(begin + SINGLE_ELEMENTS, self.count)
+            if first < last:
+                start, end = self.base.flat(begin, last), other.flat(begin, last)
+                single = in_single(end)
+                single -= in_single(start)
+                apart = np.union1d(below(start, tiny), below(end, tiny))
+                exactly = partial(distance, start, end)
+                rest = left_by_rounding(in_double(end.take(apart)), in_double(start.take(apart)))
+                yield ApproximateMagnitudes(
+                    first=begin,
+                    values=np.abs(single, out=single),
+                    exactly=exactly,
+                    exact=apart.size < single.size // 16,
+                    apart=apart,
+                    rounded=exactly(apart[rest != 0]),
+                )
 
     def error(self, index: int) -> Error | None:
         term = self.terms[index]

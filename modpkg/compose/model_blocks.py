@@ -37,9 +37,17 @@ class ModelBlocks:
         for tensor in self._tensors():
             yield from tensor.deltas(index)
 
-    def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
-        for tensor in self._tensors():
-            yield from tensor.approximate(index)
+    def approximate(
+        self, index: int, bound: float, first: int = 0
+    ) -> Iterator[ApproximateMagnitudes]:
+        before = 0
+        for name, item in self._computed:
+            count = math.prod(item.shape)
+            if first < before + count:
+                with TensorBlocks(self._model, name, item) as tensor:
+                    for block in tensor.approximate(index, bound, max(first - before, 0)):
+                        yield block._replace(first=before + block.first)
+            before += count
 
     def error(self, index: int) -> Error | None:
         largest_error = Error()

@@ -7,6 +7,7 @@ way is computed again in float64, from the same inputs, by the method's own func
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -109,6 +110,30 @@ class NarrowReduction:
     def _exactly(self, base: Stored, others: Sequence[Stored], places: Any) -> Stored:
         wide = [in_double(each).reshape(1, -1) for each in (base, *others)]
         return self._exact(wide[0], wide[1:], places).reshape(-1)
+
+
+def inexact_below(dtype: str, bound: float) -> int:
+    """Return the bits of a magnitude t: differences up to 2 · ``bound`` are exact in float32.
+
+    They are, if both values are 0 or at least t = 2^a: then they are multiples of 2^(a − f), of
+    which float32 has all up to 2^(24 + a − f). Subnormal values are multiples of that of the
+    smallest normal one.
+    """
+    layout = LAYOUTS[dtype]
+    most = 0xFF if not layout.bias else 0x1F
+    if not bound < math.inf:
+        return most << layout.fraction
+    lowest = math.frexp(bound)[1] + 1 - 24 + layout.fraction
+    return min(max(lowest + 127 - layout.bias, 0), most) << layout.fraction
+
+
+def below(stored: Stored, bits: int) -> Any:
+    """Return the indices of magnitudes, but 0, below the one of these bits."""
+    size = stored.view(np.uint16) & _SIGNLESS
+    size -= np.uint16(1)  # 0 becomes the largest
+    if bits <= 1 or int(size.min(initial=0xFFFF)) >= bits - 1:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(size < np.uint16(bits - 1))
 
 
 def out_of_range(

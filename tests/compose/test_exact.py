@@ -20,6 +20,7 @@ from modpkg.compose.exact_numbers import Exact
 from modpkg.compose.model_blocks import ModelBlocks
 from modpkg.compose.reducers import as_arguments, find_reducer
 from modpkg.compose.reducers.stream import uniform
+from modpkg.compose.reducers.trimming import bounds_of
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
 from modpkg.core.installed import TensorRef
@@ -346,3 +347,35 @@ def test_differences_that_float64_rounds_are_known() -> None:
     assert [bool(each) for each in left[:3]] == [True, False, False]
     for first, second, rest in zip(one.tolist(), other.tolist(), left.tolist(), strict=True):
         assert Fraction(first) - Fraction(second) == Fraction(first - second) + Fraction(rest)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+@pytest.mark.parametrize("density", [0.2, 0.5])
+def test_thresholds_of_fine_tunes(dtype: str, density: float, tmp_path: Path) -> None:
+    """Most differences are exact in float32, some only in float64, and some in neither."""
+    rng = np.random.default_rng(int(density * 10))
+    count = 10_000
+    start = rng.standard_normal(count) * 0.02
+    end = start + rng.standard_normal(count) * 4e-4
+    odd = rng.choice(count, 60, replace=False)
+    start[odd[:30]] = 2.0 ** rng.integers(-120, -18, 30)
+    end[odd[30:]] = 2.0 ** rng.integers(-120, -18, 30)
+    end[odd[:40]] = 2.0 ** rng.integers(-14, -10, 40)
+    inputs = Inputs(tmp_path)
+    refs = [inputs.tensor(each.reshape(200, 50), dtype) for each in (start, end)]
+    term = Term(op="dense", weight=1.0, inputs={"values": refs[1]}, settings={"density": density})
+    computed = ComputedTensor(source=refs[0], dtype=dtype, terms=(term,), reducer="ties-mergekit")
+    with TensorBlocks("m", "t", computed) as blocks:
+        bounds = bounds_of(blocks, 0, density)
+        assert dtype == "F16" or any(
+            block.apart.size for block in blocks.approximate(0, bounds.low)
+        )
+    values = [
+        as_double(np.frombuffer(Path(ref.file).read_bytes(), STORED[dtype]), dtype) for ref in refs
+    ]
+    sizes = [abs(Fraction(x) - Fraction(b)) for b, x in zip(*values, strict=True)]
+    order = sorted(range(count), key=lambda place: (-sizes[place], place))
+    low = bounds.low_exact or Fraction(bounds.low)
+    before = count if bounds.low_before is None else bounds.low_before
+    kept = {n for n, size in enumerate(sizes) if size > low or (size == low and n < before)}
+    assert kept == set(order[: int(density * count)])

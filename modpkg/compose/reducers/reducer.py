@@ -41,9 +41,23 @@ class Contribution:
 Block = tuple["Array", Sequence[Contribution]]
 """Rows of the base as float64, and the contributions to them; all of one shape."""
 
-ApproximateMagnitudes = tuple[Any, Callable[[Any], "Array"]]
-"""Flat magnitudes, float64 or float32 within one unit in the last place, and a function that
-returns the exact float64 at given indices of them."""
+
+class ApproximateMagnitudes(NamedTuple):
+    """Consecutive magnitudes of a delta, flat."""
+
+    first: int
+    """The flat index of the first one."""
+    values: Any
+    """float64, or float32 within one unit in the last place."""
+    exactly: Callable[[Any], Array]
+    """Returns the exact float64 at given indices of them."""
+    exact: bool = False
+    """Whether values up to a bound, and twice it, are the real differences themselves, but for
+    those ``apart``."""
+    apart: Any = ()
+    """Ascending indices."""
+    rounded: Any = ()
+    """The float64 of those apart that are not the real differences."""
 
 
 class Blocks(Protocol):
@@ -60,8 +74,15 @@ class Blocks(Protocol):
     def deltas(self, index: int) -> Iterator[Array]:
         """Yield all rows of one step's delta."""
 
-    def approximate(self, index: int) -> Iterator[ApproximateMagnitudes]:
-        """Yield the magnitudes of one step's delta, in order, as exact as is cheap."""
+    def approximate(
+        self, index: int, bound: float, first: int = 0
+    ) -> Iterator[ApproximateMagnitudes]:
+        """Yield the magnitudes of one step's delta, in order, as exact as is cheap.
+
+        Args:
+            bound: Of `ApproximateMagnitudes.exact`.
+            first: Blocks that end before this flat index are left out.
+        """
 
     def error(self, index: int) -> Error | None:
         """Return a bound of the error of every element of one step's delta; None: not exact."""

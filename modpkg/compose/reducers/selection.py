@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,10 +35,19 @@ class RankedMagnitude(NamedTuple):
     """Flat indices of the equal ones, ascending, if known."""
     exact: Fraction | None = None
     """The magnitude itself, where ``value`` is only next to it."""
+    certain: bool = False
+    """Whether every element that is equal is so without rounding."""
+    counts: Sequence[tuple[int, int]] = ()
+    """Of consecutive elements: the first one's flat index, and the number of equal ones; if known.
+    """
+
+
+Approximate = Callable[[float, int], "Iterable[ApproximateMagnitudes]"]
+"""``approximate(bound, first)``, see `modpkg.compose.reducers.reducer.Blocks.approximate`."""
 
 
 def kth_largest(
-    approximate: Callable[[], Iterable[ApproximateMagnitudes]],
+    approximate: Approximate,
     magnitudes: Callable[[], Iterable[Array]],
     sample: Array,
     k: int,
@@ -47,43 +56,98 @@ def kth_largest(
     """Return the ``k``-th largest of ``count`` magnitudes (k from 1), exactly.
 
     A ``sample`` gives two bounds that most likely enclose the answer; of the blocks of
-    ``approximate()`` only candidates between the bounds are kept and partitioned. If the bounds
+    ``approximate`` only candidates between the bounds are kept and partitioned. If the bounds
     were wrong or enclose too many values, a radix selection runs over ``magnitudes()``, flat
     blocks of non-negative float64.
     """
     low, high = _guess(sample, k, count)
-    above = before = 0
+    above, certain = 0, True
+    rounded: set[float] = set()
     # Narrow dtypes have many equal values, the bounds among them: those are counted separately.
     inside, at_low, at_high = _Candidates(), _Candidates(), _Candidates()
-    for block, exactly in approximate():
-        over = block > _beside(high, np.inf, block.dtype)
+    for block in approximate(high, 0):
+        if block.exact and _same(low, block.values) and _same(high, block.values):
+            above += _sort_exact(block, low, high, inside, at_low, at_high)
+            rounded.update(block.rounded)
+            continue
+        certain = False
+        values = block.values
+        over = values > _beside(high, np.inf, values.dtype)
         above += int(np.count_nonzero(over))
-        over ^= block >= _beside(low, -np.inf, block.dtype)
+        over ^= values >= _beside(low, -np.inf, values.dtype)
         where = np.flatnonzero(over)
-        near = exactly(where)
-        where += before
+        near = block.exactly(where)
+        where += block.first
         strictly = near > low
         strictly &= near < high
         if not strictly.all():
             above += int(np.count_nonzero(near > high))
-            at_high.add(where, near, near == high)
+            at_high.add(block.first, where, near, near == high)
             if low < high:
-                at_low.add(where, near, near == low)
-        inside.add(where, near, strictly)
-        before += block.size
+                at_low.add(block.first, where, near, near == low)
+        inside.add(block.first, where, near, strictly)
     if above < k <= above + at_high.count:
-        return RankedMagnitude(high, above, at_high.count, at_high.all_places())
+        return at_high.ranked(high, above, certain and high not in rounded)
     above += at_high.count
     if above < k <= above + inside.count and (places := inside.all_places()) is not None:
         values = np.concatenate(inside.values)
         value = _select(values, k - above)
         equal = np.flatnonzero(values == value)
         more = int(np.count_nonzero(values > value))
-        return RankedMagnitude(value, above + more, equal.size, places[equal])
+        certain = certain and value not in rounded
+        return RankedMagnitude(value, above + more, equal.size, places[equal], certain=certain)
     above += inside.count
     if above < k <= above + at_low.count:
-        return RankedMagnitude(low, above, at_low.count, at_low.all_places())
+        return at_low.ranked(low, above, certain and low not in rounded)
     return _by_digits(magnitudes, k)
+
+
+def _same(bound: float, values: Any) -> bool:
+    """Return whether a bound is finite and a value of the same dtype."""
+    with np.errstate(over="ignore"):
+        return bound < np.inf and float(values.dtype.type(bound)) == bound
+
+
+def _sort_exact(
+    block: ApproximateMagnitudes,
+    low: float,
+    high: float,
+    inside: _Candidates,
+    at_low: _Candidates,
+    at_high: _Candidates,
+) -> int:
+    """Add a block of exact magnitudes to candidates, and return how many are larger than ``high``.
+
+    Most that are equal to a bound are only counted.
+    """
+    values = block.values
+    kind = values.dtype.type
+    apart = np.asarray(block.apart, np.int64)
+    values[apart] = np.nan  # in no comparison
+    own = block.exactly(apart)
+    over = int(np.count_nonzero(values > kind(high)))
+    from_high = values >= kind(high)
+    at_high.count_more(block.first, int(np.count_nonzero(from_high)) - over)
+    if low < high:
+        beyond = values > kind(low)
+        above_low = int(np.count_nonzero(beyond))
+        from_low = int(np.count_nonzero(values >= kind(low)))
+        at_low.count_more(block.first, from_low - above_low)
+        beyond ^= from_high
+        where = np.flatnonzero(beyond)
+        near = values.take(where).astype(np.float64)
+        if apart.size:
+            at_low.count_more(block.first, int(np.count_nonzero(own == low)))
+            inner = (own > low) & (own < high)
+            where, near = np.concatenate([where, apart[inner]]), np.concatenate([near, own[inner]])
+            order = where.argsort()
+            where, near = where[order], near[order]
+        where += block.first
+        inside.add(block.first, where, near, None)
+    if apart.size:
+        at_high.count_more(block.first, int(np.count_nonzero(own == high)))
+        over += int(np.count_nonzero(own > high))
+    return over
 
 
 def _select(values: Array, k: int) -> float:
@@ -115,23 +179,40 @@ class _Candidates:
     def __init__(self) -> None:
         self.count = 0
         self.values: list[Array] = []
+        self.counts: list[tuple[int, int]] = []
+        """Of each block: the first flat index, and the number of candidates in it."""
         self._places: list[Any] = []
+        self._placed = 0
 
-    def add(self, places: Any, values: Array, chosen: Any) -> None:
-        selected = np.flatnonzero(chosen)
-        self.count += selected.size
+    def add(self, first: int, places: Any, values: Array, chosen: Any) -> None:
+        """Add the values of a block that a mask chooses; all if it is None."""
+        if chosen is not None:
+            selected = np.flatnonzero(chosen)
+            if selected.size < values.size:
+                places, values = places.take(selected), values.take(selected)
+        self.count_more(first, values.size)
+        self._placed += values.size
         if self.count > KEPT_ELEMENTS:
             self.values, self._places = [], []
-        elif selected.size == values.size:
+        else:
             self.values.append(values)
             self._places.append(places)
-        else:
-            self.values.append(values[selected])
-            self._places.append(places[selected])
+
+    def count_more(self, first: int, count: int) -> None:
+        """Count candidates of a block that are not kept."""
+        self.count += count
+        self.counts.append((first, count))
 
     def all_places(self) -> Any:
-        """Return the indices, ascending; None if there are none or too many."""
-        return np.concatenate(self._places) if 0 < self.count <= KEPT_ELEMENTS else None
+        """Return the indices, ascending; None if there are none, too many, or not all are kept."""
+        kept = 0 < self.count <= KEPT_ELEMENTS and self._placed == self.count
+        return np.concatenate(self._places) if kept else None
+
+    def ranked(self, value: float, above: int, certain: bool) -> RankedMagnitude:
+        """Return the magnitude that all of them are."""
+        return RankedMagnitude(
+            value, above, self.count, self.all_places(), certain=certain, counts=self.counts
+        )
 
 
 def _beside(bound: float, towards: float, dtype: Any) -> Any:
@@ -142,22 +223,32 @@ def _beside(bound: float, towards: float, dtype: Any) -> Any:
         return np.nextafter(dtype.type(bound), dtype.type(towards))
 
 
-def position(
-    approximate: Callable[[], Iterable[ApproximateMagnitudes]], ranked: RankedMagnitude, number: int
-) -> int:
+def position(approximate: Approximate, ranked: RankedMagnitude, number: int) -> int:
     """Return the flat index of the ``number``-th element (from 1) equal to a ranked value."""
     if ranked.places is not None:
         return int(ranked.places[number - 1])
-    value, before = ranked.value, 0
-    for block, exactly in approximate():
-        near = block >= _beside(value, -np.inf, block.dtype)
-        near &= block <= _beside(value, np.inf, block.dtype)
-        equal = np.flatnonzero(near)
-        equal = equal[exactly(equal) == value]
+    begin, before, value = 0, 0, ranked.value
+    for first, count in ranked.counts:  # a block may have two entries
+        if number <= before + count:
+            begin = first
+            break
+        before += count
+    number -= sum(count for first, count in ranked.counts if first < begin)
+    for block in approximate(value, begin):
+        values = block.values
+        if block.exact and _same(value, values):
+            apart = np.asarray(block.apart, np.int64)
+            near = values == values.dtype.type(value)
+            near[apart] = block.exactly(apart) == value
+            equal = np.flatnonzero(near)
+        else:
+            near = values >= _beside(value, -np.inf, values.dtype)
+            near &= values <= _beside(value, np.inf, values.dtype)
+            equal = np.flatnonzero(near)
+            equal = equal[block.exactly(equal) == value]
         if number <= equal.size:
-            return before + int(equal[number - 1])
+            return block.first + int(equal[number - 1])
         number -= equal.size
-        before += block.size
     raise AssertionError("fewer elements have this value")
 
 

@@ -82,8 +82,8 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
         return KEEP_NOTHING
     sample = np.abs(blocks.sample(index))
 
-    def approximate() -> Iterator[ApproximateMagnitudes]:
-        return blocks.approximate(index)
+    def approximate(bound: float, first: int) -> Iterator[ApproximateMagnitudes]:
+        return blocks.approximate(index, bound, first)
 
     def magnitudes() -> Iterator[Array]:
         return (np.abs(delta).reshape(-1) for delta in blocks.deltas(index))
@@ -124,7 +124,7 @@ def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -
     reach = 0.0
     if error.absolute:
         reach = 2.01 * (error.absolute + (error.relative + 4 * UNIT) * found.value)
-    elif found.equal == 1 and found.places is None:
+    elif found.certain or (found.equal == 1 and found.places is None):
         return found
     above, places = found.above, found.places
     if reach or places is None:
