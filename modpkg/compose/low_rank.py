@@ -160,15 +160,17 @@ class LowRankReduction:
         rows = where // width
         columns = where - rows * width
         rows += start
-        norms = self._row_norms[rows]
-        norms *= self._column_norms[columns]
-        doubt = self._in_doubt(values[where], self._gamma * norms + self._flushed[rows])
+        norms = self._row_norms.take(rows)
+        norms *= self._column_norms.take(columns)
+        doubt = self._in_doubt(values.take(where), self._gamma * norms + self._flushed.take(rows))
         left = np.flatnonzero(doubt)
         if not left.size:
             return
-        where, rows, columns, norms = (each[left] for each in (where, rows, columns, norms))
-        double = np.einsum("ij,ij->i", self._left[rows], self._columns[columns])
-        double += in_double(base[where])
+        where, rows, columns, norms = (each.take(left) for each in (where, rows, columns, norms))
+        double = np.einsum(
+            "ij,ij->i", self._left.take(rows, axis=0), self._columns.take(columns, axis=0)
+        )
+        double += in_double(base.take(where))
         norms *= self._gamma_double
         norms += (norms > 0) * (2.0**-1000 + 1.01 * UNIT * np.abs(double))
         final, doubt = rounded(double, self._dtype), doubtful(double, norms, self._dtype)
