@@ -29,9 +29,10 @@ block and its result."""
 DEVICE_ELEMENT_BYTES = 64
 """Bytes of a GPU's memory that an element of a block needs at most, in all its steps."""
 
-DEVICE_BYTES = 3 << 29
+DEVICE_BYTES = 4 << 30
 """Results of this size are computed on a GPU, if there is one and nothing else was asked for: in
-the seconds that importing torch and starting the GPU take, 16 cores do as much."""
+the seconds that importing torch and starting the GPU take, 16 cores do as much (measured beside an
+H100, benchmarks/results/large.md)."""
 
 STARTED_DEVICE_BYTES = 1 << 28
 """The same in a process that has used a GPU already."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import modpkg.compose.device as device_module
 from modpkg.compose.composition import Composition, ComputedTensor
@@ -63,7 +64,7 @@ def test_auto_takes_a_gpu_for_what_is_large(
         used = SimpleNamespace(is_initialized=lambda: True)
         started.setitem(sys.modules, "torch", SimpleNamespace(cuda=used))
         assert torch_device(None, loras) == "cuda"
-    monkeypatch.setattr(ComputedTensor, "length", DEVICE_BYTES // 3)
+    monkeypatch.setattr(ComputedTensor, "length", DEVICE_BYTES // 3 + 1)
     assert torch_device(None, loras) == "cuda"
     monkeypatch.setenv(VARIABLE, "cpu")
     assert torch_device(None, loras) == ""
@@ -117,3 +118,14 @@ def test_choosing_does_not_import_torch() -> None:
         "torch_device('auto', composition_of('m', {})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_device_that_fails_is_named(loras: Composition, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modpkg.compose import torch_reduction
+
+    def fail() -> None:
+        raise RuntimeError("out of memory.\nTried to allocate 20 MiB")
+
+    monkeypatch.setattr(torch_reduction, "use_one_thread", fail)
+    with raises("M858", match="out of memory"), torch_reduction.using_device(torch.device("cpu"), "m"):
+        raise AssertionError("not reached")

@@ -51,12 +51,12 @@ COMMANDS = {
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    """Return all files but locks, hints, and what makes a folder a registry."""
+    """Return all files but locks, hints, results of checks, and what makes a folder a registry."""
     return {
         str(path): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file()
-        and "lookup" not in path.parts
+        and not {"lookup", "tested"} & set(path.parts)
         and not path.name.endswith("lock")
         and path.name != "registry.json"
     }
