@@ -159,6 +159,7 @@ def _write(folder: Path, shape: Shape, fill: Callable[[Any, int], None]) -> None
             held = 0
         files[-1].append(number)
         held += length
+    where: dict[str, str] = {}
     with ThreadPoolExecutor(system.available_cores()) as pool:
         for index, numbers in enumerate(files):
             suffix = "" if len(files) == 1 else f"-{index + 1:05d}-of-{len(files):05d}"
@@ -188,6 +189,10 @@ def _write(folder: Path, shape: Shape, fill: Callable[[Any, int], None]) -> None
             for each in done:
                 each.result()
             data.flush()
+            where |= {tensors[number][0]: path.name for number in numbers}
+    if len(files) > 1:
+        index_of = {"metadata": {}, "weight_map": where}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index_of))
 
 
 def _stored(folder: Path) -> Iterator[tuple[str, Any]]:

@@ -127,5 +127,8 @@ def test_a_device_that_fails_is_named(loras: Composition, monkeypatch: pytest.Mo
         raise RuntimeError("out of memory.\nTried to allocate 20 MiB")
 
     monkeypatch.setattr(torch_reduction, "use_one_thread", fail)
-    with raises("M858", match="out of memory"), torch_reduction.using_device(torch.device("cpu"), "m"):
+    with (
+        raises("M858", match="out of memory"),
+        torch_reduction.using_device(torch.device("cpu"), "m"),
+    ):
         raise AssertionError("not reached")
