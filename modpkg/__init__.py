@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from modpkg.core.errors import InvalidValue, ModpkgError, RunError
@@ -20,7 +21,6 @@ from modpkg.core.files import os_errors_told
 from modpkg.core.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from os import PathLike
     from pathlib import Path
 
@@ -174,7 +174,9 @@ def _live_parts(
     if adapters is None:
         found = find_parts(_names(name), workspace)
     else:
-        named = _names(adapters) if adapters else []
+        from modpkg.runtime.adapter_choice import list_of_names
+
+        named = list_of_names("adapters", adapters)
         found = find_adapters(_only(name), named, workspace)
     return found
 
@@ -202,7 +204,12 @@ def _names(name: Any) -> list[str]:
 
     Raises:
         InvalidValue: It is neither a name nor a list of names.
+        RunError: It is a mapping, whose weights would be ignored, or a set, which has no first.
     """
+    if isinstance(name, Mapping | AbstractSet):
+        from modpkg.runtime.adapter_choice import list_of_names
+
+        return list_of_names("name", name)
     names = [name] if isinstance(name, str) else list(name) if isinstance(name, Iterable) else []
     if not names:
         raise InvalidValue("M101", name=name)

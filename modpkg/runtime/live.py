@@ -23,6 +23,12 @@ from modpkg.runtime.adapted_module import (
     Switch,
     is_fused,
 )
+from modpkg.runtime.adapter_choice import (
+    AdapterChoice,
+    list_of_names,
+    weighted_names,
+    weights_of,
+)
 from modpkg.runtime.generation_config import returns_ids
 from modpkg.runtime.live_parts import LiveParts, TermsByTensor, combined
 from modpkg.runtime.load import build_model
@@ -152,13 +158,13 @@ class LiveModel(torch.nn.Module):
         """The adapters that are set, with their weights."""
         return dict(self._active)
 
-    def set_adapter(self, adapter: str | Sequence[str] | Mapping[str, float]) -> None:
+    def set_adapter(self, adapter: AdapterChoice) -> None:
         """Set the adapters of all rows: one, several, or several with weights.
 
         Raises:
-            RunError: An adapter is unknown, or they cannot be summed.
+            RunError: An adapter is unknown, a weight is not finite, or they cannot be summed.
         """
-        weights = _weights(adapter)
+        weights = weights_of(adapter)
         setting = self._setting(weights)
         self._of_rows, self._batch = {}, None
         self._set = setting
@@ -171,19 +177,13 @@ class LiveModel(torch.nn.Module):
         """Add the exact weighted sum of adapters as a new adapter.
 
         Raises:
-            RunError: The name exists, an adapter is unknown, or they cannot be summed.
+            RunError: The name exists, an adapter is unknown, a weight is not finite, or they cannot
+                be summed.
         """
+        weighted = weighted_names(adapters, weights, adapter_name)
         if adapter_name in self._changes or adapter_name == BASE:
             raise RunError("M709", choice=repr(adapter_name), reason="the name already exists")
-        if len(adapters) != len(weights):
-            raise RunError(
-                "M709",
-                choice=repr(adapter_name),
-                reason=f"there are {len(adapters)} adapters and {len(weights)} weights",
-            )
-        parts = [
-            (self._named(name), weight) for name, weight in zip(adapters, weights, strict=True)
-        ]
+        parts = [(self._named(name), weight) for name, weight in weighted]
         self._changes[adapter_name] = combined(parts)
 
     @contextlib.contextmanager
@@ -300,16 +300,17 @@ class LiveModel(torch.nn.Module):
                 choice="One adapter for each row",
                 reason=f"{not_text} is not a batch of texts",
             )
+        names = list_of_names("adapter_names", names)
         for name in names:
             self._named(name)
         given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds"), kwargs.get("inputs")]
         batch = next((value for value in given if value is not None), None)
-        rows = None if batch is None else len(batch)
-        if batch is None or rows != len(names):
+        if batch is None or len(batch) != len(names):
+            found = "there is no batch" if batch is None else f"rows of the batch: {len(batch)}"
             raise RunError(
                 "M709",
                 choice="One adapter for each row",
-                reason=f"the batch has {rows} rows, but there are {len(names)} names",
+                reason=f"{found}, names of adapters: {len(names)}",
             )
         length = int(batch.shape[1]) if batch.ndim > 1 else 1
         with self.disable_adapter():
@@ -370,6 +371,11 @@ class LiveModel(torch.nn.Module):
         for found in find_siblings(self.model, self._adapted, show):
             self._siblings.update(dict.fromkeys(found.modules, found))
 
+    def __reduce_ex__(self, _: object) -> Any:
+        """Refuse to be copied or pickled: a copy's layers would follow the switch of this one."""
+        reason = "load it again; its base is mapped, so all share its memory"
+        raise RunError("M709", choice="A copy or pickle of a live model", reason=reason)
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -380,12 +386,6 @@ class LiveModel(torch.nn.Module):
 def _same_name(target: str, path: str) -> bool:
     """Return whether a parameter has a tensor's name, ignoring a prefix that either may have."""
     return target == path or target.endswith("." + path) or path.endswith("." + target)
-
-
-def _weights(adapter: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
-    if isinstance(adapter, Mapping):
-        return dict(adapter)
-    return dict.fromkeys([adapter] if isinstance(adapter, str) else adapter, 1.0)
 
 
 def _inputs(parts: LiveParts) -> dict[str, TensorRef]:

@@ -241,7 +241,7 @@ def combined(weighted: Sequence[tuple[TermsByTensor, float]]) -> TermsByTensor:
     """Return the weighted sum of changes; terms that cancel exactly are dropped.
 
     Raises:
-        RunError: One multiplies a tensor that another changes too.
+        RunError: One multiplies a tensor that another changes too, or a weight overflows.
     """
     if len(weighted) == 1 and weighted[0][1] == 1.0:
         return weighted[0][0]
@@ -254,7 +254,7 @@ def combined(weighted: Sequence[tuple[TermsByTensor, float]]) -> TermsByTensor:
             for term in changes.get(target, ()):
                 key = canonical_json(structs.replace(term, weight=1.0).key_fields())
                 grouped.setdefault(key, (term, []))[1].append(weight * term.weight)
-        sums = [(term, math.fsum(parts)) for _, (term, parts) in sorted(grouped.items())]
+        sums = [(term, _sum(parts)) for _, (term, parts) in sorted(grouped.items())]
         terms = tuple(structs.replace(term, weight=value) for term, value in sums if value)
         if sources > 1 and len(terms) > 1:
             for term in terms:
@@ -267,4 +267,20 @@ def combined(weighted: Sequence[tuple[TermsByTensor, float]]) -> TermsByTensor:
                     )
         if terms:
             total[target] = terms
+    return total
+
+
+def _sum(weights: Sequence[float]) -> float:
+    """Return the sum of a term's weights.
+
+    Raises:
+        RunError: It is not finite.
+    """
+    try:
+        total = math.fsum(weights)
+    except (OverflowError, ValueError):
+        total = math.inf
+    if not math.isfinite(total):
+        reason = "its weights, times the scales of the adapters, exceed a 64-bit float"
+        raise RunError("M709", choice="This mixture", reason=reason)
     return total

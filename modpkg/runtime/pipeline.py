@@ -16,6 +16,7 @@ from modpkg.compose.confinement import confined
 from modpkg.compose.tokenizer import open_tokenizer
 from modpkg.core.errors import RunError
 from modpkg.core.installed import read_model
+from modpkg.runtime.adapter_choice import AdapterChoice, shown
 from modpkg.runtime.architecture import transformers_module
 from modpkg.runtime.batches import classify, embed_texts, generate
 from modpkg.runtime.live import LiveModel
@@ -28,8 +29,6 @@ from modpkg.runtime.task_kinds import CLASSIFIES, KNOWN, WRITING, task_of_archit
 from modpkg.runtime.task_result import TaskResult
 
 Stream = Callable[[str], None]
-Adapter = str | Sequence[str] | Mapping[str, float]
-"""Adapters of a live model: one, several, or several with weights."""
 
 
 class Pipeline:
@@ -93,7 +92,7 @@ class Pipeline:
         self,
         inputs: str | Sequence[Any],
         *,
-        adapter: Adapter | None = None,
+        adapter: AdapterChoice | None = None,
         prompt_name: str | None = None,
         system: str | None = None,
         sampling: Sampling | None = None,
@@ -124,7 +123,7 @@ class Pipeline:
         self,
         inputs: str | Conversation,
         *,
-        adapter: Adapter | None = None,
+        adapter: AdapterChoice | None = None,
         system: str | None = None,
         sampling: Sampling | None = None,
         **options: Any,
@@ -171,7 +170,7 @@ class Pipeline:
     def _run(
         self,
         texts: Sequence[str | Conversation],
-        adapter: Adapter | None,
+        adapter: AdapterChoice | None,
         prompt_name: str | None,
         system: str | None,
         sampling: Sampling,
@@ -222,14 +221,14 @@ class Pipeline:
             raise RunError("M709", choice=chosen[0], reason=reason)
 
     @contextlib.contextmanager
-    def _adapted(self, adapter: Adapter | None) -> Iterator[None]:
+    def _adapted(self, adapter: AdapterChoice | None) -> Iterator[None]:
         """Set adapters of a live model inside of the block."""
         if adapter is None:
             yield
             return
         if not isinstance(self.model, LiveModel):
             reason = f"{self.name} was not loaded with live=True"
-            raise RunError("M709", choice=repr(adapter), reason=reason)
+            raise RunError("M709", choice=shown(adapter), reason=reason)
         before = self.model.active
         self.model.set_adapter(adapter)
         try:

@@ -150,6 +150,11 @@ def test_adapters_by_name_on_a_model(registry: Path) -> None:
         model.set_adapter("talker")
         assert torch.allclose(model(ids).logits, modpkg.load("talker")(ids).logits, atol=1e-5)
     assert modpkg.load("tiny", adapters=[]).adapters == ("tiny",)
+    for refused in ("", "tiny-lora", {"tiny-lora": 0.5}, {"tiny-lora"}, 3, [None]):
+        with raises("M709", match="list of names"):
+            modpkg.load("tiny", adapters=refused)  # type: ignore[call-overload]
+    with raises("M709", match="set_adapter"):
+        modpkg.load({"tiny": 0.5}, live=True)  # type: ignore[call-overload]
     with raises("M704", match="tokenizer"):
         modpkg.pipeline("tiny", adapters=["tiny-lora"])
     assert len(composed(workspace.store)) == before

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -488,14 +491,58 @@ def test_adapters_that_cannot_be_set(pair: LiveModel) -> None:
     for choose, message in (
         (lambda: pair.set_adapter("three"), "there are __base__, a, b, one, two"),
         (lambda: pair.add_weighted_adapter(["one"], [1.0], "two"), "already exists"),
-        (lambda: pair.add_weighted_adapter(["one"], [1.0, 2.0], "x"), "2 weights"),
-        (lambda: outputs(pair, adapter_names=["a"]), "3 rows"),
+        (lambda: pair.add_weighted_adapter(["one"], [1.0, 2.0], "x"), "1 and its weights 2"),
+        (lambda: outputs(pair, adapter_names=["a"]), "rows of the batch: 3, names of adapters: 1"),
+        (lambda: pair(adapter_names=["a"]), "no batch"),
         (lambda: outputs(pair, adapter_names=["a", "b", "c"]), "'c'"),
         (lambda: pair(input_ids=IDS[:1], pixel_values=IDS, adapter_names=["a"]), "pixel_values"),
     ):
         with raises("M709", match=message):
             choose()
     assert not hasattr(pair, "no_such_thing")
+
+
+SETS = (None, 3, b"a", ["a", None], [["a"]], ["a", "a"], torch.tensor(1.0), "", {None: 1.0})
+NOT_WEIGHTS = ("1", None, 10**400, 10**9000, math.nan, -math.inf, 1j, [1.0], torch.ones(2))
+MIXTURES = (
+    *(("a", [1.0], "q"), ({"a": 1.0}, [1.0], "q"), (["a"], "1", "q"), (["a"], 1.0, "q")),
+    *((["a"], {1.0: 2}, "q"), ([], [], "q"), (["a"], [1.0], ""), (["a"], [1.0], None)),
+    *(([None], [1.0], "q"), (None, [1.0], "q"), (["a"], [1.0], ["q"])),
+    *((["a", "a"], [1e308, 1e308], "q"), (["b"], [1.7e308], {})),
+)
+ROWS = ("aba", {"a": 0.5}, {"a", "b"}, 3, [["a"], "b", "a"], [{"a": 0.5}, "a", "b"], [None] * 3)
+
+
+@pytest.mark.parametrize("of", ["set", "weights", "mixture", "rows"])
+def test_what_is_no_choice_of_adapters(of: str, pair: LiveModel) -> None:
+    pair.set_adapter({"a": 0.5})
+    before = outputs(pair)
+
+    def refused(choose: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        with raises("M709"):
+            choose(*args, **kwargs)
+
+    refused(copy.deepcopy, pair)
+    refused(pickle.dumps, pair)
+    if of == "set":
+        for given in SETS:
+            refused(pair.set_adapter, given)
+    elif of == "weights":
+        for given in NOT_WEIGHTS:
+            refused(pair.set_adapter, {"a": given})
+            refused(pair.add_weighted_adapter, ["a"], [given], "q")
+    elif of == "mixture":
+        for mixture in MIXTURES:
+            refused(pair.add_weighted_adapter, *mixture)
+    else:
+        for rows in ROWS:
+            refused(outputs, pair, adapter_names=rows)
+        names = ["a", BASE, "a"]
+        assert torch.equal(
+            outputs(pair, adapter_names=iter(names)), outputs(pair, adapter_names=names)
+        )
+    assert (pair.active, "q" in pair.adapters) == ({"a": 0.5}, False)
+    assert torch.equal(outputs(pair), before)
 
 
 def test_models_that_cannot_be_live(tmp_path: Path) -> None:
