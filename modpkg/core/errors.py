@@ -175,7 +175,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M301", "M304", "M312"], NotFound),
     **dict.fromkeys(["M302", "M313", "M314", "M320", "M841"], RegistryUnreachable),
     **dict.fromkeys(["M305", "M306", "M310", "M508"], IntegrityError),
-    **dict.fromkeys(["M307", "M309", "M311", "M317", "M761"], PublishError),
+    **dict.fromkeys(["M307", "M309", "M311", "M317", "M329", "M761"], PublishError),
     **dict.fromkeys(["M401", "M403"], ResolutionImpossible),
     "M406": NotFound,
     **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415", "M416"], LockError),

@@ -169,6 +169,10 @@ MESSAGES: dict[str, str] = {
         "command may take from a registry. If that is right, write {key} = {more} under [limits] "
         "in {config}, and run it again."
     ),
+    "M329": (
+        "The build in {folder} is damaged: {reason}. Nothing was published; run 'modpkg build' and "
+        "publish again."
+    ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
     "M403": (
@@ -453,8 +457,8 @@ MESSAGES: dict[str, str] = {
         "{right}, or ./{text} for a new folder."
     ),
     "M859": (
-        "{path} was changed while tensor {tensor!r} was read from it; build again when no program "
-        "writes to it any more."
+        "{path} was changed while the build read {what}; build again when no program writes to it "
+        "any more."
     ),
     "M856": (
         "{device} cannot be used to compose: {reason}. Use cpu, or auto, which takes a GPU only "

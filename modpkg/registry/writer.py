@@ -290,8 +290,13 @@ class RegistryWriter:
             if self.blobs.has(digest):
                 return 0
             stamp, path = hashed.get(digest), tree.path(digest)
+            if stamp is not None and stamp_of(path) != stamp:
+                stamp = None  # changed after it was verified
             self.blobs.add_shared(
-                tree, digest, what, lambda: stamp is not None and stamp_of(path) == stamp
+                tree,
+                digest,
+                what,
+                lambda: stamp is not None and stamp.same_but_for_links(stamp_of(path)),
             )
             return self._added(digest, progress)
 

@@ -34,7 +34,13 @@ from modpkg.manifest.normal import normal_form
 from modpkg.manifest.schema import Dependency, Manifest, ModuleTable
 from modpkg.release.base import Base
 from modpkg.release.binding import bind
-from modpkg.release.build_stamps import rename_release, source_stamps, write_stamps
+from modpkg.release.build_stamps import (
+    check_unchanged,
+    rename_release,
+    stamps_of,
+    without_new,
+    write_stamps,
+)
 from modpkg.release.checkpoint import check_one_set
 from modpkg.release.content import collect
 from modpkg.release.expects import BaseMemory
@@ -99,7 +105,9 @@ def build(
         needs = "weights or a recipe under [compose]" if empty else "weights"
         raise ReleaseError("M204", folder=manifest.folder, kind=module.kind, needs=needs)
     check_one_set(module.name, module.kind, manifest.folder, content)
-    stamps = source_stamps(content.weights)
+    sources = {**content.files, **content.weights}
+    before = stamps_of(sources)
+    stamps = without_new({path: before[path] for path in content.weights})
     staged = temporary_sibling(out)
     try:
         tree = BlobTree(staged)
@@ -135,6 +143,7 @@ def build(
             if bound.memory is not None:
                 data = canonical_json(bound.memory)
                 files[MEMORY] = FileEntry(digest=tree.add(data), size=len(data))
+        check_unchanged(before, sources)
         requires, extras = requires_of(manifest)
         record = ReleaseRecord(
             name=module.name,

@@ -1,4 +1,4 @@
-"""What a build hashed, by size, time and inode, so that unchanged files are not hashed again.
+"""What a build hashed, by size, times and inode, so that unchanged files are not hashed again.
 
 A build writes ``.stamps.json`` into its tree. A file with the stamp that it had then has the
 bytes that it had then, as in git's index. Any doubt (no stamps, another release, a file that was
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import parse_digest
+from modpkg.core.errors import ReleaseError
 from modpkg.core.files import write_atomically
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.regular_file import read_file
@@ -33,6 +34,13 @@ class FileStamp(Struct, frozen=True, array_like=True):
     size: int
     mtime_ns: int
     inode: int
+    ctime_ns: int
+    """Nobody can set it, as `touch` sets the time of change; a new hard link changes it too."""
+    device: int
+
+    def same_but_for_links(self, other: FileStamp) -> bool:
+        """Return whether nothing changed between two stamps, if the file got a hard link."""
+        return msgspec.structs.replace(other, ctime_ns=self.ctime_ns) == self
 
 
 class BuildStamps(Struct, frozen=True):
@@ -49,13 +57,31 @@ class BuildStamps(Struct, frozen=True):
 def stamp_of(path: Path) -> FileStamp:
     """Return the stamp of a file as it is now."""
     status = os.stat(path)
-    return FileStamp(status.st_size, status.st_mtime_ns, status.st_ino)
+    return FileStamp(
+        status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns, status.st_dev
+    )
 
 
-def source_stamps(weights: Mapping[str, Path]) -> dict[str, FileStamp]:
-    """Return the stamps of files that are about to be hashed, without those just changed."""
+def stamps_of(files: Mapping[str, Path]) -> dict[str, FileStamp]:
+    """Return the stamps of files that are about to be read."""
+    return {path: stamp_of(file) for path, file in files.items()}
+
+
+def check_unchanged(stamps: Mapping[str, FileStamp], files: Mapping[str, Path]) -> None:
+    """Check that no file changed since its stamp was taken.
+
+    What was read from a changed one can be of two versions, which no digest tells.
+
+    Raises:
+        ReleaseError: One did, or is not there any more.
+    """
+    for path in sorted(stamps.keys() - unchanged(stamps, files)):
+        raise ReleaseError("M859", path=files[path], what="it")
+
+
+def without_new(stamps: Mapping[str, FileStamp]) -> dict[str, FileStamp]:
+    """Return the stamps but for those of files that were changed a moment ago."""
     latest = time.time_ns() - _RACY
-    stamps = {path: stamp_of(file) for path, file in weights.items()}
     return {path: stamp for path, stamp in stamps.items() if stamp.mtime_ns < latest}
 
 

@@ -170,7 +170,7 @@ class PackWriter:
                     raise CutShort(part.path)
                 digests[name] = digest_of(state)
                 if expected.get(name, digests[name]) != digests[name]:
-                    raise ReleaseError("M859", path=part.path, tensor=name)
+                    raise ReleaseError("M859", path=part.path, what=f"tensor {name!r}")
                 if progress is not None:
                     progress(part.length)
             system.set_descriptor_mode(out.fileno(), 0o444)

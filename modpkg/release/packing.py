@@ -255,7 +255,7 @@ def _encoded(
     ):
         encoded = encode(new, old, part.dtype)
         if encoded is not None and digest_bytes(new) != key.digest:
-            raise ReleaseError("M859", path=part.path, tensor=name)
+            raise ReleaseError("M859", path=part.path, what=f"tensor {name!r}")
     if encoded is None:
         return None
     method, payload = encoded

@@ -14,6 +14,7 @@ from packaging.version import Version
 
 from modpkg.environment import policy
 from tests import tiny
+from tests.changing import numbers, write
 from tests.e2e.remedies import Run, fails, remedy_of, repaired, works
 from tests.modules import publish_collection, write_module
 from tests.registry.servers import failing, serve
@@ -132,6 +133,26 @@ def test_m317_of_another_registry(registry: Path, tmp_path: Path, run: Run) -> N
     text = fails(run, "M317", "publish", folder, "--registry", tmp_path / "other")
     works(run, *remedy_of(text), folder)
     works(run, "publish", folder, "--registry", tmp_path / "other")
+
+
+def test_m329_of_a_build_that_is_damaged(registry: Path, tmp_path: Path, run: Run) -> None:
+    """Whoever publishes has nobody to ask for it: it is built again."""
+    folder = write(tmp_path / "new", numbers("a"), "new")
+    publish = ("publish", folder, "--registry", registry)
+    works(run, "build", folder)
+    for blob in [path for path in (folder / "dist" / "blobs").rglob("*") if path.is_file()]:
+        old = blob.read_bytes()
+        blob.unlink()
+        texts = [run(*publish)]
+        blob.write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
+        texts.append(run(*publish))
+        blob.write_bytes(old)
+        for status, text in texts:
+            assert (status, "error[M30" in text, "build" in text) == (1, False, True), text
+    blob.unlink()
+    text = fails(run, "M329", *publish)
+    works(run, *remedy_of(text), folder)
+    works(run, *publish)
 
 
 def test_m318_of_an_alias_that_is_a_folder(registry: Path, run: Run) -> None:

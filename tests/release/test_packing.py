@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -132,6 +135,39 @@ def test_a_file_that_is_changed_while_it_is_read_is_refused(
     with raises("M859", match="'b'"):
         build_for(folder, registry)
     assert not (folder / "dist").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("change", ["bytes", "bytes and not their time", "another file", "removed"])
+def test_a_file_that_is_changed_during_a_first_build_is_refused(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, change: str
+) -> None:
+    """No digest was computed before: what is written could be half of each version."""
+    folder = write(tmp_path / "m", numbers("a", "b"))
+    changed, old = folder / file, tmp_path / "old"
+    os.utime(changed, (1_600_000_000, 1_600_000_000))
+    copy = pack_writer.copy_hashed
+
+    def changing(*arguments: Any, **options: Any) -> int:
+        if not old.exists():
+            old.write_bytes(changed.read_bytes())
+            if change == "removed":
+                changed.unlink()
+            elif change == "another file":
+                shutil.copy(changed, folder / "copy")
+                (folder / "copy").replace(changed)
+            else:
+                changed.write_bytes(old.read_bytes()[:-1] + b" ")
+            if change == "bytes and not their time":
+                os.utime(changed, (1_600_000_000, 1_600_000_000))
+        return copy(*arguments, **options)
+
+    monkeypatch.setattr(pack_writer, "copy_hashed", changing)
+    with raises("M859", match=f"{file} was changed while the build read it"):
+        build_for(folder, registry)
+    assert not (folder / "dist").exists()
+    shutil.copy(old, changed)
+    assert build_for(folder, registry).record.packs
 
 
 def test_a_file_that_ends_early_stops_the_build(

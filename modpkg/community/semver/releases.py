@@ -14,13 +14,21 @@ from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
-from modpkg.core.errors import ModpkgError, NotFound, PublishError, TestError, UsageError
+from modpkg.core.errors import (
+    IntegrityError,
+    ModpkgError,
+    NotFound,
+    PublishError,
+    TestError,
+    UsageError,
+)
 from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
 from modpkg.core.files import check_no_links, shown
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
+from modpkg.manifest.schema import ModuleTable
 from modpkg.registry.location import writable_folder
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
@@ -120,8 +128,8 @@ def publish_project(
         The published index line, the folder of the registry, and whether it had the release.
 
     Raises:
-        PublishError: This version was not built, the registry is not a folder or has another
-            release of this version, or the version is too low.
+        PublishError: This version was not built, its build is damaged, the registry is not a folder
+            or has another release of this version, or the version is too low.
         UsageError: The reason is empty, or more than one line.
     """
     manifest = project.manifest
@@ -130,11 +138,31 @@ def publish_project(
     check_no_links(dist)
     if not (dist / REGISTRY_INFO).exists():
         raise PublishError("M311", folder=shown(dist))
+    try:
+        return _publish_build(project, module, dist, reason, dry_run=dry_run)
+    except IntegrityError as error:
+        raise _of_build(error, dist) from None
+
+
+def _of_build(error: IntegrityError, dist: Path) -> ModpkgError:
+    """Return the error to show: what is damaged in ``dist`` is built again by whoever has it."""
+    source = Path(str(error.values.get("source", "")))
+    if error.code not in ("M305", "M306") or not source.is_relative_to(dist.absolute()):
+        return error
+    is_missing = error.code == "M306"
+    reason = f"{error.values['what']} " + ("is missing" if is_missing else "has other bytes")
+    return PublishError("M329", folder=shown(dist), reason=reason)
+
+
+def _publish_build(
+    project: Workspace, module: ModuleTable, dist: Path, reason: str | None, *, dry_run: bool
+) -> tuple[IndexLine, Path, bool]:
+    """Publish the release in ``dist``; raise `IntegrityError` if it is damaged there."""
     built = Registry(str(dist.absolute()))
     lines = [line for line in built.index(module.name) if _version(line) == module.version]
     if not lines:
         raise PublishError("M311", folder=f"{shown(dist)} of {module.name} {module.version}")
-    writer = RegistryWriter(writable_folder(manifest, project.options.registry))
+    writer = RegistryWriter(writable_folder(project.manifest, project.options.registry))
     line = line_to_publish(project, built, lines[0], writer.folder, reason, dry_run=dry_run)
     already = _has(writer.folder, line)
     if dry_run:
