@@ -124,8 +124,8 @@ def load(
             of one that is registered there; its own choice by default.
         share: Let parameters that another model of this process has too, from the same stored
             tensor, in the same dtype and on the same device, be in the same memory. They are
-            frozen: changing one in place would change it in every model. Mapped parameters share
-            memory in any case, and are copied when they are changed.
+            frozen: changing one in place would change it in every model. Without it mapped
+            parameters share pages all the same, which are copied when they are changed.
 
     Raises:
         ModpkgError: The model is not installed, cannot be loaded, or cannot be loaded live; or the
@@ -145,7 +145,13 @@ def load(
 
 
 def _how(device: Any, dtype: Any, attn_implementation: Any, share: Any) -> dict[str, Any]:
-    """Return the arguments of `load` that say how, of those that are given."""
+    """Return the arguments of `load` that say how, of those that are given.
+
+    Raises:
+        RunError: ``share`` is not a truth value.
+    """
+    if not isinstance(share, bool):
+        raise RunError("M709", choice=f"share {share!r}", reason="it is either True or False")
     given = {"device": device, "dtype": dtype, "attn_implementation": attn_implementation}
     how = {key: value for key, value in given.items() if value is not None}
     return {**how, "share": share} if share else how

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,23 +24,45 @@ TORCH_DTYPES: dict[str, torch.dtype] = {
 DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 """safetensors' name for each of torch's dtypes."""
 
+_SMALL = 1 << 20
+"""Bytes below which a tensor's second use is a copy: a mapping costs a file descriptor."""
+_MAPPINGS = 16
+"""Most mappings of one pack."""
+
 
 def map_tensors(
-    refs: Iterable[tuple[str, TensorRef]], folder: Path = Path()
+    refs: Iterable[tuple[str, TensorRef]], folder: Path = Path(), *, apart: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Return tensors by name, as views on one mapping per pack.
+    """Return tensors by name, as views on mappings of packs.
 
     The mapping is private (copy-on-write): writing to a tensor, as training does, never changes the
-    file. Relative paths are relative to ``folder``.
+    file. Relative paths are relative to ``folder``. A pack has tensors of equal content once; with
+    ``apart`` each of them has memory of its own all the same, as the parameters of a model need it:
+    in another mapping of the pack, or, if it is small, as a copy.
 
     Raises:
         PackError: A pack is missing or truncated, or this torch does not have a dtype.
     """
-    mappings: dict[str, mmap.mmap] = {}
-    return {name: _view(name, ref, folder, mappings) for name, ref in refs}
+    mappings: dict[tuple[str, int], mmap.mmap] = {}
+    uses: Counter[tuple[str, int]] = Counter()
+    tensors = {}
+    for name, ref in refs:
+        number = uses[ref.file, ref.offset] if apart else 0
+        uses[ref.file, ref.offset] += 1
+        is_mapped = ref.length >= _SMALL and number < _MAPPINGS
+        view = _view(name, ref, folder, mappings, number if is_mapped else 0)
+        tensors[name] = view.clone() if number and not is_mapped else view
+    return tensors
 
 
-def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap]) -> torch.Tensor:
+def _view(
+    name: str,
+    ref: TensorRef,
+    folder: Path,
+    mappings: dict[tuple[str, int], mmap.mmap],
+    number: int,
+) -> torch.Tensor:
+    """Return a tensor in one of its pack's mappings, which is made if it is the first there."""
     if ref.dtype not in TORCH_DTYPES:
         raise PackError(
             "M201",
@@ -51,9 +74,9 @@ def _view(name: str, ref: TensorRef, folder: Path, mappings: dict[str, mmap.mmap
         shape = [*shape[:-1], shape[-1] // 2] if shape else shape
     if ref.length == 0:
         return torch.empty(shape, dtype=dtype)
-    if ref.file not in mappings:
-        mappings[ref.file] = _map(folder / ref.file)
-    mapping = mappings[ref.file]
+    if (ref.file, number) not in mappings:
+        mappings[ref.file, number] = _map(folder / ref.file)
+    mapping = mappings[ref.file, number]
     if ref.offset + ref.length > len(mapping):
         raise PackError(
             "M201", path=folder / ref.file, reason=f"it is truncated before tensor {name!r}"

@@ -107,7 +107,7 @@ class LiveModel(torch.nn.Module):
         """
         super().__init__()
         own, _ = split_tensors(name, parts.folder, parts.table)
-        tensors = map_tensors(own.items())
+        tensors = map_tensors(own.items(), apart=True)
         self.model = build_model(name, parts.folder, tensors, attention=attention)
         self._table: dict[str, TensorRef] = parts.table
         self._changes: dict[str, TermsByTensor] = dict(parts.changes)
@@ -422,15 +422,14 @@ def _adapted_modules(
                 owners.setdefault(place, []).append((path, module, attribute))
     touched = sorted({target for changes in parts.changes.values() for target in changes})
     adapted: dict[str, AdaptedModule] = {}
-    uses: dict[tuple[int, torch.Size], int] = {}
-    for tensor in tensors.values():
-        place = (tensor.data_ptr(), tensor.shape)
-        uses[place] = uses.get(place, 0) + 1
+    equal: dict[str, list[torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        equal.setdefault(_place(parts.table[key]), []).append(tensor)
     for target in touched:
         tensor = tensors[target]
-        place = (tensor.data_ptr(), tensor.shape)
-        parameters = owners.get(place, [])
-        if uses[place] > 1:  # repeated layers share data and are distinguished by name
+        same = equal[_place(parts.table[target])]
+        parameters = [p for each in same for p in owners.get((each.data_ptr(), each.shape), [])]
+        if len(same) > 1:  # of tensors that are tied one is used, whose content both have
             parameters = [p for p in parameters if _same_name(target, f"{p[0]}.{p[2]}")]
         if not parameters or not tensor.numel():
             raise RunError(

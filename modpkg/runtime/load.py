@@ -52,8 +52,9 @@ def load_model(
 ) -> torch.nn.Module:
     """Return the model in ``folder``, in evaluation mode.
 
-    Parameters are views on private mappings of the packs: nothing is copied, randomly initialised
-    or downloaded, and training does not change the files. Only tensors of another dtype than
+    Parameters are views on private mappings of the packs: nothing is randomly initialised or
+    downloaded, only small tensors of equal content are copied, for each parameter has memory of its
+    own; and training does not change the files. Only tensors of another dtype than
     ``config.json`` names, or for which the architecture keeps float32, are converted, as
     transformers does. Loading is strict: every parameter gets a tensor, and every tensor is used.
     On another device than the CPU parameters are read straight into its memory. With ``share`` they
@@ -70,7 +71,7 @@ def load_model(
     place = None if device is None else device_of(device)
     record = read_model(folder)
     own, _ = split_tensors(record.name, folder, record.tensors)
-    tensors = map_tensors(own.items(), packs)
+    tensors = map_tensors(own.items(), packs, apart=True)
     _check_headers(record.tensors.values(), packs)
     chosen = _dtype(dtype)
     with contextlib.ExitStack() as stack:

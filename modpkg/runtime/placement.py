@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -189,17 +190,19 @@ class Placement:
         dtype = self._wanted(tensor)
         is_there = tensor.device == self._device and tensor.dtype == dtype and not self._copied
         content = None
-        if is_there:
+        if is_there and self._shared is None:
             value = tensor.detach()
         elif not tensor.numel() or not tensor.is_contiguous() or tensor.device.type != "cpu":
             value = tensor.detach().to(self._device, dtype)
         else:
-            content = self._content(tensor, dtype)
-            found = None if content is None else made.get(content)
-            if found is None and content is not None and self._shared is not None:
+            content = self._content(tensor, dtype, made)
+            found = None
+            if content is not None and self._shared is not None:
                 found = self._shared.find(content)
             if found is not None:
                 value = found
+            elif is_there:
+                value = tensor.detach()
             else:
                 value = torch.empty(tensor.shape, dtype=dtype, device=self._device)
                 place = self._stored.find(tensor)
@@ -209,20 +212,28 @@ class Placement:
         if not isinstance(tensor, torch.nn.Parameter):
             return value
         learns = tensor.requires_grad and self._shared is None
-        if is_there and learns == tensor.requires_grad:
+        is_its = is_there and value.data_ptr() == tensor.data_ptr()
+        if is_its and learns == tensor.requires_grad:
             return tensor
         parameter = torch.nn.Parameter(value, requires_grad=learns)
         parameter.__dict__.update(tensor.__dict__)
         return parameter
 
-    def _content(self, tensor: torch.Tensor, dtype: torch.dtype) -> ParameterKey | None:
+    def _content(
+        self, tensor: torch.Tensor, dtype: torch.dtype, made: Collection[ParameterKey]
+    ) -> ParameterKey | None:
         """Return what a parameter is shared by; None if it is not."""
         if self._shared is None or not isinstance(tensor, torch.nn.Parameter):
             return None
         place = self._stored.find(tensor)
         if place is None or place[2] is None:
             return None
-        return ParameterKey(place[2], tensor.dtype, tuple(tensor.shape), dtype, self._device)
+        shape = tuple(tensor.shape)
+        keys = (
+            ParameterKey(place[2], tensor.dtype, shape, dtype, self._device, number)
+            for number in count()
+        )
+        return next(key for key in keys if key not in made)
 
     def _too_large(self, model: torch.nn.Module) -> RunError:
         tensors = {id(each): each for each in (*model.parameters(), *model.buffers())}.values()

@@ -19,6 +19,8 @@ class ParameterKey(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    number: int
+    """Which one of a model's parameters of this content: each of them has memory of its own."""
 
 
 class _Holder(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def install(
 ) -> tuple[Path, Path]:
     """Write a model as an environment has it; return its folder and that of the packs.
 
+    Tensors of equal content are in the pack once, as the store has them.
+
     ``edit`` changes the table of tensors on disk; ``config`` adds keys to config.json.
     """
     packs = folder / "packs"
@@ -78,7 +81,15 @@ def install(
     tensors = load_file(saved / "model.safetensors")
     if edit is not None:
         tensors = edit(tensors)
-    save_file(tensors, packs / "weights.safetensors")
+    names, once = {}, {}
+    for name, tensor in sorted(tensors.items()):
+        content = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        digest = f"{tensor.dtype} {list(tensor.shape)}".encode() + content
+        names[name] = f"sha256:{hashlib.sha256(digest).hexdigest()}"
+        once[names[name]] = tensor
+    pack = packs / "weights.safetensors"
+    save_file(once, pack)
+    places = read_pack_header(pack)
     home = folder / "model"
     home.mkdir()
     text = json.loads((saved / "config.json").read_text())
@@ -95,14 +106,10 @@ def install(
         task=task,
         tensors={
             name: TensorRef(
-                "weights.safetensors",
-                place.offset,
-                place.length,
-                place.dtype,
-                list(place.shape),
-                "sha256:" + "0" * 64,
+                pack.name, place.offset, place.length, place.dtype, list(place.shape), digest
             )
-            for name, place in read_pack_header(packs / "weights.safetensors").items()
+            for name, digest in names.items()
+            for place in [places[digest]]
         },
         modules={"small": "1.0"},
         recipe={},

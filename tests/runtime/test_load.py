@@ -16,6 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from modpkg.compose import mapping
 from modpkg.core.errors import ModpkgError
 from modpkg.runtime.load import load_model
 from tests.raising import raises
@@ -90,6 +91,33 @@ def test_training_does_not_change_the_store(tmp_path: Path) -> None:
     optimizer.step()
     assert not torch.equal(old, weight)
     assert hashlib.sha256(pack.read_bytes()).digest() == before
+
+
+def trained(model: Any) -> Table:
+    """Return a model's tensors after some steps of training."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(3):
+        model(IDS, labels=IDS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("build", ["tied llama", "gpt2", list(BUILDS)[-1]])
+@pytest.mark.parametrize("most", [mapping._SMALL, 0], ids=["copied", "mapped again"])
+def test_parameters_of_equal_content_are_trained_apart(
+    build: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has them once: all norms of a new model, and the biases."""
+    monkeypatch.setattr(mapping, "_SMALL", most)
+    home, packs = install(tmp_path, BUILDS[build]())
+    loaded: Any = load_model(home, packs)
+    assert len({p.data_ptr() for p in loaded.parameters()}) == len(list(loaded.parameters()))
+    loaded.save_pretrained(tmp_path / "again")
+    wanted = type(loaded).from_pretrained(tmp_path / "saved").eval()
+    expected = trained(wanted)
+    for name, value in trained(loaded).items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_a_head_on_a_base_whose_names_lack_the_prefix(tmp_path: Path) -> None:
