@@ -123,6 +123,14 @@ def test_a_tokenizer_needs_no_weights(registry: Path) -> None:
     assert Workspace(project).environment.model("lora-1").result is None
 
 
+@pytest.mark.parametrize("share", ["no", 1, 0, None])
+def test_sharing_is_true_or_false(share: Any) -> None:
+    for call in (modpkg.load, modpkg.pipeline):
+        for live in (False, True):
+            with raises("M709", match="share"):
+                call("tiny", live=live, share=share)
+
+
 def test_live_models_on_a_device_share_their_base(
     registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -108,6 +109,21 @@ def outputs(model: Any, ids: torch.Tensor = IDS, **more: Any) -> torch.Tensor:
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids), **more)[0]
     assert isinstance(found, torch.Tensor)
     return found
+
+
+def test_base_tensors_of_equal_content_are_apart(tmp_path: Path) -> None:
+    """The store has them once; here both layers have the weights of one."""
+    model = llama()
+    model.model.layers[1].load_state_dict(model.model.layers[0].state_dict())
+    modules = saved(tmp_path, model, {"one": lora("q_proj", layers_to_transform=[1])})
+    parts = parts_of(tmp_path / "base", {"a": recipe(modules, one=1.0)}, modules)
+    once = {ref.digest: ref for ref in parts.table.values()}
+    table = {name: once[ref.digest] for name, ref in parts.table.items()}
+    assert len(once) < len(table)
+    live = LiveModel("model", structs.replace(parts, table=table))
+    places = [value.data_ptr() for value in live.model.parameters()]
+    assert len(set(places)) == len(places)
+    assert close(outputs(live), outputs(fused(tmp_path, modules, one=1.0)))
 
 
 def squeezed() -> Any:

@@ -36,7 +36,7 @@ def placed(
 ) -> Any:
     """Load a model as onto another device."""
     record = read_model(home)
-    tensors = map_tensors(record.tensors.items(), packs)
+    tensors = map_tensors(record.tensors.items(), packs, apart=True)
     stored = StoredTensors(tensors, record.tensors, packs)
     with Placement("small", CPU, stored, shared=shared, copied=True) as placement:
         return build_model("small", home, tensors, dtype, placement=placement)
@@ -153,23 +153,11 @@ def tuned(table: Table) -> Table:
 
 
 def two_models(tmp_path: Path) -> list[tuple[Path, Path]]:
-    """Install a model, and one of which a tensor differs; digests as in an environment."""
-    from msgspec import structs
-
-    from modpkg.core.digests import digest_file
-    from modpkg.core.sealed import seal
-
-    homes = []
-    for number, edit in enumerate((None, tuned)):
-        home, packs = install(tmp_path / str(number), llama(), edit=edit, with_tokenizer=False)
-        record = read_model(home)
-        tensors = {
-            name: structs.replace(ref, digest=digest_file(packs / ref.file, ref.offset, ref.length))
-            for name, ref in record.tensors.items()
-        }
-        (home / "model.json").write_bytes(seal(structs.replace(record, tensors=tensors)))
-        homes.append((home, packs))
-    return homes
+    """Install a model, and one of which a tensor differs."""
+    return [
+        install(tmp_path / str(number), llama(), edit=edit, with_tokenizer=False)
+        for number, edit in enumerate((None, tuned))
+    ]
 
 
 def addresses(model: Any) -> dict[str, int]:
@@ -182,6 +170,7 @@ def test_models_share_the_parameters_that_are_the_same(tmp_path: Path) -> None:
     one, two = placed(*base, shared=shared), placed(*other, shared=shared)
     same = {name for name, place in addresses(one).items() if addresses(two)[name] == place}
     assert addresses(one).keys() - same == {"lm_head.weight"}
+    assert len(set(addresses(one).values())) == len(addresses(one))  # all norms are equal
     assert not any(value.requires_grad for value in (*one.parameters(), *two.parameters()))
     narrow = placed(*base, torch.bfloat16, shared=shared)
     assert not set(addresses(narrow).values()) & set(addresses(one).values())
@@ -217,6 +206,35 @@ def test_loads_are_isolated_unless_sharing_is_asked_for(tmp_path: Path) -> None:
     wide: Any = load_model(home, packs, share=True, dtype="float64")
     again: Any = load_model(home, packs, share=True, dtype="float64", device="cpu")
     assert addresses(wide) == addresses(again)
+
+
+def test_mapped_parameters_are_shared_too(tmp_path: Path) -> None:
+    home, other = two_models(tmp_path)
+    one: Any = load_model(*home, share=True)
+    two: Any = load_model(*other, share=True)
+    same = {name for name, place in addresses(one).items() if addresses(two)[name] == place}
+    assert addresses(one).keys() - same == {"lm_head.weight"}
+    assert len(set(addresses(one).values())) == len(addresses(one))
+    with torch.no_grad():
+        one.model.norm.weight.add_(1)
+    assert torch.equal(two.model.norm.weight, one.model.norm.weight)
+    assert (two.model.layers[0].input_layernorm.weight == 1).all()
+    later: Any = load_model(*home, share=True)
+    assert (later.model.norm.weight == 1).all()
+    one.save_pretrained(tmp_path / "again")
+
+
+def test_equal_tensors_are_each_converted_to_their_own_dtype(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        transformers.LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["model.norm"]
+    )
+    home, packs = install(tmp_path, llama(), with_tokenizer=False)
+    for found in (placed(home, packs, torch.bfloat16), load_model(home, packs, dtype="bfloat16")):
+        dtypes = {name: value.dtype for name, value in found.named_parameters()}
+        assert dtypes.pop("model.norm.weight") == torch.float32
+        assert set(dtypes.values()) == {torch.bfloat16}
 
 
 # Attention ----------------------------------------------------------------------------------------
