@@ -63,6 +63,8 @@ class RegistryWriter:
         self.folder = folder
         self.blobs = BlobTree(folder, within)
         self._name = name
+        self.restored = 0
+        """Bytes of a published release that this registry had lost, and has again."""
         self._within = within
 
     def prepare(self) -> None:
@@ -98,8 +100,9 @@ class RegistryWriter:
         """Add a release of a built tree to this registry, and return its index line.
 
         Its files are linked, not copied, where the file system can: nobody changes a built tree,
-        which a later build replaces. Publishing the same release again changes nothing. Packs that
-        the release refers to have to be in the built tree or in this registry.
+        which a later build replaces. Publishing the same release again only restores what the
+        registry lost of it, or has with another size. Packs that the release refers to have to be
+        in the built tree or in this registry.
 
         Raises:
             PublishError: The version is published with another release digest, or a pack is in
@@ -114,6 +117,7 @@ class RegistryWriter:
             lines = self._reader().index(line.name)
             for existing in lines:
                 if existing.release == line.release:
+                    self.restored = self._add_built(built, record, line.release, progress)
                     self._describe(line.name)  # whoever published it may have been killed
                     return existing
             others = self._other_versions(line, lines)
@@ -287,7 +291,10 @@ class RegistryWriter:
 
         def add(blob: tuple[Digest, str]) -> int:
             digest, what = blob
-            if self.blobs.has(digest):
+            held = self.blobs.path(digest)
+            if self.blobs.has(digest) and (
+                not tree.has(digest) or held.stat().st_size == tree.path(digest).stat().st_size
+            ):
                 return 0
             stamp, path = hashed.get(digest), tree.path(digest)
             if stamp is not None and stamp_of(path) != stamp:

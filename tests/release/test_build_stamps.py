@@ -168,6 +168,25 @@ def test_a_copy_that_is_damaged_is_not_published(
     assert _blobs(tmp_path / "one") == []
 
 
+@pytest.mark.parametrize("change", ["removed", "shorter"])
+def test_publishing_again_restores_what_the_registry_lost(
+    project: Path, tmp_path: Path, change: str
+) -> None:
+    built, writer = Registry(str(project / DIST)), RegistryWriter(tmp_path / "one")
+    (line,) = built.index("m")
+    published = writer.publish(built, line)
+    blobs = {path: path.read_bytes() for path in _blobs(tmp_path / "one")}
+    for path, data in blobs.items():
+        path.unlink()
+        if change == "shorter":
+            path.write_bytes(data[:-1])
+    assert writer.publish(built, line) == published
+    assert {path: path.read_bytes() for path in _blobs(tmp_path / "one")} == blobs
+    assert writer.restored == sum(map(len, blobs.values()))
+    writer.publish(built, line)
+    assert writer.restored == 0
+
+
 def _blobs(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("blobs/**/*") if path.is_file()]
 

@@ -23,7 +23,7 @@ from modpkg.core.errors import (
     UsageError,
 )
 from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
-from modpkg.core.files import check_no_links, shown
+from modpkg.core.files import check_no_links, human_bytes, shown
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
@@ -171,6 +171,10 @@ def _publish_build(
     project.progress.total(line.size)
     built = Registry(str(dist.absolute()))  # the reason is in a separate record
     published = writer.publish(built, line, progress=project.progress.advance)
+    if writer.restored:
+        restored = human_bytes(writer.restored)
+        lost = f"{restored} of {line.name} {line.version}"
+        project.progress.warn(f"{writer.folder} had lost {lost}, and has them again")
     return published, writer.folder, already
 
 
