@@ -132,7 +132,7 @@ def test_a_flood_before_the_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_file_that_is_too_large_is_not_read(talk: Callable[[Any], None]) -> None:
     with answering(talk) as address, raises("M327", match="f of the registry at .* over .* 5.0 kB"):
-        ObjectSource(address, patience=PATIENCE).read("f", most=5000)
+        ObjectSource(address).read("f", most=5000)
 
 
 def test_a_file_of_a_folder_that_is_too_large_is_not_read(tmp_path: Path) -> None:
