@@ -25,13 +25,10 @@ from benchmarks.machine import described
 from modpkg.compose.arrays import STORED, widened
 from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import ComputedTensor, Term
-from modpkg.compose.model_blocks import ModelBlocks
-from modpkg.compose.reducers import find_reducer
-from modpkg.compose.tensor import Job, Reduction
+from modpkg.compose.tensor import Reduction
 from modpkg.core.installed import TensorRef
-from modpkg.core.packs import PackTensor
 from tests.compose.hard_tensors import ULP, Inputs, base_values, factors
-from tests.compose.test_exact import METHODS, as_double, merged_model, nearest
+from tests.compose.test_exact import METHODS, as_double, job_of, merged_model, nearest
 
 PAGE = Path(__file__).parent / "results" / "exactness.md"
 DTYPES = [
@@ -244,12 +241,8 @@ def cases(seed: int) -> Iterator[tuple[str, Callable[[Inputs], Case]]]:
 
 def compare(case: Case, tally: Tally) -> None:
     """Compute a tensor in three ways, and count what differs."""
-    computed, measured, left = case.computed, None, 0
-    reducer = find_reducer(computed.reducer, "m")
-    if reducer.across and reducer.measure is not None:
-        measured = reducer.measure(ModelBlocks("m", [("t", computed)]))
-    place = PackTensor(computed.dtype, computed.shape, 0, computed.length)
-    job = Job(model="m", name="t", computed=computed, file="", place=place, measured=measured)
+    computed, left = case.computed, 0
+    job = job_of(computed)
     with np.errstate(all="ignore"), TensorBlocks("m", "t", computed) as blocks:
         reduction = Reduction(job, blocks)
         assert reduction.exact is not None

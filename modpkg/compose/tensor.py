@@ -115,7 +115,6 @@ class Reduction:
                     self._measured = (
                         _call_method(job, self._reducer.measure, blocks, **self._arguments),
                     )
-
             if is_exact(job.model, computed, self._reducer):
                 self.exact = ExactTensor(
                     blocks, job.place.dtype, self._reducer, self._arguments, self._measured
@@ -141,8 +140,7 @@ class Reduction:
 
         def exactly(places: Any) -> Stored:
             results = exact.at(places)
-            if not all_finite(results, self._job.place.dtype):
-                raise ComposeError("M605", model=self._job.model, tensor=self._job.name)
+            self._check(results)
             return results
 
         job, method = self._job, self._reducer.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -23,8 +22,8 @@ from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.trimming import bounds_of
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
-from modpkg.core.installed import TensorRef
 from modpkg.core.packs import PackTensor
+from tests.compose.hard_tensors import Inputs
 
 DTYPES = {"BF16": (8, -126, 127), "F16": (11, -14, 15), "F32": (24, -126, 127)}
 """Significant bits, least and greatest exponent of a normal value."""
@@ -99,28 +98,6 @@ def test_what_is_not_in_doubt_rounds_the_same_way(dtype: str) -> None:
     assert dtype == "F64" or not mask.all()
     assert not doubtful(values, 0.0, dtype).any()
     assert doubtful(np.array([np.inf, np.nan, 1.0]), np.array([0.0, 0.0, np.inf]), dtype).all()
-
-
-class Inputs:
-    """Tensors in files of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def tensor(self, values: Any, dtype: str) -> TensorRef:
-        stored = rounded(np.asarray(values, np.float64), dtype)
-        data = stored.tobytes()
-        digest = hashlib.sha256(data + str(stored.shape).encode()).hexdigest()
-        path = self._folder / digest
-        path.write_bytes(data)
-        return TensorRef(
-            file=str(path),
-            offset=0,
-            length=len(data),
-            dtype=dtype,
-            shape=list(stored.shape),
-            digest="sha256:" + hashlib.sha256(data).hexdigest(),
-        )
 
 
 def exact_of(
@@ -231,14 +208,19 @@ def merged(
     return base + factor * sum(weighted[n] for n in chosen) / (below or 1)
 
 
-def reduced(computed: ComputedTensor) -> Any:
-    """Return what `Reduction` computes, measuring over the tensor where it is over the model."""
+def job_of(computed: ComputedTensor) -> Job:
+    """Return the job of a tensor, measured over it where the method measures over the model."""
     reducer = find_reducer(computed.reducer, "m")
     measured = None
     if reducer.across and reducer.measure is not None:
         measured = reducer.measure(ModelBlocks("m", [("t", computed)]))
     place = PackTensor(computed.dtype, computed.shape, 0, computed.length)
-    job = Job(model="m", name="t", computed=computed, file="", place=place, measured=measured)
+    return Job(model="m", name="t", computed=computed, file="", place=place, measured=measured)
+
+
+def reduced(computed: ComputedTensor) -> Any:
+    """Return what `Reduction` computes, measuring over the tensor where it is over the model."""
+    job = job_of(computed)
     with np.errstate(all="ignore"), TensorBlocks("m", "t", computed) as blocks:
         reduction = Reduction(job, blocks)
         assert reduction.exact is not None
