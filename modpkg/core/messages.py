@@ -469,6 +469,7 @@ MESSAGES: dict[str, str] = {
         "{model} could not be composed on {device}: {reason}. Run the same command with "
         "MODPKG_DEVICE=cpu in the environment; the bytes are the same."
     ),
+    "M860": ("{address} is not an address on a hub: {reason}; {remedy}."),
     "M865": (
         "{name} cannot be loaded with attn_implementation={attention}: {reason}. Leave it out for "
         "transformers' choice, or take 'sdpa' or 'eager'."
