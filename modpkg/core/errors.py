@@ -169,7 +169,8 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M201"], PackError),
     **dict.fromkeys(["M209"], RecordError),
     **dict.fromkeys(
-        ["M303", "M315", "M316", "M318", "M319", "M327", "M328", "M806", "M855"], RegistryError
+        ["M303", "M315", "M316", "M318", "M319", "M327", "M328", "M806", "M855", "M860"],
+        RegistryError,
     ),
     **dict.fromkeys(["M845", "M896", "M897"], RegistryError),
     **dict.fromkeys(["M301", "M304", "M312"], NotFound),
