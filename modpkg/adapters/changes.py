@@ -15,6 +15,9 @@ from modpkg.core.filenames import ADAPTER_CONFIG
 from modpkg.core.name_ends import NamesByEnd
 from modpkg.core.tensors import DTypeShape, TypedTensor
 
+EMBEDDING_WEIGHT = re.compile(
+    r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings|tok_embeddings|shared)\.weight$"
+)
 OUTPUT_WEIGHT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 """The name of the weight of an output layer."""
 INDEX_ROLES = ("indices", "indices_a", "indices_b")
@@ -169,6 +172,11 @@ class Adapter(ModuleOnBase, frozen=True, kw_only=True, dict=True):
     def has_output(self) -> bool:
         """Whether the base has a weight of an output layer; its bias is never shared."""
         return any(map(OUTPUT_WEIGHT.search, self.base))
+
+    @cached_property
+    def has_named_embedding(self) -> bool:
+        """Whether an embedding of tokens among the base's tensors is known by its name."""
+        return any(map(EMBEDDING_WEIGHT.search, self.base))
 
     def own_name(self, name: str) -> str:
         """Return the name that a tensor or module has in the model itself."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from modpkg.adapters.changes import OUTPUT_WEIGHT, Adapter, TensorChange
+from modpkg.adapters.changes import EMBEDDING_WEIGHT, OUTPUT_WEIGHT, Adapter, TensorChange
 from modpkg.adapters.lora_variants import MOVING_INITS
 from modpkg.adapters.names import AdapterTensors, NameMapping
 from modpkg.adapters.patterns import UnsafePattern, Work, matches_whole
@@ -14,9 +14,7 @@ from modpkg.adapters.peft_config import scaling_of, strings
 from modpkg.adapters.ties import is_saved, refuse_half_of_module, values_for_ties
 from modpkg.core.filenames import ADAPTER_CONFIG
 
-_EMBEDDING = re.compile(
-    r"(?:^|\.)(?:embed_tokens|embed_in|wte|word_embeddings|tok_embeddings|shared)\.weight$"
-)
+_NUMBERED = re.compile(r"\.[0-9]+\.")
 _OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.(?:weight|bias)$")
 _SHARED = re.compile(r"((?:^|\.))shared\.weight$")
 _HAS_OUTPUT_LAYER = re.compile(
@@ -225,12 +223,18 @@ def _refuse_tied(adapter: Adapter, target: str, tensor: str) -> None:
 
 
 def _is_embedding(adapter: Adapter, target: str) -> bool:
-    """Return whether a tensor has a row for each token, by its name or its shape."""
+    """Return whether a tensor is the base's embedding of tokens.
+
+    Its name tells. Where no tensor of the base has a usual one, the shape does: a row for each
+    token, outside of the numbered layers, whose weights may be as high by chance.
+    """
+    if adapter.has_named_embedding:
+        return EMBEDDING_WEIGHT.search(target) is not None
     shape = adapter.target_shape(target)
     nested = adapter.model_config.get("text_config")
     tables = (adapter.model_config, nested if isinstance(nested, dict) else {})
     sizes = [table["vocab_size"] for table in tables if isinstance(table.get("vocab_size"), int)]
-    return _EMBEDDING.search(target) is not None or (len(shape) == 2 and shape[0] in sizes)
+    return len(shape) == 2 and shape[0] in sizes and not _NUMBERED.search(target)
 
 
 def _copies_embedding(adapter: Adapter, name: str, tensor: str, others: Mapping[str, str]) -> bool:

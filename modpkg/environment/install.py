@@ -301,14 +301,16 @@ def _compose_all(
             device=plan.workspace.device,
         )
         before = known.get(model.name)
-        if (
-            before is not None
-            and (before.inputs, before.engine) == (composed.key, COMPOSE_ENGINE)
-            and before.result != composed.result
-        ):
-            raise ComposeError(
-                "M607", model=model.name, actual=composed.result, expected=before.result
-            )
+        if before is not None and before.result != composed.result:
+            if (before.inputs, before.engine) == (composed.key, COMPOSE_ENGINE):
+                raise ComposeError(
+                    "M607", model=model.name, actual=composed.result, expected=before.result
+                )
+            if before.engine != COMPOSE_ENGINE:
+                progress.warn(
+                    f"{model.name} was locked as modpkg's composing engine {before.engine} rounds "
+                    f"it, and this is engine {COMPOSE_ENGINE}: last bits of its weights may differ"
+                )
         if not model.at_load:  # a lock does not depend on what the store happens to have
             results.append(
                 LockedResult(

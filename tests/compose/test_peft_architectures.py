@@ -400,6 +400,17 @@ def test_half_of_a_tied_pair_is_refused(name: str, options: dict[str, Any], tmp_
         check(name, lora(**options), tmp_path)
 
 
+def test_a_layer_as_high_as_the_vocabulary_is_no_embedding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weight has as many rows as there are tokens; the model is tied."""
+    kind, auto, options = MODELS["llama"]
+    high = {**options, "intermediate_size": 61, "tie_word_embeddings": True}
+    monkeypatch.setitem(MODELS, "high", (kind, auto, high))
+    check("high", lora(target_modules=["up_proj", "gate_proj"]), tmp_path)
+    check("high", lora(target_modules=["q_proj"], modules_to_save=["up_proj"]), tmp_path / "saved")
+
+
 def test_a_classifier_on_a_language_model(tmp_path: Path) -> None:
     """The adapter was trained on the class with labels; the base is the one that writes text."""
     torch.manual_seed(5)

@@ -61,6 +61,24 @@ def test_m607_accepts_the_result_without_the_locked_one(registry: Path, run: Run
     works(run, "install")
 
 
+def test_a_lock_of_another_engine_is_told_of_where_its_result_differs(
+    registry: Path, run: Run
+) -> None:
+    works(run, "install")
+    lock = Path("modpkg.lock")
+    older = re.sub(r'engine = "[0-9]+"', 'engine = "0"', lock.read_text())
+    lock.write_text(older)
+    works(run, "store", "clear")
+    assert "engine 0" not in str(run("install"))
+    lock.write_text(
+        re.sub(r'result = "sha256:[0-9a-f]{64}"', f'result = "sha256:{"0" * 64}"', older)
+    )
+    works(run, "store", "clear")
+    status, *told = run("install")
+    assert status == 0
+    assert "engine 0" in str(told)
+
+
 def test_m601_lists_what_a_model_is_made_of(registry: Path, run: Run) -> None:
     tiny.publish(tiny.write_model(registry.parent / "talker"), registry)
     on_a_model = APP.replace('base = "tiny"', 'base = "talker"').replace("tiny =", "talker =")
