@@ -16,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modpkg.registry.location import writable_folder
-from modpkg.registry.reader import Registry
+from modpkg.registry.opening import writable_place
+from modpkg.registry.place import registry_at
 from modpkg.registry.writer import RegistryWriter
 
 HERE = Path(__file__).resolve().parent
@@ -56,18 +56,18 @@ def modpkg(*arguments: str | Path) -> None:
 def main() -> None:
     """Publish whatever is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--registry", help="folder [default: modpkg's own]")
+    parser.add_argument("--registry", help="folder or URL [default: modpkg's own]")
     parser.add_argument("--work", type=Path, default=default_work())
     arguments = parser.parse_args()
-    registry = writable_folder(None, arguments.registry)
-    RegistryWriter(registry, name="examples").prepare()
+    place = writable_place(None, arguments.registry)
+    RegistryWriter(place, name="examples").prepare()
 
     def missing(name: str, version: str) -> bool:
-        return all(line.version != version for line in Registry(str(registry)).index(name))
+        return all(line.version != version for line in registry_at(place).index(name))
 
     def release(folder: Path) -> None:
-        modpkg("build", folder, "--registry", registry)
-        modpkg("publish", folder, "--registry", registry)
+        modpkg("build", folder, "--registry", place.url)
+        modpkg("publish", folder, "--registry", place.url)
 
     def fresh(name: str) -> Path:
         folder: Path = arguments.work / name
@@ -90,7 +90,7 @@ def main() -> None:
             folder = fresh(f"{name}-{version}")
             shutil.copytree(MODULES / name / version, folder)
             release(folder)
-    print(f"The example registry is in {registry}.")
+    print(f"The example registry is in {place.url}.")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from modpkg.core.records import canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.base import find_base
+from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.known import known_tensors
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
@@ -206,7 +207,7 @@ def _build(project: Path, registry: Path) -> Built:
         )
     out = project / "dist"
     module = manifest.module
-    known = known_tensors(registry, module.name, module.version)
+    known = known_tensors(FolderPlace(registry), module.name, module.version)
     origins = find_origins(manifest, lambda name: reader)
     built = build(manifest, module, out, base=base, origins=origins, known=known)
     provenance = msgspec.structs.replace(built.record.provenance, built_with=BUILT_WITH)

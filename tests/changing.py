@@ -8,6 +8,7 @@ import numpy as np
 
 from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.manifest.read import read_manifest
+from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.known import known_tensors
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
@@ -56,7 +57,7 @@ def build_for(folder: Path, registry: Path, *, deltas: bool = True) -> Built:
     manifest = read_manifest(folder / "modpkg.toml")
     module = manifest.module
     assert module is not None
-    known = known_tensors(registry, module.name, module.version)
+    known = known_tensors(FolderPlace(registry), module.name, module.version)
     return build(manifest, module, folder / "dist", known=known, deltas=deltas)
 
 

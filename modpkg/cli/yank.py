@@ -9,9 +9,9 @@ from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
 from modpkg.community.modules.reference import parse_release
 from modpkg.core.errors import NotFound, UsageError
-from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.printable import one_line
-from modpkg.registry.location import writable_folder
+from modpkg.registry.opening import writable_place
+from modpkg.registry.place import is_registry
 from modpkg.registry.writer import RegistryWriter
 
 
@@ -28,10 +28,10 @@ def yank_command(
     if one_line(reason) != reason:
         raise UsageError("M901", message="--reason is one line of text.")
     name, version = parse_release(release)
-    folder = writable_folder(None, registry)
-    if not (folder / REGISTRY_INFO).exists():
-        raise NotFound("M301", url=folder, remedy="check the address")
-    line = RegistryWriter(folder).yank(name, version, None if undo else reason)
+    place = writable_place(None, registry)
+    if not is_registry(place):
+        raise NotFound("M301", url=place.url, remedy="check the address")
+    line = RegistryWriter(place).yank(name, version, None if undo else reason)
     if as_json:
         print_json(line)
     elif undo:

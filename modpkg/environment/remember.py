@@ -25,8 +25,8 @@ from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import set_registry
 from modpkg.manifest.schema import Dependency
 from modpkg.registry.location import Location, alias_location, default_location
+from modpkg.registry.names import plain_name
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import plain_name
 from modpkg.resolve.lock import Lock
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")

@@ -16,8 +16,9 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.core.system_folders import is_link, open_folder
 from modpkg.environment.registries import Registries
+from modpkg.registry.folder_place import PARTS
 from modpkg.registry.index import format_index
-from modpkg.registry.writer import PARTS, RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.resolve.lock import Lock, LockedModule
 
 MARK = ".vendored"
@@ -68,7 +69,7 @@ def vendor(lock: Lock, registries: Registries, out: Path, progress: Progress) ->
         for line in of_one:
             record = writer.copy_release(registries.of(line.name), line, progress.advance)
             kept |= {parse_digest(line.release), *(digest for digest, _ in blobs_of(record))}
-        _remove_others(writer, out, of_one, kept)
+        _remove_others(writer, folders[name], out, of_one, kept)
     kept_names = {MARK, *(folder.name for folder in folders.values())}
     with open_folder(out) as opened:
         for name in opened.names():
@@ -112,7 +113,11 @@ def _folder_name(registry: str) -> str:
 
 
 def _remove_others(
-    writer: RegistryWriter, out: Path, lines: list[IndexLine], kept: set[Digest]
+    writer: RegistryWriter,
+    folder: Path,
+    out: Path,
+    lines: list[IndexLine],
+    kept: set[Digest],
 ) -> None:
     """Remove other index lines, then the blobs that only those name; no link is followed.
 
@@ -121,9 +126,9 @@ def _remove_others(
     locked = {line.name for line in lines}
     for name in locked:
         own = [line for line in lines if line.name == name]
-        path = writer.folder / "index" / f"{name}.jsonl"
+        path = folder / "index" / f"{name}.jsonl"
         write_atomically(path, format_index(own), within=out.parent)
-    with open_folder(writer.folder) as registry:
+    with open_folder(folder) as registry:
         with registry.folder("index") as index:
             for name in index.names():
                 module = name.removesuffix(".jsonl")
@@ -138,5 +143,5 @@ def _remove_others(
                         if (blob and f"sha256:{name}" not in kept) or name.startswith(TEMPORARY):
                             some.remove(name)
     writer.describe_all()
-    with open_folder(writer.folder) as registry:
+    with open_folder(folder) as registry:
         registry.remove("locks")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from packaging.version import Version
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.names import parse_version
-from modpkg.core.records import IndexLine, TensorEntry
+from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry
 from modpkg.core.tensors import TensorIdentity, identity_of
 from modpkg.core.tree import BlobTree
 from modpkg.registry.lookup import TensorLookup
+from modpkg.registry.place import Place, is_registry
 from modpkg.registry.reader import Registry
 from modpkg.release.tensors import TensorReader
 
@@ -83,6 +84,30 @@ class KnownTensors:
         ]
 
 
-def known_tensors(folder: Path, name: str, version: Version) -> KnownTensors | None:
-    """Return what a build for that folder can refer to; None if there is no registry yet."""
-    return KnownTensors(folder, name, version) if (folder / REGISTRY_INFO).exists() else None
+def known_tensors(place: Place, name: str, version: Version) -> KnownTensors | None:
+    """Return what a build for that place can refer to; None if there is no registry yet."""
+    if place.folder is None or not is_registry(place):
+        return None
+    return KnownTensors(place.folder, name, version)
+
+
+@contextlib.contextmanager
+def published_tensors(
+    place: Place, record: ReleaseRecord
+) -> Iterator[Callable[[TensorEntry], bool]]:
+    """Give a function that returns whether a published release has a tensor in this very place."""
+    if place.folder is None:
+        yield lambda entry: False
+        return
+    with contextlib.closing(TensorLookup(place.folder)) as lookup:
+        yield lookup.holds
+
+
+def remember_published(place: Place) -> None:
+    """Bring what a place has for finding tensors up to date, after a release was published.
+
+    Raises:
+        OSError, ModpkgError: That is not possible; nothing depends on it.
+    """
+    if place.folder is not None:
+        TensorLookup(place.folder).close()  # opening it updates it

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from modpkg.core import system
-from modpkg.core.errors import PublishError, RegistryError
+from modpkg.core.errors import RegistryError
 from modpkg.core.files import shown
 from modpkg.core.home import config_path, default_registry
 from modpkg.manifest.config import Settings, normal_address, read_settings
@@ -162,18 +162,3 @@ def _refuse_secret(address: str) -> None:
     if "://" in address and has_login(address):
         place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise RegistryError("M316", url=place, config=config_path())
-
-
-def writable_folder(manifest: Manifest | None, override: str | None) -> Path:
-    """Return the folder of the default registry.
-
-    Raises:
-        PublishError: Its address is not a folder.
-    """
-    address = default_location(manifest, override).address
-    parts = urlsplit(address)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    if "://" in address:
-        raise PublishError("M309", url=address, reason="publishing is supported to folders only")
-    return Path(address)

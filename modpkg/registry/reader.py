@@ -64,13 +64,14 @@ class Registry:
         warn: Callable[[str], None] | None = None,
         settings: Settings | None = None,
         origin: str = "",
+        source: Source | None = None,
     ) -> None:
-        """``origin`` is what named the address, for messages."""
+        """``origin`` is what named the address, for messages; ``source`` is open already."""
         settings = settings or Settings()
         own = settings.of(url)
         self.allowance = Allowance(url, settings.limits)
         """What a command may still take from this registry."""
-        self._home = open_source(url, base, own.login, self.allowance)
+        self._home = source or open_source(url, base, own.login, self.allowance)
         self.source: Source = self._home
         self.cache = cache
         self.warn = warn

@@ -12,7 +12,8 @@ from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import find_project
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.manifest.edit import set_registry
-from modpkg.registry.location import default_location, writable_folder
+from modpkg.registry.location import default_location
+from modpkg.registry.opening import writable_place
 from modpkg.resolve.lock import Lock, read_lock
 from tests.command import modpkg, refused
 from tests.modules import publish_collection
@@ -150,7 +151,7 @@ def test_who_named_the_default(
         "two",
         f"--registry acme, from 'acme' under [registries] of {home / 'config.toml'}",
     )
-    assert writable_folder(None, "acme") == two
+    assert writable_place(None, "acme").folder == two
     Path("acme").mkdir()
     with raises("M318", match=r"write --registry \./acme for the folder"):
         origin("acme")

@@ -115,15 +115,15 @@ def test_a_build_that_was_damaged_is_not_published(tmp_path: Path) -> None:
     path = BlobTree(folder / "dist").path(digest)
     path.chmod(0o644)
     path.write_bytes(b"two")
-    writer = RegistryWriter(tmp_path / "registry")
+    writer, blobs = RegistryWriter(tmp_path / "registry"), BlobTree(tmp_path / "registry")
     with raises("M305"):
         writer.publish(built, line)
     with raises("M305"):
-        writer.blobs.add_shared(BlobTree(folder / "dist"), digest, "README.md")
+        blobs.add_shared(BlobTree(folder / "dist"), digest, "README.md")
     path.unlink()
     with raises("M306"):
-        writer.blobs.add_shared(BlobTree(folder / "dist"), digest, "README.md")
-    assert not writer.blobs.has(digest)
+        blobs.add_shared(BlobTree(folder / "dist"), digest, "README.md")
+    assert not blobs.has(digest)
 
 
 def test_a_yank_is_a_mark_with_a_reason(tmp_path: Path) -> None:

@@ -41,4 +41,4 @@ def view_of_tree(workspace: Workspace, tree: Path) -> ModuleView:
     lines = [line for name in registry.names() or [] for line in registry.index(name)]
     if len(lines) != 1:
         raise TestError("M721", what=tree, reason=f"it has {len(lines)} releases instead of one")
-    return view_of_build(lines[0], registry, tree, tree)
+    return view_of_build(lines[0], registry, None, tree)

@@ -20,7 +20,7 @@ from modpkg.manifest.find import find_manifest
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.base import find_base
 from modpkg.registry.known import KnownTensors, known_tensors
-from modpkg.registry.location import writable_folder
+from modpkg.registry.opening import writable_place
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.release.build import Built, acts_on_base, build
@@ -143,10 +143,10 @@ def _version(manifest: Manifest, against: str | None) -> Version | None:
 
 
 def published_tensors(project: Workspace) -> KnownTensors | None:
-    """Return the tensors of the registry to publish to; None if that is not a folder."""
+    """Return the tensors of the registry to publish to; None if nothing can be published there."""
     module = module_table(project.manifest)
     try:
-        folder = writable_folder(project.manifest, project.options.registry)
+        place = writable_place(project.manifest, project.options.registry)
     except PublishError:
         return None
-    return known_tensors(folder, module.name, module.version)
+    return known_tensors(place, module.name, module.version)

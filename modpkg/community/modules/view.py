@@ -25,6 +25,7 @@ from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest, ModuleTable
+from modpkg.registry.place import Place
 from modpkg.registry.reader import Registry
 from modpkg.release.build_stamps import read_stamps, unchanged
 from modpkg.release.content import Content, collect
@@ -124,20 +125,24 @@ def view_of_release(
     )
 
 
-def view_of_build(line: IndexLine, dist: Registry, target: Path, spool: Path) -> ModuleView:
+def view_of_build(line: IndexLine, dist: Registry, target: Place | None, spool: Path) -> ModuleView:
     """Return a built release that is not published yet.
 
     Args:
         line: Its line in the index of ``dist``.
         dist: The registry tree that the build wrote.
-        target: Folder of the registry that it goes to; the build refers to tensors there.
-        spool: Folder for tensors that the build carries as changes, decoded when located.
+        target: The place of the registry that it goes to; the build refers to tensors there. None
+            if it has all of its own.
+        spool: Folder for tensors that the build carries as changes, decoded when located, and for
+            packs that are fetched.
     """
     record = dist.record(line)
-    trees = (BlobTree(Path(dist.url)), BlobTree(target))
+    tree = BlobTree(Path(dist.url))
 
     def path_of(digest: Digest) -> Path:
-        return next((tree for tree in trees if tree.has(digest)), trees[1]).path(digest)
+        if target is None or tree.has(digest):
+            return tree.path(digest)
+        return target.local(digest, f"a pack of {record.name}", spool)
 
     reader = TensorReader(path_of, entries_by_identity(record).__getitem__)
 

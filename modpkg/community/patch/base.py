@@ -6,8 +6,8 @@ from modpkg.community.modules.reference import fetch_named
 from modpkg.core.errors import ModpkgError, PatchError
 from modpkg.core.installed import InstalledModule
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.location import writable_folder
-from modpkg.registry.reader import Registry
+from modpkg.registry.opening import writable_place
+from modpkg.registry.place import registry_at
 
 
 def fetch_base(text: str, workspace: Workspace) -> InstalledModule:
@@ -36,8 +36,8 @@ def is_published(base: InstalledModule, workspace: Workspace) -> bool:
     Whole tensors are then written as changes of the base's.
     """
     try:
-        folder = writable_folder(workspace.manifest, workspace.options.registry)
-        line = Registry(str(folder)).line(base.name, base.version)
+        place = writable_place(workspace.manifest, workspace.options.registry)
+        line = registry_at(place).line(base.name, base.version)
     except ModpkgError:
         return False
     return line.release == base.release

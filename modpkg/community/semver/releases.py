@@ -29,7 +29,8 @@ from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import ModuleTable
-from modpkg.registry.location import writable_folder
+from modpkg.registry.opening import writable_place
+from modpkg.registry.place import Place, is_registry, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.registry.writer import RegistryWriter
@@ -91,22 +92,20 @@ def _stale(project: Workspace) -> str:
     return ""
 
 
-def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Path) -> Check:
+def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Place) -> Check:
     """Check a built release against the release before it in the registry that it goes to.
 
     Args:
         project: The workspace of the module project.
         dist: The registry tree that the build wrote.
         line: The release in it.
-        target: Folder of the registry.
+        target: The place of the registry.
 
     Raises:
         What reading either can raise.
     """
-    registries = Registries(
-        project.manifest, project.open_registries, default=str(target.absolute())
-    )
-    lines = registries.of(line.name).index(line.name) if (target / REGISTRY_INFO).exists() else []
+    registries = Registries(project.manifest, project.open_registries, default=target.source.url)
+    lines = registries.of(line.name).index(line.name) if is_registry(target) else []
     earlier = earlier_release(lines, _version(line))
     before = None if earlier is None else view_of_release(earlier, project, registries)
     with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool, project.store.lock():
@@ -116,7 +115,7 @@ def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Pat
 
 def publish_project(
     project: Workspace, reason: str | None = None, *, dry_run: bool = False
-) -> tuple[IndexLine, Path, bool]:
+) -> tuple[IndexLine, str, bool]:
     """Publish what `modpkg build` wrote for a module project.
 
     Args:
@@ -125,11 +124,11 @@ def publish_project(
         dry_run: Only check what publishing would.
 
     Returns:
-        The published index line, the folder of the registry, and whether it had the release.
+        The published index line, the address of the registry, and whether it had the release.
 
     Raises:
-        PublishError: This version was not built, its build is damaged, the registry is not a folder
-            or has another release of this version, or the version is too low.
+        PublishError: This version was not built, its build is damaged, nothing can be published
+            to the registry, it has another release of this version, or the version is too low.
         UsageError: The reason is empty, or more than one line.
     """
     manifest = project.manifest
@@ -156,17 +155,18 @@ def _of_build(error: IntegrityError, dist: Path) -> ModpkgError:
 
 def _publish_build(
     project: Workspace, module: ModuleTable, dist: Path, reason: str | None, *, dry_run: bool
-) -> tuple[IndexLine, Path, bool]:
+) -> tuple[IndexLine, str, bool]:
     """Publish the release in ``dist``; raise `IntegrityError` if it is damaged there."""
     built = Registry(str(dist.absolute()))
     lines = [line for line in built.index(module.name) if _version(line) == module.version]
     if not lines:
         raise PublishError("M311", folder=f"{shown(dist)} of {module.name} {module.version}")
-    writer = RegistryWriter(writable_folder(project.manifest, project.options.registry))
-    line = line_to_publish(project, built, lines[0], writer.folder, reason, dry_run=dry_run)
-    already = _has(writer.folder, line)
+    place = writable_place(project.manifest, project.options.registry, lambda: project.settings)
+    writer = RegistryWriter(place)
+    line = line_to_publish(project, built, lines[0], place, reason, dry_run=dry_run)
+    already = _has(place, line)
     if dry_run:
-        return writer.preview(built, line), writer.folder, already
+        return writer.preview(built, line), place.url, already
     project.progress.stage(f"Publishing {module.name}")
     project.progress.total(line.size)
     built = Registry(str(dist.absolute()))  # the reason is in a separate record
@@ -174,15 +174,15 @@ def _publish_build(
     if writer.restored:
         restored = human_bytes(writer.restored)
         lost = f"{restored} of {line.name} {line.version}"
-        project.progress.warn(f"{writer.folder} had lost {lost}, and has them again")
-    return published, writer.folder, already
+        project.progress.warn(f"{place.url} had lost {lost}, and has them again")
+    return published, place.url, already
 
 
-def _has(registry: Path, line: IndexLine) -> bool:
-    """Return whether a registry's folder has a release already."""
-    if not (registry / REGISTRY_INFO).exists():
+def _has(place: Place, line: IndexLine) -> bool:
+    """Return whether a registry has a release already."""
+    if not is_registry(place):
         return False
-    lines = Registry(str(registry.absolute())).index(line.name)
+    lines = registry_at(place).index(line.name)
     return any(other.release == line.release for other in lines)
 
 
@@ -190,7 +190,7 @@ def line_to_publish(
     project: Workspace,
     dist: Registry,
     line: IndexLine,
-    target: Path,
+    target: Place,
     reason: str | None,
     *,
     dry_run: bool = False,
@@ -204,7 +204,7 @@ def line_to_publish(
         project: The workspace of the module project.
         dist: The registry tree that the build wrote.
         line: The release in it.
-        target: Folder of the registry.
+        target: The place of the registry.
         reason: Why a breaking change is published without a breaking version.
         dry_run: Whether the reason is left out, because it is recorded in ``dist``.
 
@@ -214,9 +214,9 @@ def line_to_publish(
     """
     if reason is not None and (not reason.strip() or not reason.isprintable()):
         raise UsageError("M901", message="--allow-breaking needs a reason, in one line of text.")
-    if not (target / REGISTRY_INFO).exists():
+    if not is_registry(target):
         return line
-    versions = [_version(other) for other in Registry(str(target.absolute())).index(line.name)]
+    versions = [_version(other) for other in registry_at(target).index(line.name)]
     if not versions or _version(line) in versions:
         return line  # publishing itself compares the two releases of one version
     result = check_build(project, dist, line, target)

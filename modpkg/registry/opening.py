@@ -1,0 +1,41 @@
+"""Opening the place of a registry, to write there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from modpkg.core.errors import PublishError
+from modpkg.manifest.config import Settings, read_settings
+from modpkg.manifest.schema import Manifest
+from modpkg.registry.folder_place import FolderPlace
+from modpkg.registry.location import default_location
+from modpkg.registry.place import Place
+
+
+def open_place(address: str, settings: Settings | None = None) -> Place:
+    """Return the place at an address: a URL, or the path of a folder.
+
+    Raises:
+        PublishError: Nothing can be published there.
+    """
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return FolderPlace(Path(unquote(parts.path)))
+    if "://" in address:
+        raise PublishError("M309", url=address, reason="publishing is supported to folders only")
+    return FolderPlace(Path(address))
+
+
+def writable_place(
+    manifest: Manifest | None,
+    override: str | None,
+    settings: Callable[[], Settings] = read_settings,
+) -> Place:
+    """Return the place of the default registry; see `default_location`.
+
+    Raises:
+        PublishError: Nothing can be published there.
+    """
+    return open_place(default_location(manifest, override, settings).address)
