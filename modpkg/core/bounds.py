@@ -97,6 +97,14 @@ ANSWER_SECONDS = 60
 SLOWEST_BYTES_PER_SECOND = 1000
 #: Reading one small file, with all attempts, seconds.
 SMALL_FILE_SECONDS = 900
+#: What a server may ask for, all in all, before a request is tried again (Retry-After), seconds.
+RETRY_AFTER_SECONDS = 300
+#: Sending a part of 8 MiB (16 are sent at once), or a small file, to an object store, seconds.
+UPLOAD_PART_SECONDS = 600
+#: The time in which a large file may be sent to an object store again after a failure, seconds.
+UPLOAD_SECONDS = 3600
+#: How often a change of a registry begins again since others changed the same file meanwhile.
+CHANGE_ATTEMPTS = 100
 #: What an attempt at a range of a pack has to bring, to count as progress, bytes.
 PROGRESS_BYTES = 64 << 10
 

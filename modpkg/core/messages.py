@@ -128,7 +128,8 @@ MESSAGES: dict[str, str] = {
         "versions are never replaced; raise the version in {manifest}."
     ),
     "M309": (
-        "Cannot publish to {url}: {reason}; set --registry to a folder that you can write to."
+        "Cannot publish to {url}: {reason}; set --registry to a folder or bucket that you can "
+        "write to."
     ),
     "M310": (
         "The index of {registry} has {claim} for {name} {version}, and its release record has "
@@ -452,6 +453,20 @@ MESSAGES: dict[str, str] = {
         "{address} cannot be the address of a registry: {reason}. Name a folder, or a URL such as "
         "https://models.example/acme."
     ),
+    "M846": (
+        "Nothing could be published to {url}: {reason}; {remedy}. What was sent already is kept, "
+        "and publishing again goes on with the rest."
+    ),
+    "M847": (
+        "The registry at {url} was changed by others {count} times while it was published to, each "
+        "time before this change was written; publish again when fewer do."
+    ),
+    "M848": (
+        "The store of {url} ignores {ignored}, so several publishers would overwrite each other's "
+        "releases, and nothing was published. Use a store that heeds it (S3, GCS, Azure, R2, Ceph "
+        "and MinIO do), or a folder."
+    ),
+    "M849": "The registry at {url} could not be read: {reason}; {remedy}.",
     "M855": (
         "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
         "{right}, or ./{text} for a new folder."

@@ -30,8 +30,11 @@ from modpkg.toml.text import read_head
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
 """URL schemes that the settings accept; only mirrors may be folders."""
+STORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+"""Those of object stores."""
 _KEYS = (*CONFIG_TABLES, *REGISTRY_KEYS, *STORE_KEYS)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -126,12 +129,22 @@ Login = Token | Password
 
 
 @dataclass(frozen=True)
+class StoreAccess:
+    """How an object store is reached, where that is not its cloud's own way."""
+
+    endpoint: str | None = None
+    """The address of the service, as of MinIO, Ceph or R2."""
+    region: str | None = None
+
+
+@dataclass(frozen=True)
 class RegistrySettings:
     """Settings of one registry."""
 
     mirrors: tuple[str, ...] = ()
     """Addresses that are tried before the registry itself, in this order."""
     login: Login | None = None
+    access: StoreAccess = StoreAccess()
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,14 @@ class Settings:
     def of(self, address: str) -> RegistrySettings:
         """Return the settings of the registry at an address."""
         return self.registries.get(normal_address(address)) or RegistrySettings()
+
+    def access(self, address: str) -> StoreAccess:
+        """Return how an object store is reached: by its address, or that of the whole bucket."""
+        own = self.of(address).access
+        if own != StoreAccess():
+            return own
+        scheme, found, rest = address.partition("://")
+        return self.of(f"{scheme}{found}{rest.partition('/')[0]}").access
 
     def mirror_login(self, mirror: str, registry: str) -> Login | None:
         """Return the login for a mirror: its own, or the registry's if the origin is the same.
@@ -308,7 +329,24 @@ def _registry(node: Node, address: str) -> RegistrySettings:
         known = [address, *map(normal_address, addresses[:position])]
         if normal_address(mirror) in known and mirrors is not None:
             raise mirrors.items()[position].fail("is a duplicate; remove it")
-    return RegistrySettings(tuple(addresses), _login(table, address))
+    return RegistrySettings(tuple(addresses), _login(table, address), _access(table, address))
+
+
+def _access(table: Table, address: str) -> StoreAccess:
+    endpoint, region = table.get("endpoint"), table.get("region")
+    for node in (endpoint, region):
+        if node is not None and origin(address)[0] not in STORE_SCHEMES:
+            raise node.fail(f"is for object stores ({', '.join(STORE_SCHEMES)}); remove it")
+    if endpoint is not None and origin(_address(endpoint, endpoint.text(2000)))[0] not in (
+        "http",
+        "https",
+    ):
+        raise endpoint.fail("is not an address of http or https")
+    if region is not None and not _REGION.fullmatch(region.text()):
+        raise region.fail("is not the name of a region (like 'eu-west-1')")
+    return StoreAccess(
+        None if endpoint is None else endpoint.text(2000), None if region is None else region.text()
+    )
 
 
 def _login(table: Table, address: str) -> Login | None:

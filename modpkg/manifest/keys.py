@@ -63,5 +63,7 @@ REGISTRY_KEYS = (
     "username-env",
     "password",
     "password-env",
+    "endpoint",
+    "region",
 )
 STORE_KEYS = ("max-size",)

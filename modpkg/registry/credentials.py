@@ -8,6 +8,7 @@ credentials, and the metadata service of a cloud's machines. The AWS tools also 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from modpkg.core.bounds import CREDENTIALS_BYTES
 from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.regular_file import read_text
+from modpkg.manifest.config import StoreAccess
 
 _AWS_IN_ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
@@ -32,19 +34,54 @@ _AWS_NEEDS_TOOL = (
 )
 
 
-def store_options(url: str) -> dict[str, Any]:
-    """Return the options of obstore for an object store's credentials.
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""The variables that name a service's address, the first one first."""
+_ENDPOINT_OPTIONS = {"s3": "aws_endpoint_url_s3", "gs": "base_url", "az": "endpoint"}
+
+
+def endpoint_of(url: str, options: Mapping[str, Any]) -> str | None:
+    """Return the address of an object store's service; None for its cloud's own.
+
+    ``options`` are those that `store_options` returned.
+    """
+    scheme = _cloud(url)
+    for name in (_ENDPOINT_OPTIONS.get(scheme, ""), "endpoint"):
+        if isinstance(given := options.get(name), str):
+            return given
+    set_ = (os.environ.get(name) for name in _ENDPOINTS.get(scheme, ()))
+    return next((value for value in set_ if value), None)
+
+
+def _cloud(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    return "az" if scheme in ("abfs", "abfss") else scheme
+
+
+def store_options(url: str, access: StoreAccess | None = None) -> dict[str, Any]:
+    """Return the options of obstore for an object store: how it is reached, and credentials.
+
+    What the settings say of this very registry comes before variables.
 
     Raises:
         RegistryUnreachable: The AWS profile that ``AWS_PROFILE`` names does not exist, or is of a
             kind that cannot be read here.
     """
-    scheme = urlsplit(url).scheme
-    if scheme == "s3":
-        return _aws(url)
-    if scheme in ("az", "abfs", "abfss"):
-        return _azure()
-    return {}
+    cloud, access = _cloud(url), access or StoreAccess()
+    options: dict[str, Any] = {}
+    if cloud == "s3":
+        options = _aws(url)
+    elif cloud == "az":
+        options = _azure()
+    if access.endpoint is not None:
+        options.pop("endpoint", None)
+        options[_ENDPOINT_OPTIONS[cloud]] = access.endpoint
+    if access.region is not None and cloud == "s3":
+        options["region"] = access.region
+    return options
 
 
 def missing_credentials(url: str) -> RegistryUnreachable:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import urlsplit
 
 from modpkg.core import bounds
-from modpkg.core.errors import RegistryUnreachable
+from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
 from modpkg.core.home import config_path
-from modpkg.registry.credentials import missing_credentials
+from modpkg.registry.attempts import STATUS as _STATUS
+from modpkg.registry.credentials import endpoint_of, missing_credentials
+from modpkg.registry.refusals import Refusal, refusal_of
 
-_STATUS = re.compile(r"status code: ([0-9]{3})\b")
 _METADATA = ("//169.254.169.254/", "//metadata.google.internal/", "//metadata/")
 """Where a cloud's machines get credentials; asked last, when nothing else has any."""
 _STATUSES = {
@@ -60,8 +60,11 @@ def request_error(
     """
     text = str(error)
     scheme = urlsplit(url).scheme
-    if scheme not in ("http", "https") and any(sign in text for sign in _METADATA):
-        return missing_credentials(url)
+    if scheme not in ("http", "https"):
+        if any(sign in text for sign in _METADATA):
+            return missing_credentials(url)
+        if (refusal := refusal_of(text, url)) is not None:
+            return RegistryUnreachable("M849", url=url, **refusal._asdict())
     if match := _STATUS.search(text):
         status = int(match[1])
         if status == 410:
@@ -76,6 +79,8 @@ def request_error(
         reason = _STATUSES.get(status) or reason or "it answered {path} with status {status}"
         return RegistryUnreachable("M302", url=url, reason=reason.format(path=path, status=status))
     what = f"nothing came of {path}" if begun else f"its answer to {path} did not begin"
+    if (of_proxy := _of_proxy(text, url)) is not None:
+        return RegistryUnreachable("M302", url=url, reason=of_proxy)
     for sign, reason in _FAILURES:
         if sign in text:
             reason = reason.format(path=path, what=what, silence=silence)
@@ -83,6 +88,54 @@ def request_error(
     text = text.partition("Debug source:")[0]
     plain = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
     return RegistryUnreachable("M302", url=url, reason=f"{path}: {plain[:300]}")
+
+
+def write_error(error: Exception, url: str, path: str) -> ModpkgError:
+    """Return the error to raise for what obstore raised when it wrote ``path``."""
+    text = str(error)
+    refusal, status = refusal_of(text, url), _STATUS.search(text)
+    if refusal is None and status is not None and status[1] in ("401", "403"):
+        refusal = Refusal(
+            f"these credentials may not write there ({status[1]})",
+            "ask its owner for access, or set others (AWS_…, GOOGLE_…, AZURE_…)",
+        )
+    if refusal is None and status is not None and status[1] == "404":
+        refusal = Refusal("there is nothing at this address", "create it, or correct the address")
+    if refusal is None:
+        known = request_error(error, url, path)
+        if known.code == "M320":
+            return known
+        refusal = Refusal(str(known.values.get("reason", "")), "try again")
+    return PublishError("M846", url=url, **refusal._asdict())
+
+
+def _of_proxy(text: str, url: str) -> str | None:
+    """Return what is wrong with the proxy that is between; None if nothing or nobody is."""
+    connected = any(sign in text for sign in ("ConnectionRefused", "dns error", "tunnel"))
+    if not connected or (proxy := proxy_of(url)) is None:
+        return None
+    variable, address = proxy
+    if "407" in text or "roxyAuth" in text:
+        return f"the proxy {address}, which {variable} names, requires a login"
+    if "tunnel" in text:
+        return f"the proxy {address}, which {variable} names, does not lead there"
+    return f"the proxy {address}, which {variable} names, cannot be reached"
+
+
+def proxy_of(url: str) -> tuple[str, str] | None:
+    """Return the variable that names the proxy for an address, and the proxy; None without one."""
+    from urllib.request import getproxies_environment, proxy_bypass  # slow to import
+
+    parts = urlsplit(endpoint_of(url, {}) or url)
+    scheme = parts.scheme if parts.scheme in ("http", "https") else "https"
+    if parts.scheme in ("http", "https") and parts.netloc and proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies_environment()
+    for kind in (scheme, "all"):
+        if kind in proxies:
+            shown = proxies[kind].rpartition("@")[2].rpartition("//")[2].rstrip("/")
+            return f"{kind.upper()}_PROXY", shown
+    return None
 
 
 def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryUnreachable:

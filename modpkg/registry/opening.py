@@ -7,11 +7,17 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from modpkg.core.errors import PublishError
-from modpkg.manifest.config import Settings, read_settings
+from modpkg.core.redacted import redacted
+from modpkg.manifest.config import STORE_SCHEMES, Settings, read_settings
 from modpkg.manifest.schema import Manifest
+from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.location import default_location
+from modpkg.registry.object_source import ObjectSource
+from modpkg.registry.open_source import open_configured
 from modpkg.registry.place import Place
+
+_NEITHER = "releases are published to folders and object stores (s3://, gs://, az://)"
 
 
 def open_place(address: str, settings: Settings | None = None) -> Place:
@@ -23,8 +29,12 @@ def open_place(address: str, settings: Settings | None = None) -> Place:
     parts = urlsplit(address)
     if parts.scheme == "file":
         return FolderPlace(Path(unquote(parts.path)))
+    if parts.scheme in STORE_SCHEMES:
+        source = open_configured(address, None, settings or read_settings())
+        if isinstance(source, ObjectSource):
+            return BucketPlace(source)
     if "://" in address:
-        raise PublishError("M309", url=address, reason="publishing is supported to folders only")
+        raise PublishError("M309", url=redacted(address), reason=_NEITHER)
     return FolderPlace(Path(address))
 
 

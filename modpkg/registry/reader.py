@@ -37,9 +37,10 @@ from modpkg.registry.index import parse_index, requirements_of
 from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.module_lines import check_bounds, parse_module_lines
+from modpkg.registry.open_source import open_configured
 from modpkg.registry.revalidation import revalidated, write_changed
 from modpkg.registry.select import newest_release
-from modpkg.registry.source import FileMissing, FolderSource, Source, open_source
+from modpkg.registry.source import FileMissing, FolderSource, Source
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -68,17 +69,16 @@ class Registry:
     ) -> None:
         """``origin`` is what named the address, for messages; ``source`` is open already."""
         settings = settings or Settings()
-        own = settings.of(url)
         self.allowance = Allowance(url, settings.limits)
         """What a command may still take from this registry."""
-        self._home = source or open_source(url, base, own.login, self.allowance)
+        self._home = source or open_configured(url, base, settings, self.allowance)
         self.source: Source = self._home
         self.cache = cache
         self.warn = warn
-        if own.mirrors:
+        if addresses := settings.of(url).mirrors:
             mirrors = [
-                open_source(mirror, None, settings.mirror_login(mirror, url), self.allowance)
-                for mirror in own.mirrors
+                open_configured(address, None, settings, self.allowance, of=url)
+                for address in addresses
             ]
             self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
         self.origin, self.remedy = origin, "check the address"

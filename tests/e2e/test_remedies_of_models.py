@@ -11,7 +11,8 @@ import pytest
 
 from modpkg.core.messages import MESSAGES
 from modpkg.manifest.config import parse_settings
-from modpkg.registry.source import ObjectSource, open_source
+from modpkg.registry.object_source import ObjectSource
+from modpkg.registry.open_source import open_source
 from tests import tiny
 from tests.conftest import safetensors_bytes
 from tests.e2e.remedies import Run, fails, remedy_of, works

@@ -103,7 +103,7 @@ def test_a_secret_is_not_shown_where_the_registry_fails(
     with serve(registry) as server:
         address = f"{server.url}{PREFIX}{QUERY}"
     if fault == "no server":
-        monkeypatch.setattr("modpkg.registry.source.ObjectSource.RETRIES", 0)
+        monkeypatch.setattr("modpkg.registry.object_source.ObjectSource.RETRIES", 0)
     with serve(registry) as other:
         if fault == "another server":
             address = f"{other.url}{PREFIX}{QUERY}"

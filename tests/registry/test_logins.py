@@ -9,7 +9,8 @@ import pytest
 
 from modpkg.manifest.config import parse_settings
 from modpkg.registry.location import default_location
-from modpkg.registry.source import Source, open_source
+from modpkg.registry.open_source import open_source
+from modpkg.registry.source import Source
 from tests.raising import raises
 from tests.registry.servers import Proxy, Server, make_certificate, redirecting, serve
 

@@ -12,8 +12,9 @@ import pytest
 from modpkg.core.digests import Digest, blob_path
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.config import parse_settings
+from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.reader import Registry
-from modpkg.registry.source import ObjectSource, RangesUnsupported
+from modpkg.registry.source import RangesUnsupported
 from tests.modules import publish, write_module
 from tests.raising import raises
 from tests.registry.servers import Handler, Server, failing, serve

@@ -18,7 +18,8 @@ import pytest
 
 from modpkg.core import bounds
 from modpkg.registry import requests
-from modpkg.registry.source import FolderSource, ObjectSource
+from modpkg.registry.object_source import ObjectSource
+from modpkg.registry.source import FolderSource
 from tests.changing import numbers, write
 from tests.modules import publish
 from tests.planted import write_app

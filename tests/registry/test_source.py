@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.registry.object_source import ObjectSource
+from modpkg.registry.open_source import open_source
 from modpkg.registry.source import (
     FileMissing,
     FolderSource,
-    ObjectSource,
     RangesUnsupported,
     Source,
-    open_source,
 )
 from tests.raising import raises
 from tests.registry.servers import Handler, Server, failing, hanging, serve
@@ -176,7 +176,7 @@ def test_threads_import_the_library_together(tmp_path: Path) -> None:
     script = """
 from concurrent.futures import ThreadPoolExecutor
 from modpkg.core.errors import RegistryUnreachable
-from modpkg.registry.source import ObjectSource
+from modpkg.registry.object_source import ObjectSource
 
 source = ObjectSource("http://127.0.0.1:1")
 
@@ -187,7 +187,7 @@ def read():
         assert "NoneType" in str(error), error  # the store that this library returns
 
 with ThreadPoolExecutor(2) as pool:
-    parts = [pool.submit(read), pool.submit(lambda: source._store)]
+    parts = [pool.submit(read), pool.submit(lambda: source.store)]
     for part in parts:
         part.result()
 """

@@ -1,0 +1,109 @@
+"""Opening HTTP servers and object stores through obstore."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from modpkg.core import bounds
+from modpkg.core.errors import RegistryError, RegistryUnreachable
+from modpkg.core.home import config_path
+from modpkg.manifest.config import Login, StoreAccess
+from modpkg.registry.credentials import endpoint_of, missing_credentials, store_options
+
+_IMPORTING = threading.Lock()
+
+
+def library() -> Any:
+    """Return the package obstore, which is slow to import.
+
+    One thread at a time imports it: a thread that imports ``obstore`` and one that imports
+    ``obstore.store`` would each hold the lock that the other waits for.
+    """
+    with _IMPORTING:
+        import obstore.exceptions
+        import obstore.store
+    return obstore
+
+
+def open_store(
+    url: str,
+    login: Login | None,
+    access: StoreAccess,
+    *,
+    silence: timedelta,
+    retries: int,
+) -> Any:
+    """Return obstore's object for an address.
+
+    Args:
+        url: The address.
+        login: Sent with every request, over connections that nobody can read.
+        access: What the settings say of an object store.
+        silence: How long an answer may take to begin, with the time that a body is sent, and how
+            long it may pause.
+        retries: How often the library tries a request again.
+
+    Raises:
+        RegistryError: The login would be sent in plain text.
+        RegistryUnreachable: The address is none, or there are no credentials.
+    """
+    client: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=bounds.CONNECT_SECONDS),
+        "read_timeout": silence,
+        "timeout": timedelta(days=7),  # of a whole file: packs are large
+    }
+    if login is not None:
+        if not _is_private(url):
+            raise RegistryError("M315", url=url, config=config_path())
+        # reqwest drops this header when it follows a redirect to another origin
+        client["default_headers"] = {"Authorization": login.authorization()}
+    options = store_options(url, access)
+    client["allow_http"] = _plain_http(url, endpoint_of(url, options))
+    retry = {"max_retries": retries, "retry_timeout": silence}
+    try:
+        return library().store.from_url(
+            url, **(options | {"client_options": client, "retry_config": retry})
+        )
+    except Exception as error:
+        if "Account must be specified" in str(error):
+            raise missing_credentials(url) from None
+        reason = str(error).splitlines()[0]
+        raise RegistryUnreachable("M302", url=url, reason=reason) from None
+
+
+def _plain_http(url: str, endpoint: str | None) -> bool:
+    """Return whether plain HTTP may be spoken: the address or a variable allows it.
+
+    To an object store on this machine it may always.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme in ("http", "https"):
+        return scheme == "http"
+    if endpoint is not None and endpoint.startswith("http://") and _is_private(endpoint):
+        return True
+    variables = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
+    return any(os.environ.get(name, "").lower() in ("1", "true") for name in variables)
+
+
+def _is_private(url: str) -> bool:
+    """Return whether a request cannot be read in transit: by TLS, or on this machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme != "http":
+        return True
+    import ipaddress  # slow to import, like urllib.request below
+
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local:
+        return False
+    from urllib.request import getproxies_environment, proxy_bypass
+
+    proxied = {"http", "all"} & getproxies_environment().keys()
+    return not proxied or bool(proxy_bypass(host))
