@@ -26,6 +26,7 @@ from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.known import known_tensors
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
+from modpkg.registry.relatives import Relatives
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import Built, acts_on_base, build
 from modpkg.resolve.catalog import Catalog
@@ -207,7 +208,7 @@ def _build(project: Path, registry: Path) -> Built:
         )
     out = project / "dist"
     module = manifest.module
-    known = known_tensors(FolderPlace(registry), module.name, module.version)
+    known = known_tensors(FolderPlace(registry), Relatives(module.name, module.version))
     origins = find_origins(manifest, lambda name: reader)
     built = build(manifest, module, out, base=base, origins=origins, known=known)
     provenance = msgspec.structs.replace(built.record.provenance, built_with=BUILT_WITH)

@@ -11,6 +11,7 @@ from modpkg.manifest.read import read_manifest
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.known import known_tensors
 from modpkg.registry.reader import Registry
+from modpkg.registry.relatives import Relatives
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import Built, build
 from tests.conftest import safetensors_bytes
@@ -57,7 +58,7 @@ def build_for(folder: Path, registry: Path, *, deltas: bool = True) -> Built:
     manifest = read_manifest(folder / "modpkg.toml")
     module = manifest.module
     assert module is not None
-    known = known_tensors(FolderPlace(registry), module.name, module.version)
+    known = known_tensors(FolderPlace(registry), Relatives(module.name, module.version))
     return build(manifest, module, folder / "dist", known=known, deltas=deltas)
 
 

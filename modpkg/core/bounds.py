@@ -74,6 +74,10 @@ MODULES_BYTES = 64 << 20
 MODULES_LINES = 400_000
 #: Values in ``modules.jsonl``, by its commas; a line has about ten.
 MODULES_VALUES = 6_000_000
+#: Records that a build, or publishing it, reads to find what an object store has of its tensors.
+RELATED_RECORDS = 64
+#: Releases of a name that a module requires, among these records.
+RELATED_VERSIONS = 4
 #: A release record or an interface, bytes; a tensor takes some hundred.
 RECORD_BYTES = 128 << 20
 #: Values in a release record or an interface, by its commas; a tensor has about ten.

@@ -29,7 +29,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.registry.attempts import Attempts, jittered
 from modpkg.registry.http_errors import write_error
 from modpkg.registry.names import new_name
-from modpkg.registry.object_source import ObjectSource
+from modpkg.registry.object_source import ObjectSource, version_in
 from modpkg.registry.object_store import library
 from modpkg.registry.place import Blob, Progress, RegistryChange, StoredFile, T
 from modpkg.registry.refusals import refusal_of
@@ -156,7 +156,10 @@ class BucketPlace:
 
         Raises:
             _Conflict: It has another one.
+            PublishError: The store gives files no versions.
         """
+        if version == {}:
+            raise PublishError("M848", url=self.url, ignored="ETags")
         written = self._written(path, data, "create" if version is None else version)
         if written is None:
             raise _Conflict(path)
@@ -182,7 +185,7 @@ class BucketPlace:
             if mode == "create" or refusal_of(str(error), self.url):
                 raise self._refused(error, path) from None
             return None  # it was removed since it was read
-        return {"e_tag": done.get("e_tag"), "version": done.get("version")}
+        return version_in(done)
 
     def add(self, blob: Blob, progress: Progress, stop: threading.Event) -> int:
         """Add a blob that is missing, or has another size, and return its bytes; else 0."""

@@ -16,6 +16,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.place import Place, is_registry
 from modpkg.registry.reader import Registry
+from modpkg.registry.relatives import RelatedTensors, Relatives, relatives_of_release
 from modpkg.release.tensors import TensorReader
 
 
@@ -84,11 +85,18 @@ class KnownTensors:
         ]
 
 
-def known_tensors(place: Place, name: str, version: Version) -> KnownTensors | None:
-    """Return what a build for that place can refer to; None if there is no registry yet."""
-    if place.folder is None or not is_registry(place):
+def known_tensors(
+    place: Place, relatives: Relatives, cache: BlobTree | None = None
+) -> KnownTensors | RelatedTensors | None:
+    """Return what a build for that place can refer to; None if there is no registry yet.
+
+    ``relatives`` are those of the module that is built, and ``cache`` is where records are kept.
+    """
+    if not is_registry(place):
         return None
-    return KnownTensors(place.folder, name, version)
+    if place.folder is None:
+        return RelatedTensors(place, relatives, cache)
+    return KnownTensors(place.folder, relatives.name, relatives.version)
 
 
 @contextlib.contextmanager
@@ -97,7 +105,7 @@ def published_tensors(
 ) -> Iterator[Callable[[TensorEntry], bool]]:
     """Give a function that returns whether a published release has a tensor in this very place."""
     if place.folder is None:
-        yield lambda entry: False
+        yield RelatedTensors(place, relatives_of_release(record)).holds
         return
     with contextlib.closing(TensorLookup(place.folder)) as lookup:
         yield lookup.holds

@@ -147,7 +147,7 @@ class ObjectSource:
         """
         meta: dict[str, Any] = {}
         data = self._whole(path, {}, most, meta).data
-        return data, {"e_tag": meta.get("e_tag"), "version": meta.get("version")}
+        return data, version_in(meta)
 
     def read_changed(self, path: str, known: Validator | None, most: int) -> FetchedFile | None:
         try:
@@ -288,6 +288,11 @@ class ObjectSource:
             silence=self._patience.total_seconds(),
             begun=begun,
         )
+
+
+def version_in(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what obstore needs to replace a file only as it is, from what a store told of it."""
+    return {key: answer[key] for key in ("e_tag", "version") if answer.get(key) is not None}
 
 
 def _part(start: int, stop: int | None) -> dict[str, Any]:

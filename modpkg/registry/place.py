@@ -203,6 +203,6 @@ def is_registry(place: Place) -> bool:
     return True
 
 
-def registry_at(place: Place) -> Registry:
-    """Return the registry at a place, of which nothing was read yet."""
-    return Registry(place.source.url, source=place.source)
+def registry_at(place: Place, cache: BlobTree | None = None) -> Registry:
+    """Return the registry at a place, of which nothing was read yet, for its records to be kept."""
+    return Registry(place.source.url, source=place.source, cache=cache)

@@ -52,10 +52,7 @@ class TensorReader:
         return data
 
     def _decoded(self, entry: TensorEntry, what: str) -> memoryview:
-        data = self._pack(entry.pack)[entry.offset : entry.offset + entry.length]
-        if len(data) != entry.length:
-            path = self._path_of(parse_digest(entry.pack))
-            raise PackError("M201", path=path, reason=f"it ends before {what}")
+        data = self._stored(entry, what)
         if entry.encoding is None:
             return data
         base = None
@@ -64,6 +61,14 @@ class TensorReader:
         out = memoryview(bytearray(byte_length(entry)))
         decode(entry.encoding.method, data, base, out, entry.dtype, what)
         return out.toreadonly()
+
+    def _stored(self, entry: TensorEntry, what: str) -> memoryview:
+        """Return the bytes of a tensor as its pack has them."""
+        data = self._pack(entry.pack)[entry.offset : entry.offset + entry.length]
+        if len(data) != entry.length:
+            path = self._path_of(parse_digest(entry.pack))
+            raise PackError("M201", path=path, reason=f"it ends before {what}")
+        return data
 
     def _pack(self, pack: str) -> memoryview:
         if pack not in self._maps:

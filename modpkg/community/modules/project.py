@@ -19,12 +19,14 @@ from modpkg.manifest.against import parse_release
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.base import find_base
-from modpkg.registry.known import KnownTensors, known_tensors
+from modpkg.registry.known import known_tensors
 from modpkg.registry.opening import writable_place
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
+from modpkg.registry.relatives import relatives_of_project
 from modpkg.release.build import Built, acts_on_base, build
 from modpkg.release.content import collect
+from modpkg.release.known import Known
 
 
 def module_project(folder: Path, workspace: Workspace) -> Workspace:
@@ -66,7 +68,7 @@ def build_project(
     out: Path,
     *,
     against: str | None = None,
-    known: KnownTensors | None = None,
+    known: Known | None = None,
     deltas: bool = True,
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
     older: bool = False,
@@ -142,11 +144,12 @@ def _version(manifest: Manifest, against: str | None) -> Version | None:
     return version
 
 
-def published_tensors(project: Workspace) -> KnownTensors | None:
+def published_tensors(project: Workspace) -> Known | None:
     """Return the tensors of the registry to publish to; None if nothing can be published there."""
     module = module_table(project.manifest)
     try:
         place = writable_place(project.manifest, project.options.registry)
     except PublishError:
         return None
-    return known_tensors(place, module.name, module.version)
+    relatives = relatives_of_project(project.manifest, module.name, module.version)
+    return known_tensors(place, relatives, project.store.blobs)

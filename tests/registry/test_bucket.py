@@ -1,0 +1,309 @@
+"""Publishing to an object store: what travels, who wins, and what is said when it fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.records import IndexLine
+from modpkg.manifest.read import read_manifest
+from modpkg.registry import bucket_place
+from modpkg.registry.known import known_tensors
+from modpkg.registry.opening import open_place
+from modpkg.registry.place import Place, registry_at
+from modpkg.registry.reader import Registry
+from modpkg.registry.relatives import Relatives
+from modpkg.registry.writer import RegistryWriter
+from modpkg.release.build import build
+from tests.changing import Numbers, a_little, numbers, write
+from tests.modules import write_module
+from tests.raising import raises
+from tests.registry.proxy import Fault, FaultyProxy
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """A server of S3, in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyProxy]:
+    """The server behind something that can fail, with credentials and a new bucket."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with FaultyProxy(moto) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        proxy.request("PUT", "/bucket")
+        yield proxy
+        proxy.fault = lambda request: Fault()
+        proxy.request("POST", "/moto-api/reset")
+
+
+def place(path: str = "team/models") -> Place:
+    return open_place(f"s3://bucket/{path}")
+
+
+def built(folder: Path, at: Place) -> tuple[Registry, IndexLine]:
+    """Build a module for a place."""
+    manifest = read_manifest(folder / "modpkg.toml")
+    module = manifest.module
+    assert module is not None
+    known = known_tensors(at, Relatives(module.name, module.version))
+    line = build(manifest, module, folder / "dist", known=known).line
+    return Registry(str(folder / "dist")), line
+
+
+def publish(folder: Path, at: Place | None = None) -> IndexLine:
+    at = at or place()
+    return RegistryWriter(at, "models").publish(*built(folder, at))
+
+
+def publish_weights(root: Path, tensors: Numbers, version: str = "1.0") -> IndexLine:
+    return publish(write(root / version, tensors, version=version))
+
+
+def test_a_bucket_is_a_registry_as_a_folder_is(s3: FaultyProxy, tmp_path: Path) -> None:
+    tensors = numbers("a", "b", "c", "d")
+    first = publish_weights(tmp_path, tensors)
+    sent = s3.sent()
+    assert publish_weights(tmp_path, tensors) == first
+    assert s3.sent() - sent < 2000  # records of conditions
+    second = publish_weights(tmp_path, a_little(tensors, "b"), "1.1")
+    reader = Registry("s3://bucket/team/models")
+    assert reader.name == "models"
+    assert reader.names() == ["m"]
+    assert reader.index("m") == [first, second]
+    record = reader.record(second)
+    assert record.tensors["a"].pack == reader.record(first).tensors["a"].pack
+    assert record.tensors["b"].encoding is not None
+    modules = reader.modules()
+    assert modules is not None
+    assert modules["m"].version == "1.1"
+    for pack, size in record.packs.items():
+        assert len(b"".join(reader.stream(parse_digest(pack), "it"))) == size
+
+
+def test_a_yank_and_its_end(s3: FaultyProxy, tmp_path: Path) -> None:
+    publish(write_module(tmp_path / "m", "m"))
+    writer = RegistryWriter(place())
+    writer.yank("m", "1.0", "wrong")
+    assert registry_at(place()).line("m", "1.0").yanked == "wrong"
+    writer.yank("m", "1.0", None)
+    assert registry_at(place()).line("m", "1.0").yanked is None
+    with raises("M312"):
+        writer.yank("m", "2.0", "")
+
+
+def test_another_release_of_a_version_is_refused(s3: FaultyProxy, tmp_path: Path) -> None:
+    folder = write_module(tmp_path / "m", "m", files={"README.md": b"one"})
+    publish(folder)
+    (folder / "README.md").write_bytes(b"two")
+    with raises("M307"):
+        publish(folder)
+
+
+def test_large_blobs_are_sent_in_parts(
+    s3: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_place, "PART", 6 << 20)
+    folder = write(tmp_path / "m", numbers("a", count=7 << 20))
+    told: list[int] = []
+    at = place()
+    source, line = built(folder, at)
+    RegistryWriter(at).publish(source, line, progress=told.append)
+    record = source.record(line)
+    (pack,) = record.packs
+    parts = [passed for passed in s3.seen if "partNumber" in passed.path]
+    assert [len(passed.body) for passed in parts].count(6 << 20) == 2
+    assert at.size(blob_path(parse_digest(pack))) == record.packs[pack]
+    assert sum(told) > record.packs[pack]
+
+
+@pytest.mark.parametrize("count", [4000, 7 << 20])
+def test_bytes_that_changed_are_never_seen(
+    s3: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(bucket_place, "PART", 6 << 20)
+    folder = write(tmp_path / "m", numbers("a", count=count))
+    at = place()
+    source, line = built(folder, at)
+    (pack,) = source.record(line).packs
+    path = folder / "dist" / blob_path(parse_digest(pack))
+
+    def spoil(passed: object) -> Fault:
+        path.chmod(0o644)
+        with path.open("r+b") as file:  # after it was verified
+            file.seek(-1, os.SEEK_END)
+            file.write(b"!")
+        return Fault()
+
+    s3.fault = lambda passed: spoil(passed) if passed.method == "HEAD" else Fault()
+    with raises("M305"):
+        RegistryWriter(at).publish(source, line)
+    assert at.size(blob_path(parse_digest(pack))) is None
+    assert registry_at(at).index("m") == []
+
+
+@pytest.mark.parametrize("kind", ["drop", "lose", "done_then", "503"])
+def test_each_request_may_fail_once(s3: FaultyProxy, tmp_path: Path, kind: str) -> None:
+    fault = {
+        "drop": Fault(drop=True),
+        "lose": Fault(lose=True),
+        "done_then": Fault(done_then=500),
+        "503": Fault(status=503),
+    }[kind]
+    failed: set[tuple[str, str, bytes]] = set()
+
+    def once(passed: Any) -> Fault:
+        key = passed.method, passed.path, passed.body
+        if key in failed or "X-Amz-Signature" in passed.path:
+            return Fault()
+        failed.add(key)
+        return fault
+
+    publish(write_module(tmp_path / "m", "m", files={"README.md": b"one"}))
+    s3.fault = once
+    line = publish(write_module(tmp_path / "m2", "m", "2.0", files={"README.md": b"two"}))
+    s3.fault = lambda passed: Fault()
+    assert len(failed) > 8
+    reader = registry_at(place())
+    assert [each.version for each in reader.index("m")] == ["1.0", "2.0"]
+    assert reader.record(line).files
+    modules = reader.modules()
+    assert modules is not None
+    assert modules["m"].version == "2.0"
+
+
+def test_who_is_asked_to_wait_waits(s3: FaultyProxy, tmp_path: Path) -> None:
+    busy = 1.2
+    began: list[float] = []
+
+    def fault(passed: Any) -> Fault:
+        if not passed.path.endswith(".jsonl"):
+            return Fault() if not began or s3.times[-1] - began[0] > busy else limited
+        began.append(s3.times[-1])
+        return limited if s3.times[-1] - began[0] < busy else Fault()
+
+    limited = Fault(status=429, headers={"Retry-After": "2"})
+    s3.fault = fault
+    publish(write_module(tmp_path / "m", "m"))
+    assert began[1] - began[0] >= 2
+
+
+def test_eight_publishers_at_once(s3: FaultyProxy, tmp_path: Path) -> None:
+    folders = [
+        write_module(tmp_path / f"{name}-{version}", name, version, files={"a.md": b"%d" % number})
+        for number, (name, version) in enumerate(
+            [(f"m{n}", "1.0") for n in range(3)] + [("one", f"{v}.0") for v in range(5)]
+        )
+    ]
+    place().prepare()
+    with ThreadPoolExecutor(8) as pool:
+        lines = list(pool.map(publish, folders))
+    reader = registry_at(place())
+    assert [line.version for line in reader.index("one")] == [f"{v}.0" for v in range(5)]
+    assert reader.names() == ["m0", "m1", "m2", "one"]
+    modules = reader.modules()
+    assert modules is not None
+    assert {name: line.version for name, line in modules.items()} == {
+        "m0": "1.0",
+        "m1": "1.0",
+        "m2": "1.0",
+        "one": "4.0",
+    }
+    assert all(reader.record(line).files for line in lines)
+
+
+def refused(code: str, message: str, status: int = 403, more: str = "") -> Fault:
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
+    return Fault(status=status, headers={"Content-Type": "application/xml"}, body=body.encode())
+
+
+SKEWED = (
+    "<RequestTime>20260101T000000Z</RequestTime><ServerTime>2026-01-01T01:00:00Z</ServerTime>"
+    "<MaxAllowedSkewMilliseconds>900000</MaxAllowedSkewMilliseconds>"
+)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (refused("AccessDenied", "no"), "these credentials may not write there"),
+        (refused("ExpiredToken", "old", 400), "the credentials have expired; log in again"),
+        (refused("InvalidAccessKeyId", "?"), "the credentials that were found are not valid there"),
+        (refused("SignatureDoesNotMatch", "?"), "not valid there; set others"),
+        (
+            refused("RequestTimeTooSkewed", "late", 403, SKEWED),
+            "the clock of this machine is off by 60 minutes; set it",
+        ),
+        (
+            refused("AuthorizationHeaderMalformed", "x", 400, "<Region>eu-west-1</Region>"),
+            "in the region eu-west-1; set AWS_REGION to eu-west-1",
+        ),
+        (refused("PermanentRedirect", "x", 301), "in another region"),
+        (refused("NoSuchBucket", "x", 404), "there is no bucket 'bucket'; create it"),
+        (refused("QuotaExceeded", "x", 403), "the bucket is full"),
+    ],
+)
+def test_each_refusal_is_one_sentence(
+    s3: FaultyProxy, tmp_path: Path, fault: Fault, sentence: str
+) -> None:
+    publish(write_module(tmp_path / "m", "m"))
+    s3.fault = lambda passed: fault if passed.method in ("PUT", "POST") else Fault()
+    with raises("M846", sentence):
+        publish(write_module(tmp_path / "m2", "m", "2.0"))
+    s3.fault = lambda passed: fault if "jsonl" in passed.path else Fault()
+    if fault.status != 404:
+        with raises("M314" if "AccessDenied" in str(fault.body) else "M849"):
+            registry_at(place()).index("m")
+
+
+def test_a_bucket_that_is_not_there(s3: FaultyProxy, tmp_path: Path) -> None:
+    with raises("M846", "there is no bucket 'other'"):
+        publish(write_module(tmp_path / "m", "m"), open_place("s3://other"))
+
+
+def test_a_store_that_ignores_conditions_is_refused(s3: FaultyProxy, tmp_path: Path) -> None:
+    def unconditional(passed: Any) -> Fault:
+        for header in ("if-match", "if-none-match"):
+            passed.headers.pop(header, None)
+        return Fault()
+
+    s3.fault = unconditional
+    with raises("M848", "ignores If-None-Match and If-Match"):
+        publish(write_module(tmp_path / "m", "m"))
+
+
+def test_a_proxy_that_cannot_be_reached(
+    s3: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_module(tmp_path / "m", "m")
+    publish(folder)
+    at = place()
+    source, line = built(folder, at)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with raises("M302", "the proxy 127.0.0.1:9, which HTTP_PROXY names, cannot be reached"):
+        RegistryWriter(place()).publish(source, line)
