@@ -305,6 +305,8 @@ def config_schema() -> JsonSchema:
         key: _text("An environment variable.", 10_000) if key.endswith("-env") else secret
         for key in keys.REGISTRY_KEYS
     }
+    registry["endpoint"] = _text("The address of an object store's service.", 2000)
+    registry["region"] = _text("The region of a bucket.", 64)
     registry["mirrors"] = _list(_text(most=2000), "Addresses that are read first.")
     values = {
         "registry": _named(

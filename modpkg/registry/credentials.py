@@ -34,13 +34,17 @@ _AWS_NEEDS_TOOL = (
 )
 
 
+INCOMPLETE = ("Missing AccessKeyId", "Missing SecretAccessKey")
+"""What obstore says of half a credential."""
+_FIRST_ENDPOINT = "AWS_ENDPOINT_URL_S3"
+"""The variable that obstore heeds before any option."""
 _ENDPOINTS = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
 """The variables that name a service's address, the first one first."""
-_ENDPOINT_OPTIONS = {"s3": "aws_endpoint_url_s3", "gs": "base_url", "az": "endpoint"}
+_ENDPOINT_OPTIONS = {"s3": "endpoint", "gs": "base_url", "az": "endpoint"}
 
 
 def endpoint_of(url: str, options: Mapping[str, Any]) -> str | None:
@@ -49,9 +53,10 @@ def endpoint_of(url: str, options: Mapping[str, Any]) -> str | None:
     ``options`` are those that `store_options` returned.
     """
     scheme = _cloud(url)
-    for name in (_ENDPOINT_OPTIONS.get(scheme, ""), "endpoint"):
-        if isinstance(given := options.get(name), str):
-            return given
+    if scheme == "s3" and (first := os.environ.get(_FIRST_ENDPOINT)):
+        return first
+    if isinstance(given := options.get(_ENDPOINT_OPTIONS.get(scheme, "")), str):
+        return given
     set_ = (os.environ.get(name) for name in _ENDPOINTS.get(scheme, ()))
     return next((value for value in set_ if value), None)
 
@@ -64,7 +69,7 @@ def _cloud(url: str) -> str:
 def store_options(url: str, access: StoreAccess | None = None) -> dict[str, Any]:
     """Return the options of obstore for an object store: how it is reached, and credentials.
 
-    What the settings say of this very registry comes before variables.
+    What the settings say of this very registry comes before variables, but for one of obstore's.
 
     Raises:
         RegistryUnreachable: The AWS profile that ``AWS_PROFILE`` names does not exist, or is of a
@@ -77,7 +82,6 @@ def store_options(url: str, access: StoreAccess | None = None) -> dict[str, Any]
     elif cloud == "az":
         options = _azure()
     if access.endpoint is not None:
-        options.pop("endpoint", None)
         options[_ENDPOINT_OPTIONS[cloud]] = access.endpoint
     if access.region is not None and cloud == "s3":
         options["region"] = access.region

@@ -8,7 +8,7 @@ from modpkg.core import bounds
 from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.registry.attempts import STATUS as _STATUS
-from modpkg.registry.credentials import endpoint_of, missing_credentials
+from modpkg.registry.credentials import INCOMPLETE, endpoint_of, missing_credentials
 from modpkg.registry.refusals import Refusal, refusal_of
 
 _METADATA = ("//169.254.169.254/", "//metadata.google.internal/", "//metadata/")
@@ -61,7 +61,7 @@ def request_error(
     text = str(error)
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        if any(sign in text for sign in _METADATA):
+        if any(sign in text for sign in (*_METADATA, *INCOMPLETE)):
             return missing_credentials(url)
         if (refusal := refusal_of(text, url)) is not None:
             return RegistryUnreachable("M849", url=url, **refusal._asdict())

@@ -12,7 +12,7 @@ from modpkg.core import bounds
 from modpkg.core.errors import RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.manifest.config import Login, StoreAccess
-from modpkg.registry.credentials import endpoint_of, missing_credentials, store_options
+from modpkg.registry.credentials import INCOMPLETE, endpoint_of, missing_credentials, store_options
 
 _IMPORTING = threading.Lock()
 
@@ -69,7 +69,7 @@ def open_store(
             url, **(options | {"client_options": client, "retry_config": retry})
         )
     except Exception as error:
-        if "Account must be specified" in str(error):
+        if any(sign in str(error) for sign in ("Account must be specified", *INCOMPLETE)):
             raise missing_credentials(url) from None
         reason = str(error).splitlines()[0]
         raise RegistryUnreachable("M302", url=url, reason=reason) from None

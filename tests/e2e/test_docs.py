@@ -9,12 +9,15 @@ it is run, and ``<!-- exits: 1 -->`` that a command of it may exit so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import click
 import pytest
@@ -30,7 +33,9 @@ from tests import forkserver
 from tests.command import modpkg
 from tests.documents import CHECKED, PAGES, ROOT, Block, blocks_of
 from tests.e2e.docs_world import make_world
+from tests.registry.s3 import running_s3, use_s3
 
+BUCKET = "s3://models"
 ELSEWHERE = {"/srv/models": "srv", "https://models.acme.example": "acme"}
 """Addresses in the pages, and the folder of the world that stands for each."""
 PRELUDE = """
@@ -202,7 +207,12 @@ def test_what_a_page_says_works(
     if not blocks:
         return
     reader = Reader(world, tmp_path / "reader", monkeypatch)
-    failed = [reason for block in blocks if (reason := reader.fails(block))]
+    with contextlib.ExitStack() as servers:
+        if any(BUCKET in block.text for block in blocks):
+            url = servers.enter_context(running_s3())
+            use_s3(monkeypatch, url)
+            urlopen(Request(f"{url}/{urlsplit(BUCKET).netloc}", method="PUT")).close()
+        failed = [reason for block in blocks if (reason := reader.fails(block))]
     assert not failed, "\n\n".join(failed)
 
 

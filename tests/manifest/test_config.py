@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 import modpkg
-from modpkg.manifest.config import normal_address, origin, parse_settings, read_settings
+from modpkg.manifest.config import (
+    StoreAccess,
+    normal_address,
+    origin,
+    parse_settings,
+    read_settings,
+)
 from tests.raising import raises
 
 REGISTRY = '[registry."https://models.acme.example"]\n'
+STORE = '[registry."s3://models"]\n'
 
 
 def test_without_a_file_nothing_is_set() -> None:
@@ -27,6 +34,7 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         'token-env = "ACME_TOKEN"\n'
         '[registry."https://other.example/x"]\n'
         'username = "ann"\npassword-env = "OTHER_PASSWORD"\n'
+        '[registry."s3://models"]\nendpoint = "http://127.0.0.1:9000"\nregion = "eu-1"\n'
         '[store]\nmax-size = "1.5 GB"\n'
     )
     monkeypatch.setenv("ACME_TOKEN", "t0ken")
@@ -43,6 +51,9 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (scheme, base64.b64decode(pair).decode()) == ("Basic", "ann:pass:wörd")
     assert settings.of("https://models.acme.example/other").login is None
     assert settings.of("../folder").login is None
+    minio = StoreAccess("http://127.0.0.1:9000", "eu-1")
+    assert settings.access("s3://models") == settings.access("s3://models/team/a/") == minio
+    assert settings.access("s3://models2") == settings.access("/models") == StoreAccess()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +68,9 @@ def test_all_that_can_be_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (REGISTRY + 'token = "a"\nusername = "b"', "c.toml:3: {}.username conflicts with a token"),
         (REGISTRY + 'username = "b"', "c.toml:2: {}.username needs the other half; add password-"),
         (REGISTRY + 'password = "b"', "c.toml:2: {}.password needs the other half; add username."),
+        (REGISTRY + 'endpoint = "https://x.example"', "c.toml:2: {}.endpoint is for object stores"),
+        (STORE + 'endpoint = "s3://x"', ".endpoint is not an address of http or https"),
+        (STORE + 'region = "eu 1"', ".region is not the name of a region"),
         (REGISTRY + 'mirrors = "x"', "c.toml:2: {}.mirrors has to be an array, not a string."),
         (REGISTRY + 'mirrors = ["x"]', "c.toml:2: {}.mirrors[0] is not an address"),
         (
@@ -202,5 +216,5 @@ def test_the_example_of_the_docs_is_valid() -> None:
     docs = Path(modpkg.__file__).parents[1] / "docs/configuration.md"
     _, _, rest = docs.read_text().partition("```toml\n")
     settings = parse_settings(rest.partition("```")[0], docs)
-    assert len(settings.registries) == 2
+    assert len(settings.registries) == 3
     assert settings.max_size == 100_000_000_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,19 +25,13 @@ from tests.changing import Numbers, a_little, numbers, write
 from tests.modules import write_module
 from tests.raising import raises
 from tests.registry.proxy import Fault, FaultyProxy
+from tests.registry.s3 import running_s3, use_s3
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    """A server of S3, in this process."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with running_s3() as url:
+        yield url
 
 
 @pytest.fixture
@@ -48,11 +41,8 @@ def s3(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[F
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
     with FaultyProxy(moto) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        use_s3(monkeypatch, proxy.url)
         proxy.request("PUT", "/bucket")
         yield proxy
         proxy.fault = lambda request: Fault()
