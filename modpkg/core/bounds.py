@@ -70,6 +70,12 @@ UNPACKED_BYTES = 1 << 30
 KEPT_RECORD_BYTES = 4 << 20
 #: ``modules.jsonl``, bytes.
 MODULES_BYTES = 64 << 20
+#: ``modules.jsonl``, where it only spares questions about other files, bytes.
+MODULES_AHEAD_BYTES = 256 << 10
+#: The same, for each module about which a question may be spared, bytes.
+MODULES_AHEAD_BYTES_OF_NAME = 4 << 10
+#: ``modules.jsonl``, where it only tells which name may be meant, bytes.
+MODULES_HINT_BYTES = 4 << 20
 #: Lines of ``modules.jsonl``.
 MODULES_LINES = 400_000
 #: Values in ``modules.jsonl``, by its commas; a line has about ten.

@@ -98,6 +98,12 @@ class ModuleLine(Struct, kw_only=True, omit_defaults=True, gc=False):
     published: Line = ""
     yanked: Line | None = None
     """Why the release was yanked, if all were."""
+    index: DigestText | None = None
+    """Of the module's index file; left out where it may be another."""
+    changing: Line = ""
+    """Which change of the index file somebody has begun, and has not ended yet."""
+    registry: DigestText | None = None
+    """In the first line: of ``registry.json``."""
     spec: int = SPEC
 
 

@@ -46,6 +46,8 @@ class OpenRegistries:
         self._open: dict[tuple[str, bool], Registry] = {}
         self.expected: dict[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
+        self.needed: set[str] = set()
+        """Modules that will be asked for, as far as they are known."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -71,6 +73,7 @@ class OpenRegistries:
                 origin=origin,
             )
             self._open[key].expected = self.expected
+            self._open[key].files.needed = self.needed
         return self._open[key]
 
 
@@ -246,6 +249,7 @@ class Registries:
         What is locked keeps its registry, but for the names in ``again``.
         """
         modules = self._lock.module if self._lock is not None else ()
+        self._opened.needed.update(self._direct, (module.name for module in modules))
         kept = {module.name: module for module in modules if module.name not in again}
         claims = inherited(self._direct, self._open, kept, self._match)
         chosen, contested = claims.chosen, dict(claims.contested)

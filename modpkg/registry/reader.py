@@ -29,7 +29,6 @@ from modpkg.core.records import (
     decode_record,
 )
 from modpkg.core.redacted import redacted
-from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.allowance import Allowance
@@ -37,8 +36,8 @@ from modpkg.registry.index import parse_index, requirements_of
 from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.module_lines import check_bounds, parse_module_lines
+from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.open_source import open_configured
-from modpkg.registry.revalidation import revalidated, write_changed
 from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, FolderSource, Source
 
@@ -80,7 +79,9 @@ class Registry:
                 open_configured(address, None, settings, self.allowance, of=url)
                 for address in addresses
             ]
-            self.source = MirroredSource(self._home, mirrors, self._home_name, warn)
+            self.source = MirroredSource(
+                self._home, mirrors, lambda: self.files.registry_name(self._home), warn
+            )
         self.origin, self.remedy = origin, "check the address"
         self.expected: Mapping[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
@@ -89,10 +90,15 @@ class Registry:
         self._indexes: dict[str, list[IndexLine]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._counted: set[str] = set()
+        copies = None
+        if cache is not None and not isinstance(self.source, FolderSource):
+            copies = self._site(cache)
+        self.files = MutableFiles(self.source, copies, offline=self.offline)
         self._present: set[str] = set()
         self._memory = None if cache is None else IndexMemory(self._site(cache) / "index")
         self._names: list[str] | None = None
         self._ahead: dict[str, Future[bytes]] = {}
+        self._blobs_ahead: dict[Digest, Future[bytes]] = {}
         self._records: dict[str, ReleaseRecord] = {}
         self._provides: dict[str, Provides] = {}
         self._expects: dict[str, Expects] = {}
@@ -124,7 +130,7 @@ class Registry:
         """
         if self._info is None:
             try:
-                data = self._read_mutable(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+                data = self.files.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
             except FileMissing:
                 raise NotFound("M301", url=self.shown, remedy=self.remedy) from None
             info = decode_record(data, RegistryInfo, f"{self.url}/{REGISTRY_INFO}")
@@ -204,12 +210,22 @@ class Registry:
         if name not in self._indexes and name not in self._ahead:
             self._ahead[name] = pool.submit(self._read_index, name)
 
+    def prefetch_blob(self, digest: str, what: str, pool: Executor) -> None:
+        """Begin to fetch a record or an interface; whoever asks for it first waits for it."""
+        known = self._records.keys() | self._provides.keys() | self._expects.keys()
+        blob = parse_digest(digest)
+        if self.folder is not None or digest in known or blob in self._blobs_ahead:
+            return
+        if self.cache is None or not self.cache.has(blob):
+            task = partial(self._fetched, blob, what, bounds.RECORD_BYTES)
+            self._blobs_ahead[blob] = pool.submit(task)
+
     def _read_index(self, name: str) -> bytes:
         if self._memory is not None and not self.offline:
             self._memory.note(name)
         path, most = f"index/{name}.jsonl", self.allowance.limit("index-bytes")
         try:
-            return self._read_mutable(path, most)
+            return self.files.read(path, most)
         except RegistryError as error:
             if error.code == "M327":  # of what one command may take, one file alone takes more
                 self.allowance.spend("index-bytes", most + 1, path)
@@ -224,19 +240,28 @@ class Registry:
             self._names = [file[: -len(".jsonl")] for file in files if file.endswith(".jsonl")]
         return self._names
 
-    def modules(self) -> dict[str, ModuleLine] | None:
+    def modules(self, most: int = bounds.MODULES_BYTES) -> dict[str, ModuleLine] | None:
         """Return what ``modules.jsonl`` says of each module, by name; None if there is none."""
         try:
-            data = self._read_mutable(REGISTRY_MODULES, bounds.MODULES_BYTES)
+            data = self.files.read(REGISTRY_MODULES, most)
         except FileMissing:
             _ = self.info  # raises if this is not a registry
             return None
         check_bounds(data, self.url)
         return parse_module_lines(data, f"{self.url}/{REGISTRY_MODULES}", self.warn)
 
+    def likely_names(self) -> list[str]:
+        """Return names that may be meant where one is unknown: what one request tells, or less."""
+        if self.folder is None:
+            with contextlib.suppress(ModpkgError):
+                if (lines := self.modules(bounds.MODULES_HINT_BYTES)) is not None:
+                    return sorted(lines)
+        names = None if self.offline else self.names()
+        return self.cached_names() if names is None else names
+
     def cached_names(self) -> list[str]:
         """Return the names whose index files were read from a remote registry before, sorted."""
-        folder = self._cache_path("index")
+        folder = self.files.copy("index")
         return [] if folder is None else sorted(path.stem for path in folder.glob("[!.]*.jsonl"))
 
     def line(self, name: str, version: str) -> IndexLine:
@@ -345,6 +370,10 @@ class Registry:
                 return self.cache.read(digest, what)
             except ModpkgError:
                 self.cache.path(digest).unlink(missing_ok=True)  # damaged: fetch it again
+        ahead = self._blobs_ahead.pop(digest, None)
+        return self._fetched(digest, what, most) if ahead is None else ahead.result()
+
+    def _fetched(self, digest: Digest, what: str, most: int) -> bytes:
         if self.offline:
             raise InstallError("M501", what=what)
         try:
@@ -391,60 +420,17 @@ class Registry:
             address, reason
         )
 
-    def _home_name(self) -> str | None:
-        """Return the registry's name, from the cache or else from the registry; None if unknown."""
-        cached, what = self._cache_path(REGISTRY_INFO), f"{self.url}/{REGISTRY_INFO}"
-        if cached is not None:
-            try:
-                return decode_record(read_file(cached), RegistryInfo, what).name
-            except (OSError, ModpkgError):
-                pass  # missing or damaged
-        try:
-            data = self._home.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
-            name = decode_record(data, RegistryInfo, what).name
-        except (FileMissing, ModpkgError):
-            return None
-        if cached is not None:
-            write_changed(cached, data)
-        return name
-
     def _site(self, cache: BlobTree) -> Path:
         return cache.root / "index-cache" / digest_bytes(self.source.url.encode())[7:23]
-
-    def _cache_path(self, path: str) -> Path | None:
-        """Return where a remote registry's mutable file is cached; None if it is not cached."""
-        if isinstance(self.source, FolderSource) or self.cache is None:
-            return None
-        return self._site(self.cache) / path
-
-    def _read_mutable(self, path: str, most: int) -> bytes:
-        """Return a file that may change.
-
-        A remote one is cached for ``offline``, and fetched again only if it has changed.
-        """
-        cached = self._cache_path(path)
-        if self.offline:
-            try:
-                if cached is not None:
-                    return read_file(cached)
-            except FileNotFoundError:
-                pass
-            raise InstallError("M501", what=f"{self.url}/{path}")
-        if cached is None:
-            return self.source.read(path, most)
-        return revalidated(self.source, path, cached, most)
 
 
 def no_such_module(name: str, registry: Registry) -> NotFound:
     """Return the error for a name of which a registry has no release."""
-    names = registry.names()
-    hint = ""
+    hint, names = "", registry.likely_names()
     if registry.knows(name):
         hint = " that can be read (its index file has no valid line)"
-    elif names == []:
+    elif close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        hint = f"; did you mean {close[0]!r}?"
+    elif registry.folder is not None and not names:
         hint = " (it has no modules)"
-    else:  # one that cannot list: the intended name may have been read before
-        known = registry.cached_names() if names is None else names
-        if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
-            hint = f"; did you mean {close[0]!r}?"
     return NotFound("M304", name=name, registry=registry.shown, hint=hint)

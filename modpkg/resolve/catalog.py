@@ -129,6 +129,16 @@ class Catalog:
             registry.folder is not None for registry in (self._default, *self._assigned.values())
         )
 
+    def news(self) -> list[str]:
+        """Return names that remote registries have got since they were read before, if few."""
+        registries = dict.fromkeys((self._default, *self._assigned.values()))
+        return [
+            name
+            for registry in registries
+            for name in registry.files.news()
+            if name not in self._contested and self.registry(name) is registry
+        ]
+
     def check_budgets(self) -> None:
         """Raise the error of a registry of which more was asked than a command may take.
 

@@ -1,8 +1,9 @@
-"""Prefetching: index files of remote registries are fetched concurrently before they are needed.
+"""Prefetching: what is read of remote registries is fetched concurrently before it is needed.
 
 Only what can matter is fetched. Before the walk: what the preferred releases lead to, which it will
 most likely choose. Before the search, which encodes all that can be reached: what any release leads
-to that is admitted and in the range of who needs it. An extra counts where it is asked for.
+to that is admitted and in the range of who needs it. An extra counts where it is asked for. With
+the preferred releases come the interfaces and records that tell whether they fit.
 
 An error is not raised here but when the file is needed; fetching is not tried again.
 """
@@ -22,8 +23,10 @@ from modpkg.resolve.need import Identifier, Need
 from modpkg.resolve.order import Runs, bits, intersect, mask_of, within
 from modpkg.resolve.space import Domain, Space
 
-AT_ONCE = 32
+AT_ONCE = 64
 """Index files that are fetched at the same time; they are small."""
+COMPARED = 4
+"""Releases of one base whose records are fetched ahead, since the modules may fit any of them."""
 
 
 @contextmanager
@@ -49,9 +52,13 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
     if not space.provider.is_remote:
         return
     with fetch_pool() as pool:
-        ahead = _Ahead(space.provider.catalog, pool)
+        catalog = space.provider.catalog
+        ahead = _Ahead(catalog, pool)
         for name in (*(root.name for root in roots), *locked):
             ahead.fetch(name)
+        for name in catalog.news():
+            ahead.fetch(name)
+        acted_on: set[ModuleName] = set()
         allowed: dict[ModuleName, Runs] = {}
         followed: set[tuple[Identifier, int]] = set()
         pending = deque(roots)
@@ -66,9 +73,35 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
                 if best is None or (need.identifier, best) in followed:
                     continue
                 followed.add((need.identifier, best))
-                for other in space.needs(domain.ascending[best], need.extra):
+                release = domain.ascending[best]
+                for base, digest in release.line.expects.items():
+                    acted_on.add(ModuleName(base))
+                    release.registry.prefetch_blob(digest, "an interface", pool)
+                for other in space.needs(release, need.extra):
                     ahead.fetch(other.name)
                     pending.append(other)
+        for base in acted_on:
+            with suppress(ModpkgError):
+                _fetch_base(space, base, allowed.get(base, ()), pool)
+
+
+def _fetch_base(space: Space, name: ModuleName, runs: Runs, pool: ThreadPoolExecutor) -> None:
+    """Fetch what tells whether modules fit a base: its interface, and the record if it may drift.
+
+    That is of the preferred release, and of some that are compared with it.
+    """
+    domain, provider = space.domain(name), space.provider
+    releases = [domain.ascending[at] for at in _best(domain, runs)]
+    rank = provider.admission.rank
+    equal = [one for one in releases if rank(one) == rank(releases[0])][:COMPARED]
+    if not provider.admission.prefers_exact:
+        equal = equal[:1]
+    for release in equal:
+        if release.line.provides is not None:
+            release.registry.prefetch_blob(release.line.provides, "an interface", pool)
+        if len(equal) > 1:
+            what = f"the release record of {release}"
+            release.registry.prefetch_blob(release.line.release, what, pool)
 
 
 def prefetch_reachable(space: Space, roots: Sequence[Need]) -> None:

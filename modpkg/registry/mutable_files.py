@@ -1,0 +1,179 @@
+"""The files of a registry that may change: of a remote one they are kept, and asked for seldom.
+
+``modules.jsonl`` has the digests of the others. So one request, which mostly finds that it is as it
+was, tells of all copies whether they are current; only what differs is asked for. That is all that
+is believed of it: a copy is what the registry itself has sent, and a file is what the registry
+sends when it is asked for, whatever digest it was announced with.
+
+A list that is long beside what a project needs is not fetched: each file is asked for then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core import bounds
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import InstallError, ModpkgError, RegistryError
+from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
+from modpkg.core.names import module_name
+from modpkg.core.records import RegistryInfo, decode_record
+from modpkg.core.redacted import redacted
+from modpkg.core.regular_file import read_file
+from modpkg.registry.revalidation import revalidated, write_changed
+from modpkg.registry.source import FileMissing, Source
+
+NEWS = 16
+"""New modules of a registry that are worth fetching ahead: a project may need them soon."""
+
+
+class _Digests(Struct):
+    """What a line of ``modules.jsonl`` says of files."""
+
+    name: str
+    index: str | None = None
+    registry: str | None = None
+
+
+_LINE = msgspec.json.Decoder(_Digests)
+
+
+class MutableFiles:
+    """The files of one registry that may change.
+
+    Args:
+        source: Where they are.
+        copies: The folder of their copies; None if none are kept, as of a folder.
+        offline: Whether only copies are read.
+    """
+
+    def __init__(self, source: Source, copies: Path | None, *, offline: bool) -> None:
+        self._source = source
+        self._copies = copies
+        self._offline = offline
+        self.needed: set[str] = set()
+        """Modules that will be asked for, as far as they are known."""
+        self._lock = threading.Lock()
+        self._weighed = -1
+        """For how many modules the list was too long."""
+        self._digests: dict[str, str] | None = None
+        """By path, the digests of files; None as long as the list was not asked for."""
+        self._new: list[str] = []
+
+    def copy(self, path: str) -> Path | None:
+        """Return the path of a file's copy, be there one or not; None if none are kept."""
+        return None if self._copies is None else self._copies / path
+
+    def read(self, path: str, most: int) -> bytes:
+        """Return a file, which may have ``most`` bytes.
+
+        Raises:
+            FileMissing: There is none.
+            InstallError: It is read ``offline``, and there is no copy.
+            RegistryUnreachable, RegistryError: It cannot be read.
+        """
+        copy = self.copy(path)
+        if self._offline:
+            with suppress(FileNotFoundError):
+                if copy is not None:
+                    return read_file(copy)
+            raise InstallError("M501", what=f"{redacted(self._source.url)}/{path}")
+        if copy is None:
+            return self._source.read(path, most)
+        if (data := _read(copy)) is not None:
+            if path == REGISTRY_MODULES:
+                if self._digests and len(data) <= most:
+                    return data  # it was asked for already
+            elif self._current().get(path) == digest_bytes(data):
+                return data
+        return revalidated(self._source, path, copy, most)
+
+    def news(self) -> list[str]:
+        """Return modules that the registry has got since it was read before, if they are few."""
+        if self._copies is None or self._offline or not self._spared():
+            return []
+        self._current()
+        return self._new if len(self._new) <= NEWS else []
+
+    def registry_name(self, home: Source) -> str | None:
+        """Return the registry's name, from the copy or else from ``home``; None if unknown."""
+        copy, what = self.copy(REGISTRY_INFO), f"{redacted(home.url)}/{REGISTRY_INFO}"
+        if copy is not None:
+            try:
+                return decode_record(read_file(copy), RegistryInfo, what).name
+            except (OSError, ModpkgError):
+                pass  # missing or damaged
+        try:
+            data = home.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+            name = decode_record(data, RegistryInfo, what).name
+        except (FileMissing, ModpkgError):
+            return None
+        if copy is not None:
+            write_changed(copy, data)
+        return name
+
+    def _current(self) -> Mapping[str, str]:
+        """Return the digests of the files as they are now, by path, as far as they are told."""
+        with self._lock:
+            if self._digests is None and len(self.needed) > self._weighed:
+                self._weighed = len(self.needed)
+                self._ask()
+            return self._digests or {}
+
+    def _ask(self) -> None:
+        path = self.copy(REGISTRY_MODULES)
+        if path is None:
+            raise AssertionError("nothing is kept that could be current")
+        most = bounds.MODULES_AHEAD_BYTES + bounds.MODULES_AHEAD_BYTES_OF_NAME * self._spared()
+        before = _read(path)
+        if before is not None and len(before) > most:
+            return
+        try:
+            data = revalidated(self._source, REGISTRY_MODULES, path, most)
+        except RegistryError as error:
+            if error.code != "M327":  # what is too long may be worth it for more modules
+                self._digests = {}
+            return
+        except (FileMissing, ModpkgError):  # each file is asked for, which tells what is wrong
+            self._digests = {}
+            return
+        self._digests = _digests(data)
+        if before is not None and before != data:
+            new = self._digests.keys() - _digests(before).keys() - {REGISTRY_INFO}
+            self._new = sorted(path[len("index/") : -len(".jsonl")] for path in new)
+
+    def _spared(self) -> int:
+        """Return about how many questions may be spared: of how many modules there is a copy."""
+        folder, names = self.copy("index"), self.needed
+        if folder is None or not names or not folder.is_dir():
+            return 0
+        files = {file.name for file in folder.iterdir()}
+        return sum(f"{name}.jsonl" in files for name in names)
+
+
+def _digests(data: bytes) -> dict[str, str]:
+    """Return the digests of the files that ``modules.jsonl`` tells, by path."""
+    found: dict[str, str] = {}
+    if data.count(b"\n") > bounds.MODULES_LINES:
+        return found
+    for raw in data.splitlines():
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ModpkgError):
+            line = _LINE.decode(raw)
+            if line.index is not None and module_name(line.name) == line.name:
+                found[f"index/{line.name}.jsonl"] = line.index
+            if line.registry is not None:
+                found.setdefault(REGISTRY_INFO, line.registry)
+    return found
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return read_file(path)
+    except OSError:
+        return None
