@@ -124,6 +124,8 @@ def _remove_others(
     What is not named as a registry names its files is left.
     """
     locked = {line.name for line in lines}
+    with open_folder(folder) as registry:
+        registry.remove(REGISTRY_MODULES)  # it has the digests of what is replaced now
     for name in locked:
         own = [line for line in lines if line.name == name]
         path = folder / "index" / f"{name}.jsonl"

@@ -1,7 +1,7 @@
 """``modules.jsonl``: a line for each module of a registry, by which modules are searched.
 
-It says nothing that the index and the release records do not say, and nothing but a search depends
-on it: it lets one read find the modules of a registry that cannot list its files.
+It says nothing that the index and the release records do not say. It lets one read find the modules
+of a registry that cannot list its files, and tells which copies of its index files are current.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from modpkg.core.bounds import MODULES_LINES, MODULES_VALUES
 from modpkg.core.decoding import clean_texts
@@ -97,6 +98,17 @@ def _decoded(raw: bytes) -> ModuleLine:
         return msgspec.convert(record, ModuleLine)
 
 
-def format_module_lines(lines: Mapping[str, ModuleLine]) -> bytes:
-    """Return the file of these lines, sorted by name."""
-    return b"".join(canonical_json(line) + b"\n" for _, line in sorted(lines.items()))
+def format_module_lines(lines: Mapping[str, ModuleLine], registry: str | None = None) -> bytes:
+    """Return the file of these lines, sorted by name.
+
+    The first gets the digest of ``registry.json``, and no other has it; with None, they stay as
+    they are.
+    """
+    ordered = [line for _, line in sorted(lines.items())]
+    if registry is not None:
+        own = [registry, *[None] * len(ordered)]
+        ordered = [
+            line if line.registry == digest else replace(line, registry=digest)
+            for line, digest in zip(ordered, own, strict=False)
+        ]
+    return b"".join(canonical_json(line) + b"\n" for line in ordered)

@@ -10,28 +10,22 @@ from __future__ import annotations
 import contextlib
 import datetime
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, parse_digest
-from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
-from modpkg.core.filenames import MANIFEST, REGISTRY_MODULES
+from modpkg.core.errors import ModpkgError, PublishError
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_version
-from modpkg.core.records import IndexLine, ModuleLine, ReleaseRecord, TensorEntry
+from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry
 from modpkg.core.tree import BlobTree
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import format_index, parse_index
 from modpkg.registry.known import published_tensors, remember_published
-from modpkg.registry.module_lines import (
-    check_bounds,
-    format_module_lines,
-    module_line,
-    parse_module_lines,
-    shown_release,
-)
+from modpkg.registry.module_list import ModuleList
 from modpkg.registry.place import (
     BuiltBlob,
     CopiedBlob,
@@ -55,6 +49,7 @@ class RegistryWriter:
         """``name`` is that of a new registry; ``within`` is that of a folder's `FolderPlace`."""
         self.place = FolderPlace(place, within=within) if isinstance(place, Path) else place
         self._name = name
+        self._list = ModuleList(self.place)
         self.restored = 0
         """Bytes of a published release that this registry had lost, and has again."""
 
@@ -103,14 +98,16 @@ class RegistryWriter:
             for existing in lines:
                 if existing.release == line.release:
                     self.restored += self._add_built(change, tree, record, line.release, progress)
-                    self._describe(change, line.name)  # whoever published it may have been killed
+                    # Whoever published it may have been killed.
+                    self._list.end(change, line.name, before, {line.release: record})
                     return existing
             others = self._other_versions(line, lines)
             added = self._add_built(change, tree, record, line.release, progress)
             published = msgspec.structs.replace(
                 line, size=added, published=_timestamp(now), yanked=None
             )
-            self._write_index(change, line.name, [*others, published], before)
+            known = {line.release: record}
+            self._write_index(change, line.name, [*others, published], before, known)
             return published
 
         self.restored = 0
@@ -162,7 +159,8 @@ class RegistryWriter:
             change.add(blobs, progress)
             own = CopiedBlob(parse_digest(line.release), "the release record", source)
             change.add([own], progress)
-            self._write_index(change, line.name, [*others, line], before)
+            known = {line.release: record}
+            self._write_index(change, line.name, [*others, line], before, known)
 
         self.place.change(edit)
         return record
@@ -253,51 +251,21 @@ class RegistryWriter:
         return parse_index(data, name, self.url), data
 
     def _write_index(
-        self, change: RegistryChange, name: str, lines: list[IndexLine], before: bytes
+        self,
+        change: RegistryChange,
+        name: str,
+        lines: list[IndexLine],
+        before: bytes,
+        records: Mapping[str, ReleaseRecord] | None = None,
     ) -> None:
-        change.replace(_index_path(name), format_index(lines, before))
-        self._describe(change, name)
+        data = format_index(lines, before)
+        self._list.begin(change, name)
+        change.replace(_index_path(name), data)
+        self._list.end(change, name, data, records)
 
     def describe_all(self) -> None:
         """Write ``modules.jsonl`` by the index."""
-
-        def edit(change: RegistryChange) -> None:
-            self._write_modules(change, change.read(REGISTRY_MODULES, bounds.MODULES_BYTES), None)
-
-        self.place.change(edit)
-
-    def _describe(self, change: RegistryChange, name: str) -> None:
-        """Write a module's line of ``modules.jsonl``; all lines, if there is no such file."""
-        before = change.read(REGISTRY_MODULES, bounds.MODULES_BYTES)
-        self._write_modules(change, before, name if before is not None else None)
-
-    def _write_modules(
-        self, change: RegistryChange, before: bytes | None, name: str | None
-    ) -> None:
-        """Write ``modules.jsonl`` as it was but for what the index has of a name, or of all.
-
-        The index is read after the file: who replaces the file by what he read of an older index
-        has not read this file.
-        """
-        reader = self._reader()
-        known: Mapping[str, ModuleLine] = {}
-        if name is not None and before is not None:
-            check_bounds(before, self.url)
-            known = parse_module_lines(before, f"{self.url}/{REGISTRY_MODULES}")
-        names: Iterable[str] = [name] if name is not None else reader.names() or ()
-        lines = {**known}
-        for each in names:
-            lines.pop(each, None)
-            try:
-                if (line := shown_release(reader.index(each))) is not None:
-                    lines[each] = module_line(line, reader.record(line))
-            except RegistryUnreachable:
-                raise  # the disk failed: what it has is not left out
-            except ModpkgError:
-                continue  # damaged: fetching it tells that
-        if known != lines or before is None:
-            with contextlib.suppress(PermissionError):  # a release is not refused for this
-                change.replace(REGISTRY_MODULES, format_module_lines(lines))
+        self.place.change(self._list.write_all)
 
     def _add_built(
         self,
