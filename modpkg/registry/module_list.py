@@ -6,7 +6,8 @@ index file is replaced, its digest is taken out of the list, and the line gets a
 the change; after that, the new digest is written, if the line still has that mark. Whoever replaces
 an index file has read it before he marks the line. So of two who replace one file, the one who was
 later either has marked the line after the other, who then leaves it to him, or makes the other's
-replacement of the list fail, for it is replaced only as it was read.
+replacement of the list fail, for it is replaced only as it was read. Who describes a file that he
+has not replaced reads it after the list, for the same reason.
 
 A change that nobody ends leaves a line without a digest: the file is asked for each time. Who
 publishes next ends it, where nobody else can be at it: in a folder, whose lock he has, or after a
@@ -60,8 +61,13 @@ class ModuleList:
             PublishError: The list cannot be written.
         """
         before, lines = self._read(change)
-        if before is not None and name in lines:
+        if before is None:
+            self._describe(lines, self._names())
+        elif name not in lines:
+            self._describe(lines, [name])
+        if name in lines:
             lines[name] = replace(lines[name], index=None, changing=self._mark)
+        if lines:
             try:
                 self._write(change, before, lines)
             except PermissionError as error:  # its readers would not see what is published
@@ -72,18 +78,20 @@ class ModuleList:
         self,
         change: RegistryChange,
         name: str,
-        index: bytes,
+        index: bytes | None = None,
         records: Mapping[str, ReleaseRecord] | None = None,
     ) -> None:
-        """Describe a module by its index file, as it was read or replaced.
+        """Describe a module by its index file.
 
-        ``records`` are release records by their digests, as far as they are known.
+        ``index`` is what it was replaced by; None if it is as it was. ``records`` are release
+        records by their digests, as far as they are known.
         """
         before, lines = self._read(change)
         if before is None:
-            self._describe(lines, self._names())
-        if name not in lines or self._may_end(lines[name]):
-            self._describe(lines, [name], {name: index}, records or {})
+            self._describe(lines, [other for other in self._names() if other != name])
+        own = lines.get(name)
+        if own is None or (self._may_end(own) if index is None else own.changing == self._mark):
+            self._describe(lines, [name], {} if index is None else {name: index}, records or {})
         if before is not None:
             self._describe(lines, self._to_mend(lines))
         with contextlib.suppress(PermissionError):  # a release is not refused for this

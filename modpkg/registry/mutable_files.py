@@ -29,8 +29,9 @@ from modpkg.core.regular_file import read_file
 from modpkg.registry.revalidation import revalidated, write_changed
 from modpkg.registry.source import FileMissing, Source
 
-NEWS = 16
-"""New modules of a registry that are worth fetching ahead: a project may need them soon."""
+NEWS = 32
+"""Changes of a registry since it was read before, of which all are fetched ahead if it is no more:
+which of them a project needs may only be seen one after the other."""
 
 
 class _Digests(Struct):
@@ -64,7 +65,7 @@ class MutableFiles:
         """For how many modules the list was too long."""
         self._digests: dict[str, str] | None = None
         """By path, the digests of files; None as long as the list was not asked for."""
-        self._new: list[str] = []
+        self._changed: list[str] = []
 
     def copy(self, path: str) -> Path | None:
         """Return the path of a file's copy, be there one or not; None if none are kept."""
@@ -95,11 +96,14 @@ class MutableFiles:
         return revalidated(self._source, path, copy, most)
 
     def news(self) -> list[str]:
-        """Return modules that the registry has got since it was read before, if they are few."""
-        if self._copies is None or self._offline or not self._spared():
+        """Return modules that are new, or have changed, since the registry was read before.
+
+        They are none if they are many, or if that is not known.
+        """
+        if self._copies is None or self._offline or not (self._copies / REGISTRY_MODULES).exists():
             return []
         self._current()
-        return self._new if len(self._new) <= NEWS else []
+        return self._changed if len(self._changed) <= NEWS else []
 
     def registry_name(self, home: Source) -> str | None:
         """Return the registry's name, from the copy or else from ``home``; None if unknown."""
@@ -145,8 +149,8 @@ class MutableFiles:
             return
         self._digests = _digests(data)
         if before is not None and before != data:
-            new = self._digests.keys() - _digests(before).keys() - {REGISTRY_INFO}
-            self._new = sorted(path[len("index/") : -len(".jsonl")] for path in new)
+            paths = dict(self._digests.items() - _digests(before).items()).keys() - {REGISTRY_INFO}
+            self._changed = sorted(path[len("index/") : -len(".jsonl")] for path in paths)
 
     def _spared(self) -> int:
         """Return about how many questions may be spared: of how many modules there is a copy."""

@@ -99,7 +99,7 @@ class RegistryWriter:
                 if existing.release == line.release:
                     self.restored += self._add_built(change, tree, record, line.release, progress)
                     # Whoever published it may have been killed.
-                    self._list.end(change, line.name, before, {line.release: record})
+                    self._list.end(change, line.name, records={line.release: record})
                     return existing
             others = self._other_versions(line, lines)
             added = self._add_built(change, tree, record, line.release, progress)

@@ -129,13 +129,16 @@ class Catalog:
             registry.folder is not None for registry in (self._default, *self._assigned.values())
         )
 
-    def news(self) -> list[str]:
-        """Return names that remote registries have got since they were read before, if few."""
+    def likely(self) -> list[str]:
+        """Return names that are likely to be asked for, without what resolving knows.
+
+        Those that the command is known to need, and what is new in a remote registry.
+        """
         registries = dict.fromkeys((self._default, *self._assigned.values()))
         return [
             name
             for registry in registries
-            for name in registry.files.news()
+            for name in (*registry.files.needed, *registry.files.news())
             if name not in self._contested and self.registry(name) is registry
         ]
 

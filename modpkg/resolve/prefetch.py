@@ -56,7 +56,7 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
         ahead = _Ahead(catalog, pool)
         for name in (*(root.name for root in roots), *locked):
             ahead.fetch(name)
-        for name in catalog.news():
+        for name in catalog.likely():
             ahead.fetch(name)
         acted_on: set[ModuleName] = set()
         allowed: dict[ModuleName, Runs] = {}
