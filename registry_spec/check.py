@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.digests import Digest, blob_path, digest_file, parse_digest
+from modpkg.core.digests import Digest, blob_path, digest_bytes, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RecordError
-from modpkg.core.filenames import REGISTRY_MODULES
+from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.names import module_name, parse_requirement
 from modpkg.core.records import RESTORE, IndexLine, canonical_json
@@ -165,6 +165,15 @@ class _Check:
             raise _bad(REGISTRY_MODULES, "it has lines that are malformed or of a newer version")
         if format_module_lines(lines) != data:
             raise _bad(REGISTRY_MODULES, "its lines are not canonical JSON, sorted by name")
+        told = {f"index/{name}.jsonl": line.index for name, line in lines.items()}
+        told[REGISTRY_INFO] = next((line.registry for line in lines.values()), None)
+        for path in [path for path, digest in told.items() if digest is not None]:
+            try:
+                actual = digest_bytes(self.registry.source.read(path))
+            except FileMissing:
+                actual = None
+            if told[path] != actual:
+                raise _bad(REGISTRY_MODULES, f"it has another digest of {path} than that file has")
 
     def _line(self, line: IndexLine, name: str) -> list[str]:
         what = f"the index line of {line.name} {line.version}"

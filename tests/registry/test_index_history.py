@@ -62,6 +62,7 @@ def test_over_http_it_is_told_once(tmp_path: Path) -> None:
         assert read() == 2
         index = tmp_path / "registry" / "index" / "lib.jsonl"
         index.write_text(index.read_text().splitlines()[0] + "\n")
+        RegistryWriter(tmp_path / "registry").describe_all()
         assert read() == 1
         assert read() == 1
     (warning,) = warnings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -245,6 +246,8 @@ def test_the_lines_for_searches_are_well_formed(registry: Path) -> None:
         path.write_bytes(b"".join(wrong))
         [problem] = check(str(registry)).problems
         assert (problem.where, problem.code) == ("modules.jsonl", "M209")
+    path.write_bytes(re.sub(rb'"index":"sha256:.{4}', b'"index":"sha256:0000', lines[0]))
+    assert [problem.code for problem in check(str(registry)).problems] == ["M209"]
     path.write_bytes(lines[0])
     assert check(str(registry)).problems == [], "it may be behind"
     path.unlink()
