@@ -234,9 +234,11 @@ class RegistryWriter:
             if line is None:
                 raise self._reader().not_found(name, version)
             changed = msgspec.structs.replace(line, yanked=reason)
-            if changed != line:
-                others = [other for other in lines if other is not line]
-                self._write_index(change, name, [*others, changed], before)
+            if changed == line:
+                self._list.end(change, name)  # whoever yanked it may have been killed
+                return changed
+            others = [other for other in lines if other is not line]
+            self._write_index(change, name, [*others, changed], before)
             return changed
 
         return self.place.change(edit)
