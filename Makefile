@@ -22,9 +22,12 @@ test: FIRST_HOUR := tests/e2e/test_first_hour.py
 # Tests write, sync and delete many small files: in memory, where 16 GB of it are free.
 test: export TMPDIR := $(or $(TMPDIR),$(shell awk '/MemAvailable/ && $$2 > 16e6 {print "/dev/shm"}' \
 	/proc/meminfo 2>/dev/null),/tmp)
+# The servers of object stores that pip cannot install; a minute, while pip installs the rest.
+PLACES := build/places/.installed
 # Without its cache, mypy takes half a minute, and the first hour of a new user, in an environment of
 # its own, a whole one: they run beside the tests, and are reported after them.
-test: $(VENV)/.installed
+test:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.installed $(PLACES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p build
@@ -38,6 +41,7 @@ test: $(VENV)/.installed
 # One room, without mypy: make check ROOM=resolve
 ROOM = $(error which room? for example: make check ROOM=resolve)
 check: $(VENV)/.installed
+	$(if $(filter registry,$(ROOM)),@$(MAKE) --no-print-directory $(PLACES))
 	$(BIN)/ruff check $(wildcard modpkg/$(ROOM) tests/$(ROOM))
 	$(BIN)/ruff format --check $(wildcard modpkg/$(ROOM) tests/$(ROOM))
 	$(BIN)/pytest tests/$(ROOM) $(PYTEST_ARGS)
@@ -67,6 +71,10 @@ mergekit: $(VENV)/.installed
 	$(PYTHON) -m venv $(VENV)-mergekit
 	$(VENV)-mergekit/bin/pip install --quiet mergekit==0.1.5
 	MERGEKIT_PYTHON=$(CURDIR)/$(VENV)-mergekit/bin/python $(BIN)/pytest tests/compose/mergekit/live.py
+
+$(PLACES): tests/registry/places/install.py
+	$(PYTHON) $< $(@D)
+	@touch $@
 
 clean:
 	rm -rf build dist .hypothesis .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from tests import forkserver
+from tests.registry.places import shared
 
 # The same examples in each run: half of hypothesis's usual number; `python -m benchmarks.fuzz` and
 # `benchmarks.resolver_fuzz` try thousands.
@@ -28,9 +29,16 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start one server of forked processes for all workers, which inherit its address."""
+    """Start what all workers share, and inherit: forked processes, and servers when needed."""
+    if not hasattr(config, "workerinput"):
+        shared.begin()
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         forkserver.start()
+
+
+def pytest_unconfigure() -> None:
+    """Stop the servers that tests needed."""
+    shared.end()
 
 
 def pytest_collection_finish() -> None:

@@ -48,7 +48,7 @@ _NO_VERSION = {"e_tag": '"00000000000000000000000000000000"', "version": "1"}
 """A version that no file has."""
 
 
-class _Conflict(Exception):
+class Conflict(Exception):
     """Somebody else has replaced a file since it was read."""
 
 
@@ -109,7 +109,7 @@ class BucketPlace:
         with contextlib.suppress(FileMissing):  # there is no registry: the edit tells that
             self._check_conditions()
         for number in range(bounds.CHANGE_ATTEMPTS):
-            with contextlib.suppress(_Conflict):
+            with contextlib.suppress(Conflict):
                 return edit(_BucketChange(self))
             wait_for(partial(time.sleep, jittered(min(0.05 * 2**number, 2))))
         raise PublishError("M847", url=self.url, count=bounds.CHANGE_ATTEMPTS)
@@ -155,15 +155,30 @@ class BucketPlace:
         """Replace a file of this version, or one that is not there, and return its version.
 
         Raises:
-            _Conflict: It has another one.
+            Conflict: It has another one.
             PublishError: The store gives files no versions.
         """
         if version == {}:
             raise PublishError("M848", url=self.url, ignored="ETags")
         written = self._written(path, data, "create" if version is None else version)
+        if written is None and (bare := self._without_quotes(path, version)) is not None:
+            written = self._written(path, data, bare)
         if written is None:
-            raise _Conflict(path)
+            raise Conflict(path)
         return written
+
+    def _without_quotes(self, path: str, version: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the version of a file that still has it, with the bare ETag; None of another one.
+
+        Ceph 16 gives an ETag in quotes, as everybody does, and finds it only without them.
+        """
+        if version is None or not version.get("e_tag", "").startswith('"'):
+            return None
+        try:
+            found = self._request(path, lambda: self._source.store.head(path))
+        except FileNotFoundError:
+            return None
+        return version | {"e_tag": version["e_tag"].strip('"')} if version_in(found) == version else None
 
     def _create(self, path: str, data: bytes) -> bool:
         """Write a file unless it is there; return whether it was not."""
