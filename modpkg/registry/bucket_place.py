@@ -178,7 +178,11 @@ class BucketPlace:
             found = self._request(path, lambda: self._source.store.head(path))
         except FileNotFoundError:
             return None
-        return version | {"e_tag": version["e_tag"].strip('"')} if version_in(found) == version else None
+        return (
+            version | {"e_tag": version["e_tag"].strip('"')}
+            if version_in(found) == version
+            else None
+        )
 
     def _create(self, path: str, data: bytes) -> bool:
         """Write a file unless it is there; return whether it was not."""

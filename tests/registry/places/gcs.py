@@ -117,7 +117,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.give(bucket, name)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do  # noqa: N815 - the names are the library's
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do
 
     def put(self, bucket: str, name: str, data: bytes, body: bytes = b"") -> None:
         wanted = self.headers.get("x-goog-if-generation-match")
@@ -199,7 +199,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             found = uploads.pop(upload)
             data = b"".join(found[int(number)] for number in _PART.findall(self.body))
             tag = hashlib.md5(data).hexdigest()
-            text = f"<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"
+            text = (
+                f"<CompleteMultipartUploadResult><ETag>{tag}</ETag></CompleteMultipartUploadResult>"
+            )
             self.put(bucket, name, data, text.encode())
 
 

@@ -24,7 +24,7 @@ from tests.registry.places.store import (
     free_port,
 )
 
-BIN = Path('/tmp/servers-work/v/bin')
+BIN = Path("/tmp/servers-work/v/bin")
 
 
 class Moto(StoreServer):
@@ -217,9 +217,7 @@ class Azurite(StoreServer):
         return [self.run(command, folder, owner)]
 
     def fill(self) -> None:
-        signing.put_azure(
-            f"{self.address}/{self.ACCOUNT}/{BUCKET}", self.ACCOUNT, self.ACCOUNT_KEY
-        )
+        signing.put_azure(f"{self.address}/{self.ACCOUNT}/{BUCKET}", self.ACCOUNT, self.ACCOUNT_KEY)
 
 
 class GoogleStorage(StoreServer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -134,10 +135,8 @@ class StoreServer:
 
 
 def _runs(group: int) -> bool:
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(group, os.WNOHANG)
-    except ChildProcessError:
-        pass
     try:
         os.kill(group, 0)
     except ProcessLookupError:
@@ -148,10 +147,8 @@ def _runs(group: int) -> bool:
 def stop(groups: Sequence[int]) -> None:
     """Kill process groups: what they hold is thrown away."""
     for group in groups:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 PYTHON = sys.executable
