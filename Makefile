@@ -1,4 +1,5 @@
-# `make demo`, `make clamp` and `make test` need Python >= 3.10, pip and make; everything else they install.
+# `make demo`, `make clamp` and `make test` need Python >= 3.10, pip and make, `make test` also apt-get;
+# everything else they install.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
