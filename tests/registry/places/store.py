@@ -131,7 +131,8 @@ class StoreServer:
             if not all(map(_runs, groups)):
                 break
         output = (folder / "output.txt").read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"{self.name} did not start; does `make test` install it?\n{output}")
+        remedy = "`python tests/registry/places/install.py build/places` installs what pip cannot"
+        raise RuntimeError(f"{self.name} did not start; {remedy}.\n{output}")
 
 
 def _runs(group: int) -> bool:
