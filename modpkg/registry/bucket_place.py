@@ -48,7 +48,7 @@ _NO_VERSION = {"e_tag": '"00000000000000000000000000000000"', "version": "1"}
 """A version that no file has."""
 
 
-class Conflict(Exception):
+class ChangedMeanwhile(Exception):
     """Somebody else has replaced a file since it was read."""
 
 
@@ -109,7 +109,7 @@ class BucketPlace:
         with contextlib.suppress(FileMissing):  # there is no registry: the edit tells that
             self._check_conditions()
         for number in range(bounds.CHANGE_ATTEMPTS):
-            with contextlib.suppress(Conflict):
+            with contextlib.suppress(ChangedMeanwhile):
                 return edit(_BucketChange(self))
             wait_for(partial(time.sleep, jittered(min(0.05 * 2**number, 2))))
         raise PublishError("M847", url=self.url, count=bounds.CHANGE_ATTEMPTS)
@@ -155,7 +155,7 @@ class BucketPlace:
         """Replace a file of this version, or one that is not there, and return its version.
 
         Raises:
-            Conflict: It has another one.
+            ChangedMeanwhile: It has another one.
             PublishError: The store gives files no versions.
         """
         if version == {}:
@@ -164,7 +164,7 @@ class BucketPlace:
         if written is None and (bare := self._without_quotes(path, version)) is not None:
             written = self._written(path, data, bare)
         if written is None:
-            raise Conflict(path)
+            raise ChangedMeanwhile(path)
         return written
 
     def _without_quotes(self, path: str, version: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from modpkg.core import bounds
 from modpkg.core.errors import ModpkgError
-from modpkg.registry.bucket_place import BucketPlace, Conflict
+from modpkg.registry.bucket_place import BucketPlace, ChangedMeanwhile
 
 CREATE, SWAP = "If-None-Match: *", "If-Match"
 RIVALS = 4
@@ -61,7 +61,7 @@ def _replaced(place: BucketPlace, path: str, data: bytes, version: Version) -> b
     """Return whether a file was replaced on the condition that it has this version."""
     try:
         place.replace(path, data, version)
-    except Conflict:
+    except ChangedMeanwhile:
         return False
     return True
 
