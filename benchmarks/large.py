@@ -278,6 +278,7 @@ def compositions(found: dict[str, Any], recipe: str) -> list[Any]:
 def compose_child(recipe: str, modules: str, store: str, how: str) -> None:
     """Compose; print the results' digests and the bytes that were computed."""
     from modpkg.compose.executor import compose
+    from modpkg.compose.workers import Workers
     from modpkg.core.verified import VerifiedFiles
 
     found = pickle.loads(Path(modules).read_bytes())
@@ -296,9 +297,10 @@ def compose_child(recipe: str, modules: str, store: str, how: str) -> None:
         options["executor"] = ProcessPoolExecutor(int(settings["processes"]))
     results = []
     written = 0
-    for composition in compositions(found, recipe):
-        results.append(compose(composition, Path(store), **options).result)
-        written += sum(item.length for item in composition.computed.values())
+    with Workers() as workers:  # as an install does
+        for composition in compositions(found, recipe):
+            results.append(compose(composition, Path(store), workers=workers, **options).result)
+            written += sum(item.length for item in composition.computed.values())
     print(json.dumps({"results": results, "bytes": written}))
 
 

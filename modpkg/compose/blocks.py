@@ -234,6 +234,11 @@ _STREAM_FIELDS = ("op", "parameters", "inputs")
 """Fields of a term that select its random stream: what it is made from, not how it is weighted."""
 
 
+def input_of(model: str, tensor: str) -> str:
+    """Return how an input of a tensor is called in errors."""
+    return f"An input of {tensor!r} of {model}"
+
+
 class TensorBlocks:
     """One tensor's `modpkg.compose.reducers.Blocks`. A context manager: it holds files open.
 
@@ -250,7 +255,7 @@ class TensorBlocks:
         trusted: frozenset[str] = frozenset(),
     ) -> None:
         """Open the inputs; those in ``trusted`` files are not hashed."""
-        self._what = f"An input of {tensor!r} of {model}"
+        self._what = input_of(model, tensor)
         again = _is_measured(model, computed)
         source = computed.source
         rows = computed.rows

@@ -1,9 +1,10 @@
-"""The executor: computes a composition tensor by tensor, in row blocks, in threads, into packs.
+"""The executor: computes a composition tensor by tensor, in row blocks, into packs.
 
-Peak memory is a few blocks per thread, whatever the model's size: inputs are read in blocks, and
-each block of the result is written to its offset in a new pack. A result is stored under the key
-of its inputs, and its record is written last, so a killed composition leaves nothing that is
-trusted. A composition that computes nothing, or is in the store, imports neither numpy nor torch.
+Peak memory is a few blocks per thread or process, whatever the model's size: inputs are read in
+blocks, and each block of the result is written to its offset in a new pack. A result is stored
+under the key of its inputs, and its record is written last, so a killed composition leaves nothing
+that is trusted. A composition that computes nothing, or is in the store, imports neither numpy nor
+torch.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from msgspec import Struct
 
 from modpkg.compose.checks import check_kept
 from modpkg.compose.composition import Composition
+from modpkg.compose.crew import Crew
 from modpkg.compose.device import torch_device
-from modpkg.compose.memory import needs_torch
+from modpkg.compose.memory import needs_torch, process_count
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.result_packs import ResultPack, result_packs
+from modpkg.compose.workers import Workers
 from modpkg.core import system
 from modpkg.core.all_cores import on_all_cores
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS, composed_weights
@@ -73,6 +76,7 @@ def compose(
     *,
     threads: int | None = None,
     executor: concurrent.futures.Executor | None = None,
+    workers: Workers | None = None,
     progress: Callable[[int, int], None] | None = None,
     verified: VerifiedFiles | None = None,
     device: str | None = None,
@@ -82,20 +86,23 @@ def compose(
     Args:
         composition: What to compute, from `modpkg.compose.plan.plan`.
         store: The store's root.
-        threads: Size of the default thread pool; one per core if None.
-        executor: Runs the work instead of the thread pool. Its workers must see the same files.
+        threads: How many threads compute; one per core if None. Large work is done by as many
+            processes, see `modpkg.compose.memory.process_count`.
+        executor: Runs the work instead of these. Its workers must see the same files.
+        workers: These processes, where several compositions follow one another; otherwise they
+            are started for this one.
         progress: Called in this thread with the tensors done and the total.
         verified: Packs that this process has just verified; inputs in others are hashed while they
             are read. Ignored with ``executor``, whose workers read the files for themselves.
         device: What computes: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``, see
             `modpkg.compose.device`. Ignored with ``executor``.
 
-    Neither threads nor executor nor device change a byte of the result. While operators written
-    with torch run, torch uses one thread per operation in this process.
+    None of these changes a byte of the result. While operators written with torch run, torch uses
+    one thread per operation in this process.
 
     Raises:
-        ComposeError: The result has NaN or infinity, the method rejects the values, or the device
-            cannot be used.
+        ComposeError: The result has NaN or infinity, the method rejects the values, the device
+            cannot be used, or a process ended.
         IntegrityError: An input does not match its digest.
         PackError: An input cannot be read.
         InstallError: The disk is full or cannot be written.
@@ -107,15 +114,9 @@ def compose(
         record = _record(folder, composition)
         if record is None:
             chosen = torch_device(device, composition) if executor is None else ""
-            pool = executor or concurrent.futures.ThreadPoolExecutor(
-                threads or system.available_cores()
-            )
-            try:
-                trusted = _trusted(composition, verified if executor is None else None)
-                record = _compute(composition, folder, pool, progress, trusted, chosen)
-            finally:
-                if executor is None:
-                    pool.shutdown(cancel_futures=True)
+            trusted = _trusted(composition, verified if executor is None else None)
+            with _crew(composition, threads, executor, workers, chosen) as crew:
+                record = _compute(composition, folder, crew, progress, trusted, chosen)
         for pack in result_packs(types, record.packs):
             file = str(folder / pack.filename)
             for name, place in pack.places.items():
@@ -136,6 +137,29 @@ def compose(
         documents=composition.documents,
         prompt=composition.prompt,
     )
+
+
+@contextlib.contextmanager
+def _crew(
+    composition: Composition,
+    threads: int | None,
+    executor: concurrent.futures.Executor | None,
+    workers: Workers | None,
+    device: str,
+) -> Iterator[Crew]:
+    """Yield those who compute a composition."""
+    if executor is not None:
+        yield Crew(executor)
+        return
+    count = threads or system.available_cores()
+    processes = 0 if device else process_count(composition, count)
+    with contextlib.ExitStack() as stack:
+        if processes:
+            workers = workers or stack.enter_context(Workers())
+            processes *= workers.start(processes)
+        pool = concurrent.futures.ThreadPoolExecutor(processes or count)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        yield Crew(pool, count, workers if processes else None)
 
 
 def _trusted(composition: Composition, verified: VerifiedFiles | None) -> frozenset[str]:
@@ -164,7 +188,7 @@ def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
 def _compute(
     composition: Composition,
     folder: Path,
-    pool: concurrent.futures.Executor,
+    crew: Crew,
     progress: Callable[[int, int], None] | None,
     trusted: frozenset[str],
     device: str,
@@ -187,13 +211,13 @@ def _compute(
             from modpkg.core.system_blas import one_blas_thread
 
             with _torch_threads(composition, device), one_blas_thread():
-                digests = _run(composition, places, pool, progress, trusted, device)
+                digests = _run(composition, places, crew, progress, trusted, device)
                 if composition.routers:
                     from modpkg.compose.router_rows import write_routers
 
                     digests |= write_routers(composition, places)
-            for file in files:
-                os.fsync(file.fileno())
+            flush = [(pack.length, file.fileno()) for pack, file in pairs]
+            on_all_cores(lambda each: os.fsync(each[1]), flush, lambda each: each[0])
         for pack, path in zip(packs, staged, strict=True):
             system.set_mode(path, 0o444)
             system.replace(path, folder / pack.filename)
@@ -228,40 +252,36 @@ def _torch_threads(composition: Composition, device: str) -> Iterator[None]:
 def _run(
     composition: Composition,
     places: Mapping[str, tuple[str, PackTensor]],
-    pool: concurrent.futures.Executor,
+    crew: Crew,
     progress: Callable[[int, int], None] | None,
     trusted: frozenset[str],
     device: str,
 ) -> dict[str, DigestText]:
     """Compute all tensors, largest first, into the files and places, and return their digests."""
-    from modpkg.compose.tensor import Job, make_tensor
+    from modpkg.compose.tensor import Job
 
     order = sorted(composition.computed, key=lambda name: (-places[name][1].length, name))
     measured = _measure(composition)
-    futures = {}
-    for name in order:
-        job = Job(
+    jobs = [
+        Job(
             model=composition.name,
             name=name,
             computed=composition.computed[name],
             file=places[name][0],
             place=places[name][1],
             measured=measured,
-            trusted=trusted,
+            trusted=trusted.intersection(ref.file for ref in composition.computed[name].inputs()),
             device=device,
         )
-        futures[pool.submit(make_tensor, job)] = name
+        for name in order
+    ]
     digests: dict[str, DigestText] = {}
-    try:
-        for future in concurrent.futures.as_completed(futures):
-            digests[futures[future]] = future.result()
+    with contextlib.closing(crew.make(jobs)) as making:  # at an error here everybody stops
+        for made in making:
+            digests |= made
             if progress is not None:
-                progress(len(digests), len(futures))
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        concurrent.futures.wait(futures)
-        raise
+                for done in range(len(digests) - len(made), len(digests)):
+                    progress(done + 1, len(jobs))
     return digests
 
 

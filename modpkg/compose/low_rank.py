@@ -96,11 +96,11 @@ class LowRankReduction:
         self._small: Any = None
         self._gathered = max(1, _GATHERED // max(rank, 1))
 
-    def __iter__(self) -> Iterator[Stored]:
-        """Yield the result as stored in a pack, in blocks of rows, in order."""
+    def within(self, first: int, last: int) -> Iterator[Stored]:
+        """Yield some rows of the result as stored in a pack, in blocks of rows, in order."""
         rows = max(1, PRODUCT_ELEMENTS // max(self._base.columns, 1))
-        for start in range(0, self._base.rows, rows):
-            yield self._block(start, min(start + rows, self._base.rows))
+        for start in range(first, last, rows):
+            yield self._block(start, min(start + rows, last))
 
     def _block(self, start: int, stop: int) -> Stored:
         base = self._base.stored(start, stop)

@@ -9,6 +9,7 @@ from modpkg.compose.composition import NOTHING, Composition, ComputedTensor
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.reducers.selection import KEPT_ELEMENTS
+from modpkg.core.system_limits import machine_memory
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements of a row block: as float64 it is 512 KiB, and a few of them fit into a core's cache.
@@ -46,6 +47,18 @@ KEPT_BYTES = 8 << 20
 PRODUCT_ELEMENTS = 1 << 20
 """Elements of a block to which a product of two matrices is added, float32 first."""
 
+PROCESS_OUTPUT = 1 << 30
+"""Bytes of a result from which on processes compute it. They take half a second to start."""
+
+PROCESS_CORES = 4
+"""Cores from which on they do: two or three threads seldom wait for Python's lock."""
+
+PROCESS_BYTES = 64 << 20
+"""Memory that a process takes before it computes."""
+
+_PROCESSES_SHARE = 4
+"""All processes take at most this part of the machine's memory."""
+
 SAMPLE_RUNS = 16
 """Number of runs of consecutive elements in a tensor's sample."""
 
@@ -73,10 +86,22 @@ def peak_bytes(composition: Composition, threads: int) -> int:
     """Return an upper bound of the bytes that composing needs, without interpreter and torch.
 
     Each thread holds blocks of one tensor and the inputs that its operators need whole; if an
-    operator is written with torch, also the mapped pages of the base's tensor.
+    operator is written with torch, also the mapped pages of the base's tensor. So does each
+    process, beside its interpreter and modules.
     """
     needs = sorted(_tensor_bytes(composition.name, item) for item in composition.computed.values())
-    return _FIXED + sum(needs[-threads:]) + _router_bytes(composition)
+    processes = PROCESS_BYTES * process_count(composition, threads)
+    return _FIXED + processes + sum(needs[-threads:]) + _router_bytes(composition)
+
+
+def process_count(composition: Composition, cores: int) -> int:
+    """Return how many processes compute a composition on so many cores; 0 if threads do."""
+    length = sum(item.length for item in composition.computed.values())
+    if cores < PROCESS_CORES or length < PROCESS_OUTPUT or needs_torch(composition):
+        return 0
+    need = max(_tensor_bytes(composition.name, item) for item in composition.computed.values())
+    allowed = (machine_memory() or math.inf) / _PROCESSES_SHARE
+    return cores if cores * (PROCESS_BYTES + need) <= allowed else 0
 
 
 def _router_bytes(composition: Composition) -> int:

@@ -65,10 +65,11 @@ class NarrowReduction:
         self._base, self._others = base, others
         self._layout = LAYOUTS[dtype]
 
-    def __iter__(self) -> Iterator[Stored]:
-        """Yield the result as stored in a pack, block by block, in order."""
-        for first in range(0, self._base.count, SINGLE_ELEMENTS):
-            yield self._block(first, min(first + SINGLE_ELEMENTS, self._base.count))
+    def within(self, start: int, stop: int) -> Iterator[Stored]:
+        """Yield some rows of the result as stored in a pack, block by block, in order."""
+        end = stop * self._base.columns
+        for first in range(start * self._base.columns, end, SINGLE_ELEMENTS):
+            yield self._block(first, min(first + SINGLE_ELEMENTS, end))
 
     def _block(self, first: int, last: int) -> Stored:
         base = self._base.flat(first, last)

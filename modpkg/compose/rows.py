@@ -81,10 +81,11 @@ class RowReader:
             self._last = (start, stop, self._read(start, stop))
         return self._last[2]
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """Yield each block's first row and the row after its last."""
-        for start in range(0, self.rows if self.count else 0, self.height):
-            yield start, min(start + self.height, self.rows)
+    def ranges(self, first: int = 0, last: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield each block's first row and the row after its last, from row ``first`` on."""
+        last = self.rows if last is None else last
+        for start in range(first, last if self.count else 0, self.height):
+            yield start, min(start + self.height, last)
 
     def _read(self, start: int, stop: int) -> Array:
         return widened(self.stored(start, stop), self.ref)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from msgspec import Struct
 
 from modpkg.compose.arrays import Array, Stored
-from modpkg.compose.blocks import TensorBlocks
+from modpkg.compose.blocks import TensorBlocks, input_of
 from modpkg.compose.certified import Certified
 from modpkg.compose.composition import ComputedTensor
 from modpkg.compose.exact import ExactTensor, is_exact
@@ -19,16 +19,18 @@ from modpkg.compose.narrow_floats import NarrowReduction
 from modpkg.compose.reducers import Contribution, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rounding import all_finite, is_finite, rounded
+from modpkg.compose.rows import RowReader
 from modpkg.compose.sums import DecidedSum, decided_sum
 from modpkg.core import system
 from modpkg.core.digests import Digest
 from modpkg.core.errors import ComposeError
+from modpkg.core.installed import TensorRef
 from modpkg.core.packs import PackTensor
 from modpkg.core.system_writeback import begin_writing
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """One tensor to compute, with everything a worker needs; picklable."""
+    """One tensor to compute, with everything that computing it needs."""
 
     model: str
     name: str
@@ -67,40 +69,81 @@ def make_tensor(job: Job) -> Digest:
         PackError: An input cannot be read.
         IntegrityError: An input does not match its digest.
     """
+    state = hashlib.sha256()
+    _write(job, None, job.trusted, state.update)
+    return Digest("sha256:" + state.hexdigest())
+
+
+def make_part(job: Job, start: int, stop: int) -> None:
+    """Compute rows of a tensor into their place.
+
+    Inputs are not hashed: `check_input` does that, once for all parts.
+
+    Raises:
+        ComposeError, PackError: As `make_tensor`.
+    """
+    trusted = frozenset(ref.file for ref in job.computed.inputs())
+    _write(job, (start, stop), trusted, lambda _: None)
+
+
+def check_input(model: str, tensor: str, ref: TensorRef) -> None:
+    """Check an input of a tensor against its digest.
+
+    Raises:
+        PackError: It cannot be read.
+        IntegrityError: It does not match.
+    """
+    rows = RowReader(ref)
+    try:
+        rows.check(input_of(model, tensor))
+    finally:
+        rows.close()
+
+
+def _write(
+    job: Job,
+    rows: tuple[int, int] | None,
+    trusted: frozenset[str],
+    hashed: Callable[[memoryview], object],
+) -> None:
+    """Compute a tensor, or some of its rows, into its place; ``hashed`` gets the bytes in order."""
     np.empty(_LARGE, np.uint8)
     place = job.place
-    state = hashlib.sha256()
     # The result is checked for NaN and infinity.
     with (
         np.errstate(all="ignore"),
-        TensorBlocks(job.model, job.name, job.computed, job.trusted) as blocks,
+        TensorBlocks(job.model, job.name, job.computed, trusted) as blocks,
     ):
         if place.length:
             try:
                 with open(job.file, "r+b", buffering=0) as file:
                     begun = written = 0
-                    for block in Reduction(job, blocks):
+                    offset, end = place.offset, place.length
+                    if rows is not None:
+                        width = place.length // place.shape[0]
+                        offset, end = offset + rows[0] * width, (rows[1] - rows[0]) * width
+                    for block in Reduction(job, blocks, rows):
                         data = block.reshape(-1).view(np.uint8).data
-                        state.update(data)
-                        system.write_at(file.fileno(), data, place.offset + written)
+                        hashed(data)
+                        system.write_at(file.fileno(), data, offset + written)
                         written += len(data)
-                        if written - begun >= _WRITTEN_AT_ONCE or written == place.length:
-                            position = place.offset + begun
-                            begin_writing(file.fileno(), position, written - begun)
+                        if written - begun >= _WRITTEN_AT_ONCE or written == end:
+                            begin_writing(file.fileno(), offset + begun, written - begun)
                             begun = written
             except ComposeError:
                 blocks.check()  # report damage first: it may be the cause
                 raise
             blocks.check()
-    return Digest("sha256:" + state.hexdigest())
 
 
 class Reduction:
     """The result of one tensor, iterated in blocks of rows or elements, as stored in a pack."""
 
-    def __init__(self, job: Job, blocks: TensorBlocks) -> None:
+    def __init__(self, job: Job, blocks: TensorBlocks, rows: tuple[int, int] | None = None) -> None:
+        """Measure what the method measures; with ``rows``, only these are iterated."""
         computed = job.computed
         self._job, self._blocks = job, blocks
+        self._rows = rows or (0, blocks.base.rows)
         self._reducer: Reducer | None = None
         self._measured: tuple[Any, ...] = ()
         self.exact: ExactTensor | None = None
@@ -121,12 +164,14 @@ class Reduction:
                 )
 
     def __iter__(self) -> Iterator[Stored]:
-        faster = self._torch_reduction() or self._low_rank_reduction() or self._narrow_reduction()
-        if faster is not None:
-            yield from faster
+        if (by_torch := self._torch_reduction()) is not None:
+            yield from by_torch
+            return
+        if (faster := self._low_rank_reduction() or self._narrow_reduction()) is not None:
+            yield from faster.within(*self._rows)
             return
         columns = self._blocks.columns
-        for start, stop in self._blocks.ranges():
+        for start, stop in self._blocks.ranges(*self._rows):
             values, contributions = self._blocks.block(start, stop)
             yield self._reduce(values, contributions, start * columns)
 

@@ -207,7 +207,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ["M601", "M602", "M603", "M604", "M605", "M606", "M607", "M608", "M609", "M620", "M621"],
         ComposeError,
     ),
-    **dict.fromkeys(["M856", "M857", "M858"], ComposeError),
+    **dict.fromkeys(["M856", "M857", "M858", "M880"], ComposeError),
     **dict.fromkeys(
         [
             "M700",

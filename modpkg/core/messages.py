@@ -494,6 +494,11 @@ MESSAGES: dict[str, str] = {
         "it with dtype='bfloat16' if it has a wider one, or spread it over several devices: "
         "from_pretrained(modpkg.path({name!r}), device_map='auto')."
     ),
+    "M880": (
+        "{model}: a process that composed a part of it did not finish ({reason}); if memory ran "
+        "out, free some, or compose with fewer at once ('modpkg compose --threads 2'), and run the "
+        "command again."
+    ),
     "M890": (
         "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "
         "then run the same command again."

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
+from modpkg.compose.workers import Workers
 from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ComposeError, EnvironmentDamaged
@@ -155,7 +156,8 @@ def apply_install(
     number = environment.next_number()
     staged = temporary_sibling(environment.folder(number))
     try:
-        models, results, packs = _compose_all(plan, environment, staged)
+        with Workers() as workers:
+            models, results, packs = _compose_all(plan, environment, staged, workers)
         checkpoint("composed")
         lock = structs.replace(plan.lock, composed=sorted(results, key=lambda r: r.model))
         lock_text = read_text(plan.project.lock_path, follow=False) if frozen else format_lock(lock)
@@ -209,20 +211,22 @@ def compose_models(
     store, progress = plan.workspace.store, plan.workspace.progress
     _fetch(plan)
     results = {}
-    for model in plan.recipes:
-        if model.at_load:
-            continue
-        progress.stage(f"Composing {model.name}")
-        composition = plan.compositions[model.name]
-        results[model.name] = compose(
-            composition,
-            store.root,
-            threads=threads,
-            executor=executor,
-            progress=counted(progress),
-            verified=store.verified,
-            device=plan.workspace.device,
-        ).result
+    with Workers() as workers:
+        for model in plan.recipes:
+            if model.at_load:
+                continue
+            progress.stage(f"Composing {model.name}")
+            composition = plan.compositions[model.name]
+            results[model.name] = compose(
+                composition,
+                store.root,
+                threads=threads,
+                executor=executor,
+                workers=workers,
+                progress=counted(progress),
+                verified=store.verified,
+                device=plan.workspace.device,
+            ).result
     return results
 
 
@@ -271,7 +275,7 @@ def counted(progress: Progress) -> Callable[[int, int], None]:
 
 
 def _compose_all(
-    plan: InstallPlan, environment: Environment, staged: Path
+    plan: InstallPlan, environment: Environment, staged: Path, workers: Workers
 ) -> tuple[dict[str, str], list[LockedResult], dict[str, int]]:
     """Compose every model and lay it out in the staged generation."""
     store, progress = plan.workspace.store, plan.workspace.progress
@@ -296,6 +300,7 @@ def _compose_all(
         composed = compose(
             composition,
             store.root,
+            workers=workers,
             progress=counted(progress),
             verified=store.verified,
             device=plan.workspace.device,
