@@ -17,7 +17,7 @@ from modpkg.core.regular_file import CutShort
 
 if TYPE_CHECKING:
     from modpkg.compose.tensor import Job
-    from modpkg.compose.work import Part, Task
+    from modpkg.compose.work import RowRange, Task
 
 _STEP = 4 << 20
 """Bytes of a result that are read and hashed at once."""
@@ -85,7 +85,7 @@ class Crew:
         self._begun.append(future)
         return future
 
-    def _divided(self, job: Job, parts: Sequence[Part]) -> _Divided:
+    def _divided(self, job: Job, parts: Sequence[RowRange]) -> _Divided:
         """Begin with the parts of a tensor."""
         from modpkg.compose.work import CheckInput, MakePart
 
@@ -101,7 +101,7 @@ class _Divided(NamedTuple):
     """A tensor whose parts are being computed."""
 
     job: Job
-    parts: Sequence[Part]
+    parts: Sequence[RowRange]
     made: Sequence[Future[Any]]
     checks: Sequence[Future[Any]]
     """Of its inputs."""

@@ -77,7 +77,7 @@ def perform(task: Task) -> tuple[Digest, ...]:
 # How work is divided --------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
+class RowRange(NamedTuple):
     """Rows of a tensor, and where they are in its bytes."""
 
     start: int
@@ -86,7 +86,7 @@ class Part(NamedTuple):
     """Bytes."""
 
 
-def parts_of(job: Job, share: int) -> list[Part]:
+def parts_of(job: Job, share: int) -> list[RowRange]:
     """Return the parts in which a tensor is computed; none if it is computed as a whole.
 
     A tensor is divided if it is large, and larger than the share of all work that one core has:
@@ -100,7 +100,9 @@ def parts_of(job: Job, share: int) -> list[Part]:
     block = max(1, BLOCK_ELEMENTS // columns)
     step = max(1, _PART_BYTES // (width * block)) * block
     cuts = [*range(0, rows, step), rows]
-    return [Part(start, stop, (stop - start) * width) for start, stop in itertools.pairwise(cuts)]
+    return [
+        RowRange(start, stop, (stop - start) * width) for start, stop in itertools.pairwise(cuts)
+    ]
 
 
 def _is_divisible(job: Job) -> bool:
