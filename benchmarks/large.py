@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import statistics
 import subprocess
@@ -36,6 +37,8 @@ ROOT = Path(__file__).parents[1]
 _PATH = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 LORAS = 7
 """LoRAs that are composed one after the other: with 1b, 13.6 GB of results."""
+CORES_LORAS = 8
+"""The same, on one core and on all."""
 _PART = 8 << 20
 
 # Floors -------------------------------------------------------------------------------------------
@@ -282,6 +285,11 @@ def compose_child(recipe: str, modules: str, store: str, how: str) -> None:
     from modpkg.core.verified import VerifiedFiles
 
     found = pickle.loads(Path(modules).read_bytes())
+    if recipe.startswith("plan-"):
+        planned = compositions(found, recipe.removeprefix("plan-"))
+        lengths = [item.length for each in planned for item in each.computed.values()]
+        print(json.dumps({"bytes": sum(lengths)}))
+        return
     options: dict[str, Any] = {}
     settings = dict(each.split("=") for each in how.split(",") if each)
     if "verified" in settings:
@@ -348,6 +356,7 @@ def same_bytes(bench: Bench, size: str) -> list[str]:
         "1 thread": ("threads=1", {}),
         f"{count} threads": (f"threads={count}", {}),
         "2 processes": ("processes=2", {}),
+        "4 of its own": ("threads=4", {}),
         "OPENBLAS_CORETYPE=Haswell": ("", {"OPENBLAS_CORETYPE": "Haswell"}),
         "OPENBLAS_CORETYPE=Prescott": ("", {"OPENBLAS_CORETYPE": "Prescott"}),
         "torch, cpu": ("device=cpu-torch", {}),
@@ -366,18 +375,75 @@ def same_bytes(bench: Bench, size: str) -> list[str]:
 
 
 def cores(bench: Bench, size: str) -> list[str]:
-    """Compare one core with all of them."""
+    """Compare one core with all of them, beside what the machine could do at all.
+
+    A floor has no part that one core must do alone, so its gain is the machine's: of its memory,
+    and of cores that are two halves of one. A tensor's SHA-256 is computed from its first byte to
+    its last, by one core at a time; so is a pack's, and a large tensor has one of its own.
+    """
+    make(bench.models, size, tunes=True, loras=CORES_LORAS)
     count = len(os.sched_getaffinity(0))
-    lines = [f"| work | 1 core | {count} cores | times |", "|---|---|---|---|"]
-    file = known(bench, size)
     ways = module_ways(bench, size)
-    ways["compose a LoRA"] = lambda few: composed(bench, "lora", file, "verified=1", cores=few)
+    base = bench.files(size)
+    tunes = [path for letter in "bc" for path in bench.files(f"{size}-{letter}")]
+    streams = {name: (bench.size(size), _largest(bench, size, ".")) for name in ways}
+    inputs = dict.fromkeys(ways, base)
+    outputs = dict.fromkeys(ways, bench.size(size))
+    recipes = {
+        "compose a LoRA": ("lora", 1, base, r"layers\."),
+        f"compose {CORES_LORAS} LoRAs": ("loras", CORES_LORAS, base, r"layers\."),
+        "merge 3 linearly": ("linear", 1, [*base, *tunes], "."),
+    }
+    for name, (recipe, loras, files, kind) in recipes.items():
+        file = known(bench, size, loras)
+        ways[name] = lambda few, r=recipe, f=file: composed(  # type: ignore[misc]
+            bench, r, f, "verified=1,device=cpu", cores=few
+        )
+        length = json.loads(composed(bench, "plan-" + recipe, file, "").output)["bytes"]
+        streams[name] = (length, _largest(bench, size, kind))
+        inputs[name] = files
+        outputs[name] = length // loras
+    lines = [
+        f"| work | 1 core | {count} cores | times | floor, times | bytes / largest tensor |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, way in ways.items():
-        found = bench.turns()({"1": lambda w=way: w(1), "all": lambda w=way: w(0)})  # type: ignore[misc]
-        one, all_ = found["1"].seconds, found["all"].seconds
-        lines.append(f"| `{name}` {size} | {one:.2f} s | {all_:.2f} s | {one / all_:.1f} |")
+        length, largest = streams[name]
+
+        def least(few: int, name: str = name) -> Figures:
+            out = bench.work / "copy"
+            words = ("floor", out, outputs[name], *inputs[name])
+            figures = run(child(*words), bench.work, cores=few)
+            shutil.rmtree(out)
+            return figures
+
+        found = bench.turns()(
+            {
+                "floor, 1": lambda w=least: w(1),  # type: ignore[misc]
+                "floor": lambda w=least: w(0),  # type: ignore[misc]
+                "1": lambda w=way: w(1),  # type: ignore[misc]
+                "all": lambda w=way: w(0),  # type: ignore[misc]
+            }
+        )
+        seconds = {each: figures.seconds for each, figures in found.items()}
+        one, all_ = seconds["1"], seconds["all"]
+        lines.append(
+            f"| `{name}` {size} | {one:.2f} s | {all_:.2f} s | {one / all_:.1f} "
+            f"| {seconds['floor, 1'] / seconds['floor']:.1f} | {length / largest:.1f} |"
+        )
+        print(lines[-1], flush=True)
     shutil.rmtree(bench.work / "modules", ignore_errors=True)
     return lines
+
+
+def _largest(bench: Bench, size: str, kind: str) -> int:
+    """Return the bytes of the largest tensor of a base whose name matches."""
+    from modpkg.core.packs import read_pack_header
+
+    places = [read_pack_header(path) for path in bench.files(size)]
+    return max(
+        place.length for each in places for name, place in each.items() if re.search(kind, name)
+    )
 
 
 def devices(bench: Bench, size: str) -> list[str]:
@@ -504,7 +570,7 @@ def report(bench: Bench, sizes: list[str], wanted: list[str]) -> list[str]:
 
     for size in sizes:
         some = {"compose", "bytes"} & set(wanted)
-        make(bench.models, size, tunes=bool(some), loras=1 if {*some, "cores"} & set(wanted) else 0)
+        make(bench.models, size, tunes=bool(some), loras=1 if some else 0)
         if "modules" in wanted:
             add(f"Modules: {size}", [*RATES, *modules(bench, size)])
         if "load" in wanted:

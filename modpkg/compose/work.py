@@ -132,7 +132,7 @@ def batches(jobs: Sequence[Job], size: int) -> Iterator[tuple[Job, ...]]:
 # What a process is sent, and answers ----------------------------------------------------------
 
 
-class Failure(Struct, frozen=True, omit_defaults=True):
+class TaskFailure(Struct, frozen=True, omit_defaults=True):
     """An error of a process: modpkg's own by its code, the system's by its number, or a text."""
 
     code: str = ""
@@ -154,21 +154,21 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     """What a process answers to a task."""
 
     digests: tuple[Digest, ...] = ()
-    failure: Failure | None = None
+    failure: TaskFailure | None = None
 
 
-def failure_of(error: Exception) -> Failure:
-    """Return what `Failure.error` makes the same error of."""
+def failure_of(error: Exception) -> TaskFailure:
+    """Return what `TaskFailure.error` makes the same error of."""
     if isinstance(error, ModpkgError):
-        return Failure(code=error.code, values=error.values)
+        return TaskFailure(code=error.code, values=error.values)
     if isinstance(error, OSError) and error.errno is not None:
         name = error.filename
-        return Failure(
+        return TaskFailure(
             errno=error.errno,
             filename=None if name is None else str(name),
             reason=error.strerror or "",
         )
-    return Failure(reason=error_text(error))
+    return TaskFailure(reason=error_text(error))
 
 
 _tasks: msgspec.msgpack.Decoder[Task] = msgspec.msgpack.Decoder(Task)
