@@ -17,6 +17,8 @@ import threading
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from modpkg.core.system_processes import forked
+
 END = struct.Struct("<Ii")
 """Tells that the process of this number ended with this status; negative is a signal's number."""
 
@@ -31,21 +33,14 @@ def main(pipes: Sequence[str]) -> None:
 
     gc.freeze()  # else a collection writes to all pages, and they are shared no more
     pairs = [tuple(int(number) for number in pair.split(",")) for pair in pipes]
-    running = {}
-    for number, pair in enumerate(pairs):
-        process = os.fork()
-        if not process:
-            try:
-                for other in pairs[number + 1 :]:  # else their ends would not be seen
-                    _close(other)
-                _work(*pair)
-            finally:
-                os._exit(1)
-        running[process] = number
-        _close(pair)
-    while running:
-        process, status = os.wait()
-        os.write(1, END.pack(running.pop(process), os.waitstatus_to_exitcode(status)))
+
+    def work(number: int) -> None:
+        for other in pairs[number + 1 :]:  # else their ends would not be seen
+            _close(other)
+        _work(*pairs[number])
+
+    for number, status in forked(len(pairs), work, lambda number: _close(pairs[number])):
+        os.write(1, END.pack(number, status))
 
 
 def _close(descriptors: Sequence[int]) -> None:

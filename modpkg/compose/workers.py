@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from modpkg.compose.worker import END, read_message, write_message
 from modpkg.core.digests import Digest
 from modpkg.core.errors import ComposeError
-from modpkg.core.system_processes import group_options, kill_group
+from modpkg.core.system_processes import can_fork, group_options, kill_group
 
 if TYPE_CHECKING:
     from modpkg.compose.work import Task
@@ -74,13 +74,13 @@ class Workers:
     def start(self, count: int) -> bool:
         """Start so many processes, unless all of them run; return whether that could be done.
 
-        Only Linux can start them as they are started here.
+        They are copies of one process, see `modpkg.core.system_processes.can_fork`.
         """
         if len(self._workers) >= count and not self._ends:
             return True
         self.stop()
         # in a program that is more than Python, that program would be started
-        if sys.platform != "linux" or not sys.executable or getattr(sys, "frozen", False):
+        if not can_fork() or not sys.executable or getattr(sys, "frozen", False):
             return False
         self._idle = queue.LifoQueue()
         theirs: list[int] = []

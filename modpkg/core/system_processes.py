@@ -8,7 +8,9 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from modpkg.core import system
@@ -84,3 +86,38 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
                 )
         process.kill()
     process.wait()
+
+
+def can_fork() -> bool:
+    """Return whether a process with one thread may become several; macOS's libraries break then."""
+    return sys.platform == "linux"
+
+
+def forked(
+    count: int, work: Callable[[int], None], begun: Callable[[int], None]
+) -> Iterator[tuple[int, int]]:
+    """Start so many processes, and yield the number and status of each one that ends.
+
+    They are copies of this one, which must have no other thread.
+
+    Args:
+        count: How many processes.
+        work: Called in each of them, with its number.
+        begun: Called in this process when the one with a number has begun.
+
+    Yields:
+        The number, and the exit status; negative is the number of the signal that ended it.
+    """
+    running = {}
+    for number in range(count):
+        process = os.fork()
+        if not process:
+            try:
+                work(number)
+            finally:
+                os._exit(1)
+        running[process] = number
+        begun(number)
+    while running:
+        process, status = os.wait()
+        yield running.pop(process), os.waitstatus_to_exitcode(status)

@@ -25,13 +25,14 @@ from modpkg.compose.tensor import Job
 from modpkg.compose.work import MakeTensors, can_be_sent
 from modpkg.compose.workers import Workers
 from modpkg.core.packs import PackTensor
+from modpkg.core.system_processes import can_fork
 from tests.compose.hard_tensors import few_compositions
 from tests.compose.helpers import adapter, base, planned
 from tests.compose.test_executor import Few, Q, digests, example
 from tests.compose.test_memory import composition as matrices
 from tests.raising import raises
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these processes")
+pytestmark = pytest.mark.skipif(not can_fork(), reason="only Linux has these processes")
 
 
 @pytest.fixture(scope="module")
