@@ -154,7 +154,8 @@ def test_a_killed_process_is_an_error_and_the_next_composition_has_new_ones(
 ) -> None:
     example_by(workers, tmp_path / "first")
     before = children(workers)
-    os.kill(before[0], signal.SIGKILL)
+    for number in before:
+        os.kill(number, signal.SIGKILL)
     made = example(tmp_path / "second", 30, 70)
     with raises("M880", match="signal 9 ended it"):
         compose(made, tmp_path, workers=workers, threads=2)
