@@ -32,6 +32,7 @@ from tests.modules import write_module
 from tests.raising import raises
 from tests.registry.places import shared
 from tests.registry.places.servers import HEEDING, SERVERS
+from tests.registry.places.store import ROOT, stop
 
 _NUMBERS = itertools.count()
 Reach = Callable[[str], str]
@@ -302,6 +303,58 @@ def test_a_publisher_is_killed_in_a_large_upload(
     monkeypatch.setattr("modpkg.registry.bucket_place.PART", 5 << 20)
     publish(folder, bucket)
     assert versions(bucket) == ["0.9", "1.0"]
+
+
+_STORE_KILLED = """
+from modpkg.registry.bucket_place import BucketPlace
+from modpkg.registry.object_source import ObjectSource
+from modpkg.cli import main
+from tests.registry.places.store import stop
+
+request, left = BucketPlace._request, {writes}
+
+def counted(*arguments, writes=False, **options):
+    global left
+    left -= writes
+    if left < 0:
+        stop({groups})
+    return request(*arguments, writes=writes, **options)
+
+BucketPlace._request = counted
+ObjectSource.RETRIES = 1
+main(["publish", {folder!r}, "--registry", {location!r}])
+"""
+
+
+def test_the_store_is_killed(reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has acknowledged is there when it runs again, and publishing goes on."""
+    server, data = SERVERS["seaweedfs"](), tmp_path / "server"
+    data.mkdir()
+
+    def start() -> list[int]:
+        groups = server.start(data, os.getpid())
+        server.await_answer(data, groups)
+        return groups
+
+    for variable, value in server.environment.items():
+        monkeypatch.setenv(variable, value)
+    location = f"{server.url}/teams"
+    groups = start()
+    try:
+        server.fill()
+        published(tmp_path, location)
+        folder = write_module(tmp_path / "m", "m", "2.0", files={"README.md": b"two"})
+        built(folder, location)
+        values = {"groups": groups, "folder": str(folder), "location": location}
+        done = forkserver.run("-c", _STORE_KILLED.format(writes=4, **values), cwd=ROOT)
+        assert done.returncode == 1
+        assert "[M846]" in done.stderr or "[M302]" in done.stderr, done.stderr
+        groups = start()
+        assert versions(location) == ["1.0"]
+        publish(folder, location)
+        assert versions(location) == ["1.0", "2.0"]
+    finally:
+        stop(groups)
 
 
 def test_lock_install_and_vendor(location: str, origin: Registry, tmp_path: Path) -> None:

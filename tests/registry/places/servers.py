@@ -24,7 +24,7 @@ from tests.registry.places.store import (
     free_port,
 )
 
-BIN = Path("/tmp/servers-work/v/bin")
+BIN = Path(PYTHON).parent
 
 
 class Moto(StoreServer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,18 +28,19 @@ PATIENCE = 60
 _GUARD = """
 trap '' INT
 "$@" & server=$!
-trap 'kill $server 2>/dev/null; wait $server; exit' TERM
+trap 'kill -9 $server 2>/dev/null; wait $server; exit' TERM
 while kill -0 "$OWNER" 2>/dev/null && kill -0 $server 2>/dev/null; do sleep 2 & wait $!; done
-kill $server 2>/dev/null
+kill -9 $server 2>/dev/null
 """
 
 
 def free_port() -> int:
-    """Return a port that nobody listened at just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """Return a port that nobody listens at, and that no outgoing connection gets."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 class StoreServer:
