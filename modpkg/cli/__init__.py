@@ -58,7 +58,7 @@ COMMANDS = {
     "fork": "Create a new module from a release.",
     "log": "Show the release history of a module, and its origins.",
     "yank": "Yank a release, so that it is not selected any more.",
-    "registry": "Show where modules come from.",
+    "registry": "Show where modules come from; make, copy and look after registries.",
     "store": "Manage the local store.",
     "vendor": "Copy all locked modules into a folder for offline use.",
     "import": "Convert a model of another format into a module (hf, gguf, peft …).",

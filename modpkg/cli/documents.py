@@ -27,6 +27,7 @@ class ModuleDocument(Struct, frozen=True, omit_defaults=True):
 
 _INSTALL = ("modpkg.cli.install_document:InstallDocument",)
 _MODULE = ("modpkg.cli.documents:ModuleDocument",)
+_SEARCH = ("modpkg.environment.search:SearchResult",)
 _LINE = ("modpkg.core.records:IndexLine",)
 
 SHAPES: dict[str, tuple[str, ...]] = {
@@ -42,7 +43,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "list": ("modpkg.environment.generations:Generation",),
     "show": ("modpkg.cli.show:ShowDocument",),
     "info": ("modpkg.environment.module_info:ModuleInfo",),
-    "search": ("modpkg.environment.search:SearchResult",),
+    "search": _SEARCH,
     "tree": ("modpkg.cli.tree:TreeDocument",),
     "why": ("modpkg.cli.why:WhyDocument",),
     "why-not": ("modpkg.environment.why_not:WhyNot",),
@@ -67,6 +68,12 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "log": ("modpkg.community.lineage.lineage:Lineage",),
     "yank": _LINE,
     "registry list": ("modpkg.cli.registry:RegistriesDocument",),
+    "registry init": ("modpkg.cli.registry:MadeRegistry",),
+    "registry info": ("modpkg.cli.registry:RegistryContents",),
+    "registry search": _SEARCH,
+    "registry verify": ("modpkg.cli.registry:RegistryVerified",),
+    "registry copy": ("modpkg.cli.registry:RegistryCopied",),
+    "registry gc": ("modpkg.cli.registry:RegistryFreed",),
     "store info": ("modpkg.cli.store:StoreDocument",),
     "store gc": ("modpkg.cli.store:GarbageDocument",),
     "store clear": ("modpkg.cli.store:ClearDocument",),

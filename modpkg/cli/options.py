@@ -170,6 +170,19 @@ def upgrade_options(command: Command) -> Command:
     return every(one(command))
 
 
+def span_option(context: click.Context, option: click.Parameter, text: str) -> float:
+    """Return the seconds of a span of time that is written as an option's value."""
+    from modpkg.manifest.cutoff import parse_cutoff  # most commands have no use for it
+
+    try:
+        span = parse_cutoff(text).span
+    except InvalidValue:
+        span = None
+    if span is None:
+        raise UsageError("M901", message=f"{text!r} is not a span of time; write it as '30 days'.")
+    return span.total_seconds()
+
+
 def limit_option(command: Command) -> Command:
     """Add ``--time-limit``, the timeout of a test."""
     return click.option(

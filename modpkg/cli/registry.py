@@ -1,17 +1,37 @@
-"""``registry``: where modules come from."""
+"""``registry``: where modules come from, and looking after a registry."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+from collections import Counter
+
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
-from modpkg.cli.options import project_options, with_workspace
-from modpkg.cli.output import print_json, table
-from modpkg.core.filenames import LOCK_NAME
+from modpkg.cli.options import json_option, project_options, span_option, with_workspace
+from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
+from modpkg.cli.search import search_command
+from modpkg.core.errors import ModpkgError, UsageError
+from modpkg.core.filenames import LOCK_NAME, REGISTRY_MODULES
+from modpkg.core.files import human_bytes
+from modpkg.core.names import listed, module_name
 from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
+from modpkg.manifest.config import normal_address
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.registry.copying import Copied, copy_releases
+from modpkg.registry.damage import Damage, Verification, Verified, healthy, mend
 from modpkg.registry.location import Location, alias_location, default_location
+from modpkg.registry.opening import open_place
+from modpkg.registry.place import is_registry, registry_at
+from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.unnamed import Freed, remove_unnamed
+from modpkg.registry.upkeep import all_names, needed_releases, open_alone
+from modpkg.registry.writer import RegistryWriter
+
+DAY = 24 * 60 * 60
 
 
 class RegistryUse(Struct, frozen=True):
@@ -32,12 +52,66 @@ class RegistriesDocument(Struct, frozen=True):
     registries: list[RegistryUse]
 
 
+class MadeRegistry(Struct, frozen=True):
+    """A registry that can be published to."""
+
+    address: str
+    name: str
+    made: bool
+    """Whether it was not one before."""
+
+
+class RegistryContents(Struct, frozen=True, kw_only=True):
+    """What a registry has."""
+
+    address: str
+    name: str
+    modules: int
+    kinds: dict[str, int]
+    """How many modules there are of each kind, by their newest releases."""
+    releases: int
+    yanked: int
+    """How many of these are yanked."""
+    size: int
+    """Bytes that the releases have added to it, each when it was published."""
+    newest: str
+    """When the last release was published; empty if that is not known."""
+    searchable: bool
+    """Whether it has ``modules.jsonl``, by which readers also see what has changed."""
+
+
+class RegistryVerified(Verified, frozen=True, kw_only=True):
+    """What was verified of a registry, and what is damaged in it."""
+
+    address: str
+    mended: int
+    """How many of the damaged files were mended."""
+
+
+class RegistryCopied(Copied, frozen=True, kw_only=True):
+    """What was copied from one registry to another."""
+
+    source: str
+    target: str
+
+
+class RegistryFreed(Freed, frozen=True, kw_only=True):
+    """What was removed of a registry."""
+
+    address: str
+    dry_run: bool
+
+
 @click.group("registry")
 def registry_command() -> None:
-    """Show where modules come from.
+    """Show where modules come from; make, copy and look after registries.
+
+    A registry is named by a folder, a URL or an alias, as with --registry.
 
     \b
-      modpkg registry list
+      modpkg registry init s3://models/team
+      modpkg registry copy https://models.acme.example /srv/mirror
+      modpkg registry verify /srv/mirror
     """
 
 
@@ -73,3 +147,269 @@ def list_registries(workspace: Workspace, as_json: bool) -> None:
         [[row.alias, row.address, row.origin, ", ".join(row.modules) or "-"] for row in rows],
         ["Alias", "Address", "Named", "Modules"],
     )
+
+
+def _location(workspace: Workspace, text: str) -> Location:
+    """Return the registry that a folder, URL or alias names."""
+    manifest = None
+    with contextlib.suppress(ModpkgError):  # aliases of a project count where there is one
+        manifest = workspace.manifest
+    return default_location(manifest, text, lambda: workspace.settings)
+
+
+def _alone(workspace: Workspace, text: str) -> Registry:
+    """Return the registry that a folder, URL or alias names, without copies and mirrors."""
+    address = _location(workspace, text).address
+    return open_alone(address, workspace.settings, workspace.progress.warn)
+
+
+@registry_command.command("init")
+@click.argument("address", metavar="URL")
+@click.option("--name", metavar="NAME", help="What a new registry calls itself; for ever.")
+@json_option
+@with_workspace
+def init_registry(workspace: Workspace, address: str, name: str | None, as_json: bool) -> None:
+    """Make a registry at URL, and check that it can be published to.
+
+    Of an object store it is checked that it heeds the conditions that keep publishers from
+    overwriting each other's releases. At URL may be a registry already: it is checked, and its
+    list of modules is written anew.
+    """
+    place = open_place(_location(workspace, address).address, workspace.settings)
+    made = not is_registry(place)
+    place.prepare(name)
+    actual = registry_at(place).name
+    if name is not None and actual != name:
+        raise UsageError(
+            "M901",
+            message=f"The registry at {place.url} calls itself {actual!r}, and a registry's name "
+            "never changes.",
+        )
+    RegistryWriter(place).describe_all()
+    if as_json:
+        print_json(MadeRegistry(place.url, actual, made))
+    elif made:
+        tell(f"{good('Made')} the registry {strong(actual)} at {place.url}.")
+        tell(f"Publish to it: modpkg publish FOLDER --registry {place.url}")
+    else:
+        tell(f"{place.url} is the registry {strong(actual)} already, and can be published to.")
+
+
+@registry_command.command("info")
+@click.argument("address", metavar="URL")
+@json_option
+@with_workspace
+def registry_info(workspace: Workspace, address: str, as_json: bool) -> None:
+    """Show what the registry at URL has: modules, releases, bytes."""
+    registry = _alone(workspace, address)
+    workspace.progress.stage("Reading")
+    names = all_names(registry)
+    lines = {name: registry.index(name) for name in names}
+    every = [line for of_one in lines.values() for line in of_one]
+    contents = RegistryContents(
+        address=registry.url,
+        name=registry.name,
+        modules=sum(map(bool, lines.values())),
+        kinds=dict(sorted(Counter(of_one[-1].kind for of_one in lines.values() if of_one).items())),
+        releases=len(every),
+        yanked=sum(line.yanked is not None for line in every),
+        size=sum(line.size for line in every),
+        newest=max((line.published for line in every), default=""),
+        searchable=registry.modules() is not None,
+    )
+    if as_json:
+        print_json(contents)
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in contents.kinds.items())
+    yanked = f", {contents.yanked} yanked" if contents.yanked else ""
+    say(f"{strong(contents.name)} at {contents.address}")
+    rows = [
+        ["Modules", f"{contents.modules}{f' ({kinds})' if kinds else ''}"],
+        ["Releases", f"{contents.releases}{yanked}"],
+        ["Size", human_bytes(contents.size)],
+        ["Newest", contents.newest or "-"],
+    ]
+    table(rows, ["What", "It has"])
+    if not contents.searchable:
+        say(f"It has no modules.jsonl: 'modpkg registry init {contents.address}' writes it.")
+
+
+@registry_command.command("verify")
+@click.argument("address", metavar="URL")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--sample", type=click.IntRange(1), metavar="N", help="Verify N releases, drawn at random."
+)
+@click.option("--mend", "mends", is_flag=True, help="Replace what is damaged by what is not.")
+@json_option
+@with_workspace
+def verify_registry(
+    workspace: Workspace,
+    address: str,
+    names: tuple[str, ...],
+    sample: int | None,
+    mends: bool,
+    as_json: bool,
+) -> int:
+    """Verify the files of the registry at URL by their digests: of all modules, or of each NAME.
+
+    For each damaged file it is told which releases need it, and where it is undamaged: in a
+    registry of the project or of config.toml, in a mirror, or in the store. Exit status 1:
+    something is left damaged.
+    """
+    registry = _alone(workspace, address)
+    wanted = [*dict.fromkeys(map(module_name, names))] or all_names(registry)
+    for name in wanted if names else ():
+        if not registry.knows(name):
+            raise no_such_module(name, registry)
+    verified = Verification(registry, workspace.progress).run(wanted, sample)
+    others = _others(workspace, registry) if verified.damaged else []
+    damaged, mended = list[Damage](), 0
+    for damage in verified.damaged:
+        found = healthy(damage, others)
+        if mends and (found or damage.path == REGISTRY_MODULES):
+            place = open_place(registry.source.url, workspace.settings)
+            mend(place, damage, found[0] if found else None)
+            mended += 1
+            if not as_json:
+                tell(f"{good('Mended')} {damage.path}.")
+        damaged.append(replace(damage, mended_from=[one.url for one in found]))
+    left = len(damaged) - mended
+    if as_json:
+        print_json(
+            RegistryVerified(
+                verified.releases,
+                verified.files,
+                verified.bytes,
+                damaged,
+                address=registry.url,
+                mended=mended,
+            )
+        )
+        return 1 if left else 0
+    for damage in [] if mends and not left else damaged:
+        say(f"{strong('damaged')} {damage.path} [{damage.code}]: {damage.reason}")
+        if damage.releases:
+            say(f"  needed by {listed(damage.releases, 5)}")
+        places = listed(damage.mended_from, 3)
+        if damage.mended_from or damage.path == REGISTRY_MODULES:
+            where = f" from {places}" if places else ""
+            say(f"  mend it{where}: modpkg registry verify {registry.url} --mend")
+        else:
+            first = "" if damage.code == "M306" else "remove that file, and "
+            say(f"  nothing that is known has it undamaged: {first}publish the release again")
+    what = f"{counted(verified.releases, 'release')}, {human_bytes(verified.bytes)}"
+    mended_too = f" ({mended} mended)" if mended else ""
+    tell(
+        f"{good('Verified') if not left else 'Verified'} {what}: "
+        + (f"{counted(len(damaged), 'damaged file')}{mended_too}." if damaged else "no damage.")
+    )
+    return 1 if left else 0
+
+
+def _others(workspace: Workspace, registry: Registry) -> list[Registry]:
+    """Return where files of a registry may be undamaged: its mirrors, others, the store."""
+    settings, own = workspace.settings, normal_address(registry.source.url)
+    addresses = [*settings.of(registry.source.url).mirrors]
+    with contextlib.suppress(ModpkgError):
+        addresses += [one.source.url for one in workspace.registries.searched()]
+    found: dict[str, Registry] = {}
+    for address in addresses:
+        if normal_address(address) != own:
+            with contextlib.suppress(ModpkgError):
+                found.setdefault(normal_address(address), open_alone(address, settings))
+    if workspace.store.root.is_dir():
+        found[str(workspace.store.root)] = Registry(str(workspace.store.root))
+    return [*found.values()]
+
+
+@registry_command.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.argument("requirements", metavar="[NAME]...", nargs=-1)
+@json_option
+@with_workspace
+def copy_registry(
+    workspace: Workspace,
+    source: str,
+    target: str,
+    requirements: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Copy the releases of the registry FROM to the registry TO, which becomes a mirror of it.
+
+    With NAME, or a range like 'NAME>=2', only these releases are copied, and what they need. What
+    TO has already is not copied again, so that the same command brings it up to date, and goes on
+    with what was interrupted. Times of publication and yanks travel along.
+    """
+    origin = _alone(workspace, source)
+    place = open_place(_location(workspace, target).address, workspace.settings)
+    if normal_address(place.source.url) == normal_address(origin.source.url):
+        raise UsageError("M901", message="FROM and TO are one registry.")
+    workspace.progress.stage("Reading")
+    if requirements:
+        releases = needed_releases(origin, requirements)
+    else:
+        releases = {name: origin.index(name) for name in all_names(origin)}
+    writer = RegistryWriter(place, origin.name)
+    done = copy_releases(origin, writer, releases, workspace.progress)
+    if as_json:
+        print_json(
+            RegistryCopied(
+                done.releases, done.yanks, done.already, source=origin.url, target=place.url
+            )
+        )
+        return
+    yanks = f", {counted(done.yanks, 'yank')} changed" if done.yanks else ""
+    tell(
+        f"{good('Copied')} {counted(done.releases, 'release')} to {place.url}{yanks}; "
+        f"{done.already} {'was' if done.already == 1 else 'were'} there."
+    )
+
+
+@registry_command.command("gc")
+@click.argument("address", metavar="URL")
+@click.option(
+    "--older-than",
+    "age",
+    metavar="SPAN",
+    default="7 days",
+    show_default=True,
+    callback=span_option,
+    help="Remove only what is older than SPAN, which is at least a day.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
+@json_option
+@with_workspace
+def collect_registry(
+    workspace: Workspace, address: str, age: float, dry_run: bool, as_json: bool
+) -> None:
+    """Remove the files from the registry at URL that no release names.
+
+    Publishers that were interrupted leave them. Nothing is removed from a registry that is being
+    written to: in a folder, this waits for publishers, and they for it; an object store must not
+    have been written to for an hour.
+    """
+    if age < DAY:
+        raise UsageError("M901", message="--older-than is at least '1 day'.")
+    place = open_place(_location(workspace, address).address, workspace.settings)
+    freed = remove_unnamed(
+        place,
+        older_than=datetime.timedelta(seconds=age),
+        now=datetime.datetime.now(datetime.timezone.utc),
+        progress=workspace.progress,
+        dry_run=dry_run,
+    )
+    if as_json:
+        print_json(
+            RegistryFreed(freed.files, freed.freed, freed.left, address=place.url, dry_run=dry_run)
+        )
+        return
+    verb = "Would free" if dry_run else "Freed"
+    say(
+        f"{good(verb)} {human_bytes(freed.freed)} ({counted(freed.files, 'file')}) of {place.url}; "
+        f"{counted(freed.left, 'file')} left."
+    )
+
+
+registry_command.add_command(search_command)

@@ -10,13 +10,12 @@ from typing import Any, Protocol
 import click
 from msgspec import Struct
 
-from modpkg.cli.options import json_option, offline_option, with_workspace
+from modpkg.cli.options import json_option, offline_option, span_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
-from modpkg.core.errors import InstallError, InvalidValue, UsageError
+from modpkg.core.errors import InstallError, UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
 from modpkg.environment.repair import repair
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.cutoff import parse_cutoff
 from modpkg.store.contents import scan_store
 from modpkg.store.corruption import Corruption, find_corruption
 from modpkg.store.garbage import clear, collect_garbage
@@ -96,16 +95,6 @@ def _size(context: click.Context, option: click.Parameter, text: str | None) -> 
     return size
 
 
-def _span(context: click.Context, option: click.Parameter, text: str) -> float:
-    try:
-        span = parse_cutoff(text).span
-    except InvalidValue:
-        span = None
-    if span is None:
-        raise UsageError("M901", message=f"{text!r} is not a span of time; write it as '30 days'.")
-    return span.total_seconds()
-
-
 @store_command.command("info")
 @json_option
 @with_workspace
@@ -165,7 +154,7 @@ def _total(items: Mapping[Any, _Sized]) -> Total:
     metavar="SPAN",
     default="30 days",
     show_default=True,
-    callback=_span,
+    callback=span_option,
     help="Remove entries not used for SPAN.",
 )
 @click.option(

@@ -173,6 +173,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         RegistryError,
     ),
     **dict.fromkeys(["M845", "M896", "M897"], RegistryError),
+    **dict.fromkeys(["M870", "M871", "M872", "M873"], RegistryError),
     **dict.fromkeys(["M301", "M304", "M312"], NotFound),
     **dict.fromkeys(["M302", "M313", "M314", "M320", "M841", "M849"], RegistryUnreachable),
     **dict.fromkeys(["M305", "M306", "M310", "M508"], IntegrityError),

@@ -494,6 +494,22 @@ MESSAGES: dict[str, str] = {
         "it with dtype='bfloat16' if it has a wider one, or spread it over several devices: "
         "from_pretrained(modpkg.path({name!r}), device_map='auto')."
     ),
+    "M870": (
+        "It cannot be told which modules the registry {registry} has: its files cannot be listed, "
+        "and it has no modules.jsonl. Name the modules that are meant, or ask the registry's owner "
+        "to run 'modpkg registry init' on the folder or bucket behind the address, which writes "
+        "one."
+    ),
+    "M871": (
+        "{path} of the registry at {url} cannot be mended: nothing that is known has it undamaged. "
+        "Publish the release again from its dist/, or name a registry that has it under "
+        "[registries] in config.toml."
+    ),
+    "M872": (
+        "{count} modules of {source} could not be copied as a whole, and what else there is was "
+        "copied:\n{facts}\nWhen that is settled, the same command goes on with what is missing."
+    ),
+    "M873": "Nothing is removed from the registry at {url}: {reason}; {remedy}.",
     "M880": (
         "{model}: a process that composed a part of it did not finish ({reason}); if memory ran "
         "out, free some, or compose with fewer at once ('modpkg compose --threads 2'), and run the "

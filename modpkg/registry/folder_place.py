@@ -77,8 +77,12 @@ class FolderPlace:
     def change(self, edit: Callable[[RegistryChange], T]) -> T:
         for folder in (self.folder, self.folder / "index"):
             remove_leftovers(folder)
-        with contextlib.ExitStack() as held:
+        with self.writing(), contextlib.ExitStack() as held:
             return edit(_FolderChange(self, held))
+
+    def writing(self, *, exclusive: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Return the lock that all writers share, and that keeps all of them out if exclusive."""
+        return folder_lock(self.folder, ".writing", exclusive=exclusive, within=self.within)
 
     def size(self, path: str) -> int | None:
         try:

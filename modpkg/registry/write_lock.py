@@ -10,7 +10,7 @@ from modpkg.core.files import make_folder, shared_mode
 
 
 def folder_lock(
-    folder: Path, name: str, *, within: Path | None = None
+    folder: Path, name: str, *, exclusive: bool = True, within: Path | None = None
 ) -> AbstractContextManager[None]:
     """Return the lock of this name, open to everyone who can write to the folder.
 
@@ -18,4 +18,4 @@ def folder_lock(
     """
     make_folder(folder / "locks", within=within)
     path = folder / "locks" / f"{name}.lock"
-    return file_lock(path, exclusive=True, mode=shared_mode(path.parent), within=within)
+    return file_lock(path, exclusive=exclusive, mode=shared_mode(path.parent), within=within)

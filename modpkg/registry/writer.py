@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -146,24 +146,40 @@ class RegistryWriter:
             PublishError: The version is published with another release digest.
         """
         self.prepare()
-        record = source.record(line)
-        check_record(record)
-        sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
-        blobs = [
-            CopiedBlob(digest, what, source, sizes.get(digest)) for digest, what in blobs_of(record)
+        (record,) = self.copy_releases(source, [line], progress).values()
+        return record
+
+    def copy_releases(
+        self, source: Registry, lines: Sequence[IndexLine], progress: Progress | None = None
+    ) -> dict[str, ReleaseRecord]:
+        """Copy releases of one module, of which some may be there; return records by digest.
+
+        Raises:
+            IntegrityError, RecordError: The other registry is damaged; none is published.
+            PublishError: A version is published with another release digest.
+        """
+        records, blobs = {}, dict[Digest, CopiedBlob]()
+        for line in lines:
+            record = records[line.release] = source.record(line)
+            check_record(record)
+            sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
+            for digest, what in blobs_of(record):
+                blobs[digest] = CopiedBlob(digest, what, source, sizes.get(digest))
+        own = [
+            CopiedBlob(parse_digest(line.release), "the release record", source) for line in lines
         ]
+        name = lines[0].name
 
         def edit(change: RegistryChange) -> None:
-            lines, before = self._lines(change, line.name)
-            others = self._other_versions(line, lines)
-            change.add(blobs, progress)
-            own = CopiedBlob(parse_digest(line.release), "the release record", source)
-            change.add([own], progress)
-            known = {line.release: record}
-            self._write_index(change, line.name, [*others, line], before, known)
+            others, before = self._lines(change, name)
+            for line in lines:
+                others = self._other_versions(line, others)
+            change.add([*blobs.values()], progress)
+            change.add(own, progress)
+            self._write_index(change, name, [*others, *lines], before, records)
 
         self.place.change(edit)
-        return record
+        return records
 
     def _other_versions(self, line: IndexLine, lines: list[IndexLine]) -> list[IndexLine]:
         """Return the lines of other versions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +12,24 @@ from typing import Any
 import pytest
 
 from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
+from modpkg.manifest.config import Settings
 from modpkg.manifest.read import read_manifest
 from modpkg.registry import bucket_place
+from modpkg.registry.copying import copy_releases
+from modpkg.registry.damage import Verification, healthy, mend
 from modpkg.registry.known import known_tensors
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.relatives import Relatives
+from modpkg.registry.unnamed import remove_unnamed
+from modpkg.registry.upkeep import all_names, open_alone
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build
 from tests.changing import Numbers, a_little, numbers, write
-from tests.modules import write_module
+from tests.modules import publish_versions, write_module
 from tests.raising import raises
 from tests.registry.proxy import Fault, FaultyProxy
 from tests.registry.s3 import running_s3, use_s3
@@ -297,3 +304,34 @@ def test_a_proxy_that_cannot_be_reached(
     monkeypatch.delenv("no_proxy", raising=False)
     with raises("M302", "the proxy 127.0.0.1:9, which HTTP_PROXY names, cannot be reached"):
         RegistryWriter(place()).publish(source, line)
+
+
+def test_a_bucket_is_looked_after_as_a_folder_is(
+    s3: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, now = tmp_path / "source", datetime.datetime.now(datetime.timezone.utc)
+    publish_versions(source, "lib", ["1.0", "2.0"])
+    origin = open_alone(str(source), Settings())
+    lines = {"lib": origin.index("lib")}
+    for new in (2, 0):
+        writer = RegistryWriter(place(), origin.name)
+        assert copy_releases(origin, writer, lines, Progress()).releases == new
+    bucket = open_alone(place().source.url, Settings())
+    assert Verification(bucket, Progress()).run(all_names(bucket)).damaged == []
+    path = blob_path(parse_digest(lines["lib"][0].release))
+    for data in (None, b"damaged"):
+        place().remove(path)
+        if data is not None:
+            s3.request("PUT", f"/bucket/team/models/{path}", data)
+        fresh = open_alone(place().source.url, Settings())
+        (damage,) = Verification(fresh, Progress()).run(["lib"]).damaged
+        assert damage.releases == ["lib 1.0"]
+        mend(place(), damage, *healthy(damage, [origin]))
+    s3.request("PUT", f"/bucket/team/models/blobs/sha256/ab/{'ab' * 32}", b"left")
+    later, week = now + datetime.timedelta(days=8), datetime.timedelta(days=7)
+    with raises("M873", match="0 minutes ago"):
+        remove_unnamed(place(), older_than=week, now=now, progress=Progress())
+    freed = remove_unnamed(place(), older_than=week, now=later, progress=Progress())
+    assert (freed.files, freed.freed, freed.left) == (1, 4, 2)
+    fresh = open_alone(place().source.url, Settings())
+    assert Verification(fresh, Progress()).run(["lib"]).damaged == []

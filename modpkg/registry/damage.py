@@ -1,0 +1,259 @@
+"""Damage in a registry: every file that a release names is read, and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from msgspec import Struct
+
+from modpkg.core import bounds
+from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
+from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, RegistryUnreachable
+from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
+from modpkg.core.progress import Progress
+from modpkg.core.records import IndexLine, ReleaseRecord, decode_record
+from modpkg.registry.module_lines import parse_module_lines
+from modpkg.registry.place import CopiedBlob, Place, RegistryChange
+from modpkg.registry.reader import Registry
+from modpkg.registry.source import FileMissing
+from modpkg.registry.upkeep import AT_ONCE, fetch_indexes
+from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.release.verify import check_record
+
+
+class Damage(Struct, frozen=True, kw_only=True):
+    """One file of a registry that is missing or damaged."""
+
+    path: str
+    """In the registry."""
+    releases: list[str]
+    """What needs it, as ``NAME VERSION``; only names for an index file."""
+    code: str
+    """Of the error that using it ends with."""
+    reason: str
+    mended_from: list[str] = []
+    """Addresses of registries, mirrors or the store that have it undamaged."""
+
+
+class Verified(Struct, frozen=True):
+    """What was verified of a registry."""
+
+    releases: int
+    files: int
+    bytes: int
+    damaged: list[Damage]
+
+
+class _Named(Struct):
+    """A blob that releases name."""
+
+    what: str
+    size: int
+    releases: list[str]
+
+
+class Verification:
+    """Reads what a registry has, and collects what is wrong with it.
+
+    Args:
+        registry: The registry, opened without copies and mirrors (`open_alone`).
+        progress: Shows the bytes that were verified.
+    """
+
+    def __init__(self, registry: Registry, progress: Progress) -> None:
+        self._registry = registry
+        self._progress = progress
+        self._damaged: list[Damage] = []
+        self._blobs: dict[Digest, _Named] = {}
+        self._records = self._bytes = 0
+        registry.warn = self._skipped
+
+    def run(self, names: Sequence[str], sample: int | None = None) -> Verified:
+        """Verify modules, or so many of their releases.
+
+        Raises:
+            RegistryUnreachable: A file cannot be read now.
+        """
+        self._progress.stage("Reading")
+        fetch_indexes(self._registry, names)
+        lines = [line for name in names for line in self._lines(name)]
+        if sample is not None and sample < len(lines):
+            lines = random.sample(lines, sample)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for line in lines:
+                self._registry.prefetch_blob(line.release, _record_of(line), pool)
+        for line in lines:
+            self._record(line)
+        self._list(names)
+        total = sum(blob.size for blob in self._blobs.values())
+        self._progress.stage("Verifying")
+        self._progress.total(total)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            order = sorted(self._blobs.items(), key=lambda item: -item[1].size)
+            sizes = list(pool.map(lambda item: self._blob(*item), order))
+        damaged = sorted(self._damaged, key=lambda damage: (damage.releases, damage.path))
+        files, size = self._records + len(self._blobs), self._bytes + sum(sizes)
+        return Verified(len(lines), files, size, damaged)
+
+    def _lines(self, name: str) -> list[IndexLine]:
+        try:
+            lines = self._registry.index(name)
+        except RegistryUnreachable:
+            raise
+        except ModpkgError as error:
+            self._add(_index(name), [name], error)
+            return []
+        if not lines and not self._registry.knows(name):
+            self._damaged.append(
+                Damage(
+                    path=_index(name), releases=[name], code="M304", reason="the file is missing"
+                )
+            )
+        return lines
+
+    def _skipped(self, sentence: str) -> None:
+        """Note lines that cannot be read: the reader warns of them."""
+        path = "index/" + sentence.partition("/index/")[2].partition(":")[0]
+        name = path.removeprefix("index/").removesuffix(".jsonl")
+        self._damaged.append(Damage(path=path, releases=[name], code="M209", reason=sentence))
+
+    def _record(self, line: IndexLine) -> None:
+        """Check a release's record, and note the blobs that it names."""
+        label, digest = f"{line.name} {line.version}", parse_digest(line.release)
+        what = _record_of(line)
+        try:
+            data = self._registry.blob(digest, what, bounds.RECORD_BYTES)
+            record = decode_record(data, ReleaseRecord, what)
+            check_record(record)
+            try:
+                self._registry.check_line(line, record)
+            except IntegrityError as error:
+                self._add(_index(line.name), [label], error)
+        except RegistryUnreachable:
+            raise
+        except ModpkgError as error:
+            self._add(blob_path(digest), [label], error)
+            return
+        self._records += 1
+        self._bytes += len(data)
+        sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
+        for blob, what in blobs_of(record):
+            named = self._blobs.setdefault(blob, _Named(what, sizes.get(blob, 0), []))
+            named.releases.append(label)
+
+    def _blob(self, digest: Digest, named: _Named) -> int:
+        """Verify a blob, and return its bytes."""
+        try:
+            return hashed(self._registry, digest, named.what, self._progress.advance)
+        except RegistryUnreachable:
+            raise
+        except ModpkgError as error:
+            self._add(blob_path(digest), named.releases, error)
+            return 0
+
+    def _list(self, names: Iterable[str]) -> None:
+        """Check the digests of ``modules.jsonl``, which make readers use their copies."""
+        source = self._registry.source
+        try:
+            data = source.read(REGISTRY_MODULES, bounds.MODULES_BYTES)
+        except FileMissing:
+            return  # it may be missing
+        lines = parse_module_lines(data, REGISTRY_MODULES)
+        told = {_index(name): lines[name].index for name in names if name in lines}
+        told[REGISTRY_INFO] = next((line.registry for line in lines.values()), None)
+        wrong = [path for path, digest in told.items() if digest not in (None, self._read(path))]
+        if wrong:
+            # A publisher may have been at work; then the list is another by now.
+            again = source.read(REGISTRY_MODULES, bounds.MODULES_BYTES)
+            if again == data:
+                reason = f"it has another digest of {wrong[0]} than that file has"
+                self._damaged.append(
+                    Damage(path=REGISTRY_MODULES, releases=[], code="M305", reason=reason)
+                )
+
+    def _read(self, path: str) -> str | None:
+        try:
+            return digest_bytes(self._registry.source.read(path, bounds.INDEX_BYTES))
+        except FileMissing:
+            return ""
+
+    def _add(self, path: str, releases: list[str], error: ModpkgError) -> None:
+        reason = str(error)
+        if error.code == "M305":
+            reason = f"its bytes have the digest {error.values['actual']}"
+        elif error.code == "M306":
+            reason = "it is missing"
+        damage = Damage(path=path, releases=releases, code=error.code, reason=reason)
+        self._damaged.append(damage)
+
+
+def _index(name: str) -> str:
+    return f"index/{name}.jsonl"
+
+
+def _record_of(line: IndexLine) -> str:
+    return f"the release record of {line.name} {line.version}"
+
+
+def hashed(
+    registry: Registry, digest: Digest, what: str, advance: Callable[[int], None] = lambda _: None
+) -> int:
+    """Read a blob of a registry, verify it, and return its bytes.
+
+    Raises:
+        IntegrityError: It is missing or damaged.
+        RegistryUnreachable: It cannot be read.
+    """
+    state, size = hashlib.sha256(), 0
+    for chunk in registry.stream(digest, what):
+        state.update(chunk)
+        size += len(chunk)
+        advance(len(chunk))
+    actual = f"sha256:{state.hexdigest()}"
+    if actual != digest:
+        raise IntegrityError("M305", what=what, expected=digest, actual=actual, source=registry.url)
+    return size
+
+
+def blob_of(damage: Damage) -> Digest | None:
+    """Return the digest that a damaged file should have; None if it is not a blob."""
+    folder, _, last = damage.path.rpartition("/")
+    return Digest(f"sha256:{last}") if folder.startswith("blobs/") else None
+
+
+def healthy(damage: Damage, others: Iterable[Registry]) -> list[Registry]:
+    """Return those of other registries that have a damaged blob undamaged."""
+    digest = blob_of(damage)
+    return [one for one in others if digest is not None and _has(one, digest)]
+
+
+def _has(registry: Registry, digest: Digest) -> bool:
+    try:
+        hashed(registry, digest, "a file")
+    except ModpkgError:
+        return False
+    return True
+
+
+def mend(place: Place, damage: Damage, source: Registry | None) -> None:
+    """Put an undamaged file in the place of a damaged one: a blob, or the list of modules.
+
+    Raises:
+        ModpkgError: It cannot be read any more, or nothing can be written.
+    """
+    if damage.path == REGISTRY_MODULES:
+        RegistryWriter(place).describe_all()
+        return
+    digest = blob_of(damage)
+    if digest is None or source is None:
+        raise RegistryError("M871", path=damage.path, url=place.url)
+    if place.size(damage.path) is not None:
+        place.remove(damage.path)
+
+    def edit(change: RegistryChange) -> None:
+        change.add([CopiedBlob(digest, damage.path, source)])
+
+    place.change(edit)
