@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from modpkg.cli.options import json_option, project_options, span_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
 from modpkg.cli.search import search_command
-from modpkg.core.errors import ModpkgError, UsageError
+from modpkg.core.errors import ModpkgError, PublishError, UsageError
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_MODULES
 from modpkg.core.files import human_bytes
 from modpkg.core.names import listed, module_name
@@ -21,11 +21,13 @@ from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.config import normal_address
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Damage, Verification, Verified, healthy, mend
 from modpkg.registry.location import Location, alias_location, default_location
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import is_registry, registry_at
+from modpkg.registry.probe import probe
 from modpkg.registry.reader import Registry, no_such_module
 from modpkg.registry.unnamed import Freed, remove_unnamed
 from modpkg.registry.upkeep import all_names, needed_releases, open_alone
@@ -176,6 +178,8 @@ def init_registry(workspace: Workspace, address: str, name: str | None, as_json:
     list of modules is written anew.
     """
     place = open_place(_location(workspace, address).address, workspace.settings)
+    if isinstance(place, BucketPlace) and (ignored := probe(place)):
+        raise PublishError("M848", url=place.url, ignored=" and ".join(ignored))
     made = not is_registry(place)
     place.prepare(name)
     actual = registry_at(place).name
