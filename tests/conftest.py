@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import struct
 import sys
 import tempfile
@@ -29,7 +30,12 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start what all workers share, and inherit: forked processes, and servers when needed."""
+    """Start what all workers share, and inherit: forked processes, and servers when needed.
+
+    A shell starts what it runs in the background, as the Makefile does, with SIGINT ignored, and so
+    would be the commands that tests interrupt.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         shared.begin()
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
