@@ -28,6 +28,7 @@ _TITLES = {
     "memory": "memory.json of a release of kind adapter",
     "lock": "modpkg.lock",
     "report": "report.json",
+    "elsewhere": "elsewhere/<aa>/<hex>.json",
 }
 
 

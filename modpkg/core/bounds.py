@@ -42,6 +42,14 @@ LICENSE_ALTERNATIVES = 64
 
 #: The address of a registry, characters.
 ADDRESS_CHARACTERS = 4000
+#: Places on other servers that a registry may list for a blob.
+BLOB_PLACES = 16
+#: The document that lists them, bytes.
+BLOB_PLACES_BYTES = 128 << 10
+#: Redirects that are followed from such a place.
+REDIRECTS = 5
+#: How long a server may ask to wait before a request is tried again, seconds.
+RETRY_AFTER_SECONDS = 60
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
 #: Names that one command resolves from one registry. This and the next eight, but

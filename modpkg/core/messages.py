@@ -174,6 +174,15 @@ MESSAGES: dict[str, str] = {
         "The build in {folder} is damaged: {reason}. Nothing was published; run 'modpkg build' and "
         "publish again."
     ),
+    "M877": (
+        "{what} is kept at {address}, and that file {reason}. Nothing of it was used; ask whoever "
+        "published the release to put the file back, or to run 'modpkg publish --upload'."
+    ),
+    "M878": "{what} is kept at {address}, which could not be read: {reason}; try again later.",
+    "M879": (
+        "{what} is kept at {address}, and {host} is no host that files are fetched from. If it is "
+        "one that you trust, add it to hosts under [places] in {config}."
+    ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
     "M403": (

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from modpkg.core.bounds import RECORD_VALUES
+from modpkg.core.bounds import BLOB_PLACES, RECORD_VALUES
 from modpkg.core.decoding import LINE_CHARACTERS, decoding_reason
 from modpkg.core.errors import RecordError
 from modpkg.core.filenames import MEMORY, PATCH, REGISTRY_INFO
@@ -105,6 +105,14 @@ class ModuleLine(Struct, kw_only=True, omit_defaults=True, gc=False):
     registry: DigestText | None = None
     """In the first line: of ``registry.json``."""
     spec: int = SPEC
+
+
+class Elsewhere(Struct, kw_only=True):
+    """``elsewhere/<aa>/<hex>.json``: where else a blob can be read; no part of any release."""
+
+    spec: int = SPEC
+    places: Annotated[list[Line], Meta(max_length=BLOB_PLACES)]
+    """``hf://ORG/NAME@COMMIT/FILE`` or an address of https, the best first."""
 
 
 Method = Literal["sparse", "difference", "planes"]
@@ -308,6 +316,7 @@ Record = TypeVar(
     Expects,
     PatchRecord,
     MemoryRecord,
+    Elsewhere,
 )
 
 FORMATS: dict[str, type[Struct]] = {
@@ -319,6 +328,7 @@ FORMATS: dict[str, type[Struct]] = {
     "expects": Expects,
     "patch": PatchRecord,
     "memory": MemoryRecord,
+    "elsewhere": Elsewhere,
 }
 """The formats of the registry spec, by the name of their JSON Schema."""
 
@@ -370,12 +380,14 @@ CORRECT = "correct it, or write it again with the tool that made it"
 _REPAIRED = {
     "RegistryInfo": "ask the registry's owner to restore it",
     "IndexLine": "ask the registry's owner to restore it",
+    "Elsewhere": "ask the registry's owner to restore it",
     "PatchRecord": "create the patch again with 'modpkg patch create'",
     "MemoryRecord": CORRECT,
 }
 FORMAT_LABELS = {
     "RegistryInfo": REGISTRY_INFO,
     "IndexLine": "index line",
+    "Elsewhere": "list of places",
     "ReleaseRecord": "release record",
     "Provides": "interface",
     "Expects": "interface",

@@ -20,7 +20,7 @@ from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
 from modpkg.core.ownership import check_owner, dangers
 from modpkg.core.redacted import is_token
-from modpkg.manifest.keys import CONFIG_TABLES, REGISTRY_KEYS, STORE_KEYS
+from modpkg.manifest.keys import CONFIG_TABLES, PLACES_KEYS, REGISTRY_KEYS, STORE_KEYS
 from modpkg.manifest.limits import DEFAULTS, Limits, parse_limits
 from modpkg.manifest.values import has_login, is_alias
 from modpkg.toml.document import decoded, read_document
@@ -32,9 +32,10 @@ SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
 """URL schemes that the settings accept; only mirrors may be folders."""
 STORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 """Those of object stores."""
-_KEYS = (*CONFIG_TABLES, *REGISTRY_KEYS, *STORE_KEYS)
+_KEYS = (*CONFIG_TABLES, *PLACES_KEYS, *REGISTRY_KEYS, *STORE_KEYS)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.:-]*[a-z0-9])?")
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -160,6 +161,9 @@ class Settings:
     limits: Limits = field(default_factory=lambda: DEFAULTS)
     """What one command may take from one registry."""
 
+    place_hosts: frozenset[str] = frozenset()
+    """Hosts, besides the hub's, that files outside of registries are fetched from."""
+
     def of(self, address: str) -> RegistrySettings:
         """Return the settings of the registry at an address."""
         return self.registries.get(normal_address(address)) or RegistrySettings()
@@ -278,6 +282,7 @@ def parse_settings(text: str, path: Path) -> Settings:
         _aliases(root.get("registries")),
         _max_size(root.get("store")),
         parse_limits(root.get("limits")),
+        _place_hosts(root.get("places")),
     )
 
 
@@ -391,3 +396,14 @@ def _max_size(node: Node | None) -> int | None:
     if not count:
         raise size.fail("is not a size; write it like '100 GB'")
     return count
+
+
+def _place_hosts(node: Node | None) -> frozenset[str]:
+    hosts = node.table(PLACES_KEYS).get("hosts") if node is not None else None
+    named = set()
+    for item in hosts.items() if hosts is not None else ():
+        text = item.text(most=253).lower()
+        if not _HOST.fullmatch(text):
+            raise item.fail("is not the name of a host (like 'models.example')")
+        named.add(text)
+    return frozenset(named)

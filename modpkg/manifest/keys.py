@@ -54,7 +54,7 @@ RESOLUTION_KEYS = (
 )
 LICENSES_KEYS = ("allow", "deny", "exceptions")
 
-CONFIG_TABLES = ("registry", "registries", "store", "limits")
+CONFIG_TABLES = ("registry", "registries", "store", "limits", "places")
 REGISTRY_KEYS = (
     "mirrors",
     "token",
@@ -67,3 +67,4 @@ REGISTRY_KEYS = (
     "region",
 )
 STORE_KEYS = ("max-size",)
+PLACES_KEYS = ("hosts",)

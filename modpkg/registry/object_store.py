@@ -57,7 +57,7 @@ def open_store(
         "timeout": timedelta(days=7),  # of a whole file: packs are large
     }
     if login is not None:
-        if not _is_private(url):
+        if not is_private(url):
             raise RegistryError("M315", url=url, config=config_path())
         # reqwest drops this header when it follows a redirect to another origin
         client["default_headers"] = {"Authorization": login.authorization()}
@@ -83,13 +83,13 @@ def _plain_http(url: str, endpoint: str | None) -> bool:
     scheme = urlsplit(url).scheme
     if scheme in ("http", "https"):
         return scheme == "http"
-    if endpoint is not None and endpoint.startswith("http://") and _is_private(endpoint):
+    if endpoint is not None and endpoint.startswith("http://") and is_private(endpoint):
         return True
     variables = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
     return any(os.environ.get(name, "").lower() in ("1", "true") for name in variables)
 
 
-def _is_private(url: str) -> bool:
+def is_private(url: str) -> bool:
     """Return whether a request cannot be read in transit: by TLS, or on this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""

@@ -32,6 +32,7 @@ from modpkg.core.redacted import redacted
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
 from modpkg.registry.allowance import Allowance
+from modpkg.registry.elsewhere import ElsewhereBlobs
 from modpkg.registry.index import parse_index, requirements_of
 from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
@@ -83,6 +84,7 @@ class Registry:
                 self._home, mirrors, lambda: self.files.registry_name(self._home), warn
             )
         self.origin, self.remedy = origin, "check the address"
+        self.elsewhere = ElsewhereBlobs(self.source.read, self.url, settings.place_hosts, warn)
         self.expected: Mapping[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
         self.offline = offline and not isinstance(self.source, FolderSource)
@@ -398,27 +400,39 @@ class Registry:
         """
         if self.offline:
             raise InstallError("M501", what=what)
-        try:
-            yield from self.source.stream(blob_path(digest), start, stop)
-        except FileMissing:
-            raise IntegrityError("M306", what=what, digest=digest, source=self.shown) from None
+        if not self.elsewhere.knows(digest):
+            try:
+                yield from self.source.stream(blob_path(digest), start, stop)
+                return
+            except FileMissing:
+                if not self.elsewhere.find(digest, what):
+                    missing = {"what": what, "digest": digest, "source": self.shown}
+                    raise IntegrityError("M306", **missing) from None
+        yield from self.elsewhere.stream(digest, what, start, stop)
 
-    @property
-    def current_address(self) -> str:
-        """The address that blobs are read from next: a mirror's, or the registry's own."""
-        if isinstance(self.source, MirroredSource):
-            return self.source.current_address
-        return self.source.url
+    def address_of(self, digest: Digest) -> str:
+        """Return the address that a blob is read from next: a place's, a mirror's, or its own."""
+        own = self.source
+        if (place := self.elsewhere.address(digest)) is not None:
+            return place
+        return own.current_address if isinstance(own, MirroredSource) else own.url
 
-    def disable_mirror(self, address: str, reason: str) -> bool:
-        """Stop using a mirror; return False if the address is the registry's own.
+    def disable(self, address: str, reason: str) -> bool:
+        """Stop using a mirror or a place; return False if the address is the registry's own.
 
-        For a stream whose bytes turn out to have another digest: ``address`` is what
-        `current_address` was before it began.
+        For a stream whose bytes turn out to have another digest: ``address`` is what `address_of`
+        was when they came.
         """
-        return isinstance(self.source, MirroredSource) and self.source.disable_mirror(
-            address, reason
-        )
+        if isinstance(self.source, MirroredSource) and self.source.disable_mirror(address, reason):
+            return True
+        return self.elsewhere.disable(address, reason)
+
+    def local_path(self, digest: Digest) -> Path | None:
+        """Return the file of a blob that is read without a request; None if it is elsewhere."""
+        if self.folder is None:
+            return None
+        path = self.folder / blob_path(digest)
+        return path if path.exists() or not self.elsewhere.find(digest, "a blob") else None
 
     def _site(self, cache: BlobTree) -> Path:
         return cache.root / "index-cache" / digest_bytes(self.source.url.encode())[7:23]

@@ -160,14 +160,14 @@ class _Transfer:
 
     def _fetch_file(self, file: FileFetch) -> None:
         while True:
-            address = file.registry.current_address
+            address = file.registry.address_of(file.digest)
             try:
                 chunks = self._chunks(file)
                 self._store.blobs.add_stream(chunks, file.digest, file.what, address)
                 return
             except IntegrityError:
                 reason = f"its {file.what} has another digest"
-                if not file.registry.disable_mirror(address, reason):
+                if not file.registry.disable(address, reason):
                     raise
 
     def _chunks(self, file: FileFetch) -> Iterator[bytes]:
@@ -274,7 +274,7 @@ class _Round:
                 what = f"the weights of {tensor.label}"
                 self._remotes[source] = RemotePack(tensor.registry, source[1], what, sink)
             plain = tensor.entry.encoding is None
-            if plain and left == [span] and tensor.registry.folder is not None:
+            if plain and left == [span] and self._remotes[source].local is not None:
                 self._whole.add(number)
                 continue
             shift = tensor.entry.offset - span[0]
@@ -364,12 +364,12 @@ class _Round:
                 self._transfer.submit(self._transfer.disk, staged.finish)
 
     def _retry_can_help(self, number: int, error: ModpkgError) -> bool:
-        """Return whether to fetch again: bytes came from an earlier process, or from a mirror."""
+        """Return whether to fetch again: an earlier process, a mirror or a place gave the bytes."""
         tensor = self._todo[number]
         remote = self._remotes[id(tensor.registry), tensor.entry.pack]
         reason = f"its {tensor.what} does not match the release ({error.code})"
-        mirrors = [tensor.registry.disable_mirror(address, reason) for address in remote.addresses]
-        return number in self._resumed or any(mirrors)
+        others = [tensor.registry.disable(address, reason) for address in remote.addresses]
+        return number in self._resumed or any(others)
 
 
 def _mismatch(tensor: TensorFetch, actual: str) -> IntegrityError | None:

@@ -124,12 +124,14 @@ class RemotePack:
         self.registry = registry
         self.pack = parse_digest(pack)
         self.addresses: set[str] = set()
-        """The addresses that bytes came from: of mirrors, or of the registry."""
+        """The addresses that bytes came from: of places, of mirrors, or of the registry."""
         self._what = what
         self._sink = sink
         self._whole = threading.Lock()
         self._whole_fetched = False
         self.pieces: list[tuple[Span, list[Segment]]] = []
+        self.local = registry.local_path(self.pack)
+        """Its file, if it is copied and not fetched."""
 
     def fetch(self, number: int) -> None:
         """Fetch one of the pieces.
@@ -141,7 +143,7 @@ class RemotePack:
             InstallError: The disk is full, or ``--offline`` forbids fetching.
         """
         span, segments = self.pieces[number]
-        if self.registry.folder is not None:
+        if self.local is not None:
             self._copy(segments)
             return
         try:
@@ -175,7 +177,7 @@ class RemotePack:
 
     def _open(self) -> FileIO:
         """Return the open pack of a registry in a folder."""
-        path = (self.registry.folder or Path()) / blob_path(self.pack)
+        path = self.local or Path()
         try:
             return open_unbuffered(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -203,9 +205,9 @@ class RemotePack:
 
     def _read_from(self, at: int, stop: int | None, left: list[Segment]) -> int:
         """Read from ``at`` on, and return where the response ended."""
-        self.addresses.add(self.registry.current_address)
         end = max(segment.stop for segment in left) if stop is None else stop
         for chunk in self.registry.stream(self.pack, self._what, at, stop):
+            self.addresses.add(self.registry.address_of(self.pack))
             data = memoryview(chunk)[: end - at]
             self._sink.write(at, data, left)
             at += len(data)

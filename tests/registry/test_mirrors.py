@@ -246,18 +246,18 @@ def test_the_registry_itself_is_not_forgiven(stage: Stage) -> None:
 
 
 def test_a_stream_with_another_digest_is_reported_by_whoever_hashes_it(stage: Stage) -> None:
-    registry = stage.registry()
-    assert registry.current_address == stage.first.url
-    assert registry.disable_mirror(stage.first.url, "its weights have another digest")
-    assert registry.disable_mirror(stage.first.url, "another thread saw it too")
-    assert registry.current_address == stage.second.url
-    assert registry.disable_mirror(stage.second.url, "its weights have another digest")
-    assert registry.current_address == stage.home.url
-    assert not registry.disable_mirror(stage.home.url, "its weights have another digest")
+    registry, digest = stage.registry(), Digest("sha256:" + "0" * 64)
+    assert registry.address_of(digest) == stage.first.url
+    assert registry.disable(stage.first.url, "its weights have another digest")
+    assert registry.disable(stage.first.url, "another thread saw it too")
+    assert registry.address_of(digest) == stage.second.url
+    assert registry.disable(stage.second.url, "its weights have another digest")
+    assert registry.address_of(digest) == stage.home.url
+    assert not registry.disable(stage.home.url, "its weights have another digest")
     assert len(stage.warnings) == 2
     plain = Registry(stage.home.url)
-    assert plain.current_address == plain.url
-    assert not plain.disable_mirror(plain.url, "it fails")
+    assert plain.address_of(digest) == plain.url
+    assert not plain.disable(plain.url, "it fails")
 
 
 def test_a_mirror_may_give_whole_files_only(stage: Stage) -> None:

@@ -1,0 +1,444 @@
+"""A file on a server that is no registry's: which hosts are asked, and how it is read.
+
+The address comes from a registry, so it is hostile until checked: only hosts that the user allows,
+only https, no address of a private network, and at most a few redirects, each checked the same
+way. A connection is made to the very address that was checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from msgspec import Struct
+
+from modpkg.core import bounds
+from modpkg.core.digests import Digest
+from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, RegistryUnreachable
+from modpkg.core.home import config_path
+from modpkg.core.version import __version__
+from modpkg.manifest.config import origin
+from modpkg.registry.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
+from modpkg.registry.object_source import ARRIVAL
+from modpkg.registry.object_store import is_private
+from modpkg.registry.pace import Pace
+from modpkg.registry.requests import Abandoned, wait_for
+from modpkg.registry.source import RangesUnsupported
+
+T = TypeVar("T")
+
+RETRIES = 5
+"""How often a request is tried again, and how often an answer may break off."""
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PAUSE = 0.25
+
+
+class Hosts(Struct, frozen=True):
+    """The hosts that places may be on: the hub's own, and those that the user names."""
+
+    named: frozenset[str] = frozenset()
+
+    def allow(self, host: str) -> bool:
+        """Return whether the user allows a host, also in a private network."""
+        return host in self.named or host == urlsplit(hub_endpoint()).hostname
+
+
+class _Broken(Exception):
+    """A request failed such that another may succeed."""
+
+    def __init__(self, reason: str, after: float = 0) -> None:
+        self.reason = reason
+        self.after = after
+        """Seconds to wait before it."""
+
+
+class _Reply:
+    """A server's answer, with the connection that it comes over."""
+
+    connection: http.client.HTTPConnection | None = None
+    response: http.client.HTTPResponse
+
+    def __enter__(self) -> http.client.HTTPResponse:
+        return self.response
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            if hasattr(self, "response"):
+                self.response.close()
+
+
+class OutsideFile:
+    """A file that has to have a digest, at an address that a registry or a person names."""
+
+    def __init__(
+        self,
+        address: str,
+        digest: Digest,
+        what: str,
+        hosts: Hosts,
+        *,
+        patience: timedelta = timedelta(seconds=bounds.SILENCE_SECONDS),
+    ) -> None:
+        """``address`` is ``hf://ORG/NAME@COMMIT/FILE``, or one of https.
+
+        Raises:
+            RegistryError: It is neither, or on a host that is not allowed.
+        """
+        self.address = address
+        self.digest = digest
+        self._what = what
+        self._hosts = hosts
+        self._patience = patience
+        self._url, self._token = _request_of(address)
+        if not hosts.allow(urlsplit(self._url).hostname or ""):
+            raise RegistryError(
+                "M879",
+                what=what,
+                address=address,
+                host=urlsplit(self._url).hostname,
+                config=config_path(),
+            )
+        self._target: str | None = None
+        self._lock = threading.Lock()
+
+    def stream(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` to before ``stop``, in chunks, without verifying them.
+
+        Raises:
+            IntegrityError: The file is gone, or the server says that it has another digest.
+            RegistryUnreachable: It cannot be read.
+            RegistryError: It is redirected to where nothing is fetched from.
+            RangesUnsupported: ``start`` or ``stop`` is given; raised before the first byte.
+        """
+        at, tries = start, 0
+        pace = Pace(self.address, self.address, self._patience)
+        while stop is None or at < stop:
+            begun = at
+            try:
+                for chunk in self._chunks(at, stop, pace):
+                    at += len(chunk)
+                    yield chunk
+                return
+            except _Broken as broken:
+                tries = 1 if at - begun >= bounds.PROGRESS_BYTES else tries + 1
+                self._wait(tries, broken)
+
+    def check(self) -> int:
+        """Return the file's size, if the server says that it has the digest; reads nothing of it.
+
+        A server that does not tell digests is asked for the whole file, which is hashed.
+
+        Raises:
+            What `stream` raises, and IntegrityError: It has another digest.
+        """
+        import hashlib
+
+        answer, tells = self._tried(lambda: self._open(0, 1))
+        with answer as response:
+            size = _whole_size(response)
+        if tells and size is not None:
+            return size
+        state, size = hashlib.sha256(), 0
+        for chunk in self.stream():
+            state.update(chunk)
+            size += len(chunk)
+        if f"sha256:{state.hexdigest()}" != self.digest:
+            raise self.changed()
+        return size
+
+    def changed(self) -> IntegrityError:
+        """Return the error for a file whose bytes are not those that have the digest."""
+        return self._gone("has other bytes now than those that were released")
+
+    def _tried(self, work: Callable[[], T]) -> T:
+        """Return what a request gives that is tried again if it fails."""
+        tries = 0
+        while True:
+            try:
+                return wait_for(work, bounds.ANSWER_SECONDS)
+            except _Broken as broken:  # noqa: PERF203
+                tries += 1
+                self._wait(tries, broken)
+
+    def _wait(self, tries: int, broken: _Broken) -> None:
+        """Wait before the next try.
+
+        Raises:
+            RegistryUnreachable: There were enough, or the server asks for too long a wait.
+        """
+        if tries > RETRIES or broken.after > bounds.RETRY_AFTER_SECONDS:
+            raise self._unreadable(broken.reason) from None
+        pause = _PAUSE * 2**tries * random.uniform(0.5, 1)  # noqa: S311
+        wait_for(partial(time.sleep, max(broken.after, pause)))
+
+    def _chunks(self, start: int, stop: int | None, pace: Pace) -> Iterator[bytes]:
+        pace.begin()
+        answer, _ = pace.timed(lambda: self._open(start, stop), bounds.ANSWER_SECONDS)
+        ranged = start > 0 or stop is not None
+        with answer as response:
+            if ranged and response.status != 206:
+                raise RangesUnsupported(self.address)
+            while True:
+                try:
+                    data = pace.timed(lambda: response.read1(ARRIVAL))
+                except (ModpkgError, Abandoned):
+                    raise
+                except (OSError, http.client.HTTPException) as error:
+                    raise _Broken(_reason(error)) from None
+                if not data:
+                    break
+                pace.arrived(len(data))
+                yield data
+            if response.length:
+                raise _Broken("the connection was closed in the middle of it")
+
+    def _open(self, start: int, stop: int | None) -> tuple[_Reply, bool]:
+        """Return the answer that has the file, and whether the server said that it is the file.
+
+        What a redirect led to is asked directly the next time, until it refuses.
+        """
+        with self._lock:
+            url, remembered = self._target or self._url, self._target is not None
+        tells = remembered
+        for _ in range(bounds.REDIRECTS + 1):
+            answer = self._request(url, start, stop)
+            try:
+                response = answer.response
+                status = response.status
+                if status in (*_REDIRECTS, 200, 206):
+                    tells = self._told(response) or tells
+                if status in (200, 206):
+                    with self._lock:
+                        self._target = None if url == self._url else url
+                    kept, answer = answer, _Reply()
+                    return kept, tells
+                if status in _REDIRECTS:
+                    location = response.headers.get("Location", "")
+                    url = urljoin(url, quote(location, safe="%/:=&?~#+!$,;'@()*[]"))
+                elif remembered and 400 <= status < 500 and status != 429:
+                    url, remembered, tells = self._url, False, False  # what it led to has expired
+                else:
+                    self._refused(response)
+            finally:
+                answer.close()
+        raise self._unreadable("it is a redirect loop")
+
+    def _refused(self, response: http.client.HTTPResponse) -> None:
+        """Raise the error for an answer that is not the file."""
+        status = response.status
+        after = _seconds(response.headers.get("Retry-After"))
+        if status == 429 or status >= 500 or status == 408:
+            raise _Broken(f"the server answers with status {status}", after)
+        if status in (404, 410):
+            raise self._gone("is gone")
+        if status == 416:
+            raise self._gone("is shorter now")
+        if status in (401, 403):
+            gated = response.headers.get("X-Error-Code") == "GatedRepo"
+            hub = origin(self._url) == origin(hub_endpoint())
+            how = "log in with 'hf auth login'" if hub else "ask its owner for access"
+            if gated:
+                how += ", after accepting its terms on its page"
+            raise self._unreadable(f"it needs access that this user has not ({status}): {how}")
+        raise self._unreadable(f"the server answers with status {status}")
+
+    def _told(self, response: http.client.HTTPResponse) -> bool:
+        """Return whether the server says that the file has the digest.
+
+        Raises:
+            IntegrityError: It says that it has another.
+        """
+        told = response.headers.get("X-Linked-ETag", "").removeprefix("W/").strip('"')
+        if len(told) != 64 or set(told) - set("0123456789abcdef"):
+            return False
+        if f"sha256:{told}" != self.digest:
+            raise self.changed()
+        return True
+
+    def _request(self, url: str, start: int, stop: int | None) -> _Reply:
+        parts = self._checked(url)
+        headers = {"User-Agent": f"modpkg/{__version__}", "Accept-Encoding": "identity"}
+        if start > 0 or stop is not None:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if self._token is not None and origin(url) == origin(self._url):
+            headers["Authorization"] = f"Bearer {self._token}"
+        answer = _Reply()
+        try:
+            answer.connection = self._connection(parts)
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            answer.connection.request("GET", target, headers=headers)
+            answer.response = answer.connection.getresponse()
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            answer.close()
+            raise _Broken(_reason(error)) from None
+        return answer
+
+    def _checked(self, url: str) -> SplitResult:
+        """Return the parts of an address that may be asked, as far as its text tells."""
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            raise self._unreadable("it redirects to what is no address") from None
+        if not host or parts.username is not None or len(url) > bounds.ADDRESS_CHARACTERS * 4:
+            raise self._unreadable("it redirects to what is no address")
+        local = self._hosts.allow(host) and is_private(url)
+        if parts.scheme != "https" and not (parts.scheme == "http" and local):
+            raise self._unreadable(f"{host} would be asked without TLS")
+        return parts
+
+    def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
+        host = parts.hostname or ""
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        seconds = float(bounds.CONNECT_SECONDS)
+        proxy = None if parts.scheme == "http" or proxy_bypass(host) else _proxy()
+        if proxy is not None:  # it resolves the name
+            with contextlib.suppress(ValueError):
+                self._refuse_private(host, [ipaddress.ip_address(host)])
+            through = http.client.HTTPSConnection(
+                proxy.hostname or "", proxy.port or 80, timeout=seconds, context=_tls()
+            )
+            through.set_tunnel(host, port, _proxy_login(proxy))
+            return through
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(entry[4][0]) for entry in found]
+        self._refuse_private(host, [ipaddress.ip_address(a.split("%")[0]) for a in addresses])
+        connection: http.client.HTTPConnection
+        if parts.scheme == "http":
+            connection = http.client.HTTPConnection(host, port, timeout=seconds)
+        else:
+            connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=_tls())
+        silence = self._patience.total_seconds()
+
+        def connect(*args: Any, **options: Any) -> socket.socket:
+            made = _connected(addresses, port, seconds)
+            made.settimeout(silence)
+            return made
+
+        # The connection is made to an address that was checked: a name may lead elsewhere later.
+        connection._create_connection = connect  # type: ignore[attr-defined]
+        return connection
+
+    def _refuse_private(
+        self, host: str, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]
+    ) -> None:
+        if not self._hosts.allow(host) and not all(map(_is_public, addresses)):
+            raise RegistryError(
+                "M879", what=self._what, address=self.address, host=host, config=config_path()
+            )
+
+    def _gone(self, reason: str) -> IntegrityError:
+        return IntegrityError("M877", what=self._what, address=self.address, reason=reason)
+
+    def _unreadable(self, reason: str) -> RegistryUnreachable:
+        return RegistryUnreachable("M878", what=self._what, address=self.address, reason=reason)
+
+
+def _request_of(address: str) -> tuple[str, str | None]:
+    """Return the https address to ask, and the token to send there."""
+    if not address.startswith("https://") and not address.startswith("http://"):
+        found: HubAddress = parse_hub_address(address, file=True)
+        return found.https(), hub_token()
+    return address, None
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Return whether anybody on the internet can be asked at an address, and only there.
+
+    >>> [_is_public(ipaddress.ip_address(a)) for a in ("8.8.8.8", "10.0.0.1", "::ffff:10.0.0.1")]
+    [True, False, False]
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address.teredo is not None:
+            return False
+        if inner is None and address in _TRANSLATED:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_public(inner)
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses behind NAT64 (RFC 6052)."""
+
+
+def _connected(addresses: list[str], port: int, seconds: float) -> socket.socket:
+    failures = []
+    for address in dict.fromkeys(addresses):
+        try:
+            return socket.create_connection((address, port), timeout=seconds)
+        except OSError as error:  # noqa: PERF203
+            failures.append(error)
+    raise failures[0]
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+def _proxy() -> SplitResult | None:
+    proxies = getproxies_environment()
+    found = proxies.get("https") or proxies.get("all")
+    return urlsplit(found if "://" in found else f"http://{found}") if found else None
+
+
+def _proxy_login(proxy: SplitResult) -> dict[str, str]:
+    import base64
+    from urllib.parse import unquote
+
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _whole_size(response: http.client.HTTPResponse) -> int | None:
+    """Return the size of a file of which an answer has a part."""
+    if response.status == 200:
+        return response.length
+    size = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(size) if size.isascii() and size.isdigit() and len(size) < 20 else None
+
+
+def _seconds(text: str | None) -> float:
+    """Return what a ``Retry-After`` asks for: seconds, or a date."""
+    if not text:
+        return 0
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "its certificate is not trusted, or it does not speak TLS"
+    if isinstance(error, socket.gaierror):
+        return "its host name cannot be resolved"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, http.client.HTTPException):
+        return "its answer is not one of HTTP, or broke off"
+    return error.strerror or "the connection failed" if isinstance(error, OSError) else str(error)
