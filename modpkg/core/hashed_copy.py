@@ -7,15 +7,17 @@ buffer. No thread holds Python's lock while it reads, hashes or writes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, wait
+from concurrent.futures import Executor, Future, wait
+from typing import Any
 
 from modpkg.core import system
 from modpkg.core.system_writeback import begin_writing
 
-STEP = 4 << 20
-"""Bytes of a thread's buffer."""
+STEP = 2 << 20
+"""Bytes of each of a thread's two buffers."""
 _LARGE = 1 << 20
 """Bytes from which it pays to ask another thread, and to write early."""
 _buffers = threading.local()
@@ -41,40 +43,53 @@ def copy_hashed(
         target: The file that is written, from ``position`` on.
         position: Where the first byte is written.
         states: Hashes that are updated with the bytes.
-        beside: Where all hashes but the first are computed, and the bytes written, meanwhile.
+        beside: Where all hashes but the first are computed, the bytes written and those after them
+            read, meanwhile.
         check: Called before each step; what it raises ends the copy.
     """
-    copied = 0
-    while copied < length:
+    view, copied = _read(source, offset, length, 0), 0
+    for turn in itertools.count(1):
+        if not view:
+            return copied
         check()
-        view = _buffer(length - copied)
-        count = system.read_at(source, view, offset + copied)
-        if not count:
-            break
-        view = view[:count]
+        count, at = len(view), position + copied
+        copied += count
+        rest = source, offset + copied, length - copied
         if beside is None or count < _LARGE:
             for state in states:
                 state.update(view)
-            system.write_at(target, view, position + copied)
+            system.write_at(target, view, at)
+            following = _read(*rest, 0)
         else:
-            jobs = [beside.submit(state.update, view) for state in states[1:]]
-            jobs.append(beside.submit(system.write_at, target, view, position + copied))
+            ahead = beside.submit(_read_into, *rest, _buffer(length - copied, turn % 2))
+            jobs: list[Future[Any]] = [beside.submit(each.update, view) for each in states[1:]]
+            jobs.append(beside.submit(system.write_at, target, view, at))
             try:
                 states[0].update(view)
             finally:
-                wait(jobs)  # before the buffer is used again
+                wait([ahead, *jobs])  # before the buffers are used again
             for job in jobs:
                 job.result()
+            following = ahead.result()
         if count >= _LARGE:
-            begin_writing(target, position + copied, count)
-        copied += count
-    return copied
+            begin_writing(target, at, count)
+        view = following
+    raise AssertionError("the file has an end")
 
 
-def _buffer(most: int) -> memoryview:
-    """Return this thread's buffer, or as much of it as is needed."""
+def _read(source: int, offset: int, length: int, number: int) -> memoryview:
+    return _read_into(source, offset, length, _buffer(length, number))
+
+
+def _read_into(source: int, offset: int, length: int, view: memoryview) -> memoryview:
+    """Read into a buffer, and return what was read; nothing at the end."""
+    return view[: system.read_at(source, view, offset)] if length else view[:0]
+
+
+def _buffer(most: int, number: int) -> memoryview:
+    """Return one of this thread's two buffers, or as much of it as is needed."""
     size = min(most, STEP)
-    held: memoryview | None = getattr(_buffers, "held", None)
-    if held is None or len(held) < size:
-        held = _buffers.held = memoryview(bytearray(size))
-    return held[:size]
+    held: dict[int, memoryview] = _buffers.__dict__.setdefault("held", {})
+    if number not in held or len(held[number]) < size:
+        held[number] = memoryview(bytearray(size))
+    return held[number][:size]

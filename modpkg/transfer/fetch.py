@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from modpkg.core import system
+from modpkg.core.all_cores import on_all_cores
 from modpkg.core.bounds import DISK_RESERVE
 from modpkg.core.errors import IntegrityError, ModpkgError, ReleaseError
 from modpkg.core.files import disk_full, human_bytes
@@ -101,6 +102,7 @@ class _Transfer:
         self.cancelled = threading.Event()
         self.network = ThreadPoolExecutor(CONNECTIONS, "modpkg-fetch")
         self.work = ThreadPoolExecutor(system.available_cores(), "modpkg-hash")
+        self.beside = ThreadPoolExecutor(system.available_cores(), "modpkg-copy")
         self.disk = ThreadPoolExecutor(FLUSHES, "modpkg-disk")
         self._store = store
         self._listed = {tensor.entry.digest: tensor for tensor in plan.tensors}
@@ -110,8 +112,8 @@ class _Transfer:
     def run(self) -> None:
         """Fetch everything, in rounds: tensors that fail verification may be fetched again."""
         todo = self._needed()
-        for name in sorted({tensor.staging for tensor in todo}):
-            self.staged[name].begin()
+        packs = [self.staged[name] for name in sorted({tensor.staging for tensor in todo})]
+        on_all_cores(StagedPack.begin, packs, lambda staged: sum(staged.pack.sizes))
         try:
             for file in self.plan.files:
                 self.submit(self.network, partial(self._fetch_file, file))
@@ -124,7 +126,7 @@ class _Transfer:
             raise
         finally:
             self.cancelled.set()
-            for pool in (self.network, self.work, self.disk):
+            for pool in (self.network, self.work, self.beside, self.disk):
                 pool.shutdown(cancel_futures=True)
 
     def _needed(self) -> list[TensorFetch]:
@@ -261,7 +263,11 @@ class _Round:
     def _plan_pieces(self) -> list[tuple[RemotePack, int, set[int]]]:
         """Return the pieces to fetch: pack, number of the piece, and the tensors that it is for."""
         sink = Sink(
-            self._todo, self._transfer.staged, self._transfer.progress, self._transfer.cancelled
+            self._todo,
+            self._transfer.staged,
+            self._transfer.progress,
+            self._transfer.cancelled,
+            self._transfer.beside,
         )
         segments: dict[tuple[int, str], list[Segment]] = {}
         for number, tensor in enumerate(self._todo):

@@ -8,6 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from io import FileIO
 from pathlib import Path
 
@@ -28,6 +29,8 @@ TRIES = 4
 """Attempts without progress after which a pack counts as truncated."""
 _STEP = 16 << 20
 """Bytes that are copied from a folder between two entries of the journal."""
+_LARGE = 64 << 20
+"""Bytes of a tensor that others may have to wait for: one core hashes it from end to end."""
 PAUSE = 0.2
 """Seconds before the first retry; each further pause is twice as long."""
 
@@ -45,12 +48,17 @@ class Sink:
         staged: dict[str, StagedPack],
         progress: Progress | None,
         cancelled: threading.Event,
+        beside: Executor,
     ) -> None:
-        """``Segment.target`` is the number of a tensor in ``tensors``."""
+        """``Segment.target`` is the number of a tensor in ``tensors``.
+
+        What is copied of a large tensor is read and written ``beside`` the thread that hashes it.
+        """
         self._tensors = tensors
         self._staged = staged
         self._progress = progress
         self._cancelled = cancelled
+        self._beside = beside
 
     def write(self, at: int, data: memoryview, segments: list[Segment]) -> None:
         """Write data at an offset of a pack to its segments, and drop complete segments."""
@@ -88,10 +96,11 @@ class Sink:
         """Copy a whole plain tensor from an open pack; return its digest and length as written."""
         tensor, state, done = self._tensors[number], hashlib.sha256(), 0
         staged, (area, span) = self._staged[tensor.staging], tensor.payload
+        beside = self._beside if span[1] - span[0] >= _LARGE else None
         while (wanted := min(_STEP, span[1] - span[0] - done)) > 0:
             self.check()
             place = tensor.entry.offset + done
-            count = staged.copy(area, span[0] + done, source, place, wanted, state)
+            count = staged.copy(area, span[0] + done, source, place, wanted, state, beside)
             self._report({tensor.module: count})
             done += count
             if count < wanted:

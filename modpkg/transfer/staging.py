@@ -17,6 +17,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from types import TracebackType
 
@@ -168,18 +169,20 @@ class StagedPack:
         offset: int,
         length: int,
         state: hashlib._Hash | None = None,
+        beside: Executor | None = None,
     ) -> int:
         """Copy a range of another open file, and return the number of bytes.
 
-        With a ``state``, it is updated with the bytes that are written; else the system copies,
-        and shares blocks where it can.
+        With a ``state``, it is updated with the bytes that are written (see
+        `modpkg.core.hashed_copy.copy_hashed` for ``beside``); else the system copies, and shares
+        blocks where it can.
         """
         file = self._files[number]
         with disk_errors(self._folder):
             if state is None:
                 count = system.copy_range(source, offset, file, position, length)
             else:
-                count = copy_hashed(source, offset, length, file, position, (state,))
+                count = copy_hashed(source, offset, length, file, position, (state,), beside=beside)
             os.write(self._journal, _ENTRY.pack(number, position, count))
         return count
 
