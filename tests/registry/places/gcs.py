@@ -170,9 +170,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 f"<ETag>{found.tag}</ETag><Size>{len(found.data)}</Size></Contents>"
             )
         names = [name for name in entries if name > after]
-        shown = names[:PAGE]
-        more = f"<NextContinuationToken>{escape(shown[-1])}</NextContinuationToken>"
-        text = "".join(entries[name] for name in shown) + (more if len(names) > PAGE else "")
+        text = "".join(entries[name] for name in names[:PAGE])
+        if len(names) > PAGE:
+            last = escape(names[PAGE - 1])
+            text += f"<NextContinuationToken>{last}</NextContinuationToken>"
         self.answer(200, f"<ListBucketResult>{text}</ListBucketResult>".encode())
 
     def parts(self, bucket: str, name: str) -> None:
