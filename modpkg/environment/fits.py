@@ -17,6 +17,7 @@ from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import Lock
+from modpkg.resolve.prefetch import fetch_pool
 from modpkg.store.store import Store
 
 
@@ -70,6 +71,14 @@ def fits_of(records: Mapping[str, ReleaseRecord], registries: Registries) -> lis
         ResolutionImpossible: A module cannot act on its base at all: the lock was edited.
     """
     fits = []
+    acted_on = {name for record in records.values() for name in record.expects}
+    with fetch_pool() as pool:
+        for record in records.values():
+            wanted = [digest for name, digest in record.expects.items() if name in records]
+            if record.name in acted_on and record.provides is not None:
+                wanted.append(record.provides)
+            for digest in wanted:
+                registries.of(record.name).prefetch_blob(digest, "an interface", pool)
     for record in records.values():
         for base_name, digest in record.expects.items():
             base = records.get(base_name)

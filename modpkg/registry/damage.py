@@ -16,7 +16,7 @@ from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord, decode_record
 from modpkg.registry.module_lines import parse_module_lines
-from modpkg.registry.place import CopiedBlob, Place, RegistryChange
+from modpkg.registry.place import CopiedBlob, Place, RegistryChange, bounded_stream
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
 from modpkg.registry.upkeep import AT_ONCE, fetch_indexes
@@ -34,6 +34,8 @@ class Damage(Struct, frozen=True, kw_only=True):
     code: str
     """Of the error that using it ends with."""
     reason: str
+    size: int | None = None
+    """Bytes that it should have, where a record tells."""
     mended_from: list[str] = []
     """Addresses of registries, mirrors or the store that have it undamaged."""
 
@@ -51,7 +53,7 @@ class _Named(Struct):
     """A blob that releases name."""
 
     what: str
-    size: int
+    size: int | None
     releases: list[str]
 
 
@@ -88,11 +90,11 @@ class Verification:
         for line in lines:
             self._record(line)
         self._list(names)
-        total = sum(blob.size for blob in self._blobs.values())
+        total = sum(blob.size or 0 for blob in self._blobs.values())
         self._progress.stage("Verifying")
         self._progress.total(total)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            order = sorted(self._blobs.items(), key=lambda item: -item[1].size)
+            order = sorted(self._blobs.items(), key=lambda item: -(item[1].size or 0))
             sizes = list(pool.map(lambda item: self._blob(*item), order))
         damaged = sorted(self._damaged, key=lambda damage: (damage.releases, damage.path))
         files, size = self._records + len(self._blobs), self._bytes + sum(sizes)
@@ -141,17 +143,17 @@ class Verification:
         self._bytes += len(data)
         sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
         for blob, what in blobs_of(record):
-            named = self._blobs.setdefault(blob, _Named(what, sizes.get(blob, 0), []))
+            named = self._blobs.setdefault(blob, _Named(what, sizes.get(blob), []))
             named.releases.append(label)
 
     def _blob(self, digest: Digest, named: _Named) -> int:
         """Verify a blob, and return its bytes."""
         try:
-            return hashed(self._registry, digest, named.what, self._progress.advance)
+            return _hashed(self._registry, digest, named.what, named.size, self._progress.advance)
         except RegistryUnreachable:
             raise
         except ModpkgError as error:
-            self._add(blob_path(digest), named.releases, error)
+            self._add(blob_path(digest), named.releases, error, named.size)
             return 0
 
     def _list(self, names: Iterable[str]) -> None:
@@ -180,13 +182,15 @@ class Verification:
         except FileMissing:
             return ""
 
-    def _add(self, path: str, releases: list[str], error: ModpkgError) -> None:
+    def _add(
+        self, path: str, releases: list[str], error: ModpkgError, size: int | None = None
+    ) -> None:
         reason = str(error)
         if error.code == "M305":
             reason = f"its bytes have the digest {error.values['actual']}"
         elif error.code == "M306":
             reason = "it is missing"
-        damage = Damage(path=path, releases=releases, code=error.code, reason=reason)
+        damage = Damage(path=path, releases=releases, code=error.code, reason=reason, size=size)
         self._damaged.append(damage)
 
 
@@ -198,24 +202,28 @@ def _record_of(line: IndexLine) -> str:
     return f"the release record of {line.name} {line.version}"
 
 
-def hashed(
-    registry: Registry, digest: Digest, what: str, advance: Callable[[int], None] = lambda _: None
+def _hashed(
+    registry: Registry,
+    digest: Digest,
+    what: str,
+    size: int | None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Read a blob of a registry, verify it, and return its bytes.
 
     Raises:
-        IntegrityError: It is missing or damaged.
+        IntegrityError, RegistryError: It is missing or damaged, or has more bytes.
         RegistryUnreachable: It cannot be read.
     """
-    state, size = hashlib.sha256(), 0
-    for chunk in registry.stream(digest, what):
+    state, count = hashlib.sha256(), 0
+    for chunk in bounded_stream(registry, digest, what, size):
         state.update(chunk)
-        size += len(chunk)
+        count += len(chunk)
         advance(len(chunk))
     actual = f"sha256:{state.hexdigest()}"
     if actual != digest:
         raise IntegrityError("M305", what=what, expected=digest, actual=actual, source=registry.url)
-    return size
+    return count
 
 
 def blob_of(damage: Damage) -> Digest | None:
@@ -227,12 +235,12 @@ def blob_of(damage: Damage) -> Digest | None:
 def healthy(damage: Damage, others: Iterable[Registry]) -> list[Registry]:
     """Return those of other registries that have a damaged blob undamaged."""
     digest = blob_of(damage)
-    return [one for one in others if digest is not None and _has(one, digest)]
+    return [one for one in others if digest is not None and _has(one, digest, damage.size)]
 
 
-def _has(registry: Registry, digest: Digest) -> bool:
+def _has(registry: Registry, digest: Digest, size: int | None) -> bool:
     try:
-        hashed(registry, digest, "a file")
+        _hashed(registry, digest, "a file", size)
     except ModpkgError:
         return False
     return True
@@ -254,6 +262,6 @@ def mend(place: Place, damage: Damage, source: Registry | None) -> None:
         place.remove(damage.path)
 
     def edit(change: RegistryChange) -> None:
-        change.add([CopiedBlob(digest, damage.path, source)])
+        change.add([CopiedBlob(digest, damage.path, source, damage.size)])
 
     place.change(edit)

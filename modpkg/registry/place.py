@@ -17,13 +17,13 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest, file_chunks
+from modpkg.core.digests import Digest, blob_path, file_chunks
 from modpkg.core.errors import IntegrityError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.regular_file import check_regular
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
-from modpkg.registry.source import FileMissing, Source
+from modpkg.registry.source import FileMissing, Source, too_large
 from modpkg.release.build_stamps import FileStamp, stamp_of
 
 T = TypeVar("T")
@@ -94,8 +94,33 @@ class CopiedBlob(Struct, frozen=True):
         return self.registry.url
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield its bytes, which nobody has verified."""
-        return self.registry.stream(self.digest, self.what)
+        """Yield its bytes, which nobody has verified.
+
+        Raises:
+            RegistryError: There are more of them than it has.
+        """
+        return bounded_stream(self.registry, self.digest, self.what, self.size)
+
+
+def bounded_stream(
+    registry: Registry, digest: Digest, what: str, size: int | None
+) -> Iterator[bytes]:
+    """Yield the bytes of a blob, of which nobody has verified more than that they end in time.
+
+    ``size`` is how many a record says that it has; None for a record or an interface.
+
+    Raises:
+        IntegrityError: The registry does not have the blob.
+        RegistryUnreachable: It cannot be read.
+        RegistryError: There are more.
+    """
+    most = bounds.RECORD_BYTES if size is None else size
+    count = 0
+    for chunk in registry.stream(digest, what):
+        count += len(chunk)
+        if count > most:
+            raise too_large(registry.url, blob_path(digest), most)
+        yield chunk
 
 
 Blob = BuiltBlob | CopiedBlob

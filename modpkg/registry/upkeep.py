@@ -68,6 +68,7 @@ def needed_releases(registry: Registry, requirements: Sequence[str]) -> dict[str
 
     Raises:
         NotFound: The registry does not have a release in the range of a requirement.
+        RegistryError: What a command may take from the registry is spent.
     """
     found: dict[str, dict[str, IndexLine]] = {}
     seen: set[tuple[str, str]] = set()
@@ -98,5 +99,6 @@ def _named(text: str) -> tuple[str, str]:
 
 def _in_range(registry: Registry, name: str, specifier: str) -> list[IndexLine]:
     allowed = SpecifierSet(specifier)
-    lines = registry.index(name)
+    lines = registry.resolved_index(name)
+    registry.allowance.spend("releases", len(lines), f"{name}{specifier}", counter="looked at")
     return [line for line in lines if allowed.contains(line.version, prereleases=True)]

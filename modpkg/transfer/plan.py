@@ -17,6 +17,7 @@ from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import LockedModule
+from modpkg.resolve.prefetch import fetch_pool
 from modpkg.store.grouping import groups_of
 from modpkg.store.packs import lay_out
 from modpkg.store.store import Store, TensorLocation, alignments
@@ -101,6 +102,9 @@ def plan_transfer(
         RegistryUnreachable, NotFound: The registry of a record that is not in the store cannot be
             read, or does not exist.
     """
+    with fetch_pool() as pool:
+        for module in modules:
+            registries[module.name].prefetch_blob(module.release, _what(module), pool)
     records = {m.name: _record(m, registries[m.name], store) for m in modules}
     fetch: dict[str, int] = {}
     here: dict[str, int] = {}
@@ -281,9 +285,13 @@ class _TensorPlanner:
             )
 
 
+def _what(module: LockedModule) -> str:
+    return f"the release record of {module.name} {module.version}"
+
+
 def _record(module: LockedModule, registry: Registry, store: Store) -> ReleaseRecord:
     """Return a locked module's release record, which is in the store then."""
-    what = f"the release record of {module.name} {module.version}"
+    what = _what(module)
     record = registry.release(module.release, what)
     digest = parse_digest(module.release)
     if not store.blobs.has(digest):

@@ -30,8 +30,11 @@ from modpkg.registry.index import format_index
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.lock import LockedModule
 from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
+from modpkg.store.store import Store
+from modpkg.transfer.plan import plan_transfer
 from tests.registry.servers import Handler, Server, serve
 from tests.registry.test_revalidation import with_etags
 
@@ -277,6 +280,21 @@ def test_a_project_of_200_modules(tmp_path: Path) -> None:
         assert (waves.come, waves.failed) == (20, False)
         assert resolved() == 205
         assert waves.come == 21
+
+
+def test_the_records_of_a_lock_are_fetched_together(published: Published, tmp_path: Path) -> None:
+    store, waves = Store(tmp_path / "store"), Waves(2)
+    with serve(published.folder) as server:
+        server.fault = waves.answer
+        registry = Registry(server.url, cache=store.blobs)
+        modules = [
+            LockedModule(name=x.name, version="1", kind=x.kind, registry="", release=x.release)
+            for lines in published.lines.values()
+            for x in lines
+        ]
+        plan = plan_transfer(modules, dict.fromkeys("ab", registry), store)
+    assert sorted(plan.records) == ["a", "b"]
+    assert (waves.come, waves.failed) == (2, False)
 
 
 def test_etags_are_of_the_content(published: Published) -> None:

@@ -170,6 +170,19 @@ def test_damage_is_found_and_mended(talker: Path, tmp_path: Path) -> None:
         mend(FolderPlace(registry), damage, None)
 
 
+def test_a_file_that_does_not_end_is_not_read_to_its_end(talker: Path, tmp_path: Path) -> None:
+    registry = shutil.copytree(talker, tmp_path / "registry")
+    (pack,) = Registry(str(registry)).record(Registry(str(registry)).index("tiny")[0]).packs
+    path = blob_path(parse_digest(pack))
+    (registry / path).chmod(0o644)
+    with open(registry / path, "ab") as file:
+        file.truncate(1 << 40)
+    (damage,) = found(registry)
+    assert (damage.path, damage.code) == (path, "M327")
+    with raises("M872", match="has over|is over"):
+        copy(registry, tmp_path / "mirror")
+
+
 def test_a_damaged_record_index_or_list_is_found(registry: Path) -> None:
     line = Registry(str(registry)).line("lib", "1.0")
     flip(registry / blob_path(parse_digest(line.release)))
