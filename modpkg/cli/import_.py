@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ from modpkg.cli.documents import ModuleDocument
 from modpkg.cli.options import json_option, name_of, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, note, print_json, tell, warn
 from modpkg.community.modules.project import build_project, module_project
-from modpkg.core.errors import ComposeError, ModpkgError, ReleaseError
+from modpkg.core.errors import ComposeError, ModpkgError, RegistryUnreachable, ReleaseError
 from modpkg.core.filenames import DIST, MANIFEST
 from modpkg.core.files import remove_tree, shown, write_atomically
 from modpkg.core.foreign import how_to_import
+from modpkg.core.hub_address import HubAddress, hub_endpoint, is_hub_address, parse_hub_address
 from modpkg.core.names import parse_version
 from modpkg.core.regular_file import read_text
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
+from modpkg.interop.hub_download import downloaded, named_by
 from modpkg.interop.mergekit import import_mergekit
+from modpkg.interop.module_project import check_new_project
 from modpkg.interop.peft import against_of, import_peft
 from modpkg.interop.plain import import_plain
 from modpkg.manifest.edit import set_against
@@ -37,15 +41,23 @@ _HUB_NAME = re.compile(r"(?:https?://[^/]+/)?([A-Za-z0-9][\w.-]*/([A-Za-z0-9][\w
 class _Source(click.Path):
     """A path that exists; what looks like a model of a hub is told from a misspelt one."""
 
+    def __init__(self, *, hub: bool) -> None:
+        super().__init__(exists=True, path_type=Path)
+        self._hub = hub
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self._hub and isinstance(value, str) and is_hub_address(value):
+            return parse_hub_address(value)
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
             if (found := _HUB_NAME.fullmatch(str(value))) is None:
                 raise
             message = (
-                f"{error.message} modpkg reads no hub; download it first (hf download {found[1]} "
-                f"--local-dir {found[2]}), and name that folder."
+                f"{error.message} If it is a model of a hub, name it hf://{found[1]}."
+                if self._hub
+                else f"{error.message} This format is not read from a hub; download it first (hf "
+                f"download {found[1]} --local-dir {found[2]}), and name its file."
             )
             raise click.BadParameter(message, ctx, param) from None
 
@@ -65,8 +77,12 @@ class _Formats(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _import_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the argument and options of every format."""
+def _import_options(
+    command: Callable[..., None] | None = None, *, hub: bool = False
+) -> Callable[..., Any]:
+    """Add the argument and options of every format; with ``hub``, a hub can be its source."""
+    if command is None:
+        return partial(_import_options, hub=hub)
     for option in (
         json_option,
         click.option("--license", "license_", help="SPDX expression, if the source has none."),
@@ -79,7 +95,7 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Path(path_type=Path),
             help="Folder of the new module. [default: its name]",
         ),
-        click.argument("source", type=_Source(exists=True, path_type=Path)),
+        click.argument("source", type=_Source(hub=hub)),
     ):
         command = option(command)
     return command
@@ -91,14 +107,19 @@ def import_command() -> None:
 
 
 @import_command.command("hf")
-@_import_options
+@_import_options(hub=True)
 @click.option(
     "--dequantize",
     is_flag=True,
     help="Write quantised weights in full precision, where their format defines it exactly.",
 )
+@offline_option
 def import_hf_command(**options: Any) -> None:
-    """Convert a transformers or sentence-transformers directory."""
+    """Convert a transformers or sentence-transformers model: a directory, or one of a hub.
+
+    A model of a hub is named hf://ORG/NAME, or hf://ORG/NAME@REVISION with a branch, a tag or a
+    commit. The commit that it is taken from is written to the manifest.
+    """
     _convert(import_hf, **options)
 
 
@@ -117,7 +138,7 @@ def import_gguf_command(**options: Any) -> None:
 
 
 @import_command.command("peft")
-@_import_options
+@_import_options(hub=True)
 @click.option("--base", required=True, help='Requirement of its base, as "smollm2-135m>=1,<2".')
 @click.option(
     "--against",
@@ -132,6 +153,8 @@ def import_peft_command(
 ) -> None:
     """Convert an adapter: a directory with adapter_config.json, as PEFT saves it.
 
+    One of a hub is named hf://ORG/NAME, or hf://ORG/NAME@REVISION.
+
     A LoRA of kohya, LyCORIS or diffusers is one file (.safetensors). If the names in it do not
     tell the layers, they are found by the base, which is looked up in the registry.
 
@@ -145,7 +168,15 @@ def import_peft_command(
     def bind(folder: Path) -> str | None:
         return _bind(workspace, folder, pin)
 
-    _convert(import_peft, bind=bind, base=base, against=pin, workspace=workspace, **options)
+    _convert(
+        import_peft,
+        bind=bind,
+        offline=offline,
+        base=base,
+        against=pin,
+        workspace=workspace,
+        **options,
+    )
 
 
 def _bind(workspace: Workspace, folder: Path, pin: str | None) -> str | None:
@@ -193,27 +224,44 @@ def import_safetensors_command(**options: Any) -> None:
 def _convert(
     importer: Callable[..., list[str]],
     *,
-    source: Path,
+    source: Path | HubAddress,
     out: Path | None,
     name: str | None,
     version: str,
     license_: str | None,
     as_json: bool,
     bind: Callable[[Path], str | None] | None = None,
+    offline: bool = False,
     **options: Any,
 ) -> None:
     """Run an importer and print what it wrote; ``options`` are those of the format.
 
     ``bind`` looks up what an adapter was trained on; if it fails, nothing is left.
     """
-    stem = source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
+    if isinstance(source, HubAddress):
+        stem = source.name
+        if offline:
+            raise RegistryUnreachable("M863", url=hub_endpoint(), reason="--offline forbids it")
+    else:
+        stem = source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
     chosen, normal = name_of(name, stem), str(parse_version(version))
     if license_ is not None:
         parse_license(license_)  # before work that takes long
     folder = out if out is not None else Path(chosen)
     with TerminalProgress() as progress:
         progress.stage("Importing")
-        warnings = importer(source, folder, chosen, normal, license=license_, **options)
+        options["license"] = license_
+        if isinstance(source, HubAddress):
+            check_new_project(folder)  # before a download
+            adapter = importer is import_peft
+            with downloaded(source, adapter=adapter, progress=progress) as got:
+                progress.stage("Importing")
+                with named_by(got.address, got.folder):
+                    pinned = options | {"imported_from": got.address}
+                    warnings = importer(got.source, folder, chosen, normal, **pinned)
+                warnings += got.left
+        else:
+            warnings = importer(source, folder, chosen, normal, **options)
         try:
             against = bind(folder) if bind is not None else None
         except ModpkgError:

@@ -126,6 +126,32 @@ CHANGE_ATTEMPTS = 100
 #: What an attempt at a range of a pack has to bring, to count as progress, bytes.
 PROGRESS_BYTES = 64 << 10
 
+# Hubs ---------------------------------------------------------------------------------------
+
+#: An answer of a hub about a repository, bytes; a file in it takes some hundred.
+HUB_ANSWER_BYTES = 64 << 20
+#: Values in such an answer, by its commas and brackets; a file in it has about ten.
+HUB_ANSWER_VALUES = 1_200_000
+#: Such an answer, seconds.
+HUB_ANSWER_SECONDS = 120
+#: Files of a repository.
+HUB_FILES = 100_000
+#: How long a hub that limits requests may make one wait, with all attempts, seconds; its windows
+#: are of five minutes.
+HUB_WAIT_SECONDS = 300
+#: A model card, bytes.
+CARD_BYTES = 1 << 20
+#: What stands in YAML at the head of a model card, characters.
+CARD_HEAD_CHARACTERS = 1 << 18
+#: Values of it, where what is repeated by an alias or a merge key counts each time.
+CARD_VALUES = 20_000
+#: Tables and lists inside one another in it.
+CARD_DEPTH = 20
+#: Entries of a list of a model card that a manifest takes.
+CARD_ENTRIES = 100
+#: One of these entries, characters.
+CARD_ENTRY_CHARACTERS = 200
+
 # Environments -------------------------------------------------------------------------------
 
 #: What stays free on the disk that is fetched to, bytes.

@@ -494,6 +494,15 @@ MESSAGES: dict[str, str] = {
         "MODPKG_DEVICE=cpu in the environment; the bytes are the same."
     ),
     "M860": ("{address} is not an address on a hub: {reason}; {remedy}."),
+    "M861": ("{address} may not be read: {reason}; {remedy}."),
+    "M862": ("There is no {address}: {reason}; {remedy}."),
+    "M863": ("The hub at {url} cannot be used: {reason}."),
+    "M864": (
+        "{path} of {address} {found}, and the hub lists {listed}: it was damaged on its way or is "
+        "not what was committed, and was removed. Run the command again; if it comes so again, "
+        "tell the hub's owner."
+    ),
+    "M867": ("Nothing can be published to {address}: {reason}; {remedy}."),
     "M865": (
         "{name} cannot be loaded with attn_implementation={attention}: {reason}. Leave it out for "
         "transformers' choice, or take 'sdpa' or 'eager'."

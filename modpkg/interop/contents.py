@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import fnmatch
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -104,7 +104,11 @@ def _walk(
 
 def _foreign(folder: Path) -> str | None:
     """Return why a folder is not part of the model beside it; None if it is."""
-    names = [file for _, _, files in os.walk(folder) for file in files]
+    return reason_to_leave([file for _, _, files in os.walk(folder) for file in files])
+
+
+def reason_to_leave(names: Sequence[str]) -> str | None:
+    """Return why a folder with files of these names is not part of the model beside it."""
     if ADAPTER_CONFIG in names:
         return "an adapter of its own: import it by its folder, with 'modpkg import peft'"
     if any(fnmatch.filter(names, pattern) for pattern in _OF_A_MODEL):
@@ -112,6 +116,11 @@ def _foreign(folder: Path) -> str | None:
     if any(fnmatch.filter(names, pattern) for pattern in (*OTHER_WEIGHTS, *_OF_A_TRAINER)):
         return "weights in a format that is not imported"
     return None
+
+
+def is_of_a_trainer(name: str) -> bool:
+    """Return whether a file is what a trainer left beside a model."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _OF_A_TRAINER)
 
 
 def _left_out(path: Path, name: str, why: str, *, adapter: bool) -> str | None:
@@ -125,7 +134,7 @@ def _left_out(path: Path, name: str, why: str, *, adapter: bool) -> str | None:
         return why
     if name == ADAPTER_CONFIG and not adapter:
         return "an adapter's: import it with 'modpkg import peft'"
-    if any(fnmatch.fnmatchcase(name, pattern) for pattern in _OF_A_TRAINER):
+    if is_of_a_trainer(name):
         return "what a trainer left"
     if any(fnmatch.fnmatchcase(name, pattern) for pattern in OTHER_WEIGHTS):
         return "weights in a format that is not imported"

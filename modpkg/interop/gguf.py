@@ -28,9 +28,9 @@ from modpkg.interop.gguf_settings import RULES, amended, check_settings
 from modpkg.interop.gguf_tensors import check_tensors
 from modpkg.interop.gguf_tokenizer import check_tokenizer, fix_pre_tokenizer
 from modpkg.interop.hub_blob import check_hub_blob, check_link
+from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
+from modpkg.interop.model_card import license_of, read_card
 from modpkg.interop.module_project import (
-    UNKNOWN_LICENSE,
-    license_of,
     new_project,
     write_manifest,
 )
@@ -156,13 +156,13 @@ def _license(source: Path, given: str | None, header: GgufHeader) -> tuple[str, 
     named = header.text("general.license")
     if given is None and named is not None:
         try:
-            return license_of(source.parent, named)
+            return license_of(read_card(source.parent), named)
         except InvalidValue:  # such as "llama3.1" or "other"
             return UNKNOWN_LICENSE, [
                 f"the licence is unknown (the file has {named[:80]!r}); write an SPDX expression "
                 f"into {MANIFEST}"
             ]
-    return license_of(source.parent, given)
+    return license_of(read_card(source.parent), given)
 
 
 @contextlib.contextmanager

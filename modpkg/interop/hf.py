@@ -10,7 +10,8 @@ from modpkg.adapters.quantised import UNREAD
 from modpkg.core import system
 from modpkg.core.errors import ConversionError, RunError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MODEL_RECORD, MODULES, WEIGHTS
-from modpkg.core.files import copy_file, make_folder
+from modpkg.core.files import copy_file, make_folder, write_atomically
+from modpkg.core.hub_address import HubAddress
 from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
@@ -24,10 +25,9 @@ from modpkg.interop.contents import (
 from modpkg.interop.exported_configs import check_exported
 from modpkg.interop.full_precision import refs_of, write_full_precision
 from modpkg.interop.hub_blob import check_hub_blob, check_links
+from modpkg.interop.model_card import CARD, license_of, read_card
 from modpkg.interop.module_project import (
     files_of,
-    front_matter,
-    license_of,
     new_project,
     write_manifest,
 )
@@ -59,6 +59,7 @@ def import_hf(
     *,
     license: str | None = None,
     dequantize: bool = False,
+    imported_from: HubAddress | None = None,
 ) -> list[str]:
     """Write a module of kind ``base`` from a model directory, and return warnings.
 
@@ -73,6 +74,7 @@ def import_hf(
         version: Version of the new module.
         license: SPDX expression; by default the README's.
         dequantize: Whether quantised weights are written in full precision.
+        imported_from: Where the directory was downloaded from.
 
     Raises:
         ConversionError: `source` is not such a directory, or has no safetensors weights.
@@ -97,7 +99,9 @@ def import_hf(
         if part:
             parts.append(part)
             weights += _weights_of_part(source, kind, part)
-    spdx, warnings = license_of(source, license)
+    said = read_card(source)
+    spdx, warnings = license_of(said, license)
+    warnings += said.warnings
     contents = contents_of(source, weights=weights, why=checkpoint.why, parts=parts)
     with new_project(out) as staged:
         copy_data(source, staged, contents.files)
@@ -113,8 +117,10 @@ def import_hf(
             version=version,
             kind="base",
             license=spdx,
-            summary=front_matter(source / "README.md", "summary") or f"Imported from {source.name}",
+            summary=said.summary or f"Imported from {imported_from or source.name}",
             task=_task(source, config),
+            card=said.card,
+            imported_from=imported_from,
         )
     return warnings
 
@@ -382,12 +388,13 @@ def export_hf(
     *,
     max_shard_bytes: int = MAX_SHARD,
     store: Store | None = None,
+    card: str | None = None,
 ) -> list[str]:
     """Write an installed model as a directory that transformers opens; return the file names.
 
     Weights are copied byte for byte, in one safetensors file or, above ``max_shard_bytes`` of
     tensors, in several with an index. With a ``store`` they are linked where possible; see
-    `write_weights`.
+    `write_weights`. ``card`` is its model card, in place of the base's.
 
     Raises:
         ConversionError: The model reads virtual tokens, or `out` is not empty.
@@ -397,4 +404,6 @@ def export_hf(
     with new_project(out) as staged:
         model = read_exportable(folder, "hf")
         write_hf(model, folder, packs, staged, max_shard_bytes=max_shard_bytes, store=store)
+        if card is not None:
+            write_atomically(staged / CARD, card.encode())
     return files_of(out)

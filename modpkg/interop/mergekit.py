@@ -11,14 +11,17 @@ from msgspec import Struct
 from modpkg.adapters.layers import layer_path
 from modpkg.core.bounds import RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
 from modpkg.core.errors import ConversionError, ModpkgError, PackError
-from modpkg.core.extras import import_extra
+from modpkg.core.extras import require_extra
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.core.packs import read_pack_header
 from modpkg.core.regular_file import read_text
+from modpkg.interop.bounded_yaml import MalformedYaml, read_yaml
+from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
 from modpkg.interop.mergekit_recipe import Recipe
-from modpkg.interop.module_project import UNKNOWN_LICENSE, license_of, new_project
+from modpkg.interop.model_card import license_of, read_card
+from modpkg.interop.module_project import new_project
 from modpkg.manifest.read import parse_manifest
 
 _KEYS = (
@@ -104,7 +107,7 @@ def import_mergekit(
     """
     data = _read(source)
     recipe = MixtureRecipe(source, data) if EXPERTS in data else MergeRecipe(source, data)
-    spdx, warnings = license_of(source.parent, license)
+    spdx, warnings = license_of(read_card(source.parent), license)
     if license is None:
         spdx = UNKNOWN_LICENSE
     text = recipe.manifest(name, version, spdx)
@@ -118,65 +121,23 @@ def import_mergekit(
 
 
 def _read(source: Path) -> dict[str, Any]:
-    yaml = import_extra(
-        "yaml", what="Reading mergekit's recipes", package="PyYAML", extra="mergekit"
-    )
+    what, extra = "Reading mergekit's recipes", "mergekit"
+    require_extra("yaml", what=what, package="PyYAML", extra=extra)
     if source.is_dir():
         raise ConversionError("M801", path=source, reason="it is a folder; name its YAML file")
     try:
-        data = yaml.load(read_text(source, RECIPE_BYTES), _bounded(yaml.SafeLoader, yaml.YAMLError))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        first = str(error).partition("\n")[0]
-        raise ConversionError("M801", path=source, reason=f"it is not YAML ({first})") from None
+        text = read_text(source, RECIPE_BYTES)
+    except (OSError, ValueError) as error:
+        raise ConversionError("M801", path=source, reason=f"it is not YAML ({error})") from None
+    try:
+        data = read_yaml(text, what=what, extra=extra, values=RECIPE_VALUES, depth=RECIPE_DEPTH)
+    except MalformedYaml as error:
+        raise ConversionError("M801", path=source, reason=str(error)) from None
     if not isinstance(data, dict):
         raise ConversionError(
             "M801", path=source, reason="it is not a recipe: no mapping at the top level"
         )
-    if (problem := _problem(data)) is not None:
-        raise ConversionError("M801", path=source, reason=problem)
     return data
-
-
-def _bounded(loader: Any, error: type[Exception]) -> Any:
-    """Return PyYAML's safe loader with a bound on what merge keys (``<<``) repeat.
-
-    A merge key copies the entries of another mapping, and another one those of the copy.
-    """
-
-    class BoundedLoader(loader):  # type: ignore[misc]
-        merged = 0
-
-        def flatten_mapping(self, node: Any) -> None:
-            super().flatten_mapping(node)
-            self.merged += len(node.value)
-            if self.merged > RECIPE_VALUES:
-                raise error(f"its mappings have more than {RECIPE_VALUES:,} entries")
-
-    return BoundedLoader
-
-
-def _problem(data: dict[str, Any]) -> str | None:
-    """Return why data are no recipe whatever their keys; a YAML alias can repeat or nest itself."""
-    count = 0
-    pending: list[tuple[Any, int]] = [(data, 1)]
-    while pending:
-        value, depth = pending.pop()
-        count += 1
-        if count > RECIPE_VALUES:
-            return f"it has more than {RECIPE_VALUES:,} values"
-        if depth > RECIPE_DEPTH:
-            return f"it is nested more than {RECIPE_DEPTH} deep"
-        if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
-                return "a key of it is not text"
-            pending += [(item, depth + 1) for item in value.values()]
-        elif isinstance(value, list):
-            pending += [(item, depth + 1) for item in value]
-        elif not isinstance(value, str | int | float | None):
-            return f"it has the value {str(value)[:60]!r}, which is no text, number or boolean"
-        elif isinstance(value, int) and value.bit_length() > 64:
-            return "it has a whole number of more than 64 bits"
-    return None
 
 
 class MergeRecipe(Recipe):

@@ -10,30 +10,23 @@ from modpkg.core import system
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import disk_errors, make_folder, rename, sync_tree, write_atomically
+from modpkg.core.hub_address import HubAddress
 from modpkg.core.leftovers import discard, temporary_sibling
-from modpkg.core.regular_file import read_text
+from modpkg.manifest.edit import toml_value
+from modpkg.manifest.keys import CARD_KEYS
 from modpkg.manifest.read import parse_manifest
-from modpkg.manifest.values import parse_license
+from modpkg.manifest.schema import Card
 from modpkg.release.local_paths import remove_local_paths
 
-UNKNOWN_LICENSE = "LicenseRef-unknown"
 
-_SPDX = {
-    "apache-2.0": "Apache-2.0",
-    "mit": "MIT",
-    "bsd-2-clause": "BSD-2-Clause",
-    "bsd-3-clause": "BSD-3-Clause",
-    "cc-by-4.0": "CC-BY-4.0",
-    "cc-by-sa-4.0": "CC-BY-SA-4.0",
-    "cc-by-nc-4.0": "CC-BY-NC-4.0",
-    "cc0-1.0": "CC0-1.0",
-    "gpl-3.0": "GPL-3.0-only",
-    "agpl-3.0": "AGPL-3.0-only",
-    "lgpl-3.0": "LGPL-3.0-only",
-    "mpl-2.0": "MPL-2.0",
-    "unlicense": "Unlicense",
-}
-"""Licence identifiers of model hubs, and their SPDX spelling."""
+def check_new_project(out: Path) -> None:
+    """Check that a project can be made in a folder.
+
+    Raises:
+        ConversionError: It exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConversionError("M803", path=out)
 
 
 @contextlib.contextmanager
@@ -44,8 +37,7 @@ def new_project(out: Path) -> Iterator[Path]:
         ConversionError: ``out`` exists and is not an empty folder.
         InstallError: The disk is full or not writable; nothing is left behind.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConversionError("M803", path=out)
+    check_new_project(out)
     staged = temporary_sibling(out)
     try:
         with disk_errors(out.parent, out):
@@ -67,40 +59,6 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in paths)
 
 
-def license_of(source: Path, given: str | None) -> tuple[str, list[str]]:
-    """Return an SPDX expression and warnings: `given`, else that of the README's front matter.
-
-    Raises:
-        InvalidValue: `given` is not an SPDX expression.
-    """
-    if given is not None:
-        return parse_license(given), []
-    named = front_matter(source / "README.md", "license")
-    if named is not None and (spdx := _SPDX.get(named.lower())):
-        return spdx, []
-    reason = f"its README has {named!r}" if named else "its README has none"
-    return UNKNOWN_LICENSE, [
-        f"the licence is unknown ({reason}); write an SPDX expression into {MANIFEST}"
-    ]
-
-
-def front_matter(path: Path, key: str) -> str | None:
-    """Return one plain value of a README's YAML front matter, without parsing YAML."""
-    try:
-        lines = read_text(path, errors="replace").splitlines()
-    except OSError:
-        return None
-    if not lines or lines[0].strip() != "---":
-        return None
-    for line in lines[1:200]:
-        if line.strip() == "---":
-            return None
-        name, colon, value = line.partition(":")
-        if colon and name == key and value.strip():
-            return value.strip().strip("\"'")
-    return None
-
-
 def write_manifest(
     staged: Path,
     *,
@@ -112,6 +70,8 @@ def write_manifest(
     base: tuple[str, str] | None = None,
     against: str | None = None,
     task: str | None = None,
+    card: Card | None = None,
+    imported_from: HubAddress | None = None,
 ) -> None:
     """Write the manifest of an imported module; it is parsed first, to be sure that it is valid."""
     shown = summary.replace("\\", "").replace('"', "'")[:200]
@@ -125,6 +85,12 @@ def write_manifest(
     ]
     if against is not None:
         lines.append(f'against = "{against}"')
+    if imported_from is not None:
+        lines += ["", "[provenance]", f"imported-from = {toml_value(str(imported_from))}"]
+    entries = {key: list(getattr(card, key.replace("-", "_"), ())) for key in CARD_KEYS}
+    if any(entries.values()):
+        lines += ["", "[card]"]
+        lines += [f"{key} = {toml_value(value)}" for key, value in entries.items() if value]
     if base is not None:
         lines += ["", "[dependencies]", f'{base[0]} = "{base[1]}"']
     if task is not None:

@@ -21,6 +21,7 @@ from modpkg.core.errors import (
 )
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MANIFEST, MEMORY, MODULES
 from modpkg.core.files import make_folder, shown, write_atomically
+from modpkg.core.hub_address import HubAddress
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text, read_json
 from modpkg.core.names import (
@@ -41,10 +42,10 @@ from modpkg.interop.contents import contents_of, copy_data, copy_weights
 from modpkg.interop.exported_configs import without_foreign_class
 from modpkg.interop.foreign_adapters import as_peft
 from modpkg.interop.hub_blob import check_links
+from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
+from modpkg.interop.model_card import CARD, license_of, read_card
 from modpkg.interop.module_project import (
-    UNKNOWN_LICENSE,
     files_of,
-    license_of,
     new_project,
     write_manifest,
 )
@@ -75,6 +76,7 @@ def import_peft(
     license: str | None = None,
     part: str | None = None,
     workspace: Workspace | None = None,
+    imported_from: HubAddress | None = None,
 ) -> list[str]:
     """Write a module of kind ``adapter`` from an adapter directory, and return warnings.
 
@@ -94,6 +96,7 @@ def import_peft(
         license: SPDX expression, if the source has none.
         part: Which part of a file that is for several models.
         workspace: Finds the base of a file whose names alone do not tell the layers.
+        imported_from: Where the directory was downloaded from.
 
     Raises:
         ConversionError: `source` is not such a directory, or its weights are a pickle.
@@ -108,7 +111,14 @@ def import_peft(
     check_links(source)
     with as_peft(source, part=part, find=find) as (folder, warnings):
         return warnings + _import(
-            folder, out, name, version, base=base, against=pin, license=license
+            folder,
+            out,
+            name,
+            version,
+            base=base,
+            against=pin,
+            license=license,
+            imported_from=imported_from,
         )
 
 
@@ -165,6 +175,7 @@ def _import(
     base: str,
     against: str | None,
     license: str | None,
+    imported_from: HubAddress | None,
 ) -> list[str]:
     requirement = parse_requirement(base)
     if not (source / ADAPTER_CONFIG).is_file():
@@ -184,7 +195,9 @@ def _import(
     config = read_json(source / ADAPTER_CONFIG)
     check_alone(name, types, config)
     kind = config["peft_type"]
-    spdx, warnings = license_of(source, license)
+    said = read_card(source)
+    spdx, warnings = license_of(said, license)
+    warnings += said.warnings
     why = f"an adapter's weights are {ADAPTER_WEIGHTS}"
     parts = _sentence_folders(name, source)
     contents = contents_of(source, weights=[ADAPTER_WEIGHTS], why=why, parts=parts)
@@ -199,6 +212,8 @@ def _import(
             kind="adapter",
             license=spdx,
             summary=f"{kind} adapter for {requirement.name}",
+            card=said.card,
+            imported_from=imported_from,
             base=(requirement.name, specifier_text(requirement.specifier) or "*"),
             against=against,
         )
@@ -328,13 +343,14 @@ def export_peft(
     scale: float = 1.0,
     rename: Callable[[str], str] | None = None,
     store: Store | None = None,
+    card: str | None = None,
 ) -> list[str]:
     """Write an adapter as a directory that PEFT opens; return the file names.
 
     ``rename`` gives the name in memory of a tensor of the base: PEFT's paths are those. A
     ``scale`` other than 1 is multiplied into LoRA's alpha, since B @ A is only multiplied by
     ``alpha / rank`` (or ``alpha / √rank``). With a ``store`` the weights are linked where possible;
-    see `write_weights`.
+    see `write_weights`. ``card`` is its model card, if it has none.
 
     Raises:
         ConversionError: `module` is not a PEFT adapter, or its method has no alpha to scale.
@@ -367,6 +383,8 @@ def export_peft(
             make_folder(target.parent)
             what = f"{path} of {module.name}"
             copy_verified(blob, target, module.record.files.get(path), what)
+        if card is not None and not (staged / CARD).exists():
+            write_atomically(staged / CARD, card.encode())
         if scale != 1.0 or renamed or config != written:
             write_atomically(staged / ADAPTER_CONFIG, json_text(config))
         write_weights(

@@ -8,7 +8,8 @@ from modpkg.core.errors import ConversionError
 from modpkg.core.files import copy_file
 from modpkg.core.packs import read_pack_header
 from modpkg.interop.hf import read_exportable
-from modpkg.interop.module_project import files_of, license_of, new_project, write_manifest
+from modpkg.interop.model_card import license_of, read_card
+from modpkg.interop.module_project import files_of, new_project, write_manifest
 from modpkg.interop.weights import write_weights
 
 
@@ -31,7 +32,7 @@ def import_plain(
             reason="it is not a .safetensors file ('modpkg import hf' takes a directory)",
         )
     read_pack_header(source.resolve())
-    spdx, warnings = license_of(source.parent, license)
+    spdx, warnings = license_of(read_card(source.parent), license)
     with new_project(out) as staged:
         copy_file(source.resolve(), staged / source.name)
         write_manifest(

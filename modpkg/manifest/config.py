@@ -18,6 +18,7 @@ from modpkg.core import system
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import config_path
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.ownership import check_owner, dangers
 from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import CONFIG_TABLES, PLACES_KEYS, REGISTRY_KEYS, STORE_KEYS
@@ -28,7 +29,7 @@ from modpkg.toml.node import ManifestSource, Node, Table, hint
 from modpkg.toml.positions import KeyPath
 from modpkg.toml.text import read_head
 
-SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "file")
+SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "hf", "file")
 """URL schemes that the settings accept; only mirrors may be folders."""
 STORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 """Those of object stores."""
@@ -117,6 +118,25 @@ class Password:
         return _long_enough(encoded, *parts)
 
 
+@dataclass(frozen=True)
+class SentToken:
+    """A bearer token that another tool keeps."""
+
+    token: str = field(repr=False)
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        return ()
+
+    def authorization(self) -> str:
+        """Return the value of the header ``Authorization``."""
+        return f"Bearer {self.token}"
+
+    def echoes(self) -> tuple[bytes, ...]:
+        """Return what no answer of the server may have in it."""
+        return _long_enough(self.token)
+
+
 def _long_enough(*secrets: str) -> tuple[bytes, ...]:
     """Return secrets that no honest file has in it by chance: a word of a language can be there."""
     return tuple(
@@ -126,7 +146,7 @@ def _long_enough(*secrets: str) -> tuple[bytes, ...]:
     )
 
 
-Login = Token | Password
+Login = Token | Password | SentToken
 
 
 @dataclass(frozen=True)
@@ -204,6 +224,8 @@ def normal_address(address: str) -> str:
     >>> normal_address("HTTPS://Models.example:443/acme/")
     'https://models.example/acme'
     """
+    if is_hub_address(address):
+        return address.rstrip("/")  # names of a hub have upper and lower case
     try:
         scheme, host, port = origin(address)
     except ValueError:  # not a port

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from modpkg.core.bounds import (
+    CARD_ENTRIES,
+    CARD_ENTRY_CHARACTERS,
     DECLARED_TEST_SECONDS,
     SETTING_VALUES,
     STEP_LAYERS,
@@ -250,7 +252,21 @@ def manifest_schema() -> JsonSchema:
             "Which files belong to the release.",
         ),
         "provenance": _table(
-            keys.PROVENANCE_KEYS, {"built-from": _list(origin)}, "Its origins.", ("built-from",)
+            keys.PROVENANCE_KEYS,
+            {
+                "built-from": _list(origin),
+                "imported-from": _text("What it was imported from, as hf://ORG/NAME@COMMIT.", 4000),
+            },
+            "Its origins.",
+        )
+        | {"minProperties": 1},
+        "card": _table(
+            keys.CARD_KEYS,
+            dict.fromkeys(
+                keys.CARD_KEYS,
+                _list(_text(most=CARD_ENTRY_CHARACTERS), uniqueItems=True, maxItems=CARD_ENTRIES),
+            ),
+            "What its model card says.",
         ),
         "registries": _named(_text(most=2000), "Addresses or folders of registries, by alias."),
         "constraints": _named(text, bounds),
@@ -284,7 +300,7 @@ def manifest_schema() -> JsonSchema:
     }
     root = _table(keys.MANIFEST_TABLES, values, "A module or an app.")
     del root["required"]
-    of_modules = ("compose", "task", "files", "provenance", "suites")
+    of_modules = ("compose", "task", "files", "provenance", "card", "suites")
     return {
         "$schema": DIALECT,
         "title": MANIFEST,

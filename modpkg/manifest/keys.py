@@ -13,6 +13,7 @@ MANIFEST_TABLES = (
     "suites",
     "files",
     "provenance",
+    "card",
     "registries",
     "constraints",
     "overrides",
@@ -42,7 +43,8 @@ SAMPLING_KEYS = ("temperature", "top_p", "stop")
 TASK_KEYS = ("kind", "prompt", "system", "chat", "max_new_tokens", *SAMPLING_KEYS)
 TEST_KEYS = ("name", "cases", "metric", "at_least", "at_most", "tolerance", "seed", "time_limit")
 FILES_KEYS = ("include", "exclude")
-PROVENANCE_KEYS = ("built-from",)
+PROVENANCE_KEYS = ("built-from", "imported-from")
+CARD_KEYS = ("base-models", "datasets", "languages", "tags")
 ORIGIN_KEYS = ("name", "version", "relation")
 RESOLUTION_KEYS = (
     "strategy",

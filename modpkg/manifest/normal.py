@@ -9,6 +9,7 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_requirement, requirement_text, specifier_text
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import toml_key, toml_value
+from modpkg.manifest.keys import CARD_KEYS
 from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import (
     Compose,
@@ -24,7 +25,17 @@ from modpkg.manifest.schema import (
 from modpkg.manifest.settings import plain_setting
 from modpkg.toml.node import ManifestSource, Node
 
-_ORDER = ("module", "app", "provenance", "dependencies", "suites", "extras", "compose", "task")
+_ORDER = (
+    "module",
+    "app",
+    "provenance",
+    "card",
+    "dependencies",
+    "suites",
+    "extras",
+    "compose",
+    "task",
+)
 
 
 def normal_form(manifest: Manifest) -> dict[str, Any]:
@@ -62,7 +73,11 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
                 "include": list(manifest.files.include),
                 "exclude": list(manifest.files.exclude),
             },
-            "provenance": {"built-from": [_origin(origin) for origin in manifest.origins]},
+            "provenance": {
+                "built-from": [_origin(origin) for origin in manifest.origins],
+                "imported-from": manifest.imported_from,
+            },
+            "card": {key: list(getattr(manifest.card, key.replace("-", "_"))) for key in CARD_KEYS},
             "registries": dict(manifest.registries),
             "models": {
                 name: {

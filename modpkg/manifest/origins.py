@@ -6,6 +6,8 @@ from typing import cast
 
 from packaging.version import Version
 
+from modpkg.core.bounds import ADDRESS_CHARACTERS
+from modpkg.core.hub_address import parse_hub_address
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.records import RELATIONS, Relation
 from modpkg.manifest.keys import ORIGIN_KEYS, PROVENANCE_KEYS
@@ -23,7 +25,11 @@ def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, 
     if node is None:
         return ()
     origins: dict[tuple[ModuleName, Version], Origin] = {}
-    for item in node.table(PROVENANCE_KEYS).need("built-from", _EXAMPLE).items():
+    tables = node.table(PROVENANCE_KEYS)
+    built_from = tables.get("built-from")
+    if built_from is None and tables.get("imported-from") is None:
+        tables.need("built-from", _EXAMPLE)
+    for item in built_from.items() if built_from is not None else ():
         table = item.table(ORIGIN_KEYS)
         relation = table.get("relation")
         origin = Origin(
@@ -41,3 +47,14 @@ def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, 
             raise item.fail(f"is {origin.name} {origin.version} again; keep one of them")
         origins[release] = origin
     return tuple(origins.values())
+
+
+def read_imported_from(node: Node | None) -> str | None:
+    """Return the address of what a module was imported from, pinned to a commit."""
+    source = None if node is None else node.table(PROVENANCE_KEYS).get("imported-from")
+    if source is None:
+        return None
+    address = source.parse_text(parse_hub_address, source.text(ADDRESS_CHARACTERS))
+    if not address.pinned:
+        raise source.fail("names no commit; write it like hf://ORG/NAME@COMMIT, with 40 digits")
+    return str(address)

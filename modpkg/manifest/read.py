@@ -10,6 +10,7 @@ from modpkg.core.files import shown
 from modpkg.core.home import user_project
 from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.against import with_against
+from modpkg.manifest.card import read_card
 from modpkg.manifest.dependencies import (
     read_dependencies,
     read_extras,
@@ -18,7 +19,7 @@ from modpkg.manifest.dependencies import (
 )
 from modpkg.manifest.keys import MANIFEST_TABLES, MODULE_KEYS
 from modpkg.manifest.licenses import read_licenses
-from modpkg.manifest.origins import read_origins
+from modpkg.manifest.origins import read_imported_from, read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
 from modpkg.manifest.schema import Compose, ComposeAt, FilesTable, Manifest, ModuleTable, Task
 from modpkg.manifest.sections import (
@@ -110,6 +111,8 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         suites=read_suites(table.get("suites"), registries, owner),
         files=read_files(files) if files else FilesTable(),
         origins=read_origins(table.get("provenance"), module),
+        imported_from=read_imported_from(table.get("provenance")),
+        card=read_card(table.get("card")),
         registries=registries,
         models=models,
         tasks=tasks,
@@ -140,7 +143,7 @@ def _check_tables(table: Table, module: ModuleTable | None) -> None:
             raise compose.fail("belongs to a module; an app has [models.NAME] instead")
         if task:
             raise task.fail("belongs to a module; an app has [models.NAME.task] instead")
-        for owned in (files, table.get("provenance")):
+        for owned in (files, table.get("provenance"), table.get("card")):
             if owned:
                 raise owned.fail("belongs to a module, and an app is never published; remove it")
         return

@@ -210,6 +210,17 @@ class Origin(Struct, frozen=True, kw_only=True):
     """``file:line``, for explanations."""
 
 
+class Card(Struct, frozen=True, kw_only=True):
+    """``[card]``: what a model card says, for people and for hubs; nothing depends on it."""
+
+    base_models: tuple[str, ...] = ()
+    """What it was made from, as a hub names it: ``ORG/NAME``."""
+    datasets: tuple[str, ...] = ()
+    """What it was trained on, as a hub names it."""
+    languages: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
 class ResolutionTable(Struct, frozen=True, kw_only=True):
     """``[resolution]``: how versions are chosen."""
 
@@ -251,6 +262,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     files: FilesTable = FilesTable()
     origins: tuple[Origin, ...] = ()
     """``[provenance]``: the releases it was made from, besides its base."""
+    imported_from: str | None = None
+    """``[provenance]``: where an imported module's files are from, pinned to a commit."""
+    card: Card = Card()
     registries: dict[str, str] = {}
     models: dict[ModuleName, Compose] = {}
     tasks: dict[ModuleName, Task] = {}

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from modpkg.core.bounds import ADDRESS_CHARACTERS
 from modpkg.core.errors import RegistryError
+from modpkg.core.hub_address import is_hub_address, parse_hub_address
 from modpkg.manifest.config import SCHEMES
 
 _LOCAL = ("", "localhost")
@@ -43,6 +44,9 @@ def _problem(address: str) -> str | None:
     if parts.scheme == "file":
         other = (host or "") not in _LOCAL
         return "a file of another machine is not to be had by an address" if other else None
+    if is_hub_address(address):
+        parse_hub_address(address)
+        return None
     if any(letter.isspace() for letter in parts.netloc) or "\\" in parts.netloc or not host:
         return "its host is not one"
     return None

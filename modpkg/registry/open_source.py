@@ -6,9 +6,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from modpkg.core import system
+from modpkg.core.hub_address import is_hub_address, parse_hub_address
 from modpkg.manifest.config import Login, Settings, StoreAccess
 from modpkg.registry.address import check_address
 from modpkg.registry.allowance import Allowance
+from modpkg.registry.hub_source import HubSource
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.source import FolderSource, Source
 
@@ -31,6 +33,8 @@ def open_source(
     parts = urlsplit(url)
     if parts.scheme == "file":
         return FolderSource(system.path_of_url(parts.path))
+    if is_hub_address(url):
+        return HubSource(parse_hub_address(url), allowance=allowance)
     if len(parts.scheme) > 1:
         return ObjectSource(url, login, allowance=allowance, access=access)
     return FolderSource((base or Path.cwd()) / Path(url).expanduser())

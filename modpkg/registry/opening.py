@@ -7,17 +7,19 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from modpkg.core.errors import PublishError
+from modpkg.core.hub_address import is_hub_address, parse_hub_address
 from modpkg.core.redacted import redacted
 from modpkg.manifest.config import STORE_SCHEMES, Settings, read_settings
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.folder_place import FolderPlace
+from modpkg.registry.hub_place import HubPlace
 from modpkg.registry.location import default_location
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.open_source import open_configured
 from modpkg.registry.place import Place
 
-_NEITHER = "releases are published to folders and object stores (s3://, gs://, az://)"
+_NEITHER = "releases are published to folders, object stores (s3://, gs://, az://) and hubs (hf://)"
 
 
 def open_place(address: str, settings: Settings | None = None) -> Place:
@@ -33,6 +35,8 @@ def open_place(address: str, settings: Settings | None = None) -> Place:
         source = open_configured(address, None, settings or read_settings())
         if isinstance(source, ObjectSource):
             return BucketPlace(source)
+    if is_hub_address(address):
+        return HubPlace(parse_hub_address(address))
     if "://" in address:
         raise PublishError("M309", url=redacted(address), reason=_NEITHER)
     return FolderPlace(Path(address))

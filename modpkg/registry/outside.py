@@ -28,9 +28,9 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
+from modpkg.core.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
 from modpkg.core.version import __version__
 from modpkg.manifest.config import origin
-from modpkg.registry.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
 from modpkg.registry.object_source import ARRIVAL
 from modpkg.registry.object_store import is_private
 from modpkg.registry.pace import Pace

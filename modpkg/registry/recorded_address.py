@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from modpkg.core.home import default_registry
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.redacted import is_token
 from modpkg.manifest.config import normal_address
 from modpkg.manifest.schema import Manifest
@@ -80,6 +81,8 @@ def _folder(address: str, base: Path) -> str | None:
 def _without_tokens(url: str) -> str:
     """Return a URL without what in its path may be a token; a lock is there to be published."""
     scheme, _, rest = url.partition("://")
+    if is_hub_address(url):  # names of a hub and commits, which can look like tokens
+        return url
     host, *parts = rest.split("/")
     host = host.rpartition("@")[2] if scheme in ("http", "https") else host
     return f"{scheme}://{'/'.join([host, *map(_digested, parts)])}"

@@ -20,6 +20,8 @@ from modpkg.core.redacted import is_token, redacted
         ("u:pw@models.example/r", "***@models.example/r"),
         ("https://h/r?sig=a%2Fb&se=2026", "https://h/r?sig=***&se=***"),
         ("https://h/r?abc#d", "https://h/r?***#***"),
+        (f"hf://o/Model4You2Use99@{'0a' * 20}", f"hf://o/Model4You2Use99@{'0a' * 20}"),
+        ("hf://o/hf_0123456789abcdef", "hf://o/***"),
         ("s3://b/r?X-Amz-Signature=0a", "s3://b/r?X-Amz-Signature=***"),
         ("https://h/t/x1/acme", "https://h/t/***/acme"),
         ("https://h/ghp_0123456789abcdef/r", "https://h/***/r"),

@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from modpkg.release.build import build
 from tests import forkserver, tiny
 from tests.changing import a_little, numbers, write
 from tests.command import modpkg, modpkg_json
+from tests.hub_server import TOKEN, hub_server
 from tests.modules import write_module
 from tests.raising import raises
 from tests.registry.places import shared
@@ -60,9 +61,24 @@ def reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reach:
     return reached
 
 
-@pytest.fixture(params=["folder", *HEEDING])
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A repository of a hub, in this process, in which nothing is."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with hub_server() as state:
+        for name in ("HF_HUB_DISABLE_XET", "HF_ENDPOINT", "HF_TOKEN"):
+            value = {"HF_ENDPOINT": state.url, "HF_TOKEN": TOKEN}.get(name, "1")
+            monkeypatch.setenv(name, value)
+        state.repository("team/models")
+        yield "hf://team/models"
+
+
+@pytest.fixture(params=["folder", "hub", *HEEDING])
 def location(request: pytest.FixtureRequest, tmp_path: Path, reach: Reach) -> str:
     """Return the address of a place where nothing is, below a prefix in a bucket."""
+    if request.param == "hub":
+        address: str = request.getfixturevalue("hub")
+        return address
     if request.param == "folder":
         return str(tmp_path / "shared" / "models")
     return f"{reach(request.param)}/{prefix()}"

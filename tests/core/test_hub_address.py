@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.registry.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
+from modpkg.core.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
 from tests.raising import raises
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

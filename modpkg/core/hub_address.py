@@ -154,16 +154,24 @@ def hub_token() -> str | None:
     """
     if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in ("1", "ON", "YES", "TRUE"):
         return None
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := _clean(os.environ.get(name, "")):
-            return token
+    if token := environment_token():
+        return token
     try:
-        return _clean(read_text(_token_file(), CREDENTIALS_BYTES)) or None
+        return _clean(read_text(token_file(), CREDENTIALS_BYTES)) or None
     except (OSError, ValueError):
         return None
 
 
-def _token_file() -> Path:
+def environment_token() -> str | None:
+    """Return the token that an environment variable has; None if none has one."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := _clean(os.environ.get(name, "")):
+            return token
+    return None
+
+
+def token_file() -> Path:
+    """Return the path of the file in which ``hf auth login`` leaves a token."""
     if named := os.environ.get("HF_TOKEN_PATH"):
         return Path(os.path.expandvars(named)).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
