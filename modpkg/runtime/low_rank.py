@@ -6,7 +6,9 @@
 
 On the CPU, what is added to all rows is computed as PEFT does, operation by operation, and has its
 bits. Elsewhere starting an operation takes longer than small products do: there the scale and the
-sum are part of a product, if the adapter has the base's dtype.
+sum are part of a product, if the adapter has the base's dtype. If it is wider, its products with a
+few inputs are computed row by row: products of such matrices are made for large ones, and a sum of
+thousands by one group of threads takes longer than many sums at once.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ Run = Callable[..., torch.Tensor]
 """The forward pass of a module."""
 STACKED = 2 << 30
 """Maximum bytes of the stacks of one batch; layers beyond are computed adapter by adapter."""
+FEW = 64
+"""Inputs that a change in a wider dtype than the base's is multiplied with row by row."""
 
 
 class Factors(Struct, frozen=True):
@@ -81,28 +85,42 @@ class Change(Struct, frozen=True):
     scales: torch.Tensor | None
     """[rank]; None where ``scale`` is that of all."""
 
-    def adder(self, base: torch.dtype) -> Callable[[torch.Tensor, torch.Tensor], object]:
+    def adder(
+        self, base: torch.dtype, few: int = FEW
+    ) -> Callable[[torch.Tensor, torch.Tensor], object]:
         """Return what adds the change for inputs ``x``, [n, in], to an output, [n, out].
 
-        It is called with the output and ``x``, both of the dtype ``base``.
+        It is called with the output and ``x``, both of the dtype ``base``. If the change is wider,
+        up to ``few`` inputs are computed row by row.
         """
         a, b, scale, scales, dtype = self.a, self.b, self.scale, self.scales, self.a.dtype
 
         def one(out: torch.Tensor, x: torch.Tensor) -> object:
             return out.addmm_(x.mm(a), b, alpha=scale)
 
-        def wider(out: torch.Tensor, x: torch.Tensor) -> object:
-            return out.add_(x.to(dtype).mm(a).mm(b), alpha=scale)
-
-        if scales is None:
-            return one if dtype is base else wider
-        each = scales
-
         def several(out: torch.Tensor, x: torch.Tensor) -> object:
-            inner = x.to(dtype).mm(a).mul_(each)
-            return out.addmm_(inner, b) if dtype is base else out.add_(inner.mm(b))
+            return out.addmm_(x.mm(a).mul_(scales), b)
 
-        return several
+        if dtype is base:
+            return one if scales is None else several
+        by_row: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def wider(out: torch.Tensor, x: torch.Tensor) -> object:
+            count = x.shape[0]
+            if count > few:
+                inner = x.to(dtype).mm(a)
+                if scales is not None:
+                    inner.mul_(scales)
+                return out.add_(inner.mm(b), alpha=scale)
+            if count not in by_row:  # views of the same memory
+                by_row[count] = a.expand(count, -1, -1), b.expand(count, -1, -1)
+            wide, high = by_row[count]
+            inner = x.to(dtype).unsqueeze(1).bmm(wide)
+            if scales is not None:
+                inner.mul_(scales)
+            return out.add_(inner.bmm(high).view(out.shape), alpha=scale)
+
+        return wider
 
 
 def joined(factors: Sequence[Factors], base: torch.dtype) -> Change:

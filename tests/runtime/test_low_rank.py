@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from modpkg.runtime.low_rank import Factors, RowStacks, as_peft, fused
+from modpkg.runtime.low_rank import FEW, Factors, RowStacks, as_peft, fused
 
 WIDE, HIGH = 24, 20
 
@@ -47,7 +47,7 @@ def test_all_rows_and_each_row(changes: str, base: torch.dtype, own: torch.dtype
     x = torch.randn(8, 3, WIDE, generator=torch.Generator().manual_seed(5)).to(base)
     close = {"rtol": 1e-5, "atol": 1e-5} if base is F32 else {"rtol": 3e-2, "atol": 6e-2}
     for run in (as_peft(forward, made), fused(forward, made, base)):
-        for given in (x, x[:, 0], x.transpose(0, 1)):
+        for given in (x, x[:, 0], x.transpose(0, 1), x.repeat(FEW // 8, 1, 1), x[:0]):
             out = run(given)
             assert out.dtype == base
             torch.testing.assert_close(out.double(), exact(weight, given, made), **close)
