@@ -36,9 +36,10 @@ class BitLayout(NamedTuple):
     """Fraction bits."""
     small: int
     large: int
-    """Bits of the smallest and the largest base magnitude. A fine-tune of the other sign is then
-    farther away than `SinglePrecision.steps` ever allows, even where the difference of the bits
-    wraps around; and every value between the two bounds is a normal number."""
+    """Bits of the smallest and the largest magnitude of the base, where `SinglePrecision.steps`
+    apply: a fine-tune of the other sign is then farther away than these ever allow, even where the
+    difference of the bits wraps around. Otherwise of the result. Every value between the two bounds
+    is a normal number."""
     bias: int = 0
     """float32's exponent bias minus this dtype's."""
 
@@ -91,14 +92,22 @@ class NarrowReduction:
 
     def _step(self, first: int, base: Stored, others: Sequence[Stored], doubt: Any) -> Stored:
         """Return some results from float32, and set ``doubt``."""
-        runs = self._single.runs(self._measured, first, base.size) or ()
-        doubt[:] = out_of_range(base, others, self._single.steps, self._layout)
+        single, layout = self._single, self._layout
+        runs = single.runs(self._measured, first, base.size) or ()
+        doubt.fill(False)
         start = in_single(base)
-        deltas = [in_single(other) for other in others]
-        for delta in deltas:
-            delta -= start
-        values = self._single.reduce(start, deltas, runs, doubt)
-        return round_to_narrow(values, self._single.ulps, self._layout, doubt).view(base.dtype)
+        wide = [in_single(other) for other in others]
+        if not single.of_values:
+            for each in wide:
+                each -= start
+        values = single.reduce(start, wide, runs, doubt)
+        result = round_to_narrow(values, single.ulps, layout, doubt)
+        if single.ulps:
+            close = 0 if single.of_values else 22 - layout.fraction
+            doubt |= cancelled(base, others, result, single.cancelled, close, layout)
+        else:
+            doubt |= out_of_range(base, others, single.steps, layout)
+        return result.view(base.dtype)
 
     def _in_double(self, base: Stored, others: Sequence[Stored], first: int) -> Stored:
         result = np.empty_like(base)
@@ -153,11 +162,42 @@ def out_of_range(
     return mask
 
 
+def cancelled(
+    base: Stored,
+    others: Sequence[Stored],
+    result: NDArray[np.uint16],
+    most: int,
+    close: int,
+    layout: BitLayout,
+) -> NDArray[np.bool_]:
+    """Return where a result is too small or large, or values are larger by over 2^``most``.
+
+    With ``close``, also where the largest value is over 2^``close`` times the smallest.
+    """
+    largest = base.view(np.uint16) & _SIGNLESS
+    least = largest.copy() if close else largest
+    size = np.empty_like(largest)
+    for other in others:
+        np.bitwise_and(other.view(np.uint16), _SIGNLESS, out=size)
+        np.maximum(largest, size, out=largest)
+        if close:
+            np.minimum(least, size, out=least)
+    # the bits of magnitudes whose exponents differ by n differ by n · 2^f
+    np.bitwise_and(result, _SIGNLESS, out=size)
+    mask: NDArray[np.bool_] = (largest - size).view(np.int16) > np.int16(most << layout.fraction)
+    if close:
+        largest -= least
+        mask |= largest > np.uint16(close << layout.fraction)
+    size -= np.uint16(layout.small)
+    mask |= size > np.uint16(layout.large - layout.small)
+    return mask
+
+
 def round_to_narrow(
     single: NDArray[np.float32], ulps: int, layout: BitLayout, doubt: NDArray[np.bool_]
 ) -> NDArray[np.uint16]:
     """Return the bits of the nearest narrow floats, setting ``doubt`` where a float32 within
-    ``ulps`` may round to another.
+    ``ulps`` may round to another. ``single`` is overwritten.
 
     If ``ulps`` is 0, ties go to even; otherwise ties are in doubt, as are subnormal and non-finite
     results.
@@ -173,12 +213,11 @@ def round_to_narrow(
         least, most = (layout.bias + 1) << 23, (layout.bias + 30) << 23
         doubt |= bits - np.uint32(least) > np.uint32(most - least)
     if ulps:
-        low = bits.astype(np.uint16)
-        low += np.uint16(tie + ulps & 0xFFFF)  # the distance to the tie, from -ulps on
+        bits += np.uint32(tie + ulps)
+        low = bits.astype(np.uint16)  # the distance to the tie, from -ulps on
         if layout.bias:
             low &= np.uint16(2 * tie - 1)
-        doubt |= low <= np.uint16(2 * ulps)
-        bits = bits + np.uint32(tie)
+        doubt |= low <= np.uint16(2 * ulps)  # of all others, ulps are not missed
     else:
         odd = bits >> dropped
         odd &= np.uint32(1)

@@ -151,7 +151,7 @@ class DecidedSum:
         self._factors, self._parts, self._dtype = total.factors(), parts, dtype
         self._share = 2 * (len(parts) + SPARE) * UNIT * _APART
 
-    def at(self, base: Array, others: Sequence[Array]) -> tuple[Stored, Any]:
+    def at(self, base: Array, others: Sequence[Array], _: Any = None) -> tuple[Stored, Any]:
         """Return the results, rounded, and a mask of those that are certain.
 
         Args:
@@ -193,6 +193,11 @@ def decided_sum(
 
     All parameters are finite.
     """
-    total = sum_of(method, terms, settings) if dtype in _LAYOUTS else None
-    parts = total.parts() if total is not None else None
-    return DecidedSum(total, parts, dtype) if total is not None and parts is not None else None
+    total = sum_of(method, terms, settings)
+    return sum_in_parts(total, dtype) if total is not None else None
+
+
+def sum_in_parts(total: Sum, dtype: str) -> DecidedSum | None:
+    """Return a sum with its results in a dtype; None if it has too small or large parts."""
+    parts = total.parts() if dtype in _LAYOUTS else None
+    return DecidedSum(total, parts, dtype) if parts is not None else None

@@ -13,6 +13,7 @@ from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.blocks import TensorBlocks, input_of
 from modpkg.compose.certified import Certified
 from modpkg.compose.composition import ComputedTensor
+from modpkg.compose.decided_merge import DecidedMerge, decided_merge
 from modpkg.compose.exact import ExactTensor, is_exact
 from modpkg.compose.low_rank import LowRankReduction
 from modpkg.compose.narrow_floats import NarrowReduction
@@ -148,7 +149,7 @@ class Reduction:
         self._measured: tuple[Any, ...] = ()
         self.exact: ExactTensor | None = None
         """The exact results, where the method defines them: the last word on every element."""
-        self._decided: DecidedSum | None = None
+        self._decided: DecidedSum | DecidedMerge | None = None
         if computed.terms or computed.settings:
             self._reducer = find_reducer(computed.reducer, job.model)
             self._arguments = as_arguments(self._reducer, computed.settings)
@@ -232,14 +233,17 @@ class Reduction:
         if single.runs(measured, 0, self._blocks.count) is None:
             return None
         if self.exact is not None:
-            self._decided = decided_sum(reducer.name, computed.terms, computed.settings, dtype)
+            given = (reducer.name, computed.terms, computed.settings)
+            self._decided = decided_sum(*given, dtype)
+            if measured is not None:
+                self._decided = decided_merge(*given, measured, dtype)
         return NarrowReduction(dtype, single, measured, self._blocks.base, others, self._at)
 
     def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
         """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
         stored = None
         if self._decided is not None:
-            stored, certain = self._decided.at(base, others)
+            stored, certain = self._decided.at(base, others, places)
             left = np.flatnonzero(~certain)
             if not left.size:
                 return stored

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from modpkg.compose import narrow_floats
 from modpkg.compose.arrays import STORED, Array, Stored, in_double, in_single
 from modpkg.compose.in_memory import tensor_in_memory
-from modpkg.compose.narrow_floats import NarrowReduction, out_of_range, round_to_narrow
+from modpkg.compose.narrow_floats import NarrowReduction, cancelled, out_of_range, round_to_narrow
 from modpkg.compose.reducers import REDUCERS, Contribution, as_arguments
 from modpkg.compose.reducers.single import NARROW, ThresholdRun
 from modpkg.compose.reducers.trimming import TrimBounds
@@ -180,12 +180,44 @@ def test_the_proofs_assumptions_about_a_dtype(dtype: str) -> None:
     narrow, layout = NARROW[dtype], narrow_floats.LAYOUTS[dtype]
     assert 2 * narrow.exact + narrow.fraction + 1 <= 14
     assert narrow.fraction == layout.fraction
-    steps = max(narrow.exact, narrow.between) << narrow.fraction
+    steps = narrow.exact << narrow.fraction
     # A value of the other sign is 2¹⁵ steps away, less the difference of both without theirs.
     assert max(0x7FFF - layout.small, layout.large) < (1 << 15) - steps
-    # What is as far away as may be is normal, and so is the result between.
-    assert layout.small - (narrow.between << narrow.fraction) >= 1 << narrow.fraction
-    assert layout.large + (narrow.between << narrow.fraction) < INFINITY[dtype]
+    # What is as far away as may be is normal.
+    assert layout.small - steps >= 1 << narrow.fraction
+    assert layout.large + steps < INFINITY[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_where_values_cancel_or_are_far_apart(dtype: str) -> None:
+    layout, stored = narrow_floats.LAYOUTS[dtype], STORED[dtype]
+    most, close = 3, 22 - layout.fraction
+    bits = np.array([0, 1, 0x8001, INFINITY[dtype], 0x7FFF, layout.small, layout.large], np.uint16)
+    draws = np.random.default_rng(3)
+    base, one, two, result = (
+        np.concatenate([np.roll(bits, shift), draws.integers(0, 1 << 16, 4000, np.uint16)])
+        for shift in range(4)
+    )
+    base[5:2000] = ONE[dtype] + draws.integers(-2000, 2000, 1995)
+    models = [each.view(stored) for each in (base, one, two)]
+    with np.errstate(all="ignore"):
+        sizes = [np.abs(in_double(each)) for each in (*models, result.view(stored))]
+        largest = np.maximum(np.maximum(sizes[0], sizes[1]), sizes[2])
+        least = np.minimum(np.minimum(sizes[0], sizes[1]), sizes[2])
+        ends = [in_double(np.array([b], np.uint16).view(stored))[0] for b in bits[-2:]]
+        fine = (sizes[3] >= ends[0]) & (sizes[3] <= ends[1]) & (largest <= 2**most * sizes[3])
+        apart = fine & (largest <= 2.0**close * least)
+        fine &= np.isfinite(largest)
+        for near, expected in ((0, fine), (close, apart)):
+            found = ~cancelled(models[0], models[1:], result, most, near, layout)
+            assert not (found & ~expected).any()
+            # bits of subnormal numbers are not their logarithm
+            normal = (result & 0x7FFF >= layout.small) & (least >= ends[0])
+            assert found[normal].tolist() == expected[normal].tolist()
+            assert expected.any()
+        exact = in_single(models[0]) - in_single(models[1])
+        wide = in_double(models[0]) - in_double(models[1])
+        assert (exact == wide)[apart].all()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,18 +241,30 @@ def test_float32_is_within_its_stated_error(method: str, dtype: str) -> None:
                 continue
             draws = np.random.default_rng(checked)
             start = ONE[dtype] + draws.integers(0, 1 << layout.fraction, 600)
-            near = [start + _edges(draws, single.steps, 600) for _ in weights]
+            near = [start + _edges(draws, single.steps or 1 << 12, 600) for _ in weights]
+            if single.ulps:
+                near = [each ^ draws.choice([0, 0, 0, 1 << 15], 600) for each in near]
             models = [each.astype(np.uint16).view(stored) for each in (start, *near)]
-            assert not out_of_range(models[0], models[1:], single.steps, layout).any()
+            outside = np.zeros(600, np.bool_)
+            if not single.ulps:
+                outside = out_of_range(models[0], models[1:], single.steps, layout)
+                assert not outside.any()
             bounds, least = [TrimBounds() for _ in weights], [0.0 for _ in weights]
             if "ties" in method:
                 least = [float(draws.choice([0.0, 2.0**-6, 0.3])) for _ in weights]
                 bounds = [TrimBounds(low=each) for each in least]
             doubt = np.zeros(600, np.bool_)
             got = [in_single(each) for each in models]
-            deltas = [each - got[0] for each in got[1:]]
+            others = got[1:] if single.of_values else [each - got[0] for each in got[1:]]
             pieces = [[ThresholdRun(0, 600, each)] for each in least]
-            values = single.reduce(got[0].copy(), deltas, pieces, doubt)
+            values = single.reduce(got[0].copy(), others, pieces, doubt)
+            if single.ulps:
+                result = rounded(values.astype(np.float64), dtype).view(np.uint16)
+                close = 0 if single.of_values else 22 - layout.fraction
+                how = (single.cancelled, close, layout)
+                outside = cancelled(models[0], models[1:], result, *how)
+                assert np.count_nonzero(outside) < 400
+            doubt |= outside
             wanted = _in_double(method, models, weights, bounds, given)
             off = np.abs(values.astype(np.float64) - wanted) / np.spacing(np.abs(values))
             assert (off[~doubt] <= single.ulps).all(), (weights, parameters)

@@ -1,4 +1,4 @@
-"""Weighted sums next to ties, decided by signs, against Python's fractions."""
+"""Weighted sums and disjoint merges next to ties, decided by signs, against Python's fractions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from modpkg.compose.composition import Term
+from modpkg.compose.decided_merge import decided_merge
+from modpkg.compose.reducers.trimming import TrimBounds
 from modpkg.compose.sums import decided_sum
 from tests.compose.hard_tensors import ULP
 from tests.compose.test_exact import as_double, hard_values, nearest
@@ -60,6 +62,69 @@ def test_sides_of_ties(
     assert [r for r, c in zip(results, certain, strict=True) if c] == [
         e for e, c in zip(expected, certain, strict=True) if c
     ]
+
+
+MERGES: list[tuple[str, tuple[float, ...], dict[str, Any]]] = [
+    ("ties-mergekit", (0.37, 0.23), {"normalize": True, "lambda": 1.0}),
+    ("ties-mergekit", (0.37, 0.23, 0.4), {"normalize": False, "lambda": 0.9}),
+    ("ties-peft", (0.7, 0.4, 0.1), {"majority_sign": "total"}),
+    ("ties", (1.0, 1.0), {"lambda": 0.3}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+@pytest.mark.parametrize(("method", "weights", "settings"), MERGES)
+def test_elected_signs_and_sides_of_ties(
+    method: str, weights: tuple[float, ...], settings: dict[str, Any], dtype: str
+) -> None:
+    rng, count = np.random.default_rng(len(method)), 400
+    ulp = ULP[dtype]
+    base = np.round(rng.uniform(1, 2, count) / ulp) * ulp * rng.choice([1, -1], count)
+    others = [base + rng.integers(-4, 5, count) * ulp / 2 for _ in weights]
+    others[1][:40] = 2 * base[:40] - others[0][:40]
+    base[:4] = [0.0, np.nan, np.inf, 2.0**-14]
+    bounds = [TrimBounds(ulp, count // 2), *(TrimBounds(ulp / 2) for _ in weights[1:])]
+    terms = [Term(op="dense", weight=1.0, scale=weight, inputs={}) for weight in weights]
+    decided = decided_merge(method, terms, settings, bounds, dtype)
+    assert decided is not None
+    with np.errstate(all="ignore"):
+        found, certain = decided.at(base, others, np.arange(count))
+    assert not certain[:3].any()
+    assert np.count_nonzero(certain) > count - 20
+    results = as_double(found, dtype)
+    shares = [Fraction(weight) for weight in weights]
+    for place in np.flatnonzero(certain).tolist():
+        start, kept = Fraction(base[place]), []
+        for other, bound in zip(others, bounds, strict=True):
+            change = Fraction(other[place]) - start
+            before = bound.low_before is None or place < bound.low_before
+            enough = abs(change) > bound.low or (abs(change) == bound.low and before)
+            kept.append(change if enough else Fraction(0))
+        votes = shares if method == "ties-mergekit" else [Fraction(1)] * len(shares)
+        sign = 1 if sum(v * k for v, k in zip(votes, kept, strict=True)) >= 0 else -1
+        agreeing = [(w, k) for w, k in zip(shares, kept, strict=True) if k * sign > 0]
+        total = sum((w * k for w, k in agreeing), Fraction(0))
+        below = Fraction(len(agreeing))
+        if method == "ties-mergekit":
+            below = sum((w for w, _ in agreeing), Fraction(0))
+        if settings.get("normalize", True):
+            total /= below or 1
+        wanted = nearest(start + Fraction(settings.get("lambda", 1.0)) * total, dtype)
+        assert results[place] == wanted, place
+
+
+def test_rare_merges_are_left_to_exact_arithmetic() -> None:
+    terms = [Term(op="dense", weight=1.0, scale=scale, inputs={}) for scale in (0.3, 0.4)]
+    settings = {"normalize": True, "lambda": 1.0}
+    plain = [TrimBounds(0.5), TrimBounds()]
+    assert decided_merge("ties-mergekit", terms, settings, plain, "BF16") is not None
+    for bound in (TrimBounds(factor=2.0), TrimBounds(low_exact=Fraction(1, 3)),
+                  TrimBounds(high=2.0, high_before=0)):  # fmt: skip
+        bounds = [bound, TrimBounds()]
+        assert decided_merge("ties-mergekit", terms, settings, bounds, "BF16") is None
+    assert decided_merge("breadcrumbs-ties", terms, settings, plain, "BF16") is None
+    frequency = {"majority_sign": "frequency"}
+    assert decided_merge("ties-peft", terms, frequency, plain, "BF16") is None
 
 
 def test_weights_out_of_range_are_left_to_exact_arithmetic() -> None:

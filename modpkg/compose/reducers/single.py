@@ -3,19 +3,24 @@
 Where fine-tunes are close to the base, as nearly all of their values are, float32 rounds to the
 same bfloat16 or float16 as float64, except for values whose float32 is next to a tie, and takes
 half the time. The following holds for a value b of the base and its fine-tunes x_i, all of the same
-such dtype with f fraction bits and of the same sign, each x_i at most n · 2^f representable values
-away from b, so that 2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and b not near the ends of its range; all other
-values are computed in float64, see `modpkg.compose.narrow_floats`. Then d_i = x_i − b is an integer
-multiple of 2^(e − n − f), where e is the exponent of b, has at most 2n + f + 1 bits, and is exact
-in float32.
+such dtype with f fraction bits, of which M is the largest magnitude; all values for which a
+condition does not hold are computed in float64, see `modpkg.compose.narrow_floats`.
 
 With u = 2⁻²⁴ and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical Algorithms,
-2002, section 3.1), a sum of k rounded products is within γ_(k+1) of Σ |c_i d_i|.
+2002, section 3.1), a sum of k rounded products is within γ_(k+1) of Σ |c_i v_i|.
 
-- If all factors are short (`_short`), so are the products and their sums: float32 and float64 are
-  both exact and round to the same value, ties included.
-- If the result is between b and the x_i, |result| >= 2⁻ⁿ |b|, and Σ |c_i d_i| <= 2ⁿ |b|.
-- Otherwise the x_i must be so close that |Σ c_i d_i| <= |b| / 2 <= |result|.
+- A weighted sum X = Σ c_i x_i of base and fine-tunes is off by at most γ_k · Σ |c_i| · M. That is
+  so many units in the last place of X as k · Σ |c_i| · 2ʲ, if M <= 2ʲ |X|: only where values cancel
+  each other is X smaller.
+- A sum b + Σ c_i d_i of differences d_i = x_i − b, not all of which need to be there, with
+  Σ |c_i d_i| <= max |d_i| <= 2 M, is off by at most γ_k · 2 M in the same way. If no value is
+  smaller than 2^(f − 22) M, all are integer multiples of a number of which no d_i has more than 24
+  bits, so that the d_i are exact in float32, and so are comparisons with thresholds.
+- If all factors are short (`_short`), each x_i has the sign of b and is at most n · 2^f
+  representable values away from it, and b is not near the ends of its range, then
+  2⁻ⁿ |b| <= |x_i| <= 2ⁿ |b|, and d_i is an integer multiple of 2^(e − n − f), where e is the
+  exponent of b, of at most 2n + f + 1 bits. Products and their sums are as short: float32 and
+  float64 are both exact and round to the same value, ties included.
 """
 
 from __future__ import annotations
@@ -58,33 +63,45 @@ class NarrowFloat(NamedTuple):
     """Fraction bits: f."""
     exact: int
     """n if all factors are short: 2n + f + 1 is at most 14."""
-    between: int
-    """n if the result is between b and the x_i. A larger n puts more results next to a tie, and
-    leaves fewer x_i out of range."""
+    cancelled: int
+    """j, see above. A larger one puts more results next to a tie, and a smaller one takes more for
+    too small."""
 
 
-NARROW = {"BF16": NarrowFloat(7, 3, 2), "F16": NarrowFloat(10, 1, 1)}
+NARROW = {"BF16": NarrowFloat(7, 3, 4), "F16": NarrowFloat(10, 1, 2)}
 
 
 class SinglePrecision(NamedTuple):
     """A method in float32."""
 
-    steps: int
-    """Largest distance between an x_i and b, in representable values of the dtype."""
     ulps: int
     """Largest error against float64, in units of float32's last place; 0: exact."""
     reduce: Callable[[Array32, list[Array32], Runs, Mask], Array32]
-    """``reduce(base, deltas, runs, doubt)``: flat float32 arrays, all overwritten. Returns the
-    result, and sets ``doubt`` where it may be off by more than ``ulps``."""
+    """``reduce(base, others, runs, doubt)``: flat float32 arrays, all overwritten; the others are
+    deltas, unless it is ``of_values``. Returns the result, and sets ``doubt`` where comparisons may
+    have another outcome."""
     runs: RunsOf = lambda *_: ()
+    steps: int = 0
+    """Largest distance between an x_i and b, in representable values of the dtype, if it is exact.
+    """
+    cancelled: int = 0
+    """j, if it is not."""
+    of_values: bool = False
+    """Whether `reduce` gets the fine-tunes themselves."""
 
 
 _PARTS, _MOST = 64, 256
 """Short factors are multiples of 1 / `_PARTS` that sum to at most `_MOST` of these."""
+_MOST_REACH = 8
+"""Largest Σ |c_i|."""
+_MARGIN = Fraction(33, 32)
+"""Covers that 1 / (1 − k·u) and X's own rounding are not 1, and products that underflow."""
 _MAGNITUDE = (1 << 31) - 1
 """The bits of a float32 without its sign."""
 _LEAST = 2.0**-20
 """Smallest weight; with it no product of `disjoint_merge` underflows in float32."""
+_HUGE = np.float32(2.0**126)
+"""Its product with a weighted delta that is not 0 is larger than any weight."""
 
 
 def _short(*factors: Fraction) -> bool:
@@ -102,28 +119,34 @@ def weighted_sum(
     plain = [Fraction(weight) for weight in weights]
     divided = [weight / Fraction(divisor) for weight in plain]
     factors = [Fraction(factor) * each for each in divided]
-    reach = sum(abs(each) for each in factors)
-    rounded = len(weights) + 6  # factors, products, sums, and the error of float64 itself
     if _short(*plain) and _short(*divided) and _short(*factors):
-        steps, ulps = narrow.exact << narrow.fraction, 0
-    elif min(factors) >= 0 and reach <= 1:
-        steps, ulps = narrow.between << narrow.fraction, rounded << 2 * narrow.between
-    else:
-        # |d_i| <= steps · 2^(1 − f) · |b|
-        steps, ulps = int((1 << narrow.fraction - 2) / max(reach, 1)), 2 * rounded
-        if not steps:
-            return None
-    singles = [np.float32(float(each)) for each in factors]
+        singles = [np.float32(float(each)) for each in factors]
 
-    def reduce(base: Array32, deltas: list[Array32], _: Runs, doubt: Mask) -> Array32:
-        for delta, each in zip(deltas, singles, strict=True):
-            delta *= each
-        for delta in deltas[1:]:
-            deltas[0] += delta
-        base += deltas[0]
+        def add(base: Array32, deltas: list[Array32], _: Runs, doubt: Mask) -> Array32:
+            for delta, each in zip(deltas, singles, strict=True):
+                delta *= each
+            for delta in deltas[1:]:
+                deltas[0] += delta
+            base += deltas[0]
+            return base
+
+        return SinglePrecision(0, add, steps=narrow.exact << narrow.fraction)
+    factors.insert(0, 1 - sum(factors))
+    reach = sum(abs(each) for each in factors)
+    if reach > _MOST_REACH:
+        return None
+    shares = [np.float32(float(each)) for each in factors]
+
+    def mix(base: Array32, others: list[Array32], _: Runs, doubt: Mask) -> Array32:
+        base *= shares[0]
+        for other, share in zip(others, shares[1:], strict=True):
+            other *= share
+            base += other
         return base
 
-    return SinglePrecision(steps, ulps, reduce)
+    rounded = len(weights) + 8  # factors, products, sums, and the error of float64 itself
+    ulps = math.ceil(rounded * reach * 2**narrow.cancelled * _MARGIN)
+    return SinglePrecision(ulps, mix, cancelled=narrow.cancelled, of_values=True)
 
 
 def disjoint_merge(
@@ -145,15 +168,12 @@ def disjoint_merge(
         return None
     plain = [Fraction(weight) for weight in weights]
     exact = factor == 1.0 and _short(*plain) and _divisors_are_powers_of_two(plain, divide)
-    # |b| times this exceeds the error of Σ weight_i · d_i, as |d_i| <= 4 |b|.
-    slack = 0.0
-    if not exact and votes == "weighted":
-        slack = (count + 2) * 2.0**-21 * max(1.0, math.fsum(weights))
+    slack = np.float32(0 if exact or votes != "weighted" else (count + 3) * 2.0**-22)
     singles = [np.float32(weight) for weight in weights]
 
     def reduce(base: Array32, deltas: list[Array32], trimmed: Runs, doubt: Mask) -> Array32:
         # By the bits of floats, as signed integers: masks of booleans would have to be converted.
-        mask, scratch = np.empty(base.shape, np.int32), np.empty_like(base)
+        mask = np.empty(base.shape, np.int32)
         for delta, thresholds, weight in zip(deltas, trimmed, singles, strict=True):
             bits = delta.view(np.int32)
             if any(run.threshold > 0 for run in thresholds):
@@ -177,20 +197,15 @@ def disjoint_merge(
             np.maximum(bits, np.int32(0), out=bits)
             if divide:
                 each = weight if divide == "weights" else np.float32(1)
-                share = np.negative(bits)
-                share >>= np.int32(31)
-                share &= each.view(np.int32)
-                divisor = _added(divisor, share.view(np.float32))
+                share = delta * _HUGE
+                divisor = _added(divisor, np.minimum(share, each, out=share))
             if votes != "weighted" and weight != 1:
                 delta *= weight
             total = _added(total, delta)
         if slack:
+            # |vote| is the sum of the agreeing values less that of the others
             np.absolute(vote, out=vote)
-            np.absolute(base, out=scratch)
-            scratch *= np.float32(slack)
-            near = vote <= scratch
-            near &= total > np.float32(0)
-            doubt |= near
+            doubt |= vote < np.multiply(total, slack, out=mask.view(np.float32))
         if divisor is not None:
             np.maximum(divisor, np.float32(1e-30), out=divisor)  # where it is 0, so is the total
             total /= divisor
@@ -201,9 +216,11 @@ def disjoint_merge(
         base += total
         return base
 
-    binades = narrow.exact if exact else narrow.between
-    ulps = 0 if exact else (2 * count + 8) << 2 * narrow.between
-    return SinglePrecision(binades << narrow.fraction, ulps, reduce, runs)
+    if exact:
+        return SinglePrecision(0, reduce, runs, steps=narrow.exact << narrow.fraction)
+    cancelled = narrow.cancelled - 1
+    ulps = math.ceil((2 * count + 8) * 2 ** (cancelled + 1) * _MARGIN)
+    return SinglePrecision(ulps, reduce, runs, cancelled=cancelled)
 
 
 def _added(total: Any, more: Array32) -> Any:
