@@ -14,10 +14,10 @@ import os
 import re
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,36 @@ def _before(way: str, model: Any, base: Path) -> None:
             parameter.data = parameter.data.clone()
 
 
+def in_a_child(*words: Any, **named: Any) -> str:
+    """Return what `child` prints in a process of its own, a copy of this one.
+
+    This one has imported everything, which takes as long as all rows, and has not run torch yet: so
+    there are no threads that the copy lacks.
+    """
+    with tempfile.TemporaryFile() as out:
+        sys.stdout.flush()
+        if not (number := os.fork()):
+            status = 1
+            try:
+                os.dup2(out.fileno(), 1)
+                child(*words, **named)
+                sys.stdout.flush()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(number, 0)
+        if status:
+            raise SystemExit(f"{words[0]} failed")
+        out.seek(0)
+        return out.read().decode()
+
+
 def child(
-    way: str, base: Path, adapter: Path, installed: Path, threads: int, *, kernels: bool
+    way: str, base: Path, adapter: Path, installed: Path, threads: int, *, kernels: bool = False
 ) -> None:
     """Load once, run three times, and print the figures as JSON; with what oneDNN says if asked."""
-    import peft  # noqa: F401
     import torch
     import transformers
 
@@ -109,7 +134,6 @@ def child(
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    assert transformers.LlamaForCausalLM
     begun = time.perf_counter()
     if way == "peft":
         model: Any = by_peft(base, adapter, lambda: None)
@@ -161,8 +185,13 @@ def _kernels(output: str) -> str:
 
 def probe(shape: str, threads: int, runs: int) -> str:
     """Return a table of all rows, and what the machine says about itself."""
+    import peft  # noqa: F401
     import torch
+    import transformers
 
+    import modpkg.runtime.load  # noqa: F401
+
+    assert transformers.LlamaForCausalLM
     lines = [
         f"{described()}, {threads} threads, kernel {os.uname().release}, "
         f"{torch.backends.cpu.get_cpu_capability()}, model `{shape}` in bfloat16.",
@@ -176,13 +205,9 @@ def probe(shape: str, threads: int, runs: int) -> str:
         make_base(work / "base", SHAPES[shape])
         make_lora(work / "lora", SHAPES[shape])
         lay_out_base(work / "base", work / "installed")
-        command = [sys.executable, "-m", "benchmarks.first_forward"]
-        command += [str(work / "base"), str(work / "lora"), str(work / "installed"), str(threads)]
+        given = (work / "base", work / "lora", work / "installed", threads)
         for name, way in WAYS.items():
-            found = []
-            for _ in range(runs):
-                done = subprocess.run([*command, way], check=True, capture_output=True, text=True)
-                found.append(json.loads(done.stdout.splitlines()[-1]))
+            found = [json.loads(in_a_child(way, *given).splitlines()[-1]) for _ in range(runs)]
             best = sorted(found, key=lambda each: each["rows"][0]["seconds"])[len(found) // 2]
             first = best["rows"][0]
             times = [statistics.median(e["rows"][i]["seconds"] for e in found) for i in range(3)]
@@ -194,14 +219,7 @@ def probe(shape: str, threads: int, runs: int) -> str:
             )
         lines.append("")
         for name, way in (("mapped", "mapped"), ("copied", "copied"), ("PEFT", "peft")):
-            words = [*command, way, "kernels"]
-            done = subprocess.run(words, check=True, capture_output=True, text=True)
-            lines.append(f"First pass, {name}: oneDNN {_kernels(done.stdout)}.")
+            lines.append(
+                f"First pass, {name}: oneDNN {_kernels(in_a_child(way, *given, kernels=True))}."
+            )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    base, adapter, installed = map(Path, sys.argv[1:4])
-    child(
-        sys.argv[5], base, adapter, installed, int(sys.argv[4]), kernels="kernels" in sys.argv[6:]
-    )
