@@ -241,7 +241,8 @@ def test_float32_is_within_its_stated_error(method: str, dtype: str) -> None:
                 continue
             draws = np.random.default_rng(checked)
             start = ONE[dtype] + draws.integers(0, 1 << layout.fraction, 600)
-            near = [start + _edges(draws, single.steps or 4 << layout.fraction, 600) for _ in weights]
+            reach = single.steps or 4 << layout.fraction
+            near = [start + _edges(draws, reach, 600) for _ in weights]
             if single.ulps:
                 near = [each ^ draws.choice([0, 0, 0, 1 << 15], 600) for each in near]
             models = [each.astype(np.uint16).view(stored) for each in (start, *near)]
