@@ -99,8 +99,9 @@ class Change(Struct, frozen=True):
             return out.addmm_(x.mm(a), b, alpha=scale)
 
         def several(out: torch.Tensor, x: torch.Tensor) -> object:
-            return out.addmm_(x.mm(a).mul_(scales), b)
+            return out.addmm_(x.mm(a).mul_(each), b)
 
+        each = a if scales is None else scales
         if dtype is base:
             return one if scales is None else several
         by_row: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -131,8 +131,8 @@ def weighted_sum(
             return base
 
         return SinglePrecision(0, add, steps=narrow.exact << narrow.fraction)
-    factors.insert(0, 1 - sum(factors))
-    reach = sum(abs(each) for each in factors)
+    factors.insert(0, 1 - sum(factors, Fraction(0)))
+    reach = sum(map(abs, factors), Fraction(0))
     if reach > _MOST_REACH:
         return None
     shares = [np.float32(float(each)) for each in factors]
