@@ -100,7 +100,7 @@ _MAGNITUDE = (1 << 31) - 1
 """The bits of a float32 without its sign."""
 _LEAST = 2.0**-20
 """Smallest weight; with it no product of `disjoint_merge` underflows in float32."""
-_HUGE = np.float32(2.0**126)
+_HUGE = 2.0**126
 """Its product with a weighted delta that is not 0 is larger than any weight."""
 
 
