@@ -33,7 +33,7 @@ from tests.modules import write_module
 from tests.raising import raises
 from tests.registry.places import shared
 from tests.registry.places.servers import HEEDING, SERVERS
-from tests.registry.places.store import ROOT, stop
+from tests.registry.places.store import ROOT, StoreServer, stop
 
 _NUMBERS = itertools.count()
 Reach = Callable[[str], str]
@@ -45,18 +45,26 @@ def prefix() -> str:
     return f"teams/{os.getpid()}/{next(_NUMBERS)}"
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Callable[[str], StoreServer]]:
+    with shared.servers() as server:
+        yield server
+
+
 @pytest.fixture
-def reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reach:
+def reach(
+    server: Callable[[str], StoreServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Reach:
     for name in os.environ:
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
 
     def reached(name: str) -> str:
-        server = shared.server(name)
-        for variable, value in server.environment.items():
+        running = server(name)
+        for variable, value in running.environment.items():
             monkeypatch.setenv(variable, value)
-        return server.url
+        return running.url
 
     return reached
 
@@ -230,18 +238,18 @@ def test_reading_while_others_publish(location: str, tmp_path: Path) -> None:
     over = threading.Event()
 
     def read() -> None:
-        while not over.wait(0.02):
+        while not over.wait(0.05):
             seen.append(versions(location))
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
-        for number in range(2, 6):
+        for number in range(2, 5):
             published(tmp_path, location, version=f"{number}.0")
         over.set()
         reading.result()
     seen.append(versions(location))
     assert seen == sorted(seen, key=len)
-    assert seen[-1] == [f"{number}.0" for number in range(1, 6)]
+    assert seen[-1] == [f"{number}.0" for number in range(1, 5)]
 
 
 _KILLED = """
@@ -264,10 +272,10 @@ main(["publish", {folder!r}, "--registry", {location!r}])
 
 
 def test_a_publisher_is_killed_before_each_write(bucket: str, tmp_path: Path) -> None:
-    """The two requests that have to be refused come first."""
+    """The two requests that have to be refused come first. Not each everywhere: that takes long."""
     published(tmp_path, bucket)
     folders, seen, killed = [], ["1.0"], True
-    for writes in range(2, 20):
+    for writes in range(2, 20, 1 if bucket.startswith("gs:") else 2):
         version = f"{writes}.0"
         files = {"README.md": version.encode()}
         folders.append(write_module(tmp_path / version, "m", version, files=files))
@@ -314,7 +322,7 @@ def test_a_publisher_is_killed_in_a_large_upload(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(tmp_path, bucket, version="0.9")
-    folder = write(tmp_path / "m", numbers("a", count=6 << 20))
+    folder = write(tmp_path / "m", numbers("a", count=27 << 17))
     line = built(folder, bucket)
     done = forkserver.run("-c", _KILLED_IN_PARTS.format(folder=str(folder), location=bucket))
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -407,16 +415,20 @@ def test_lock_install_and_vendor(location: str, origin: Registry, tmp_path: Path
 
 @pytest.mark.parametrize("name", [name for name in HEEDING if name != "moto"])
 def test_who_may_only_read(
-    name: str, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    reach: Reach,
+    server: Callable[[str], StoreServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With moto everybody may write."""
     location = f"{reach(name)}/{prefix()}"
     published(tmp_path, location)
-    server = shared.server(name)
-    assert server.reading is not None
-    for variable in server.environment:
+    reading = server(name).reading
+    assert reading is not None
+    for variable in server(name).environment:
         monkeypatch.delenv(variable)
-    for variable, value in server.reading.items():
+    for variable, value in reading.items():
         monkeypatch.setenv(variable, value)
     assert versions(location) == ["1.0"]
     with raises("M846", "these credentials may not write there"):

@@ -10,6 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -29,26 +32,53 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Stop what was started, in the process that has begun."""
+    """Remove the folder, in the process that has begun, and stop what may still run there."""
     root = Path(os.environ.get(FOLDER, os.devnull))
     if not root.is_dir() or (root / "owner").read_text() != str(os.getpid()):
         return
-    for state in root.glob("*.json"):
-        stop(json.loads(state.read_text())["groups"])
+    _stop_all(root)
     shutil.rmtree(root, ignore_errors=True)
     del os.environ[FOLDER]
 
 
-def server(name: str) -> StoreServer:
-    """Return a running server with an empty bucket, or one that other tests have used."""
+@contextmanager
+def servers() -> Iterator[Callable[[str], StoreServer]]:
+    """Give what returns a running server, which other tests may use or have used.
+
+    When nobody is in such a block any more, all are stopped: some use the processor while idle.
+    """
     begin()
     root = Path(os.environ[FOLDER])
-    state = root / f"{name}.json"
+    users, lock = root / "users", FileLock(root / "users.lock")
+
+    def count(change: int) -> int:
+        number = (int(users.read_text()) if users.exists() else 0) + change
+        users.write_text(str(number))
+        return number
+
+    with lock:
+        count(1)
+    try:
+        yield partial(_server, root)
+    finally:
+        with lock:
+            if count(-1) == 0:
+                _stop_all(root)
+
+
+def _stop_all(root: Path) -> None:
+    for state in root.glob("*.json"):
+        stop(json.loads(state.read_text())["groups"])
+        state.unlink()
+        shutil.rmtree(state.with_suffix(""), ignore_errors=True)
+
+
+def _server(root: Path, name: str) -> StoreServer:
+    state, folder = root / f"{name}.json", root / name
     with FileLock(root / f"{name}.lock"):
         if state.exists():
             return SERVERS[name](json.loads(state.read_text())["port"])
         running = SERVERS[name]()
-        folder = root / name
         folder.mkdir()
         groups = running.start(folder, int((root / "owner").read_text()))
         state.write_text(json.dumps({"port": running.port, "groups": groups}))
