@@ -117,7 +117,7 @@ SLOWEST_BYTES_PER_SECOND = 1000
 SMALL_FILE_SECONDS = 900
 #: What a server may ask for, all in all, before a request is tried again (Retry-After), seconds.
 RETRY_AFTER_SECONDS = 300
-#: Sending a part of 8 MiB (16 are sent at once), or a small file, to an object store, seconds.
+#: Sending a part of 8 MiB (8 are sent at once), or a small file, to an object store, seconds.
 UPLOAD_PART_SECONDS = 600
 #: The time in which a large file may be sent to an object store again after a failure, seconds.
 UPLOAD_SECONDS = 3600

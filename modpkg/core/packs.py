@@ -33,6 +33,9 @@ class _HeaderEntry(Struct, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
+_DECODER = msgspec.json.Decoder(_HeaderEntry)
+
+
 class PackTensor(Struct, frozen=True):
     """One tensor's position in a pack file."""
 
@@ -101,9 +104,7 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
     try:
         raw = msgspec.json.decode(header, type=dict[str, msgspec.Raw])
         raw.pop(METADATA, None)
-        entries = {
-            name: msgspec.json.decode(entry, type=_HeaderEntry) for name, entry in raw.items()
-        }
+        entries = {name: _DECODER.decode(entry) for name, entry in raw.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PackError("M201", path=path, reason=f"its header is malformed ({error})") from None
     start = 8 + len(header)

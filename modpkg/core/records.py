@@ -6,6 +6,8 @@ written as canonical JSON: keys sorted, no white space, UTF-8, no NaN.
 
 from __future__ import annotations
 
+import functools
+import threading
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -338,6 +340,15 @@ def canonical_json(value: Any) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
 
+_MEETING = threading.Lock()
+"""msgspec may crash where several threads use a class of records for the first time."""
+
+
+@functools.cache
+def _decoder(kind: type[Record]) -> msgspec.json.Decoder[Record]:
+    return msgspec.json.Decoder(kind)
+
+
 def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
     """Return the record in ``data``, checked against its format.
 
@@ -353,7 +364,9 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
             remedy=_REPAIRED.get(kind.__name__, RESTORE),
         )
     try:
-        record = msgspec.json.decode(data, type=kind)
+        with _MEETING:
+            decoder = _decoder(kind)
+        record: Record = decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(
             "M209",

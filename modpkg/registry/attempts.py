@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from email.message import Message
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,8 @@ class Attempts:
         self._until = time.monotonic() + seconds
         self._ask = ask
         self._granted = 0.0
+        self.asked: float | None = None
+        """For how many seconds the server wants to be left alone, where that is too long."""
 
     def again(self, failure: str) -> bool:
         """Wait, and return True, if a request that failed like this is to be tried again.
@@ -74,6 +77,7 @@ class Attempts:
         self._pause = min(2 * self._pause, 15.0)
         if status in _BUSY and (asked := self._ask()) is not None:
             if self._granted + asked > bounds.RETRY_AFTER_SECONDS:
+                self.asked = asked
                 return False
             self._granted += asked
             self._until += asked
@@ -87,6 +91,18 @@ def asked_wait(address: str, headers: Mapping[str, str]) -> float | None:
 
     Zero if it is not busy any more; None if it does not say, or cannot be asked.
     """
+    if (head := head_of(address, headers)) is None:
+        return None
+    status, answered = head
+    if status not in _BUSY:
+        return 0.0
+    text = answered.get("Retry-After")
+    return None if text is None else _seconds(text.strip())
+
+
+def head_of(address: str, headers: Mapping[str, str]) -> tuple[int, Message] | None:
+    """Return the status and the headers of a server's answer; None if none comes."""
+    from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -94,23 +110,20 @@ def asked_wait(address: str, headers: Mapping[str, str]) -> float | None:
         def redirect_request(self, *_: Any) -> None:
             return None
 
-    def ask() -> tuple[int, str | None]:
+    def ask() -> tuple[int, Message]:
         request = Request(address, headers=dict(headers), method="HEAD")  # noqa: S310
         opener = build_opener(NoRedirects)
         try:
             with opener.open(request, timeout=bounds.CONNECT_SECONDS) as answer:
-                return answer.status, answer.headers.get("Retry-After")
+                return answer.status, answer.headers
         except HTTPError as error:
             with error:
-                return error.code, error.headers.get("Retry-After")
+                return error.code, error.headers
 
     try:
-        status, text = wait_for(ask, 2 * bounds.CONNECT_SECONDS)
-    except (OSError, ValueError, TooLate):
+        return wait_for(ask, 2 * bounds.CONNECT_SECONDS)
+    except (OSError, ValueError, HTTPException, TooLate):
         return None
-    if status not in _BUSY:
-        return 0.0
-    return None if text is None else _seconds(text.strip())
 
 
 def _seconds(text: str) -> float | None:

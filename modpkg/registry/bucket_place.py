@@ -41,7 +41,7 @@ PART = 8 << 20
 """Bytes of a part of an upload, and of the largest blob that is sent by one request."""
 PARTS_AT_ONCE = 4
 """Parts of one blob that are sent at the same time."""
-BLOBS_AT_ONCE = 4
+BLOBS_AT_ONCE = 2
 """Large blobs that are sent at the same time."""
 REQUESTS_AT_ONCE = 16
 _NO_VERSION = {"e_tag": '"00000000000000000000000000000000"', "version": "1"}
@@ -78,12 +78,12 @@ class BucketPlace:
 
     def prepare(self, name: str | None = None) -> None:
         try:
-            self._source.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+            self._check_conditions()
         except FileMissing:
             last = self._source.url.rpartition("/")[2]
             info = RegistryInfo(spec=SPEC, name=name or new_name(last))
-            self._create(REGISTRY_INFO, canonical_json(info) + b"\n")
-        self._check_conditions()
+            self._written(REGISTRY_INFO, canonical_json(info) + b"\n", "create")
+            self._check_conditions()
 
     def _check_conditions(self) -> None:
         """Check that the store heeds conditions, by requests that are to be refused.
@@ -92,6 +92,7 @@ class BucketPlace:
 
         Raises:
             PublishError: It ignores one.
+            FileMissing: There is no registry.
         """
         if self._conditions_hold:
             return
@@ -183,10 +184,6 @@ class BucketPlace:
             if version_in(found) == version
             else None
         )
-
-    def _create(self, path: str, data: bytes) -> bool:
-        """Write a file unless it is there; return whether it was not."""
-        return self._written(path, data, "create") is not None
 
     def _written(self, path: str, data: bytes, mode: str | dict[str, Any]) -> dict[str, Any] | None:
         """Write a small file, and return its version; None if the condition does not hold."""
@@ -313,12 +310,21 @@ class BucketPlace:
             if done():
                 return None
             if not attempts.again(str(failure)):
-                raise self._refused(failure, path, writes=writes) from None
+                raise self._refused(failure, path, attempts, writes=writes) from None
 
-    def _refused(self, error: Exception, path: str, *, writes: bool = True) -> ModpkgError:
-        if writes:
-            return write_error(error, self.url, path)
-        return self._source.request_error(error, path)
+    def _refused(
+        self,
+        error: Exception,
+        path: str,
+        attempts: Attempts | None = None,
+        *,
+        writes: bool = True,
+    ) -> ModpkgError:
+        """Return the error to raise for what obstore raised."""
+        known = self._source.request_error(error, path, attempts)
+        if not writes or known.code == "M320":
+            return known
+        return write_error(error, self.url, known)
 
 
 class _Sent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from modpkg.core import bounds
-from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
+from modpkg.core.errors import PublishError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.registry.attempts import STATUS as _STATUS
 from modpkg.registry.credentials import INCOMPLETE, endpoint_of, missing_credentials
@@ -44,27 +44,30 @@ _FAILURES = (
 
 
 def request_error(
-    error: Exception,
+    text: str,
     url: str,
     path: str,
     *,
     logged_in: bool = False,
     silence: float = bounds.SILENCE_SECONDS,
     begun: bool = False,
+    asked: float | None = None,
 ) -> RegistryUnreachable:
-    """Return the error to raise for what obstore raised when it read ``path``.
+    """Return the error to raise for the text of what obstore raised when it read ``path``.
 
     Of the server's answer only the status is repeated. ``logged_in`` is whether credentials were
     sent, ``silence`` how long it may be silent, in seconds, and ``begun`` whether its answer had
-    begun.
+    begun; ``asked`` is for how many seconds it wants to be left alone, if that is too long.
     """
-    text = str(error)
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
         if any(sign in text for sign in (*_METADATA, *INCOMPLETE)):
             return missing_credentials(url)
         if (refusal := refusal_of(text, url)) is not None:
             return RegistryUnreachable("M849", url=url, **refusal._asdict())
+    if asked is not None:
+        reason = f"it limits the rate of requests, and wants to be left alone for {asked:.0f} s"
+        return RegistryUnreachable("M302", url=url, reason=reason)
     if match := _STATUS.search(text):
         status = int(match[1])
         if status == 410:
@@ -90,11 +93,15 @@ def request_error(
     return RegistryUnreachable("M302", url=url, reason=f"{path}: {plain[:300]}")
 
 
-def write_error(error: Exception, url: str, path: str) -> ModpkgError:
-    """Return the error to raise for what obstore raised when it wrote ``path``."""
-    text = str(error)
-    refusal, status = refusal_of(text, url), _STATUS.search(text)
-    if refusal is None and status is not None and status[1] in ("401", "403"):
+def write_error(error: Exception, url: str, known: RegistryUnreachable) -> PublishError:
+    """Return the error to raise for what obstore raised when it wrote.
+
+    ``known`` is what would be raised if it had read.
+    """
+    refusal, status = None, _STATUS.search(str(error))
+    if known.code == "M849":
+        refusal = Refusal(str(known.values["reason"]), str(known.values["remedy"]))
+    elif status is not None and status[1] in ("401", "403"):
         refusal = Refusal(
             f"these credentials may not write there ({status[1]})",
             "ask its owner for access, or set others (AWS_…, GOOGLE_…, AZURE_…)",
@@ -102,9 +109,6 @@ def write_error(error: Exception, url: str, path: str) -> ModpkgError:
     if refusal is None and status is not None and status[1] == "404":
         refusal = Refusal("there is nothing at this address", "create it, or correct the address")
     if refusal is None:
-        known = request_error(error, url, path)
-        if known.code == "M320":
-            return known
         refusal = Refusal(str(known.values.get("reason", "")), "try again")
     return PublishError("M846", url=url, **refusal._asdict())
 

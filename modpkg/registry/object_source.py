@@ -16,10 +16,11 @@ from modpkg.core.home import config_path
 from modpkg.manifest.config import Login, StoreAccess
 from modpkg.manifest.limits import DEFAULTS
 from modpkg.registry.allowance import Allowance
-from modpkg.registry.attempts import Attempts, asked_wait
+from modpkg.registry.attempts import Attempts, asked_wait, head_of
 from modpkg.registry.http_errors import request_error
 from modpkg.registry.object_store import library, open_store
 from modpkg.registry.pace import Pace
+from modpkg.registry.refusals import ELSEWHERE
 from modpkg.registry.requests import Abandoned, wait_for
 from modpkg.registry.source import FileMissing, RangesUnsupported, too_large
 from modpkg.registry.validator import FetchedFile, Validator, validator_of
@@ -121,9 +122,14 @@ class ObjectSource:
 
     def asked_wait(self) -> float | None:
         """Return for how many seconds the server wants to be left alone; None if it is unknown."""
+        address = self._head_address()
+        return None if address is None else asked_wait(*address)
+
+    def _head_address(self) -> tuple[str, dict[str, str]] | None:
+        """Return where a request for the head of a file goes, and its headers."""
         if urlsplit(self.url).scheme in ("http", "https"):
             login = {} if self._login is None else {"Authorization": self._login.authorization()}
-            return asked_wait(f"{self.url}/{REGISTRY_INFO}", login)
+            return f"{self.url}/{REGISTRY_INFO}", login
         minute = timedelta(seconds=60)
         try:
             signed = wait_for(
@@ -134,7 +140,14 @@ class ObjectSource:
             raise
         except Exception:  # it cannot be signed with these credentials
             return None
-        return asked_wait(signed, {})
+        return signed, {}
+
+    def _region(self) -> str:
+        """Return what a bucket elsewhere says of its region, as in the text of a refusal."""
+        address = self._head_address()
+        head = None if address is None else head_of(*address)
+        region = "" if head is None else head[1].get("x-amz-bucket-region", "")
+        return f"<Region>{region}</Region>"
 
     def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
         return self._whole(path, {}, most).data
@@ -265,7 +278,7 @@ class ObjectSource:
                 if conditional and isinstance(error, errors.NotModifiedError):
                     raise _NotModified from None
                 if not attempts.again(str(error)):
-                    raise self.request_error(error, path) from None
+                    raise self.request_error(error, path, attempts) from None
 
     def names(self, folder: str) -> list[str] | None:
         if urlsplit(self.url).scheme in ("http", "https"):
@@ -278,15 +291,25 @@ class ObjectSource:
         return sorted(entry["path"].rsplit("/", 1)[-1] for entry in listing["objects"])
 
     def request_error(
-        self, error: Exception, path: str, *, begun: bool = False
+        self,
+        error: Exception,
+        path: str,
+        attempts: Attempts | None = None,
+        *,
+        begun: bool = False,
     ) -> RegistryUnreachable:
+        """Return the error to raise for what obstore raised; see `http_errors.request_error`."""
+        text = str(error)
+        if ELSEWHERE in text and urlsplit(self.url).scheme == "s3":
+            text += self._region()
         return request_error(
-            error,
+            text,
             self.url,
             path,
             logged_in=self._login is not None,
             silence=self._patience.total_seconds(),
             begun=begun,
+            asked=None if attempts is None else attempts.asked,
         )
 
 

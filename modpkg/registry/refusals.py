@@ -27,6 +27,8 @@ _ELSEWHERE = {
     *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
     *("TemporaryRedirect", "Redirect"),
 }
+ELSEWHERE = "redirect without LOCATION"
+"""What obstore says of an answer of 301, whose body it leaves out."""
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
 
 
@@ -53,7 +55,7 @@ def refusal_of(text: str, url: str) -> Refusal | None:
         return Refusal(
             "the credentials that were found are not valid there", f"set others ({_names(url)})"
         )
-    if codes & _ELSEWHERE or "redirect without LOCATION" in text:
+    if codes & _ELSEWHERE or ELSEWHERE in text:
         match = _REGION.search(text) or _EXPECTED.search(text)
         where = f"in the region {match[1]}" if match else "in another region"
         region = match[1] if match else "that region"

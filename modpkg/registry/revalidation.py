@@ -31,6 +31,9 @@ class _Seen(Struct, frozen=True):
     validator: Validator
 
 
+_DECODER = msgspec.json.Decoder(_Seen)
+
+
 def revalidated(source: Source, path: str, cached: Path, most: int) -> bytes:
     """Return a file of a source, from ``cached`` if the source says that it has not changed.
 
@@ -72,7 +75,7 @@ def _seen(path: Path, data: bytes) -> _Seen | None:
     """Return what came with a file of this content; None if that is not known."""
     text = _read(path)
     try:
-        seen = None if text is None else msgspec.json.decode(text, type=_Seen)
+        seen = None if text is None else _DECODER.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return seen if seen is not None and seen.digest == digest_bytes(data) else None

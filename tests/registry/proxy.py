@@ -100,6 +100,9 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
     proxy: FaultyProxy
 
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: clients that are killed hang up."""
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +33,12 @@ from modpkg.registry.unnamed import remove_unnamed
 from modpkg.registry.upkeep import all_names, open_alone
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build
+from registry_spec.check import check
+from tests import forkserver
 from tests.changing import Numbers, a_little, numbers, write
 from tests.modules import publish_versions, write_module
 from tests.raising import raises
-from tests.registry.proxy import Fault, FaultyProxy
+from tests.registry.proxy import Fault, FaultyProxy, Passed
 from tests.registry.s3 import running_s3, use_s3
 
 
@@ -161,34 +168,35 @@ def test_bytes_that_changed_are_never_seen(
     assert registry_at(at).index("m") == []
 
 
-@pytest.mark.parametrize("kind", ["drop", "lose", "done_then", "503"])
-def test_each_request_may_fail_once(s3: FaultyProxy, tmp_path: Path, kind: str) -> None:
-    fault = {
-        "drop": Fault(drop=True),
-        "lose": Fault(lose=True),
-        "done_then": Fault(done_then=500),
-        "503": Fault(status=503),
-    }[kind]
-    failed: set[tuple[str, str, bytes]] = set()
+def test_each_request_may_fail_twice(s3: FaultyProxy, tmp_path: Path) -> None:
+    kinds = [Fault(drop=True), Fault(lose=True), Fault(done_then=500), Fault(status=503)]
+    failed: Counter[tuple[str, str, bytes]] = Counter()
 
-    def once(passed: Any) -> Fault:
+    def twice(passed: Passed) -> Fault:
         key = passed.method, passed.path, passed.body
-        if key in failed or "X-Amz-Signature" in passed.path:
+        if "X-Amz-Signature" in passed.path or failed[key] == 2:
             return Fault()
-        failed.add(key)
-        return fault
+        failed[key] += 1
+        return kinds[(passed.number + failed.total()) % 4]
 
     publish(write_module(tmp_path / "m", "m", files={"README.md": b"one"}))
-    s3.fault = once
+    s3.fault = twice
     line = publish(write_module(tmp_path / "m2", "m", "2.0", files={"README.md": b"two"}))
     s3.fault = lambda passed: Fault()
-    assert len(failed) > 8
+    assert failed.total() > 16
     reader = registry_at(place())
     assert [each.version for each in reader.index("m")] == ["1.0", "2.0"]
     assert reader.record(line).files
     modules = reader.modules()
     assert modules is not None
     assert modules["m"].version == "2.0"
+
+
+def test_who_is_asked_to_wait_for_long_is_told(s3: FaultyProxy, tmp_path: Path) -> None:
+    s3.fault = lambda passed: Fault(status=503, headers={"Retry-After": "1000"})
+    with raises("M302", "wants to be left alone for 1000 s"):
+        place().prepare()
+    assert len(s3.seen) < 5
 
 
 def test_who_is_asked_to_wait_waits(s3: FaultyProxy, tmp_path: Path) -> None:
@@ -207,30 +215,6 @@ def test_who_is_asked_to_wait_waits(s3: FaultyProxy, tmp_path: Path) -> None:
     assert began[1] - began[0] >= 2
 
 
-def test_eight_publishers_at_once(s3: FaultyProxy, tmp_path: Path) -> None:
-    folders = [
-        write_module(tmp_path / f"{name}-{version}", name, version, files={"a.md": b"%d" % number})
-        for number, (name, version) in enumerate(
-            [(f"m{n}", "1.0") for n in range(3)] + [("one", f"{v}.0") for v in range(5)]
-        )
-    ]
-    place().prepare()
-    with ThreadPoolExecutor(8) as pool:
-        lines = list(pool.map(publish, folders))
-    reader = registry_at(place())
-    assert [line.version for line in reader.index("one")] == [f"{v}.0" for v in range(5)]
-    assert reader.names() == ["m0", "m1", "m2", "one"]
-    modules = reader.modules()
-    assert modules is not None
-    assert {name: line.version for name, line in modules.items()} == {
-        "m0": "1.0",
-        "m1": "1.0",
-        "m2": "1.0",
-        "one": "4.0",
-    }
-    assert all(reader.record(line).files for line in lines)
-
-
 def refused(code: str, message: str, status: int = 403, more: str = "") -> Fault:
     body = f"<Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
     return Fault(status=status, headers={"Content-Type": "application/xml"}, body=body.encode())
@@ -242,37 +226,42 @@ SKEWED = (
 )
 
 
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [
-        (refused("AccessDenied", "no"), "these credentials may not write there"),
-        (refused("ExpiredToken", "old", 400), "the credentials have expired; log in again"),
-        (refused("InvalidAccessKeyId", "?"), "the credentials that were found are not valid there"),
-        (refused("SignatureDoesNotMatch", "?"), "not valid there; set others"),
-        (
-            refused("RequestTimeTooSkewed", "late", 403, SKEWED),
-            "the clock of this machine is off by 60 minutes; set it",
-        ),
-        (
-            refused("AuthorizationHeaderMalformed", "x", 400, "<Region>eu-west-1</Region>"),
-            "in the region eu-west-1; set AWS_REGION to eu-west-1",
-        ),
-        (refused("PermanentRedirect", "x", 301), "in another region"),
-        (refused("NoSuchBucket", "x", 404), "there is no bucket 'bucket'; create it"),
-        (refused("QuotaExceeded", "x", 403), "the bucket is full"),
-    ],
-)
-def test_each_refusal_is_one_sentence(
-    s3: FaultyProxy, tmp_path: Path, fault: Fault, sentence: str
-) -> None:
+REGION = {"x-amz-bucket-region": "eu-west-1"}
+REFUSALS = [
+    (refused("AccessDenied", "no"), "these credentials may not write there"),
+    (refused("ExpiredToken", "old", 400), "the credentials have expired; log in again"),
+    (refused("InvalidAccessKeyId", "?"), "the credentials that were found are not valid there"),
+    (refused("SignatureDoesNotMatch", "?"), "not valid there; set others"),
+    (
+        refused("RequestTimeTooSkewed", "late", 403, SKEWED),
+        "the clock of this machine is off by 60 minutes; set it",
+    ),
+    (
+        refused("AuthorizationHeaderMalformed", "x", 400, "<Region>eu-west-1</Region>"),
+        "in the region eu-west-1; set AWS_REGION to eu-west-1",
+    ),
+    (refused("PermanentRedirect", "x", 301), "in another region"),
+    (replace(refused("", "", 301), headers=REGION), "in the region eu-west-1"),
+    (refused("NoSuchBucket", "x", 404), "there is no bucket 'bucket'; create it"),
+    (refused("QuotaExceeded", "x", 403), "the bucket is full"),
+]
+
+
+def test_each_refusal_is_one_sentence(s3: FaultyProxy, tmp_path: Path) -> None:
     publish(write_module(tmp_path / "m", "m"))
-    s3.fault = lambda passed: fault if passed.method in ("PUT", "POST") else Fault()
-    with raises("M846", sentence):
-        publish(write_module(tmp_path / "m2", "m", "2.0"))
-    s3.fault = lambda passed: fault if "jsonl" in passed.path else Fault()
-    if fault.status != 404:
-        with raises("M314" if "AccessDenied" in str(fault.body) else "M849"):
-            registry_at(place()).index("m")
+    source, line = built(write_module(tmp_path / "m2", "m", "2.0"), place())
+    for fault, sentence in REFUSALS:
+        s3.fault = partial(failing, fault, lambda passed: passed.method in ("PUT", "POST", "HEAD"))
+        with raises("M846", sentence):
+            RegistryWriter(place()).publish(source, line)
+        s3.fault = partial(failing, fault, lambda passed: "jsonl" in passed.path)
+        if fault.status != 404:
+            with raises("M314" if b"AccessDenied" in fault.body else "M849"):
+                registry_at(place()).index("m")
+
+
+def failing(fault: Fault, where: Callable[[Passed], bool], passed: Passed) -> Fault:
+    return fault if where(passed) else Fault()
 
 
 def test_a_bucket_that_is_not_there(s3: FaultyProxy, tmp_path: Path) -> None:
@@ -335,3 +324,76 @@ def test_a_bucket_is_looked_after_as_a_folder_is(
     assert (freed.files, freed.freed, freed.left) == (1, 4, 2)
     fresh = open_alone(place().source.url, Settings())
     assert Verification(fresh, Progress()).run(["lib"]).damaged == []
+
+
+def test_eight_publishers_that_are_killed_lose_nothing(
+    moto: str, s3: FaultyProxy, tmp_path: Path
+) -> None:
+    """Each is killed at another of its requests, before or after the store has done it."""
+    releases = [(f"m{n}", "1.0") for n in range(3)] + [("one", f"{v}.0") for v in range(5)]
+    place().prepare()
+    with ExitStack() as stack:
+        workers = []
+        for number, (name, version) in enumerate(releases):
+            folder = write_module(tmp_path / f"{name}-{version}", name, version)
+            (folder / "a.md").write_text(str(number))
+            built(folder, place())
+            proxy = stack.enter_context(FaultyProxy(moto))
+            command = [forkserver.python(), "-m", "tests.registry.publisher"]
+            start = partial(
+                subprocess.Popen,
+                [*command, "s3://bucket/team/models", str(folder / "dist")],
+                env={**os.environ, "AWS_ENDPOINT_URL": proxy.url},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            workers.append(Worker(start, 7 + number, number % 2 == 0))
+            proxy.fault = workers[-1].fault
+        for worker in workers:
+            worker.begin()
+        for worker in workers:
+            worker.process.communicate(timeout=120)
+        assert all(worker.killed for worker in workers)
+        with ThreadPoolExecutor(8) as pool:
+            again = [
+                pool.submit(publish_tree, tmp_path / f"{name}-{version}" / "dist")
+                for name, version in releases
+            ]
+            assert [done.result().version for done in again] == [each[1] for each in releases]
+    report = check("s3://bucket/team/models")
+    assert (report.problems, report.modules, report.releases) == ([], 4, 8)
+    modules = registry_at(place()).modules()
+    assert modules is not None
+    assert {name: line.version for name, line in modules.items()} == {
+        "m0": "1.0",
+        "m1": "1.0",
+        "m2": "1.0",
+        "one": "4.0",
+    }
+
+
+def publish_tree(tree: Path) -> IndexLine:
+    """Publish what was built."""
+    source = Registry(str(tree))
+    (name,) = source.names() or ()
+    return RegistryWriter(place()).publish(source, *source.index(name))
+
+
+class Worker:
+    """A publisher that is killed at one of its requests, and then begins again."""
+
+    def __init__(
+        self, start: Callable[[], subprocess.Popen[str]], at: int, when_done: bool
+    ) -> None:
+        self._start, self._at, self._when_done = start, at, when_done
+        self.killed = False
+
+    def begin(self) -> None:
+        self.process = self._start()
+
+    def fault(self, passed: Passed) -> Fault:
+        if self.killed or passed.number != self._at:
+            return Fault()
+        self.killed = True
+        self.process.kill()
+        return Fault() if self._when_done else Fault(drop=True)

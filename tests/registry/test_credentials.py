@@ -106,8 +106,8 @@ def test_azure_as_its_tool(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_credential_is_called_that(url: str, remedy: str) -> None:
     """obstore asks the metadata service last, and tells of that only."""
     text = "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token: 403"
-    error = request_error(Exception(text), url, "registry.json")
+    error = request_error(text, url, "registry.json")
     assert error.code == "M320"
     assert remedy in str(error)
     text = "Client error with status code: 403 Forbidden"
-    assert "config.toml" not in str(request_error(Exception(text), url, "registry.json"))
+    assert "config.toml" not in str(request_error(text, url, "registry.json"))
