@@ -11,7 +11,7 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import HubAddress, hub_token
 from modpkg.manifest.config import SentToken, StoreAccess
 from modpkg.registry.allowance import Allowance
-from modpkg.registry.attempts import STATUS, asked_wait
+from modpkg.registry.attempts import STATUS, Attempts, asked_wait
 from modpkg.registry.hub_client import open_hub
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.object_store import is_private, open_store
@@ -63,11 +63,16 @@ class HubSource(ObjectSource):
         return names_in(folder, (file.path for file in files))
 
     def request_error(
-        self, error: Exception, path: str, *, begun: bool = False
+        self,
+        error: Exception,
+        path: str,
+        attempts: Attempts | None = None,
+        *,
+        begun: bool = False,
     ) -> RegistryUnreachable:
         status = STATUS.search(str(error))
         if status is None or status[1] not in ("401", "403"):
-            return super().request_error(error, path, begun=begun)
+            return super().request_error(error, path, attempts, begun=begun)
         login = "run 'hf auth login', or set HF_TOKEN"
         if self._login is None:
             reason = "there is no such repository, or it is not for everybody"
