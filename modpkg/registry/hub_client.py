@@ -349,8 +349,8 @@ def open_hub(what: str, progress: Progress | None = None) -> Iterator[HubClient]
 _LOCK = threading.RLock()
 _open: list[str] = []
 """The hubs that are open, in all threads."""
-_quiet: list[Any] = []
-"""Whether bars of progress were off before, and what was logged."""
+_before: list[Any] = []
+"""Whether bars of progress were off before, what was logged, and whether Xet was off."""
 
 
 def _take(hub: Any, http: Any, endpoint: str) -> None:
@@ -374,7 +374,12 @@ def _take(hub: Any, http: Any, endpoint: str) -> None:
             timeout=http.Timeout(**limits, **silence),
         )
 
-    _quiet[:] = [hub.utils.are_progress_bars_disabled(), hub.utils.logging.get_verbosity()]
+    _before[:] = [
+        hub.utils.are_progress_bars_disabled(),
+        hub.utils.logging.get_verbosity(),
+        hub.constants.HF_HUB_DISABLE_XET,
+    ]
+    hub.constants.HF_HUB_DISABLE_XET = True  # its own client has none of these bounds
     hub.utils.disable_progress_bars()
     hub.utils.logging.set_verbosity_error()
     hub.set_client_factory(made)
@@ -384,8 +389,9 @@ def _give_back(hub: Any) -> None:
     """Undo `_take`."""
     own = importlib.import_module("huggingface_hub.utils._http").default_client_factory
     hub.set_client_factory(own)
-    hub.utils.logging.set_verbosity(_quiet[1])
-    if not _quiet[0]:
+    hub.utils.logging.set_verbosity(_before[1])
+    hub.constants.HF_HUB_DISABLE_XET = _before[2]
+    if not _before[0]:
         hub.utils.enable_progress_bars()
 
 

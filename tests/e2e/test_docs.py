@@ -10,6 +10,7 @@ it is run, and ``<!-- exits: 1 -->`` that a command of it may exit so.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -33,9 +34,12 @@ from tests import forkserver
 from tests.command import modpkg
 from tests.documents import CHECKED, PAGES, ROOT, Block, blocks_of
 from tests.e2e.docs_world import make_world
+from tests.hub_server import TOKEN, Hub, hub_server
 from tests.registry.s3 import running_s3, use_s3
+from tests.tiny import ADAPTER_CONFIG, CONFIG, adapter_weights, base_weights
 
 BUCKET = "s3://models"
+HUB = "hf://acme/"
 ELSEWHERE = {"/srv/models": "srv", "https://models.acme.example": "acme"}
 """Addresses in the pages, and the folder of the world that stands for each."""
 PRELUDE = """
@@ -195,6 +199,15 @@ def completed(text: str, tables: Collection[str]) -> str:
     return f'[module]\nname = "it"\nversion = "1.0"\nkind = "{kind}"\nlicense = "MIT"\n\n{text}'
 
 
+def fill_hub(hub: Hub) -> None:
+    """Make the repositories that the pages name."""
+    hub.repository("acme/models")
+    base = {"config.json": json.dumps(CONFIG).encode(), "model.safetensors": base_weights()}
+    hub.repository("acme/tiny-llama", base)
+    adapter = {"adapter_config.json": json.dumps(ADAPTER_CONFIG).encode()}
+    hub.repository("acme/polite", adapter | {"adapter_model.safetensors": adapter_weights(1)})
+
+
 def is_run(block: Block) -> bool:
     return block.language in CHECKED and not block.marks.keys() & {"not run", "shown by"}
 
@@ -212,6 +225,11 @@ def test_what_a_page_says_works(
             url = servers.enter_context(running_s3())
             use_s3(monkeypatch, url)
             urlopen(Request(f"{url}/{urlsplit(BUCKET).netloc}", method="PUT")).close()
+        if any(HUB in block.text for block in blocks):
+            hub = servers.enter_context(hub_server())
+            fill_hub(hub)
+            monkeypatch.setenv("HF_ENDPOINT", hub.url)
+            monkeypatch.setenv("HF_TOKEN", TOKEN)
         failed = [reason for block in blocks if (reason := reader.fails(block))]
     assert not failed, "\n\n".join(failed)
 

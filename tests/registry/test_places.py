@@ -72,11 +72,9 @@ def reach(
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A repository of a hub, in this process, in which nothing is."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     with hub_server() as state:
-        for name in ("HF_HUB_DISABLE_XET", "HF_ENDPOINT", "HF_TOKEN"):
-            value = {"HF_ENDPOINT": state.url, "HF_TOKEN": TOKEN}.get(name, "1")
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_ENDPOINT", state.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         state.repository("team/models")
         yield "hf://team/models"
 
