@@ -54,6 +54,7 @@ def test_an_exported_adapter_on_the_exported_base_is_the_model(talker: Path, mod
 
 def test_an_exported_adapter_equals_its_release(talker: Path) -> None:
     assert set(modpkg_json("export", "tiny-lora", "adapter", "--to", "peft")["files"]) == {
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     }

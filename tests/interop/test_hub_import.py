@@ -387,3 +387,65 @@ def test_the_hub_stays_off_for_the_rest(hub: Hub) -> None:
 
 def test_a_name_of_a_hub_is_told_from_a_path() -> None:
     assert "hf://org/tiny" in run("hf", "org/tiny").output
+
+
+def test_an_export_has_a_card_that_names_what_it_was_made_from(hub: Hub, home: Path) -> None:
+    from modpkg.interop.model_card import read_card
+    from tests.command import modpkg
+
+    base = hub.repository("org/tiny", base_files())
+    files = {
+        "adapter_config.json": json.dumps(ADAPTER_CONFIG).encode(),
+        "adapter_model.safetensors": adapter_weights(1),
+        "README.md": b"---\nlicense: mit\ndatasets: org/polite\n---\n",
+    }
+    hub.repository("org/formal", files)
+    for form, name, more in (("hf", "tiny", ()), ("peft", "formal", ("--base", "tiny==1.0.0"))):
+        done = run(form, f"hf://org/{name}", *more)
+        assert done.exit_code == 0, (done.output, done.exception)
+        modpkg("build", name)
+        modpkg("publish", name)
+    Path("modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nformal = "*"\ntiny = "*"\n'
+        '[models.polite]\nbase = "tiny"\nsteps = [{ op = "lora", module = "formal" }]\n'
+    )
+    modpkg("install")
+    modpkg("export", "polite", "out")
+    text = (Path("out") / "README.md").read_text()
+    assert f"| tiny | 1.0.0 | base | LicenseRef-llama3.2 | hf://org/tiny@{base.head.sha} |" in text
+    for line in (
+        "base_model:\n- org/tiny\n",
+        "base_model_relation: finetune\n",
+        "library_name: transformers\n",
+    ):
+        assert line in text
+    said = read_card(Path("out")).card
+    assert said.datasets == ("org/texts", "org/more: texts", "org/polite")
+    assert said.tags == ("modpkg", "chat")
+    modpkg("export", "formal", "--to", "peft", "adapter")
+    assert "mit" in (Path("adapter") / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("head", "license"),
+    [
+        ("license: apache-2.0", "Apache-2.0"),
+        ("license: GPL-3.0", "GPL-3.0-only"),
+        ("license: other\nlicense_name: acme-1", "LicenseRef-acme-1"),
+        ("license: [mit, isc]", None),
+        ("license: !!python/object/apply:os.system ['true']", None),
+        ("a: &a [x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [" + "*c, " * 9_000 + "]", None),
+        ("a: " + "[" * 2_000, None),
+        ("tags: " + json.dumps(["x" * 300, 3, None, "\u202e", "good"]), None),
+        ("base_model: /home/me/llama", None),
+        ("x" * 400_000, None),
+    ],
+)
+def test_the_head_of_a_card(head: str, license: str | None, tmp_path: Path) -> None:
+    from modpkg.interop.model_card import read_card
+
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\ntext")
+    card = read_card(tmp_path)
+    assert card.license in (license, "MIT AND ISC" if "isc" in head else license)
+    assert card.card.base_models == ()
+    assert set(card.card.tags) <= {"good"}
