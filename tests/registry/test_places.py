@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import itertools
 import os
@@ -13,20 +14,25 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import NotFound, PublishError
+from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
+from modpkg.core.tree import BlobTree
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.known import known_tensors
 from modpkg.registry.opening import open_place
-from modpkg.registry.place import registry_at
+from modpkg.registry.place import BuiltBlob, Place, registry_at
 from modpkg.registry.probe import probe
 from modpkg.registry.reader import Registry
 from modpkg.registry.relatives import Relatives
+from modpkg.registry.unnamed import remove_unnamed
 from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release.build import build
 from tests import forkserver, tiny
 from tests.changing import a_little, numbers, write
+from tests.cli.test_everywhere import run
 from tests.command import modpkg, modpkg_json
 from tests.hub_server import TOKEN, hub_server
 from tests.modules import write_module
@@ -411,6 +417,47 @@ def test_lock_install_and_vendor(location: str, origin: Registry, tmp_path: Path
         assert versions(copied.url, name) == ["1.0"]
 
 
+def test_looking_after_a_registry(
+    location: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is made, verified, copied, damaged and mended, and what nothing names is removed."""
+    status, out, err = run(capfd, "registry", "init", location, "--name", "models")
+    assert (status, "Made the registry models" in out) == (0, True), err
+    published(tmp_path, location)
+    line = published(tmp_path, location, version="2.0")
+    status, out, err = run(capfd, "registry", "verify", location)
+    assert (status, "no damage" in out) == (0, True), out + err
+    copy = str(tmp_path / "copy")
+    for counts in ("Copied 2 releases", "Copied 0 releases"):
+        status, out, err = run(capfd, "registry", "copy", location, copy)
+        assert (status, counts in out) == (0, True), out + err
+    assert versions(copy) == ["1.0", "2.0"]
+    place = open_place(location)
+    (readme,) = registry_at(place).record(line).files.values()
+    place.remove(blob_path(parse_digest(readme.digest)))
+    status, out, err = run(capfd, "registry", "verify", location)
+    assert (status, "needed by m 2.0" in out) == (1, True), out + err
+    status, out, err = run(capfd, "registry", "copy", copy, location, "m==2.0")
+    assert status == 0, err
+    publish(tmp_path / "m-2.0", location)
+    status, out, err = run(capfd, "registry", "verify", location)
+    assert status == 0, out + err
+    RegistryWriter(place).yank("m", "1.0", "")
+    left = add_unnamed(place, tmp_path)
+    later = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=8)
+    span = datetime.timedelta(days=7)
+    freed = remove_unnamed(place, older_than=span, now=later, progress=Progress())
+    assert (freed.files, freed.freed) == (1, left)
+    assert versions(location) == ["1.0", "2.0"]
+
+
+def add_unnamed(place: Place, tmp_path: Path) -> int:
+    """Add a blob that nothing names, as a publisher leaves it that is killed; return its bytes."""
+    tree = BlobTree(tmp_path / "tree")
+    digest = tree.add(b"of nobody")
+    return place.change(lambda change: change.add([BuiltBlob(digest, "a file", tree)]))
+
+
 @pytest.mark.parametrize("name", [name for name in HEEDING if name != "moto"])
 def test_who_may_only_read(
     name: str,
@@ -444,8 +491,14 @@ def test_what_a_store_ignores_is_found(name: str, reach: Reach) -> None:
     assert list(place.stored("")) == []
 
 
-def test_a_store_that_ignores_conditions_is_refused(reach: Reach, tmp_path: Path) -> None:
+def test_a_store_that_ignores_conditions_is_refused(
+    reach: Reach, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     location = f"{reach('rclone')}/models"
+    status, _, error = run(capfd, "registry", "init", location)
+    assert status == 1
+    assert "ignores If-None-Match: * and If-Match, so several publishers" in error
+    assert stored(location) == {}
     with raises("M848", "ignores If-None-Match and If-Match"):
         published(tmp_path, location)
     assert set(stored(location)) <= {"registry.json"}
