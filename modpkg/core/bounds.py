@@ -129,7 +129,7 @@ PROGRESS_BYTES = 64 << 10
 # Hubs ---------------------------------------------------------------------------------------
 
 #: An answer of a hub about a repository, bytes; a file in it takes some hundred.
-HUB_ANSWER_BYTES = 64 << 20
+HUB_ANSWER_BYTES = 32 << 20
 #: Values in such an answer, by its commas and brackets; a file in it has about ten.
 HUB_ANSWER_VALUES = 1_200_000
 #: Such an answer, seconds.

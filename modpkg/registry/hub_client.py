@@ -179,10 +179,10 @@ class HubClient:
             NotFound, RegistryUnreachable: Another attempt would not help, or there were enough.
         """
         response = getattr(error, "response", None)
-        if (response is not None and response.status_code not in _LATER) or tries > RETRIES:
+        if not self.is_passing(error) or tries > RETRIES:
             raise self.told(error, address)
         asked = None if response is None else _asked_to_wait(response.headers)
-        pause = asked if asked is not None else min(0.25 * 2**tries, 8.0)
+        pause = asked if asked is not None else min(0.1 * 2**tries, 2.0)
         if waited + pause > bounds.HUB_WAIT_SECONDS:
             raise self.told(error, address)
         if pause >= 1:
@@ -199,7 +199,9 @@ class HubClient:
 
     def is_passing(self, error: BaseException) -> bool:
         """Return whether the same request may succeed later."""
-        return isinstance(error, self._http.RequestError) or status_of(error) in _LATER
+        lost = isinstance(error, self._http.TransportError)
+        lost = lost and not isinstance(error, self._http.UnsupportedProtocol)
+        return lost or status_of(error) in _LATER
 
     def wait_after(self, error: Exception, address: HubAddress) -> None:
         """Wait as long as the hub asks for, where it does.
@@ -284,6 +286,8 @@ def _of_the_network(error: Exception, http: Any) -> str:
         return "no connection to it could be made"
     if isinstance(error, http.TimeoutException):
         return "it did not answer in time"
+    if isinstance(error, http.TooManyRedirects):
+        return "it redirects in a circle"
     if isinstance(error, http.RemoteProtocolError | http.NetworkError):
         return "it closed the connection before its answer was complete"
     return f"the request failed ({type(error).__name__})"

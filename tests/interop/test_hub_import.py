@@ -339,6 +339,14 @@ def test_bodies_that_no_hub_sends(body: bytes, hub: Hub) -> None:
     failed("hf", "hf://org/tiny", code="M863")
 
 
+def test_a_circle_of_redirects_ends(hub: Hub) -> None:
+    hub.repository("org/tiny", base_files())
+    hub.fault = lambda handler: (
+        "/resolve/" in handler.path and handler.answer(302, Location=handler.path) is None
+    )
+    assert "in a circle" in failed("hf", "hf://org/tiny", code="M863")
+
+
 def test_too_much_is_not_read(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "HUB_ANSWER_BYTES", 100_000)
     hub.repository("org/tiny", base_files())
