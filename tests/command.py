@@ -24,7 +24,7 @@ def modpkg(
         "-m", "modpkg", *map(str, arguments), cwd=cwd, env=os.environ | environment
     )
     if check:
-        assert done.returncode == 0, done.stderr + done.stdout
+        assert done.returncode == 0, f"{done.returncode}: {done.stderr}{done.stdout}"
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

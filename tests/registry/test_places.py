@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import itertools
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -181,6 +182,21 @@ def test_a_yank_and_its_end(location: str, tmp_path: Path) -> None:
         assert registry_at(open_place(location)).line("m", "1.0").yanked == reason
     with raises("M312"):
         writer.yank("m", "2.0", "")
+
+
+def test_a_copy_is_brought_up_to_date(location: str, origin: Registry, tmp_path: Path) -> None:
+    source = shutil.copytree(origin.url, tmp_path / "source")
+    count = len(stored(str(source)))
+    for new in (True, False):
+        status = modpkg_json("registry", "copy", str(source), location)
+        assert (status["releases"] > 0) is new
+        assert modpkg_json("registry", "verify", location)["damaged"] == []
+        assert len(stored(location)) == count
+    line = next(iter(Registry(str(source)).index("tiny")))
+    RegistryWriter(source).yank("tiny", line.version, "bad")
+    assert modpkg_json("registry", "copy", str(source), location)["yanks"] == 1
+    for path in ("registry.json", "modules.jsonl", "index/tiny.jsonl"):
+        assert open_place(location).source.read(path) == (source / path).read_bytes()
 
 
 def test_a_version_is_one_release(location: str, tmp_path: Path) -> None:

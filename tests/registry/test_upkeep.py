@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from modpkg.manifest.config import Settings
 from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Damage, Verification, healthy, mend
 from modpkg.registry.folder_place import FolderPlace
+from modpkg.registry.place import CopiedBlob
 from modpkg.registry.reader import Registry
 from modpkg.registry.unnamed import Freed, remove_unnamed
 from modpkg.registry.upkeep import all_names, needed_releases, open_alone
@@ -132,6 +134,39 @@ def test_what_stands_in_the_way_of_one_module_is_told_and_the_others_are_copied(
     with raises("M872", match="part: part 1.0 is already published"):
         copy(registry, mirror)
     assert labels(mirror) == ["lib 1.0", "lib 2.0", "other 1.0", "part 1.0"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_an_interrupted_copy_is_gone_on_with(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, asked, original = tmp_path / "mirror", list[str](), CopiedBlob.chunks
+
+    def chunks(blob: CopiedBlob) -> Iterator[bytes]:
+        if len(asked) == 3:
+            raise Killed
+        asked.append(blob.digest)
+        return original(blob)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CopiedBlob, "chunks", chunks)
+        with pytest.raises(Killed):
+            copy(registry, mirror)
+    assert check(str(mirror)).problems == []
+    there = {path.name for path in mirror.glob("blobs/sha256/*/*")}
+    assert len(there) == 3
+
+    def noted(blob: CopiedBlob) -> Iterator[bytes]:
+        asked.append(blob.digest)
+        return original(blob)
+
+    monkeypatch.setattr(CopiedBlob, "chunks", noted)
+    copy(registry, mirror)
+    assert len(asked) == len(set(asked)) == 6
+    assert labels(mirror) == labels(registry)
 
 
 def flip(path: Path) -> None:
