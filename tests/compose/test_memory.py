@@ -15,7 +15,7 @@ from modpkg.manifest.schema import Compose, Step
 from tests import forkserver
 from tests.compose.helpers import adapter, base, module
 
-ROWS, COLUMNS, RANK = 3072, 1024, 8
+ROWS, COLUMNS, RANK = 2048, 1024, 8
 ROOT = Path(__file__).parents[2]
 
 _CHILD = """
@@ -35,7 +35,7 @@ print(json.dumps(peak() - before))
 
 
 def composition(folder: Path, recipe: str, *, tensors: int, again: bool = False) -> Composition:
-    """Return a plan over ``tensors`` matrices of 6 MB each; ``again`` finds those on the disk."""
+    """Return a plan over ``tensors`` matrices of 4 MB each; ``again`` finds those on the disk."""
     import torch
 
     from tests.compose.helpers import of_folder

@@ -133,7 +133,7 @@ def both_ways(world: World, method: str, steps: Any, **parameters: Any) -> tuple
 
 
 @pytest.mark.parametrize(("method", "index"), CASES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     kind=st.sampled_from(["near", "ties", "edges", "any", "all"]),

