@@ -11,7 +11,6 @@ import contextlib
 import email.utils
 import importlib
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from modpkg.core.hub_address import (
     token_file,
 )
 from modpkg.core.progress import Progress
+from modpkg.registry.hub_http import http_library, trusted
 from modpkg.registry.hub_listing import HubListing, listing_of
 from modpkg.registry.object_store import is_private
 from modpkg.registry.pace import Pace
@@ -337,7 +337,7 @@ def open_hub(what: str, progress: Progress | None = None) -> Iterator[HubClient]
     for part in ("errors", "utils", "constants"):
         importlib.import_module(f"huggingface_hub.{part}")
     with _LOCK:
-        http = sys.modules[type(hub.get_session()).__module__.partition(".")[0]]
+        http = http_library(hub)
         if not _open:
             _take(hub, http, endpoint)
         _open.append(endpoint)
@@ -376,6 +376,7 @@ def _take(hub: Any, http: Any, endpoint: str) -> None:
             headers={"Accept-Encoding": "identity"},
             follow_redirects=True,
             timeout=http.Timeout(**limits, **silence),
+            verify=trusted(http),
         )
 
     _before[:] = [
