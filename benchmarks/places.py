@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from benchmarks.machine import described
 from modpkg.core.errors import ModpkgError
 from modpkg.manifest.read import read_manifest
@@ -41,6 +44,7 @@ from modpkg.release.build import build
 from registry_spec.check import check
 from tests.changing import numbers, write
 from tests.faults import writes
+from tests.modules import write_module
 from tests.registry.proxy import Fault, FaultyProxy, Passed
 
 RESULTS = Path(__file__).parent / "results" / "places.md"
@@ -298,14 +302,14 @@ def rates(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Send new packs, beside what other tools take for the same files; then a few tensors more."""
     use(options.endpoint)
     count = options.megabytes * 10**6 // 2 // 100
-    tensors = {f"layers.{n}": numbers("w", seed=n, count=count)["w"] for n in range(100)}
+    tensors = {f"layers.{number}": values(number, count) for number in range(100)}
     times: dict[str, list[float]] = {}
     moved = {}
     for number in range(options.rounds):
         address = f"s3://{BUCKET}/{random.randrange(10**9)}"
         place = open_place(address)
         place.prepare("models")
-        folder = write(work / f"{number}", tensors, "base")
+        folder = write_large(work / f"{number}", tensors)
         tree = folder / "dist"
         build_for(folder, place)
         packs = [path for path in tree.glob("blobs/*/*/*") if path.stat().st_size > 10**6]
@@ -333,13 +337,24 @@ def rates(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     }
 
 
+def values(seed: int, count: int) -> np.ndarray[Any, Any]:
+    """Return numbers as trained ones are."""
+    return np.random.default_rng(seed).normal(0, 0.02, count).astype("<f2")
+
+
+def write_large(folder: Path, tensors: dict[str, Any], version: str = "1.0") -> Path:
+    """Write the project of a base."""
+    files = {"config.json": b'{"model_type": "tiny"}'}
+    write_module(folder, "base", version, "base", files=files)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
 def changed(work: Path, tensors: dict[str, Any], address: str, size: int) -> dict[str, float]:
     """Publish a version in which 5 of the 100 tensors are new; return what was sent."""
-    fresh = {
-        f"layers.{n}": numbers("w", seed=1000 + n, count=len(tensors["layers.0"]))["w"]
-        for n in range(0, 100, 20)
-    }
-    folder = write(work / "changed", tensors | fresh, "base", "1.1")
+    count = len(tensors["layers.0"])
+    fresh = {f"layers.{number}": values(1000 + number, count) for number in range(0, 100, 20)}
+    folder = write_large(work / "changed", tensors | fresh, "1.1")
     with FaultyProxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
         before = os.environ["AWS_ENDPOINT_URL"]
         use(proxy.url)
