@@ -18,10 +18,12 @@ _TIMES = re.compile(
 )
 _BUCKET = {"NoSuchBucket", "ContainerNotFound", "InvalidBucketName", "FilesystemNotFound"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
+_OVER = ("not valid in the specified time frame", "oken is expired", "oken has been expired")
+"""What Azure and Google say of credentials that have expired."""
 _REJECTED = {
     *("InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken", "SignatureDoesNotMatch"),
     *("AuthenticationFailed", "InvalidAuthenticationInfo", "InvalidSecurity", "invalid_grant"),
-    *("NotSignedUp", "NoAuthenticationInformation"),
+    *("NotSignedUp", "NoAuthenticationInformation", "AuthenticationRequired"),
 }
 _ELSEWHERE = {
     *("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
@@ -42,14 +44,14 @@ class Refusal(NamedTuple):
 def refusal_of(text: str, url: str) -> Refusal | None:
     """Return what the text of a failed request says that is of stores; None if that is nothing."""
     parts = urlsplit(url)
-    bucket = parts.hostname or parts.netloc
+    bucket = parts.username or parts.hostname or parts.netloc  # abfs://CONTAINER@ACCOUNT
     kind = "container" if parts.scheme in ("az", "abfs", "abfss") else "bucket"
     codes = {code for match in _CODE.finditer(text) for code in match.groups() if code}
     if codes & _BUCKET:
         return Refusal(f"there is no {kind} {bucket!r}", "create it, or correct the address")
     if "RequestTimeTooSkewed" in codes or "date header too old" in text:
         return Refusal(f"the clock of this machine is off{_offset(text)}", "set it, and try again")
-    if codes & _EXPIRED:
+    if codes & _EXPIRED or any(sign in text for sign in _OVER):
         return Refusal("the credentials have expired", "log in again, or set new ones")
     if codes & _REJECTED:
         return Refusal(

@@ -111,3 +111,46 @@ def test_a_missing_credential_is_called_that(url: str, remedy: str) -> None:
     assert remedy in str(error)
     text = "Client error with status code: 403 Forbidden"
     assert "config.toml" not in str(request_error(text, url, "registry.json"))
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "sentence"),
+    [
+        ("az://c/p", "<Code>ContainerNotFound</Code>", "there is no container 'c'; create it"),
+        ("abfs://c@a.dfs.x", "<Code>ContainerNotFound</Code>", "there is no container 'c'"),
+        (
+            "az://c/p",
+            "<Code>AuthenticationFailed</Code><AuthenticationErrorDetail>Signature not valid in "
+            "the specified time frame: Start [x] - Expiry [y]</AuthenticationErrorDetail>",
+            "the credentials have expired",
+        ),
+        (
+            "az://c/p",
+            "<Code>AuthenticationFailed</Code><AuthenticationErrorDetail>Request date header too "
+            "old: 'x'</AuthenticationErrorDetail>",
+            "the clock of this machine is off; set it",
+        ),
+        ("az://c/p", "<Code>AuthenticationFailed</Code>", "not valid there; set others (AZURE_…)"),
+        (
+            "gs://b/p",
+            '{"error": "invalid_grant", "error_description": "Token has been expired or revoked."}',
+            "the credentials have expired",
+        ),
+        (
+            "gs://b/p",
+            "<Code>AuthenticationRequired</Code>",
+            "not valid there; set others (GOOGLE_…)",
+        ),
+        (
+            "s3://b/p",
+            "<Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is wrong; "
+            "expecting 'eu-west-1'</Message>",
+            "in the region eu-west-1; set AWS_REGION to eu-west-1",
+        ),
+    ],
+)
+def test_each_cloud_says_it_in_its_own_way(url: str, body: str, sentence: str) -> None:
+    text = f"Server returned non-2xx status code: 403 Forbidden: {body}"
+    error = request_error(text, url, "registry.json")
+    assert error.code == "M849"
+    assert sentence in str(error)
