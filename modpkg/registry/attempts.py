@@ -23,6 +23,7 @@ from modpkg.registry.requests import TooLate, wait_for
 
 STATUS = re.compile(r"status code: ([0-9]{3})\b")
 _BUSY = (429, 503)
+_NO_HEAD = (405, 501)
 _AGAIN = (408, 425, *_BUSY)
 _LOST = (
     *("ConnectionRefused", "ConnectionReset", "ConnectionAborted", "BrokenPipe"),
@@ -91,7 +92,10 @@ def asked_wait(address: str, headers: Mapping[str, str]) -> float | None:
 
     Zero if it is not busy any more; None if it does not say, or cannot be asked.
     """
-    if (head := head_of(address, headers)) is None:
+    head = head_of(address, headers)
+    if head is not None and head[0] in _NO_HEAD:
+        head = head_of(address, headers, method="GET")
+    if head is None:
         return None
     status, answered = head
     if status not in _BUSY:
@@ -100,7 +104,9 @@ def asked_wait(address: str, headers: Mapping[str, str]) -> float | None:
     return None if text is None else _seconds(text.strip())
 
 
-def head_of(address: str, headers: Mapping[str, str]) -> tuple[int, Message] | None:
+def head_of(
+    address: str, headers: Mapping[str, str], *, method: str = "HEAD"
+) -> tuple[int, Message] | None:
     """Return the status and the headers of a server's answer; None if none comes."""
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -111,7 +117,7 @@ def head_of(address: str, headers: Mapping[str, str]) -> tuple[int, Message] | N
             return None
 
     def ask() -> tuple[int, Message]:
-        request = Request(address, headers=dict(headers), method="HEAD")  # noqa: S310
+        request = Request(address, headers=dict(headers), method=method)  # noqa: S310
         opener = build_opener(NoRedirects)
         try:
             with opener.open(request, timeout=bounds.CONNECT_SECONDS) as answer:

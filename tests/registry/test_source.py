@@ -20,6 +20,7 @@ from modpkg.registry.source import (
     Source,
 )
 from tests.raising import raises
+from tests.registry.proxy import Fault, FaultyProxy
 from tests.registry.servers import Handler, Server, failing, hanging, serve
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,15 @@ def test_a_failed_request_is_retried(server: Server, status: int) -> None:
     server.fault = failing(2, status)
     assert open_source(server.url).read("f") == DATA
     assert len(server.seen) == 3
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks(server: Server) -> None:
+    with FaultyProxy(server.url) as proxy:
+        busy = Fault(status=429, headers={"Retry-After": "1"})
+        proxy.fault = lambda passed: busy if passed.number < 2 else Fault()
+        assert open_source(proxy.url).read("f") == DATA
+        assert [passed.method for passed in proxy.seen] == ["GET", "HEAD", "GET"]
+        assert proxy.times[2] - proxy.times[1] >= 1
 
 
 def test_a_connection_that_is_closed_is_opened_again(server: Server) -> None:
