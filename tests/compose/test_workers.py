@@ -29,7 +29,6 @@ from modpkg.core.system_processes import can_fork
 from tests.compose.hard_tensors import few_compositions
 from tests.compose.helpers import adapter, base, planned
 from tests.compose.test_executor import Few, Q, digests, example
-from tests.compose.test_memory import composition as matrices
 from tests.raising import raises
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="only Linux has these processes")
@@ -226,6 +225,7 @@ def test_what_cannot_be_told_is_computed_by_threads(
         assert not can_be_sent([structs.replace(one, measured=measured)])
     monkeypatch.setattr(executor_module, "process_count", lambda _, count: count)
     monkeypatch.setattr(work, "can_be_sent", lambda _: False)
+    monkeypatch.setattr(Workers, "start", lambda *_: True)
     monkeypatch.setattr(Workers, "perform", None)
     assert len(example_by(workers, tmp_path)) == 2
 
@@ -233,10 +233,10 @@ def test_what_cannot_be_told_is_computed_by_threads(
 def test_large_work_on_many_cores_is_done_by_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = matrices(tmp_path, "linear", tensors=2)
+    made = example(tmp_path)
     assert process_count(made, 16) == 0
     alone = memory.peak_bytes(made, 16)
-    monkeypatch.setattr(memory, "PROCESS_OUTPUT", 12 << 20)
+    monkeypatch.setattr(memory, "PROCESS_OUTPUT", made.bytes_to_write(tmp_path) - 1000)
     assert [process_count(made, cores) for cores in (1, 3, 4, 16)] == [0, 0, 4, 16]
     assert memory.peak_bytes(made, 16) == alone + 16 * memory.PROCESS_BYTES
     monkeypatch.setattr(memory, "machine_memory", lambda: 1 << 30)
