@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from packaging.requirements import Requirement
 from packaging.version import Version
 
 from modpkg.cli.install import show_changes
@@ -11,7 +10,7 @@ from modpkg.cli.module_names import known_names
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, print_json, say, strong
 from modpkg.core.errors import UsageError
-from modpkg.core.names import ModuleName, parse_requirement
+from modpkg.core.names import ModuleName, Requirement, parse_requirement
 from modpkg.environment.preview import open_preview
 from modpkg.environment.why_not import WhyNot, why_not
 from modpkg.environment.workspace import Workspace

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import NewType
+from typing import NewType, TypeGuard
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -75,6 +74,32 @@ def caret(version: Version) -> str:
     return f">={version},<{epoch}{'.'.join(map(str, upper))}"
 
 
+class Requirement:
+    """What is required: a module, extras of it, and the versions of it that are allowed."""
+
+    __slots__ = ("extras", "name", "specifier")
+
+    def __init__(
+        self, name: ModuleName, extras: Collection[ModuleName], specifier: SpecifierSet
+    ) -> None:
+        self.name = name
+        self.extras = frozenset(extras)
+        self.specifier = specifier
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Requirement) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[str, frozenset[ModuleName], SpecifierSet]:
+        return self.name, self.extras, self.specifier
+
+    def __repr__(self) -> str:
+        return requirement_text(self.name, self.extras, self.specifier)
+
+
 def parse_requirement(text: str) -> Requirement:
     """Return the requirement in ``text``, its name and extras in normal form.
 
@@ -90,8 +115,13 @@ def parse_requirement(text: str) -> Requirement:
             "M103", requirement=text[:100] + "…", reason="it is over 1000 characters"
         )
     spelled = _expand_at(text)
+    if _is_plain(match := _PLAIN.match(spelled), spelled):
+        return Requirement(ModuleName(match[1]), (), SpecifierSet(match[2]))
+    from packaging.requirements import InvalidRequirement  # slow to import, and seldom needed
+    from packaging.requirements import Requirement as WrittenRequirement
+
     try:
-        requirement = Requirement(spelled)
+        requirement = WrittenRequirement(spelled)
     except InvalidRequirement as error:
         reason = (len(text) <= 100 and _slip(text)) or str(error).splitlines()[0]
         raise InvalidValue("M103", requirement=text, reason=reason) from None
@@ -99,9 +129,11 @@ def parse_requirement(text: str) -> Requirement:
         raise InvalidValue("M103", requirement=text, reason="it has an address")
     if requirement.marker is not None:
         raise InvalidValue("M103", requirement=text, reason="it has an environment marker")
-    requirement.name = module_name(requirement.name)
-    requirement.extras = {module_name(extra) for extra in requirement.extras}
-    return requirement
+    return Requirement(
+        module_name(requirement.name),
+        {module_name(extra) for extra in requirement.extras},
+        requirement.specifier,
+    )
 
 
 _QUOTED = re.compile(r"""(['"])(.*)\1""")
@@ -122,6 +154,8 @@ def _slip(text: str) -> str | None:
         meant = f"{one[1]}=={one[2]}"
     elif meant == text:
         meant = re.sub(r"(?<=[\w*])\s*(?=[<>=!~]=?\s*\d)", ",", text).replace(",", "", 1)
+    from packaging.requirements import InvalidRequirement, Requirement
+
     try:
         Requirement(meant)
     except InvalidRequirement:
@@ -150,6 +184,11 @@ _PLAIN = re.compile(
 """The commonest spelling: a name in normal form, and bounds that are plain final versions."""
 
 
+def _is_plain(match: re.Match[str] | None, text: str) -> TypeGuard[re.Match[str]]:
+    """Return whether a text is of the commonest spelling, by a match of its pattern."""
+    return match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text
+
+
 @lru_cache(maxsize=1 << 17)
 def read_requirement(text: str) -> ReadRequirement:
     """Parse a requirement as `parse_requirement` does; cached, for the many of a registry's index.
@@ -158,7 +197,7 @@ def read_requirement(text: str) -> ReadRequirement:
         InvalidValue: See `parse_requirement`.
     """
     match = _PLAIN.match(text)
-    if match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text:
+    if _is_plain(match, text):
         return ReadRequirement(ModuleName(match[1]), (), _shared_specifier(match[2]))
     requirement = parse_requirement(text)
     return ReadRequirement(

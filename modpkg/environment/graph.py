@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
-from packaging.requirements import Requirement
-
-from modpkg.core.names import parse_requirement, specifier_text
+from modpkg.core.names import Requirement, parse_requirement, specifier_text
 from modpkg.environment.generations import Generation, ModuleState
 
 

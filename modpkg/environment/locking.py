@@ -24,6 +24,7 @@ from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
+from modpkg.registry.reader import Registry
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.lock import Lock, format_lock, lock_of
 from modpkg.resolve.need import Need, root_needs
@@ -127,8 +128,11 @@ def resolve_lock(
     )
     for warning in locked.warnings:
         workspace.progress.warn(warning)
+    names: dict[Registry, list[str]] = {}
     for name, registry in registries.by_name(locked.lock).items():
-        registry.keep_seen([name])
+        names.setdefault(registry, []).append(name)
+    for registry, seen in names.items():
+        registry.keep_seen(seen)
     if not workspace.project.is_user and registries.depend_on_settings(locked.lock):
         workspace.progress.warn(
             f"{manifest.path.name} names no registry, and only your config.toml has the one that "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from msgspec import UNSET, Struct
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core.errors import ModpkgError, NotFound
@@ -180,7 +179,7 @@ def _fits(
 
 
 def _specifier(record: ReleaseRecord, base: str) -> SpecifierSet:
-    requirements = [Requirement(text) for text in record.requires]
+    requirements = [parse_requirement(text) for text in record.requires]
     return next((one.specifier for one in requirements if one.name == base), SpecifierSet())
 
 

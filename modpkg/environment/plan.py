@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from packaging.requirements import Requirement
 
 from modpkg.compose.composition import Composition
 from modpkg.compose.memory import needs_torch, peak_bytes
@@ -26,7 +25,7 @@ from modpkg.core.filenames import (
     ROUTER,
     TOKENIZER_CONFIG,
 )
-from modpkg.core.names import ModuleName, module_name, specifier_text
+from modpkg.core.names import ModuleName, Requirement, module_name, specifier_text
 from modpkg.environment.fits import Fit, drifting, fits_of, require_exact
 from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted

@@ -237,7 +237,9 @@ class Registries:
         self._lock = lock
         for follows in ("_inherited", "of_lock_alone"):
             self.__dict__.pop(follows, None)
-        return {module.name: self.of(module.name) for module in lock.module}
+        aliases = {module.name: self.alias(module.name) for module in lock.module}
+        opened = {alias: self._open(alias) for alias in dict.fromkeys(aliases.values())}
+        return {name: opened[alias] for name, alias in aliases.items()}
 
     def expect(self, modules: Iterable[LockedModule]) -> None:
         """Leave it to the caller to tell which locked versions a registry has lost or replaced."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from modpkg.core.names import ModuleName, module_name
+from modpkg.core.names import ModuleName, Requirement, module_name
 from modpkg.manifest.keys import DEPENDENCY_KEYS
 from modpkg.manifest.schema import ComposeAt, Dependency
 from modpkg.manifest.values import (
     address,
-    make_requirement,
     manifest_requirement,
     manifest_specifier,
     parse_alias,
@@ -93,13 +92,13 @@ def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) ->
     if entry.value == "":
         raise entry.fail('is empty; write "*" for any version')
     if isinstance(entry.value, str):
-        requirement = make_requirement(name, set(), entry.parsed(manifest_specifier))
+        requirement = Requirement(name, (), entry.parsed(manifest_specifier))
         return Dependency(requirement, where=entry.where)
     if not isinstance(entry.value, dict):
         raise entry.wrong_type('a version specifier like ">=1.0", or a table')
     table = entry.table(DEPENDENCY_KEYS)
     version, extras = table.get("version"), table.get("extras")
-    requirement = make_requirement(
+    requirement = Requirement(
         name,
         {extra.parsed(module_name) for extra in extras.items()} if extras else set(),
         (version or entry.child("version", "*")).parsed(manifest_specifier),

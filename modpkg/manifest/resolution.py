@@ -9,11 +9,11 @@ from datetime import date
 from typing import cast, get_args
 
 from modpkg.core.errors import InvalidValue
-from modpkg.core.names import ModuleName, module_name, specifier_text
+from modpkg.core.names import ModuleName, Requirement, module_name, specifier_text
 from modpkg.manifest.cutoff import Cutoff, parse_cutoff
 from modpkg.manifest.keys import RESOLUTION_KEYS
 from modpkg.manifest.schema import Dependency, FitPolicy, ResolutionTable, Strategy
-from modpkg.manifest.values import make_requirement, manifest_specifier
+from modpkg.manifest.values import manifest_specifier
 from modpkg.toml.node import Node
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
@@ -29,7 +29,7 @@ def read_bounds(node: Node | None) -> tuple[Dependency, ...]:
             raise entry.fail(f"is the same module as one before it ({name}); keep one of them")
         if not isinstance(entry.value, str):
             raise entry.wrong_type('a version specifier like "<2"')
-        requirement = make_requirement(name, set(), entry.parsed(manifest_specifier))
+        requirement = Requirement(name, (), entry.parsed(manifest_specifier))
         bounds[name] = Dependency(requirement, where=entry.where)
     return tuple(bounds[name] for name in sorted(bounds))
 

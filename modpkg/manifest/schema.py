@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
-from packaging.requirements import Requirement
 from packaging.version import Version
 
-from modpkg.core.names import ModuleName
+from modpkg.core.names import ModuleName, Requirement
 from modpkg.core.records import Kind, Relation
 from modpkg.manifest.cutoff import Cutoff
 

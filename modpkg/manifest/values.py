@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -13,7 +12,7 @@ from packaging.version import Version
 from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.files import shown
 from modpkg.core.home import config_path
-from modpkg.core.names import ModuleName, parse_requirement, parse_specifier
+from modpkg.core.names import Requirement, parse_requirement, parse_specifier
 from modpkg.toml.node import Node, brief
 
 _ALIAS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
@@ -90,8 +89,7 @@ def manifest_requirement(text: str) -> Requirement:
     requirement = parse_requirement(text)
     if _compares_text(requirement.specifier):
         raise InvalidValue("M103", requirement=text, reason="'===' compares text, use '=='")
-    requirement.specifier = _distinct(requirement.specifier)
-    return requirement
+    return Requirement(requirement.name, requirement.extras, _distinct(requirement.specifier))
 
 
 def _compares_text(specifier: SpecifierSet) -> bool:
@@ -102,16 +100,6 @@ def _distinct(specifier: SpecifierSet) -> SpecifierSet:
     """Return ``specifier`` without duplicate clauses."""
     clauses = dict.fromkeys(sorted(specifier, key=str))
     return SpecifierSet(",".join(map(str, clauses)))
-
-
-def make_requirement(
-    name: ModuleName, extras: set[ModuleName], specifier: SpecifierSet
-) -> Requirement:
-    """Return the requirement with these parts."""
-    requirement = Requirement(name)
-    requirement.extras = set(extras)
-    requirement.specifier = specifier
-    return requirement
 
 
 def normal(name: str) -> str:

@@ -10,10 +10,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from modpkg.core.errors import ModpkgError
+import msgspec
+from msgspec import Struct
+
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import InstallError, ModpkgError
+from modpkg.core.files import write_atomically
 from modpkg.core.names import listed, parse_version
 from modpkg.core.records import IndexLine
 from modpkg.core.regular_file import read_file
+from modpkg.core.sealed import seal, unseal
 from modpkg.registry.index import parse_index
 from modpkg.registry.revalidation import write_changed
 
@@ -21,12 +27,24 @@ SHOWN = 5
 """Versions that one sentence names."""
 
 
+class _Seen(Struct):
+    """The digests of index files as they were when they were read last, by name."""
+
+    digests: dict[str, str]
+
+
 class IndexMemory:
-    """Copies of a registry's index files, as they were when they were read before."""
+    """Copies of a registry's index files, as they were when they were read before.
+
+    Of a registry in a folder their digests are in one file more: as long as an index is as it was,
+    its copy is not read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._summary = folder.with_name("seen.json")
         self._names: frozenset[str] | None = None
+        self._digests: dict[str, str] = {}
         self._noted: dict[str, bytes] = {}
         self.same: set[str] = set()
         """Names of which the copy is what was read."""
@@ -35,11 +53,15 @@ class IndexMemory:
         """Remember the copy of an index file that is about to be read, and perhaps replaced."""
         if self._names is None:  # of many registries there is none: one look for all names
             files = self._folder.iterdir() if self._folder.is_dir() else ()
+            self._digests = self._read_summary()
             self._names = frozenset(file.name for file in files)
-        path = self._path(name)
-        if path.name in self._names and name not in self._noted:
+        if name not in self._digests:
+            self._note_copy(name)
+
+    def _note_copy(self, name: str) -> None:
+        if f"{name}.jsonl" in (self._names or ()) and name not in self._noted:
             with suppress(OSError):
-                self._noted[name] = read_file(path)
+                self._noted[name] = read_file(self._path(name))
 
     def taken_back(
         self,
@@ -53,6 +75,12 @@ class IndexMemory:
 
         ``data`` is the index file, and ``now`` has its lines.
         """
+        known = self._digests.get(name)
+        if known is not None and known == digest_bytes(data):
+            self.same.add(name)
+            return []
+        if known is not None:
+            self._note_copy(name)  # it is still there: only `keep` replaces it
         earlier = self._noted.pop(name, None)
         if earlier == data:
             self.same.add(name)
@@ -64,9 +92,21 @@ class IndexMemory:
             return list(taken_back(name, registry, before, now, expected))
         return []
 
-    def keep(self, name: str, data: bytes) -> None:
-        """Keep a copy of an index file."""
-        write_changed(self._path(name), data)
+    def keep(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Keep copies of index files, each given with its name."""
+        digests = {}
+        for name, data in files:
+            write_changed(self._path(name), data)
+            digests[name] = digest_bytes(data)
+        if digests:  # after the copies: none is older than what is said of it
+            with suppress(OSError, InstallError):
+                write_atomically(self._summary, seal(_Seen(self._read_summary() | digests)))
+
+    def _read_summary(self) -> dict[str, str]:
+        try:
+            return unseal(read_file(self._summary), _Seen).digests
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return {}
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.jsonl"

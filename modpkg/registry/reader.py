@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -199,9 +198,13 @@ class Registry:
         """
         if self.folder is None or self._memory is None:
             return
-        for name in set(names).difference(self._memory.same):
-            with contextlib.suppress(OSError, FileMissing, ModpkgError):  # it is only a help
-                self._memory.keep(name, self._read_index(name))
+        self._memory.keep(self._readable(sorted(set(names).difference(self._memory.same))))
+
+    def _readable(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield index files with their names, of those that can be read."""
+        for name in names:
+            with contextlib.suppress(OSError, FileMissing, ModpkgError):
+                yield name, self._read_index(name)
 
     def knows(self, name: str) -> bool:
         """Return whether there is an index file of a name, be it one without a valid line."""
@@ -440,6 +443,8 @@ class Registry:
 
 def no_such_module(name: str, registry: Registry) -> NotFound:
     """Return the error for a name of which a registry has no release."""
+    import difflib  # slow to import
+
     hint, names = "", registry.likely_names()
     if registry.knows(name):
         hint = " that can be read (its index file has no valid line)"

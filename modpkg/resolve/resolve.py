@@ -199,14 +199,27 @@ class _BudgetedResolver:
         return _Problem(inputs, self._catalog.overriding(inputs.overrides), self._locked)
 
 
+_frozen = False
+"""Whether what the collector passes over is from a resolution."""
+
+
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Pause garbage collection: what resolving allocates stays in use until it is done."""
+    """Pause garbage collection: what resolving allocates stays in use until it is done.
+
+    After it, the collector passes over all of that until the next resolution.
+    """
+    global _frozen
     running = gc.isenabled()
     gc.disable()
+    if _frozen:
+        gc.unfreeze()
+    _frozen = running and not gc.get_freeze_count()
     try:
         yield
     finally:
+        if _frozen:
+            gc.freeze()
         if running:
             gc.enable()
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from msgspec import UNSET
-from packaging.requirements import Requirement
 
 from modpkg.cli.tree import DEEPEST, Branch, Trees
+from modpkg.core.names import Requirement, parse_requirement
 
 
 class Shape:
@@ -22,7 +22,7 @@ class Shape:
         }
 
     def requirements(self, name: str) -> list[Requirement]:
-        return [Requirement(other) for other in self._edges[name]]
+        return [parse_requirement(other) for other in self._edges[name]]
 
 
 def drawn(edges: Mapping[str, Sequence[str]], top: str) -> tuple[Branch, list[Branch]]:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.version import Version
 
+from modpkg.core.names import parse_requirement
 from modpkg.manifest.find import find_manifest
 from modpkg.manifest.normal import from_normal_form, normal_form
 from modpkg.manifest.read import parse_manifest, read_manifest
@@ -89,7 +89,7 @@ def test_a_module_is_read() -> None:
     assert manifest.module.version == Version("2.1.0")
     assert manifest.module.license == "Apache-2.0"
     base, lora = manifest.dependencies
-    assert base.requirement == Requirement("smollm2-135m>=1.0,<2")
+    assert base.requirement == parse_requirement("smollm2-135m>=1.0,<2")
     assert (lora.name, lora.where) == ("summarize-lora", "modpkg.toml:10")
     assert manifest.extras == {"news": manifest.extras["news"]}
     (news,) = manifest.extras["news"]

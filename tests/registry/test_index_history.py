@@ -146,6 +146,42 @@ def test_an_index_that_is_as_it_was_is_parsed_once_and_not_kept_again(
         assert (len(parsed), len(kept)) == (1, 1 if number == 0 else 0)
 
 
+def test_a_copy_is_read_only_of_an_index_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_collection(tmp_path / "registry", "lib", "1.0")
+    publish_collection(tmp_path / "registry", "lib", "1.1")
+    index = tmp_path / "registry" / "index" / "lib.jsonl"
+    whole = index.read_text()
+    read: list[str] = []
+    module = "modpkg.registry.index_history"
+    monkeypatch.setattr(f"{module}.read_file", _counted(read, module, "read_file"))
+
+    def told() -> list[str]:
+        read.clear()
+        warnings: list[str] = []
+        store = BlobTree(tmp_path / "store")
+        reader = Registry(str(tmp_path / "registry"), cache=store, warn=warnings.append)
+        reader.index("lib")
+        reader.keep_seen(["lib"])
+        return warnings
+
+    (summary,) = [told()] and list(tmp_path.glob("store/index-cache/*/seen.json"))
+    assert told() == []
+    assert len(read) == 1  # the file of digests
+    index.write_text(whole.splitlines(keepends=True)[0])
+    assert "had lib 1.1 and does not have it any more" in told()[0]
+    assert told() == []
+    index.write_text(whole)
+    assert told() == []
+    for damaged in (b"", b"\xff", summary.read_bytes().replace(b'"lib":"', b'"lib":"0', 1)):
+        summary.write_bytes(damaged)
+        index.write_text(whole.splitlines(keepends=True)[0])
+        assert "had lib 1.1" in told()[0]
+        index.write_text(whole)
+        assert told() == []
+
+
 def _counted(calls: list[str], module: str, name: str) -> Any:
     original = getattr(importlib.import_module(module), name)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import msgspec
 from msgspec import Struct
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from modpkg.community.bisect.minimize import Verdict
@@ -25,7 +24,7 @@ from modpkg.community.bisect.search import (
 )
 from modpkg.community.bisect.session import TrialSession
 from modpkg.core.errors import BisectError
-from modpkg.core.names import ModuleName
+from modpkg.core.names import ModuleName, Requirement
 from modpkg.environment.locking import current_lock, make_lock
 from modpkg.environment.policy import recorded, with_flags
 from modpkg.environment.registries import Registries
@@ -127,7 +126,8 @@ def _newest(
     for name, bound in bounds.items():
         old = constraints.get(ModuleName(name))
         both = bound & old.requirement.specifier if old is not None else bound
-        constraints[ModuleName(name)] = Dependency(Requirement(f"{name}{both}"), where="the tests")
+        narrower = Requirement(ModuleName(name), (), both)
+        constraints[ModuleName(name)] = Dependency(narrower, where="the tests")
     narrowed = msgspec.structs.replace(
         manifest, constraints=tuple(constraints[name] for name in sorted(constraints))
     )

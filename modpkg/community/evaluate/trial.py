@@ -9,12 +9,11 @@ import msgspec
 from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 
-from modpkg.core.names import ModuleName
+from modpkg.core.names import ModuleName, Requirement
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose, Dependency, Manifest, Task
-from modpkg.manifest.values import make_requirement
 from modpkg.resolve.lock import Lock
 
 Assembly = tuple[Compose, Task | None]
@@ -44,7 +43,7 @@ def trial_manifest(
     aliases = {pin.name: alias for alias, pin in trees.items()}
     dependencies = [
         Dependency(
-            make_requirement(pin.name, set(), SpecifierSet(f"=={pin.version}")),
+            Requirement(pin.name, (), SpecifierSet(f"=={pin.version}")),
             aliases.get(pin.name) or _alias(project_manifest, pin.name),
             f"the trial of {pin.name}",
         )

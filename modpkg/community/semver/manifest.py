@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.community.semver.levels import Fact, Level, lowest_version
-from modpkg.core.names import specifier_text
+from modpkg.core.names import Requirement, specifier_text
 from modpkg.core.records import ACTING_KINDS
 from modpkg.manifest.schema import Compose, Dependency, Manifest, Step
 from modpkg.manifest.spdx import parse_expression, permits_all_of
