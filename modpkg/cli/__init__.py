@@ -8,6 +8,7 @@ function are therefore for three reasons only: what an install with nothing to d
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import keyword
@@ -80,6 +81,17 @@ def file_of(command: str) -> str:
     return f"{name}_" if keyword.iskeyword(name) else name
 
 
+class _Collector:
+    """The garbage collector, which waits until a command of this process is imported."""
+
+    waits = False
+
+    @classmethod
+    def wait(cls, waits: bool) -> None:
+        cls.waits = waits
+        (gc.disable if waits else gc.enable)()
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
@@ -90,6 +102,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"modpkg.cli.{file_of(cmd_name)}")
+        if _Collector.waits:
+            gc.freeze()
+            _Collector.wait(False)
         return take_everywhere(getattr(module, f"{cmd_name.replace('-', '_')}_command"))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -150,6 +165,8 @@ def main(argv: list[str] | None = None) -> None:
     from modpkg.core.system_processes import Terminated, raise_on_termination
     from modpkg.core.system_signals import ended_in_time
 
+    if argv is None:
+        _Collector.wait(True)
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     chosen.reset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from sys import intern
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,10 @@ from modpkg.core.records import SPEC, IndexLine, canonical_json
 _DECODER = msgspec.json.Decoder(IndexLine)
 _SHOWN = ("published", "yanked")
 """The texts of a line that are shown to people, and that nothing else depends on."""
+
+
+_NO_EXTRAS: dict[str, list[str]] = {}
+_NO_INTERFACES: dict[str, str] = {}
 
 
 class _SpecOnly(Struct):
@@ -202,6 +207,9 @@ def _check(line: IndexLine, name: str) -> Version:
     version = parse_version(line.version)
     if line.name != name:
         raise ValueError(f"its name is {line.name[:100]!r}")
+    # One text for all lines that have it: of thousands of lines they take as much as the rest.
+    line.name, line.version = name, intern(line.version)
+    line.extras, line.expects = line.extras or _NO_EXTRAS, line.expects or _NO_INTERFACES
     for text in line.requires:
         read_requirement(text)
     for extra, group in line.extras.items():

@@ -32,6 +32,10 @@ from modpkg.resolve.order import Runs, bits, mask_of, runs_of, within
 from modpkg.resolve.space import Space
 
 Clause = tuple[int, ...]
+_Demand = tuple[ModuleName, str | None, Runs]
+"""A name, or an extra of it, and the positions that are allowed."""
+_SHARED = 1 << 14
+"""Demands whose clauses are kept, since other names may have the same."""
 
 
 class Clauses:
@@ -45,8 +49,8 @@ class Clauses:
         self._count = 0
         self.reached: dict[Identifier, int] = {}
         """Per name or extra, the positions that can be reached, as bits."""
-        self._demanded: dict[Identifier, dict[Clause, int]] = {}
-        """The clauses that releases of a name demand, each with their positions as bits."""
+        self._demanded: dict[Identifier, dict[_Demand, int]] = {}
+        """What releases of a name demand, each with their positions as bits."""
         self._reach()
 
     def new_variable(self) -> int:
@@ -121,11 +125,16 @@ class Clauses:
             demands.append((self._extra[name, extra],))
         return demands
 
-    def needs(self, wanted: Identifier, at: int) -> Iterator[tuple[Need, Runs]]:
-        """Yield the needs that a release does not meet itself, and the positions they allow."""
+    def needs(
+        self, wanted: Identifier, at: int, *, kept: bool = True
+    ) -> Iterator[tuple[Need, Runs]]:
+        """Yield the needs that a release does not meet itself, and the positions they allow.
+
+        They are ``kept`` for whoever asks again, or made for this once.
+        """
         name, extra = wanted
         allowed = self.space.allowed
-        for need in self.space.needs(self.space.domain(name).ascending[at], extra):
+        for need in self.space.needs(self.space.domain(name).ascending[at], extra, kept=kept):
             runs = allowed(need)
             if need.name != name or need.extra not in (None, extra) or not within(at, runs):
                 yield need, runs
@@ -139,10 +148,23 @@ class Clauses:
         return tuple(clause)
 
     def requirements(self) -> Iterator[Clause]:
-        """Yield the needs of releases; adjacent releases with the same demand share a clause."""
-        for wanted, demanded in self._demanded.items():
+        """Yield the needs of releases; adjacent releases with the same demand share a clause.
+
+        They are yielded once: what they are made from is freed meanwhile.
+        """
+        known: dict[_Demand, list[Clause]] = {}
+        for wanted in [*self._demanded]:
+            demanded: dict[Clause, int] = {}
+            for demand, positions in self._demanded.pop(wanted).items():
+                clauses = known.get(demand)
+                if clauses is None:
+                    if len(known) >= _SHARED:
+                        known.clear()
+                    clauses = known[demand] = self._demands(*demand)
+                for clause in clauses:
+                    demanded[clause] = demanded.get(clause, 0) | positions
             conditions: dict[int, Clause] = {}
-            for demand, positions in demanded.items():
+            for clause, positions in demanded.items():
                 rest = positions
                 while rest:
                     row = rest & ~(rest + (rest & -rest))
@@ -150,11 +172,11 @@ class Clauses:
                     if condition is None:
                         ((first, end),) = runs_of(bits(row))
                         condition = conditions[row] = self.otherwise(wanted, first, end - 1)
-                    yield condition + demand
+                    yield condition + clause
                     rest ^= row
 
     def all(self) -> Iterator[Clause]:
-        """Yield every clause, including those of the roots."""
+        """Yield every clause, including those of the roots; see `requirements`."""
         yield from self.ordering()
         for root in self.roots:
             yield from self.demands(root)
@@ -181,20 +203,22 @@ class Clauses:
 
         for root in self.roots:
             ask(root.identifier, self.space.allowed(root))
-        known: dict[tuple[ModuleName, str | None, Runs], list[Clause]] = {}
+        asked: set[_Demand] = set()
         while pending:
             wanted, new = pending.popleft()
             demanded = self._demanded.setdefault(wanted, {})
             for at in bits(new):
                 bit = 1 << at
-                for need, runs in self.needs(wanted, at):
-                    demand_key = need.name, need.extra, runs
-                    demands = known.get(demand_key)
-                    if demands is None:
-                        ask(need.identifier, runs)
-                        demands = known[demand_key] = self._demands(*demand_key)
-                    for demand in demands:
-                        demanded[demand] = demanded.get(demand, 0) | bit
+                for need, runs in self.needs(wanted, at, kept=False):
+                    demand = need.name, need.extra, runs
+                    positions = demanded.get(demand)
+                    if positions is None:
+                        if demand not in asked:
+                            asked.add(demand)
+                            ask(need.identifier, runs)
+                        demanded[demand] = bit
+                    else:
+                        demanded[demand] = positions | bit
 
     def _introduce(self, wanted: Identifier) -> None:
         name, extra = wanted

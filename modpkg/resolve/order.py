@@ -38,16 +38,16 @@ class Order:
         self._only_final = all(map(plainly_final, texts)) or not any(
             version.is_prerelease or version.is_postrelease for version in versions
         )
-        self._runs: dict[int, tuple[SpecifierSet, Runs]] = {}
+        self._runs: dict[int, Runs] = {}
+        """By the identity of a specifier, which ``read`` keeps."""
         self._ranges: dict[str, tuple[int, int]] = {}
 
     def runs(self, specifier: SpecifierSet) -> Runs:
         """Return the positions of the versions that a specifier allows, pre-releases included."""
         known = self._runs.get(id(specifier))
         if known is None:
-            # The specifier is kept, so that no other one can get its id.
-            known = self._runs[id(specifier)] = specifier, self._find(specifier)
-        return known[1]
+            known = self._runs[id(specifier)] = self._find(specifier)
+        return known
 
     def _find(self, specifier: SpecifierSet) -> Runs:
         clauses = self._read.of(specifier)
@@ -67,7 +67,7 @@ class Order:
                 low = start
             if end < high:
                 high = end
-        return ((low, high),) if low < high else ()
+        return _run(low, high) if low < high else ()
 
     def _range(self, clause: VersionClause) -> tuple[int, int]:
         """Return the first position that a clause allows, and the first beyond."""
@@ -124,7 +124,10 @@ def plainly_final(text: str) -> bool:
 
 
 class ParsedSpecifiers:
-    """The clauses of specifiers, parsed once per specifier object, which many needs share."""
+    """The clauses of specifiers, parsed once per specifier object, which many needs share.
+
+    The objects are kept, so that no other one can get the identity of one.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[SpecifierSet, tuple[VersionClause, ...] | None]] = {}
@@ -146,6 +149,12 @@ class ParsedSpecifiers:
                 return None
             clauses.append((str(item), item.operator, item.version, version))
         return tuple(clauses)
+
+
+@lru_cache(maxsize=1 << 14)
+def _run(low: int, high: int) -> Runs:
+    """Return one range: thousands of names share it."""
+    return ((low, high),)
 
 
 @lru_cache(maxsize=1 << 12)

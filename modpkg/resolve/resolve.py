@@ -214,7 +214,7 @@ def _garbage_collection_paused() -> Iterator[None]:
     gc.disable()
     if _frozen:
         gc.unfreeze()
-    _frozen = running and not gc.get_freeze_count()
+    _frozen = running
     try:
         yield
     finally:

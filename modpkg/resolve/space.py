@@ -67,12 +67,18 @@ class Space:
             domain = self._domains[name] = Domain(self.provider.admitted(name), self._bounds)
         return domain
 
-    def needs(self, release: Release, extra: str | None) -> list[Need]:
-        """Return the needs of a release, or of one extra of it."""
+    def needs(self, release: Release, extra: str | None, *, kept: bool = True) -> list[Need]:
+        """Return the needs of a release, or of one extra of it.
+
+        They are ``kept`` for whoever asks again, or made for this once: of all that can be reached
+        they take more memory than anything else.
+        """
         key = release, extra
         needs = self._needs.get(key)
         if needs is None:
-            needs = self._needs[key] = self.provider.dependencies(Candidate(release, extra))
+            needs = self.provider.dependencies(Candidate(release, extra))
+            if kept:
+                self._needs[key] = needs
         return needs
 
     def allowed(self, need: Need) -> Runs:
