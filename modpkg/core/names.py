@@ -97,7 +97,8 @@ class Requirement:
         return self.name, self.extras, self.specifier
 
     def __repr__(self) -> str:
-        return requirement_text(self.name, self.extras, self.specifier)
+        extras = f"[{','.join(sorted(self.extras))}]" if self.extras else ""
+        return f"{self.name}{extras}{self.specifier}"
 
 
 def parse_requirement(text: str) -> Requirement:
