@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -71,6 +72,21 @@ def test_spellings_of_a_requirement(spelling: str, meaning: str) -> None:
     requirement = parse_requirement(spelling)
     text = requirement_text(requirement.name, requirement.extras, requirement.specifier)
     assert text == meaning
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a-b2>=1", "a>=1.0,<2", "a~=1.4,!=1.5", "a==1.*", "A_b[y,x]>=1,<2", "a>=1.0rc1"]
+)
+def test_a_requirement_is_what_packaging_reads(text: str) -> None:
+    ours, theirs = parse_requirement(text), Requirement(text.replace("A_b", "a-b"))
+    assert (ours.name, ours.extras, ours.specifier) == (
+        theirs.name,
+        theirs.extras,
+        theirs.specifier,
+    )
+    assert str(ours) == str(theirs)
+    assert len({ours, parse_requirement(text)}) == 1
+    assert ours != parse_requirement("b")
 
 
 @pytest.mark.parametrize(
