@@ -60,7 +60,7 @@ class MemoryRegistry:
     def knows(self, name: str) -> bool:
         return name in self.lines
 
-    def names(self) -> list[str]:
+    def likely_names(self) -> list[str]:
         return sorted(self.lines)
 
     def record(self, line: IndexLine) -> ReleaseRecord:
