@@ -6,7 +6,7 @@ earlier copy of itself, repaired, or taken over: it is not refused, but told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal, unseal
 from modpkg.registry.index import parse_index
 from modpkg.registry.revalidation import write_changed
+from modpkg.registry.source import FileMissing
 
 SHOWN = 5
 """Versions that one sentence names."""
 
 
-class _Seen(Struct):
+class _LastSeen(Struct):
     """The digests of index files as they were when they were read last, by name."""
 
     digests: dict[str, str]
@@ -92,19 +93,21 @@ class IndexMemory:
             return list(taken_back(name, registry, before, now, expected))
         return []
 
-    def keep(self, files: Iterable[tuple[str, bytes]]) -> None:
-        """Keep copies of index files, each given with its name."""
+    def keep(self, names: Iterable[str], read: Callable[[str], bytes]) -> None:
+        """Keep copies of the index files that can be ``read``, by name."""
         digests = {}
-        for name, data in files:
-            write_changed(self._path(name), data)
-            digests[name] = digest_bytes(data)
+        for name in names:
+            with suppress(OSError, FileMissing, ModpkgError):  # it is only a help
+                data = read(name)
+                write_changed(self._path(name), data)
+                digests[name] = digest_bytes(data)
         if digests:  # after the copies: none is older than what is said of it
             with suppress(OSError, InstallError):
-                write_atomically(self._summary, seal(_Seen(self._read_summary() | digests)))
+                write_atomically(self._summary, seal(_LastSeen(self._read_summary() | digests)))
 
     def _read_summary(self) -> dict[str, str]:
         try:
-            return unseal(read_file(self._summary), _Seen).digests
+            return unseal(read_file(self._summary), _LastSeen).digests
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return {}
 

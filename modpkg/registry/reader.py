@@ -198,13 +198,7 @@ class Registry:
         """
         if self.folder is None or self._memory is None:
             return
-        self._memory.keep(self._readable(sorted(set(names).difference(self._memory.same))))
-
-    def _readable(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield index files with their names, of those that can be read."""
-        for name in names:
-            with contextlib.suppress(OSError, FileMissing, ModpkgError):
-                yield name, self._read_index(name)
+        self._memory.keep(sorted(set(names).difference(self._memory.same)), self._read_index)
 
     def knows(self, name: str) -> bool:
         """Return whether there is an index file of a name, be it one without a valid line."""
