@@ -12,6 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 
+from modpkg.manifest.keys import CARD_KEYS
+
 EXAMPLES = int(os.environ.get("MODPKG_EXAMPLES", "100"))
 steady = settings(derandomize=True, deadline=None, max_examples=EXAMPLES, database=None)
 """Examples that are the same on every run and every machine."""
@@ -181,6 +183,9 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         data["provenance"] = {
             "built-from": [{"name": name, **draw(origin)} for name in draw(distinct_names(2))]
         }
+        if draw(st.booleans()):
+            data["provenance"]["imported-from"] = f"hf://org/name@{'0a' * 20}"
+        data["card"] = {key: draw(st.lists(words, max_size=2, unique=True)) for key in CARD_KEYS}
     if draw(st.booleans()):
         data["constraints"] = {name: draw(specifiers) for name in draw(distinct_names(2))}
         data["overrides"] = {name: draw(specifiers) for name in draw(distinct_names(2))}

@@ -180,6 +180,18 @@ BAD = [
     (MODULE + '[provenance]\n',
      '6: provenance.built-from is missing; add it, like: '
      'built-from = [{ name = "clamp", version = "1.0.0", relation = "merged" }].'),
+    (MODULE + '[provenance]\nimported-from = "hf://org/name@main"\n',
+     '7: provenance.imported-from names no commit; write it like hf://ORG/NAME@COMMIT, '
+     'with 40 digits.'),
+    (MODULE + '[provenance]\nimported-from = "https://hub.example/org/name"\n',
+     '7: provenance.imported-from: https://hub.example/org/name is not an address on a hub: '
+     'it does not begin with hf://; write it like hf://ORG/NAME or hf://ORG/NAME@REVISION '
+     '(a branch, tag or commit).'),
+    (MODULE + '[card]\ntags = ["a", "b", "a"]\n', '7: card.tags[2] is there twice; keep one.'),
+    (MODULE + f'[card]\ndatasets = {["x" * n for n in range(1, 102)]}\n',
+     '7: card.datasets has 101 entries; at most 100 are allowed.'),
+    (APP + '[card]\ntags = ["a"]\n',
+     '3: card belongs to a module, and an app is never published; remove it.'),
     (MODULE + '[provenance]\nbuilt-from = [\n  { name = "b", version = ">=1" },\n]\n',
      "8: provenance.built-from[0].version: '>=1' is not a version: write it "
      "like 2.1.0 or 3.0rc1."),
