@@ -96,7 +96,8 @@ def _place(scheme: str, place: str) -> str:
         host = f"{HIDDEN}@{host}" if at else host
     parts = path.split("/")
     if scheme == "hf":  # names of a hub and commits, which can look like tokens
-        return "/".join([host, *(HIDDEN if _PREFIXED.fullmatch(part) else part for part in parts)])
+        kept = [HIDDEN if _PREFIXED.fullmatch(part) else part for part in parts]
+        return f"{host}{slash}{'/'.join(kept)}"
     shown = [_part(part, parts[max(0, at - 3) : at]) for at, part in enumerate(parts)]
     return f"{host}{slash}{'/'.join(shown)}"
 

@@ -96,6 +96,11 @@ def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) ->
         return Dependency(requirement, where=entry.where)
     if not isinstance(entry.value, dict):
         raise entry.wrong_type('a version specifier like ">=1.0", or a table')
+    if "hub" in entry.value:
+        raise entry.fail(
+            "names a model of a hub, and a dependency is a module; make it one, by 'modpkg import "
+            "hf hf://ORG/NAME', 'modpkg build' and 'modpkg publish', and name its version here"
+        )
     table = entry.table(DEPENDENCY_KEYS)
     version, extras = table.get("version"), table.get("extras")
     requirement = Requirement(

@@ -333,6 +333,11 @@ def config_schema() -> JsonSchema:
         "store": _table(
             keys.STORE_KEYS, {"max-size": _text("A size like '100 GB'.")}, "The local store."
         ),
+        "places": _table(
+            keys.PLACES_KEYS,
+            {"hosts": _list(_text(most=253), "Hosts, beside the hub's, to read blobs from.")},
+            "Where else than in their registry blobs are read.",
+        ),
         "limits": _table(
             (*LIMITS,),
             {

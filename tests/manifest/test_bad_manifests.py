@@ -174,6 +174,10 @@ BAD = [
     (MODULE.replace('"model"', '"suite"') + '[suites]\ns = "*"\n',
      "6: suites does not go with kind 'suite', which has no model; remove it."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
+    (APP + '[dependencies]\nsmollm2 = { hub = "org/name", rev = "main" }\n',
+     "4: dependencies.smollm2 names a model of a hub, and a dependency is a module; make it one, "
+     "by 'modpkg import hf hf://ORG/NAME', 'modpkg build' and 'modpkg publish', and name its "
+     "version here."),
     # [provenance]
     (MODULE + '[provenance]\nbuilt_from = []\n',
      "7: provenance.built_from is not a key of [provenance]; did you mean 'built-from'?"),
