@@ -26,7 +26,7 @@ import rebuilt
 import update
 from spaces import without_spaces
 from story import Story
-from texts import DOMAINS, LABELS, Text, read_texts
+from texts import DOMAINS, LABELS, ONE_IN, SIZES, read_texts
 
 from modpkg.manifest.read import read_manifest
 
@@ -38,22 +38,20 @@ TOLERANCE = 0.05
 """About half the width of a 95 % interval over 400 cases: less cannot be told from chance."""
 
 
-class Cases:
-    """How many cases the test of a domain has; that of act 5 and the training always have all."""
+LOST = 0.03
+"""As little can be told from chance over 1200 cases."""
+FEWER = dict.fromkeys(SIZES, 4)
+"""Of so many texts, `--fewer` reads one."""
 
-    few = False
-    """Whether half of them do, so that the story ends sooner: what they show may be chance."""
 
-    @classmethod
-    def of(cls, domain: str) -> list[Text]:
-        """Return the texts of a domain that its test has."""
-        found = read_texts(domain, "test")
-        return found[: len(found) // 2] if cls.few else found
+def fewer() -> bool:
+    """Return whether the story trains and tests on fewer texts."""
+    return ONE_IN == FEWER
 
-    @classmethod
-    def show(cls, difference: dict[str, float], most: float) -> bool:
-        """Return whether a value grew by more than so much: beyond chance, if they are all."""
-        return difference["value" if cls.few else "low"] > most
+
+def true(figure: bool) -> bool:
+    """Return whether a statement about accuracy holds; on fewer texts it cannot be told."""
+    return figure or fewer()
 
 
 def main() -> None:
@@ -62,7 +60,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE.parents[1] / "build" / "clamp")
     parser.add_argument("--trained", type=Path, help="folder of what another run trained")
     parser.add_argument("--resume", action="store_true", help="resume after the last complete act")
-    parser.add_argument("--fewer", action="store_true", help="test on half of the cases only")
+    parser.add_argument("--fewer", action="store_true", help="train and test on fewer texts")
     parser.add_argument("--readme", action="store_true", help="write README.md's acts and picture")
     arguments = parser.parse_args()
     work: Path = arguments.work.absolute()
@@ -72,7 +70,8 @@ def main() -> None:
     if arguments.trained is not None:
         shutil.copytree(arguments.trained, work / "trained", dirs_exist_ok=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    Cases.few = arguments.fewer
+    if arguments.fewer:
+        ONE_IN.update(FEWER)
     story = Story(work)
     for act in (one, two, three, four, five, six, seven, eight, nine)[story.acts :]:
         act(story, work)
@@ -110,7 +109,7 @@ def one(story: Story, work: Path) -> None:
     shutil.copytree(head, work / "clamp-complaints")
     cases = [
         {"text": text.text, "label": "complaint" if text.label == 0 else "other"}
-        for text in Cases.of("products")
+        for text in read_texts("products", "test")
     ]
     write_jsonl(work / "clamp-complaints" / "tests" / "complaints.jsonl", cases)
     (work / "clamp-complaints" / "modpkg.toml").write_text(
@@ -122,7 +121,8 @@ def one(story: Story, work: Path) -> None:
     story.modpkg("test", at="clamp-complaints")
     release(story, "clamp-complaints")
     values = reported(work / "clamp")
-    story.fact("1.0.0", values, values["films"] > 0.6, f"Films: {values['films']:.1%} correct.")
+    films = values["films"]
+    story.fact("1.0.0", values, true(films > 0.6), f"Films: {films:.1%} correct.")
 
 
 def two(story: Story, work: Path) -> None:
@@ -163,13 +163,13 @@ def three(story: Story, work: Path) -> None:
     story.fact(
         "tweets gained",
         moved["tweets"]["difference"]["value"],
-        Cases.show(moved["tweets"]["difference"], 0.1),
+        true(moved["tweets"]["difference"]["low"] > 0.1),
         f"Tweets: {described(moved['tweets'])}.",
     )
     story.fact(
         "films kept",
         moved["films"]["difference"]["value"],
-        moved["films"]["difference"]["value"] > -TOLERANCE,
+        true(moved["films"]["difference"]["value"] > -TOLERANCE),
         f"Films: {described(moved['films'])}.",
     )
     head = next(d for d in vetting["dependants"] if d["name"] == "clamp-complaints")
@@ -177,7 +177,7 @@ def three(story: Story, work: Path) -> None:
     story.fact(
         "head reused",
         moved["difference"]["value"],
-        moved["after"]["passed"],
+        true(moved["after"]["passed"]),
         f"The shop's head, not trained again: {described(moved)}.",
     )
 
@@ -209,7 +209,7 @@ def four(story: Story, work: Path) -> None:
         story.fact(
             f"merged {domain}",
             moved[domain]["difference"]["value"],
-            Cases.show(moved[domain]["difference"], 0.02),
+            true(moved[domain]["difference"]["low"] > 0.02),
             f"{domain.capitalize()}: {described(moved[domain])}.",
         )
     next_release(story, work, "clamp-1.0.1", "patch")
@@ -232,7 +232,7 @@ def five(story: Story, work: Path) -> None:
     write_jsonl(suite / "tests" / "scans.jsonl", cases)
     manifest = head_of_manifest("clamp-scans", "1.0.0", "suite", "Texts that lost their spaces")
     (suite / "modpkg.toml").write_text(
-        manifest.partition("\n[task]")[0] + promise("scans", 0.45, 0.03), "utf-8"
+        manifest.partition("\n[task]")[0] + promise("scans", 0.45, LOST), "utf-8"
     )
     story.modpkg("test", at="clamp-scans")
     release(story, "clamp-scans")
@@ -244,7 +244,7 @@ def five(story: Story, work: Path) -> None:
     story.fact(
         "scans",
         values["scans"],
-        values["scans"] < clear - 0.03,
+        true(values["scans"] < clear - LOST),
         f"Scans: {values['scans']:.1%} correct; the same texts with their spaces: {clear:.1%}.",
     )
     story.fact("bytes of 1.0.2", sent, sent < 100_000, f"{sent:,} new bytes for the new release.")
@@ -270,14 +270,14 @@ def six(story: Story, work: Path) -> None:
         story.fact(
             f"pruned {domain}",
             change["difference"]["value"],
-            change["difference"]["value"] >= -TOLERANCE - 1e-6,
+            true(change["difference"]["value"] >= -TOLERANCE - 1e-6),
             f"{domain.capitalize()}: {described(change)}.",
         )
     scans = changes(after)["scans"]
     story.fact(
         "pruned scans",
         scans["difference"]["value"],
-        scans["difference"]["high"] < -0.03,
+        true(scans["difference"]["high"] < -LOST),
         f"Scans: {described(scans)}.",
     )
 
@@ -300,7 +300,7 @@ def seven(story: Story, work: Path) -> None:
     story.fact(
         "editorials gained",
         gain["difference"]["value"],
-        Cases.show(gain["difference"], 0.03),
+        true(gain["difference"]["low"] > 0.03),
         f"Editorials: {described(gain)}.",
     )
     next_release(story, work, "clamp-1.1.0", "minor")
@@ -353,7 +353,7 @@ def eight(story: Story, work: Path) -> None:
         f"{sent:,} new bytes, {sent / whole:.1%} of a full copy's {whole:,}; the rest is shared.",
     )
     right = reported(fork)["sources"]
-    story.fact("fork", right, right > 0.8, f"Sources: {right:.1%} correct.")
+    story.fact("fork", right, true(right > 0.8), f"Sources: {right:.1%} correct.")
 
 
 def nine(story: Story, work: Path) -> None:
@@ -419,6 +419,8 @@ kind = "text-classification"
 
 def promise(name: str, at_least: float, tolerance: float = TOLERANCE) -> str:
     """Return a test for a manifest: accuracy on the cases of a domain."""
+    if fewer():
+        at_least, tolerance = 0, 0.5
     return f'''
 [[tests]]
 name = "{name}"
@@ -432,7 +434,8 @@ tolerance = {tolerance}
 def write_cases(folder: Path, domains: Iterable[str]) -> None:
     """Write the cases of the tests of these domains."""
     for domain in domains:
-        cases = [{"text": text.text, "label": LABELS[text.label]} for text in Cases.of(domain)]
+        texts = read_texts(domain, "test")
+        cases = [{"text": text.text, "label": LABELS[text.label]} for text in texts]
         write_jsonl(folder / "tests" / f"{domain}.jsonl", cases)
 
 
@@ -472,8 +475,11 @@ def next_release(story: Story, work: Path, folder: str, level: str, tested: bool
 
 
 def vet(story: Story, folder: str, status: int, *more: str) -> Any:
-    """Run vet on a project, show its output, and return its JSON."""
-    story.modpkg("vet", folder, *more, status=status)
+    """Run vet on a project, show its output, and return its JSON.
+
+    Its verdict has to be that of the exit status, if there are texts enough for one.
+    """
+    story.modpkg("vet", folder, *more, status=None if fewer() else status)
     return story.ask("vet", folder, *more)
 
 

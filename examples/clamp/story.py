@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+VERDICTS = (0, 1, 3)
+"""Exit statuses of `modpkg vet`."""
+
 
 class Untrue(SystemExit):
     """A statement of the story does not hold."""
@@ -55,11 +58,11 @@ class Story:
         print(f"\n{' '.join(text.split())}", flush=True)
         self.page += ["", " ".join(text.split())]
 
-    def modpkg(self, *arguments: str, status: int = 0, at: str = ".") -> str:
+    def modpkg(self, *arguments: str, status: int | None = 0, at: str = ".") -> str:
         """Run a command in a folder, show it, and return what it printed.
 
         Raises:
-            Untrue: the exit status is not ``status``.
+            Untrue: the exit status is not ``status``, or for None that of no verdict.
         """
         where = f"{at}" if at != "." else ""
         shown = f"{where}$ modpkg {shlex.join(arguments)}"
@@ -68,7 +71,7 @@ class Story:
         text = re.sub(r"[ \t]+$", "", done.stdout + done.stderr, flags=re.MULTILINE).strip("\n")
         text = text.replace(f"{self.folder}/", "").replace(str(self.folder), ".")
         print(text, flush=True)
-        if done.returncode != status:
+        if done.returncode not in (VERDICTS if status is None else (status,)):
             raise Untrue(f"{shown}: exit status {done.returncode}, and not {status}")
         self.page += ["", "```console", shown, *text.splitlines(), "```"]
         return text
