@@ -415,9 +415,9 @@ def page(rows: list[dict[str, Any]]) -> str:
             "| fault | met |\n|---|--:|\n"
             + "".join(f"| {kind} | {count:,} |\n" for kind, count in sorted(kinds.items()))
             + f"| all | {kinds.total():,} |\n\n"
-            f"{total['requests']:,} requests, {total['releases']:,} releases; {total['again']} "
-            f"times `publish` gave up and was\nrun again. Releases lost: {total['lost']}. Problems "
-            f"of the registries: {problems}.\n"
+            f"{total['requests']:,} requests, {total['releases']:,} releases. How often `publish` "
+            f"gave up and was run again:\n{total['again']}. Releases lost: {total['lost']}. "
+            f"Problems of the registries: {problems}. (One registry for each\n1,500 faults.)\n"
         )
     if found := sought.get("kills"):
         killed, finished = (sum(row[key] for row in found) for key in ("kills", "finished"))
