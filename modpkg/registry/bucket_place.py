@@ -44,6 +44,8 @@ PARTS_AT_ONCE = 4
 BLOBS_AT_ONCE = 2
 """Large blobs that are sent at the same time."""
 REQUESTS_AT_ONCE = 16
+RETRIES = 8
+"""How often a request is tried again: stores slow down those who write much."""
 _NO_VERSION = {"e_tag": '"00000000000000000000000000000000"', "version": "1"}
 """A version that no file has."""
 
@@ -287,7 +289,7 @@ class BucketPlace:
             obstore's: A condition did not hold.
         """
         errors = library().exceptions
-        attempts = Attempts(self._source.RETRIES, bounds.SILENCE_SECONDS, self._source.asked_wait)
+        attempts = Attempts(RETRIES, bounds.SILENCE_SECONDS, self._source.asked_wait)
         if seconds is None:
             attempts = Attempts(3, bounds.UPLOAD_SECONDS, self._source.asked_wait)
         while True:
