@@ -209,9 +209,8 @@ def test_a_version_is_one_release(location: str, tmp_path: Path) -> None:
 
 def test_neighbours_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     published(tmp_path, bucket, "here")
-    for other in (f"{bucket}/below", f"{bucket}2"):
-        published(tmp_path, other, "there")
-        assert Registry(other).names() == ["there"]
+    published(tmp_path, f"{bucket}2", "there")
+    assert Registry(f"{bucket}2").names() == ["there"]
     assert Registry(bucket).names() == ["here"]
 
 
@@ -258,18 +257,18 @@ def test_reading_while_others_publish(location: str, tmp_path: Path) -> None:
     over = threading.Event()
 
     def read() -> None:
-        while not over.wait(0.05):
+        while not over.wait(0.1):
             seen.append(versions(location))
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
-        for number in range(2, 5):
+        for number in range(2, 4):
             published(tmp_path, location, version=f"{number}.0")
         over.set()
         reading.result()
     seen.append(versions(location))
     assert seen == sorted(seen, key=len)
-    assert seen[-1] == [f"{number}.0" for number in range(1, 5)]
+    assert seen[-1] == ["1.0", "2.0", "3.0"]
 
 
 _KILLED = """
@@ -295,7 +294,7 @@ def test_a_publisher_is_killed_before_each_write(bucket: str, tmp_path: Path) ->
     """The two requests that have to be refused come first. Not each everywhere: that takes long."""
     published(tmp_path, bucket)
     folders, seen, killed = [], ["1.0"], True
-    for writes in range(2, 20, 1 if bucket.startswith("gs:") else 2):
+    for writes in range(2, 20, 1 if bucket.startswith("gs:") else 3):
         version = f"{writes}.0"
         files = {"README.md": version.encode()}
         folders.append(write_module(tmp_path / version, "m", version, files=files))
