@@ -25,11 +25,13 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
+    "135m": Shape(576, 1536, 30, 9, 3, 49152),
     "s": Shape(1024, 4096, 8, 16, 4, 32000),
     "1b": Shape(2048, 8192, 16, 32, 8, 128256),
     "3b": Shape(3072, 8192, 28, 24, 8, 128256),
 }
-"""``1b`` and ``3b`` are Llama 3.2's: 2.47 GB and 6.43 GB of bfloat16; ``s`` is 0.3 GB."""
+"""``1b`` and ``3b`` are Llama 3.2's: 2.47 GB and 6.43 GB of bfloat16; ``s`` is 0.3 GB, and
+``135m`` has the shapes of SmolLM2."""
 
 _FILE_BYTES = 5 << 30
 _BLOCK = 1 << 24
