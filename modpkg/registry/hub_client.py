@@ -75,7 +75,7 @@ class HubClient:
 
         info = self.patiently(ask, address)
         try:
-            return listing_of(address, info.sha, info.siblings)
+            return listing_of(address, info.sha, info.siblings, info.last_modified)
         except (AttributeError, TypeError, ValueError) as error:
             raise self.malformed(address, str(error)) from None
 
@@ -354,7 +354,7 @@ _LOCK = threading.RLock()
 _open: list[str] = []
 """The hubs that are open, in all threads."""
 _before: list[Any] = []
-"""Whether bars of progress were off before, what was logged, and whether Xet was off."""
+"""Whether bars of progress were off before, what was logged, whether Xet and telemetry were off."""
 
 
 def _take(hub: Any, http: Any, endpoint: str) -> None:
@@ -383,7 +383,9 @@ def _take(hub: Any, http: Any, endpoint: str) -> None:
         hub.utils.are_progress_bars_disabled(),
         hub.utils.logging.get_verbosity(),
         hub.constants.HF_HUB_DISABLE_XET,
+        hub.constants.HF_HUB_DISABLE_TELEMETRY,
     ]
+    hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     hub.constants.HF_HUB_DISABLE_XET = True  # its own client has none of these bounds
     hub.utils.disable_progress_bars()
     hub.utils.logging.set_verbosity_error()
@@ -396,6 +398,7 @@ def _give_back(hub: Any) -> None:
     hub.set_client_factory(own)
     hub.utils.logging.set_verbosity(_before[1])
     hub.constants.HF_HUB_DISABLE_XET = _before[2]
+    hub.constants.HF_HUB_DISABLE_TELEMETRY = _before[3]
     if not _before[0]:
         hub.utils.enable_progress_bars()
 

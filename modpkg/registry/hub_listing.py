@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 from msgspec import Struct
@@ -34,9 +35,13 @@ class HubListing(Struct, frozen=True):
     files: tuple[HubFile, ...]
     unsafe: tuple[str, ...]
     """Files with paths that no release may have, as they were given."""
+    modified: datetime.datetime
+    """When the commit was made; now, if the hub does not tell."""
 
 
-def listing_of(address: HubAddress, commit: object, siblings: object) -> HubListing:
+def listing_of(
+    address: HubAddress, commit: object, siblings: object, modified: object
+) -> HubListing:
     """Return a hub's answer as a listing.
 
     Raises:
@@ -76,4 +81,7 @@ def listing_of(address: HubAddress, commit: object, siblings: object) -> HubList
         above = path.rpartition("/")[0]
         if above in files:
             raise ValueError(f"{above!r} is a file and a folder")
-    return HubListing(pinned, tuple(files.values()), tuple(unsafe))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if not isinstance(modified, datetime.datetime) or modified.tzinfo is None or modified > now:
+        modified = now
+    return HubListing(pinned, tuple(files.values()), tuple(unsafe), modified)

@@ -20,7 +20,7 @@ from typing import Any
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path
-from modpkg.core.errors import IntegrityError, ModpkgError, PublishError
+from modpkg.core.errors import IntegrityError, ModpkgError, NotFound, PublishError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import MAIN, HubAddress
 from modpkg.core.records import SPEC, RegistryInfo, canonical_json
@@ -63,6 +63,7 @@ class HubPlace:
         self._home = HubSource(address)
         self._changed: _HubChange | None = None
         self._sizes: tuple[str, dict[str, int]] = ("", {})
+        self._modified = datetime.datetime.now(datetime.timezone.utc)
         self._sent: dict[str, Any] = {}
         """Large blobs that the hub has, and no commit names yet."""
 
@@ -99,7 +100,16 @@ class HubPlace:
         raise PublishError("M847", url=self.url, count=bounds.CHANGE_ATTEMPTS)
 
     def _attempt(self, client: HubClient, spool: Path, edit: Callable[[RegistryChange], T]) -> T:
-        commit = client.head(self.address)
+        try:
+            commit = client.head(self.address)
+        except NotFound as error:
+            raise PublishError(
+                "M867",
+                address=self.address,
+                reason=error.values["reason"],
+                remedy=f"make it with 'hf repos create {self.address.repository}', or correct "
+                "the name or the token (hf auth login)",
+            ) from None
         self._changed = change = _HubChange(self, client, commit, spool)
         try:
             result = edit(change)
@@ -126,8 +136,9 @@ class HubPlace:
         return self._sizes[1]
 
     def _list(self, client: HubClient, address: HubAddress) -> None:
-        files = client.listing(address).files
-        self._sizes = (address.revision or "", {file.path: file.size for file in files})
+        listing = client.listing(address)
+        self._modified = listing.modified
+        self._sizes = (address.revision or "", {file.path: file.size for file in listing.files})
 
     def local(self, digest: Digest, what: str, spool: Path) -> Path:
         tree = BlobTree(spool)
@@ -137,11 +148,10 @@ class HubPlace:
         return tree.path(digest)
 
     def stored(self, folder: str) -> Iterator[StoredFile]:
-        """Yield the files below a folder; a hub does not tell when, so that all are of now."""
-        now = datetime.datetime.now(datetime.timezone.utc)
+        """Yield the files below a folder, each with the time of the newest commit."""
         for path, size in self.listed().items():
             if path.startswith(f"{folder}/"):
-                yield StoredFile(path, size, now)
+                yield StoredFile(path, size, self._modified)
 
     def remove(self, path: str) -> None:
         def edit(change: RegistryChange) -> None:

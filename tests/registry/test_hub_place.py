@@ -151,7 +151,7 @@ def test_who_may_not_write_is_told(
     hub.fault = lambda handler: False
     with raises("M867", match="commit never changes"):
         open_place(f"{REGISTRY}@{hub.repositories['team/models'].head.sha}")
-    with raises("M862"):
+    with raises("M867", match="hf repos create team/none"):
         RegistryWriter(open_place("hf://team/none")).prepare()
 
 
