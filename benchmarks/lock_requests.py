@@ -194,8 +194,9 @@ def main() -> None:
     PAGE.write_text(
         f"""# Requests of `modpkg lock`
 
-`python -m benchmarks.lock_requests`: a project of {options.modules} modules, each of which requires two others, and a registry behind
-HTTP/1.1 on this machine that answers each request after {options.milliseconds} ms. Round trips are
+`python -m benchmarks.lock_requests`: a project of {options.modules} modules, each of which
+requires two others, and a registry behind HTTP/1.1 on this
+machine that answers each request after {options.milliseconds} ms. Round trips are
 the longest chain of requests of which each came after the one before was answered; at most 64 are
 made at the same time, so that a few hundred take several. Seconds are of the whole command,
 interpreter included; of what is unchanged, the fastest of {TIMES}.
