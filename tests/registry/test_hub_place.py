@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release.build import build
+from tests import forkserver
 from tests.hub_server import TOKEN, Handler, Hub, hub_server
 from tests.modules import write_module
 from tests.raising import raises
@@ -179,3 +181,29 @@ def test_a_branch_and_a_commit_are_read(hub: Hub, tmp_path: Path) -> None:
     place.remove("index/words.jsonl")
     assert place.size("index/words.jsonl") is None
     assert registry_at(place).name.startswith("models-")
+
+
+_KILLED = """
+import os, signal
+from modpkg.registry.hub_place import HubPlace
+from modpkg.cli import main
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(HubPlace, {at!r}, killed)
+main(["publish", {folder!r}, "--registry", {registry!r}])
+"""
+
+
+@pytest.mark.parametrize("at", ["_upload", "commit"])
+def test_a_publisher_that_is_killed_leaves_nothing(at: str, hub: Hub, tmp_path: Path) -> None:
+    publish(tmp_path, "words", "1.0")
+    head = hub.repositories["team/models"].head.sha
+    built(tmp_path, "words", "2.0", size=400_000)
+    folder = str(tmp_path / "words-2.0")
+    code = _KILLED.format(at=at, folder=folder, registry=REGISTRY)
+    assert forkserver.run("-c", code).returncode == -signal.SIGKILL
+    assert hub.repositories["team/models"].head.sha == head
+    publish(tmp_path / "again", "words", "2.0", size=400_000)
+    assert check_whole(Registry(REGISTRY), "words") == ["1.0", "2.0"]
