@@ -90,6 +90,8 @@ MODULES_LINES = 400_000
 MODULES_VALUES = 6_000_000
 #: Records that a build, or publishing it, reads to find what an object store has of its tensors.
 RELATED_RECORDS = 64
+#: Tensors in these records, after which no other one is read.
+RELATED_TENSORS = 400_000
 #: Releases of a name that a module requires, among these records.
 RELATED_VERSIONS = 4
 #: A release record or an interface, bytes; a tensor takes some hundred.

@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.core.bounds import RELATED_RECORDS, RELATED_VERSIONS
+from modpkg.core.bounds import RELATED_RECORDS, RELATED_TENSORS, RELATED_VERSIONS
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import ModpkgError, PackError
 from modpkg.core.names import parse_requirement, parse_version
@@ -130,7 +130,7 @@ class RelatedTensors:
     @cached_property
     def _records(self) -> list[tuple[IndexLine, ReleaseRecord]]:
         """The relatives, with their records; damaged ones are nobody's."""
-        found = []
+        found, tensors = [], 0
         for line in self._lines():
             try:
                 record = self._registry.record(line)
@@ -138,7 +138,8 @@ class RelatedTensors:
             except ModpkgError:
                 continue
             found.append((line, record))
-            if len(found) == RELATED_RECORDS:
+            tensors += len(record.tensors)
+            if len(found) == RELATED_RECORDS or tensors > RELATED_TENSORS:
                 break
         return found
 
