@@ -437,7 +437,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         shares = ", ".join(f"{row['changed']:.1%}" for row in found)
         text.append(
             "## Rates\n\nNew packs of one release, hashed on the way, beside tools that copy the "
-            "same files to the same\nserver on this machine; medians, each tool once per round. "
+            "same files to the same\nserver on this machine, which other work kept\nbusy; medians, each tool once per round. "
             '"hashing all" is without the stamps of\nthe build, so that the release is verified '
             "before it is sent.\n\n| server | MB | tool | MB/s |\n|---|--:|---|--:|\n"
             + "".join(lines)
