@@ -439,7 +439,8 @@ def page(rows: list[dict[str, Any]]) -> str:
             "## Rates\n\nNew packs of one release, hashed on the way, beside tools that copy the "
             "same files to the same\nserver on this machine, which other work kept busy; medians, "
             'each tool once per round. "hashing\nall" is without the stamps of the build, so that '
-            "the release is verified before it is\nsent.\n\n| server | MB | tool | MB/s |\n|---|--:|---|--:|\n"
+            "the release is verified before it is\nsent.\n\n"
+            "| server | MB | tool | MB/s |\n|---|--:|---|--:|\n"
             + "".join(lines)
             + f"\nA version in which 5 of 100 tensors are new sends {shares} of the bytes of the "
             "first one.\n"
