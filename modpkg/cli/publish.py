@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import field
 from msgspec.structs import asdict
 
 from modpkg.cli.options import json_option, registry_option, with_workspace
@@ -22,6 +23,8 @@ class PublishDocument(IndexLine, kw_only=True):
     """Whether it was only checked; its ``published`` is empty then."""
     already: bool = False
     """Whether the registry had it before, so that nothing is written."""
+    elsewhere: list[str] = field(default_factory=list)
+    """Where the weights are that stay where they are, and are not uploaded."""
 
 
 @click.command("publish")
@@ -32,11 +35,22 @@ class PublishDocument(IndexLine, kw_only=True):
     help="Publish even if the changes require a higher version; the reason is recorded.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything; publish nothing.")
+@click.option(
+    "--by-reference/--upload",
+    default=None,
+    help="Leave weights where they were imported from (hf://…), or upload them. "
+    "[default: leave those that a hub still has]",
+)
 @registry_option
 @json_option
 @with_workspace
 def publish_command(
-    workspace: Workspace, folder: Path, allow_breaking: str | None, dry_run: bool, as_json: bool
+    workspace: Workspace,
+    folder: Path,
+    allow_breaking: str | None,
+    dry_run: bool,
+    by_reference: bool | None,
+    as_json: bool,
 ) -> None:
     """Publish the release in FOLDER/dist to a registry, which is created if necessary.
 
@@ -46,9 +60,17 @@ def publish_command(
     from modpkg.community.semver.releases import publish_project
 
     project = module_project(folder, workspace)
-    published, target, already = publish_project(project, allow_breaking, dry_run=dry_run)
+    publication = publish_project(
+        project, allow_breaking, dry_run=dry_run, by_reference=by_reference
+    )
+    published, target = publication.line, publication.registry
+    already, elsewhere = publication.already, publication.elsewhere
     if as_json:
-        print_json(PublishDocument(**asdict(published), dry_run=dry_run, already=already))
+        print_json(
+            PublishDocument(
+                **asdict(published), dry_run=dry_run, already=already, elsewhere=elsewhere
+            )
+        )
     elif already:
         tell(f"{strong(published.name)} {published.version} is in {target} already (0 B new).")
     elif dry_run:
@@ -61,3 +83,6 @@ def publish_command(
             f"{good('Published')} {strong(published.name)} {published.version} to {target} "
             f"({human_bytes(published.size)} new)."
         )
+    if elsewhere and not as_json:
+        more = f" and {len(elsewhere) - 1} more" if len(elsewhere) > 1 else ""
+        tell(f"Its weights stay at {elsewhere[0]}{more}; --upload would copy them.")

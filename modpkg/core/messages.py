@@ -183,6 +183,10 @@ MESSAGES: dict[str, str] = {
         "{what} is kept at {address}, and {host} is no host that files are fetched from. If it is "
         "one that you trust, add it to hosts under [places] in {config}."
     ),
+    "M887": (
+        "{name} {version} has weights that were not imported from a hub as they are, so they have "
+        "to be uploaded; publish it without --by-reference."
+    ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
     "M403": (

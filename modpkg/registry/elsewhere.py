@@ -12,40 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest, blob_path
+from modpkg.core.digests import Digest
+from modpkg.core.elsewhere import elsewhere_path, read_places
 from modpkg.core.errors import IntegrityError, ModpkgError
-from modpkg.core.records import SPEC, Elsewhere, canonical_json, decode_record
 from modpkg.registry.source import FileMissing, RangesUnsupported
 
 if TYPE_CHECKING:
     from modpkg.registry.outside import OutsideFile
 
-FOLDER = "elsewhere"
 ReadFile = Callable[[str, int], bytes]
-
-
-def elsewhere_path(digest: Digest) -> str:
-    """Return the path, in a registry, of the document about a blob.
-
-    >>> elsewhere_path(Digest("sha256:" + "ab" * 32))[:16]
-    'elsewhere/ab/aba'
-    """
-    return f"{FOLDER}/{blob_path(digest).removeprefix('blobs/sha256/')}.json"
-
-
-def read_places(data: bytes, what: str) -> list[str]:
-    """Return the places that a document lists.
-
-    Raises:
-        RecordError: It is malformed.
-    """
-    return decode_record(data, Elsewhere, what).places
-
-
-def places_document(places: Sequence[str], before: Sequence[str] = ()) -> bytes:
-    """Return the document that lists these places, and then those of before."""
-    listed = list(dict.fromkeys([*places, *before]))[: bounds.BLOB_PLACES]
-    return canonical_json(Elsewhere(spec=SPEC, places=listed)) + b"\n"
 
 
 class ElsewhereBlobs:

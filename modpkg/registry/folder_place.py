@@ -112,7 +112,7 @@ class FolderPlace:
 class _FolderChange:
     """A change of a folder: who reads a file that is to be replaced holds its lock until the end.
 
-    Index files come first, so that nobody waits for who waits for him.
+    Index files come first and ``modules.jsonl`` last, so that nobody waits for who waits for him.
     """
 
     def __init__(self, place: FolderPlace, held: contextlib.ExitStack) -> None:

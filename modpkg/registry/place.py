@@ -133,7 +133,7 @@ class RegistryChange(Protocol):
     def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes | None:
         """Return a file that is to be replaced, as nobody has replaced it since; None if missing.
 
-        Index files are read before ``modules.jsonl``, and that before other files.
+        Index files are read first, then lists of places, and ``modules.jsonl`` last.
 
         Raises:
             RegistryUnreachable: It cannot be read.

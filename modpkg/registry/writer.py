@@ -12,11 +12,13 @@ import datetime
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, parse_digest
+from modpkg.core.elsewhere import elsewhere_path, places_document, read_places
 from modpkg.core.errors import ModpkgError, PublishError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_version
@@ -74,13 +76,15 @@ class RegistryWriter:
         *,
         now: datetime.datetime | None = None,
         progress: Progress | None = None,
+        elsewhere: Mapping[Digest, Sequence[str]] = MappingProxyType({}),
     ) -> IndexLine:
         """Add a release of a built tree to this registry, and return its index line.
 
         Into a folder its files are linked, not copied, where the file system can: nobody changes a
         built tree, which a later build replaces. Publishing the same release again only restores
         what the registry lost of it, or has with another size. Packs that the release refers to
-        have to be in the built tree or in this registry.
+        have to be in the built tree or in this registry. Of those in ``elsewhere``, by digest, only
+        the places are written that other servers have them at.
 
         Raises:
             PublishError: The version is published with another release digest, or a pack is in
@@ -93,16 +97,19 @@ class RegistryWriter:
         tree = BlobTree(Path(built.url))
         self._verify(record, line.release, tree)
 
+        def add(change: RegistryChange) -> int:
+            return self._add_built(change, tree, record, line.release, progress, elsewhere)
+
         def edit(change: RegistryChange) -> IndexLine:
             lines, before = self._lines(change, line.name)
             for existing in lines:
                 if existing.release == line.release:
-                    self.restored += self._add_built(change, tree, record, line.release, progress)
+                    self.restored += add(change)
                     # Whoever published it may have been killed.
                     self._list.end(change, line.name, records={line.release: record})
                     return existing
             others = self._other_versions(line, lines)
-            added = self._add_built(change, tree, record, line.release, progress)
+            added = add(change)
             published = msgspec.structs.replace(
                 line, size=added, published=_timestamp(now), yanked=None
             )
@@ -116,7 +123,12 @@ class RegistryWriter:
             remember_published(self.place)
         return published
 
-    def preview(self, built: Registry, line: IndexLine) -> IndexLine:
+    def preview(
+        self,
+        built: Registry,
+        line: IndexLine,
+        elsewhere: Mapping[Digest, Sequence[str]] = MappingProxyType({}),
+    ) -> IndexLine:
         """Return the index line that publishing would write, with the bytes that it would copy.
 
         Nothing is written, and the checks are those of `publish`.
@@ -131,7 +143,11 @@ class RegistryWriter:
             if existing.release == line.release:
                 return existing
         self._other_versions(line, lines)
-        blobs = [BuiltBlob(digest, what, tree) for digest, what in blobs_of(record)]
+        blobs = [
+            BuiltBlob(digest, what, tree)
+            for digest, what in blobs_of(record)
+            if digest not in elsewhere
+        ]
         blobs.append(BuiltBlob(parse_digest(line.release), "the release record", tree))
         sizes = [b.size or 0 for b in blobs if self.place.size(blob_path(b.digest)) is None]
         return msgspec.structs.replace(line, size=sum(sizes), published="", yanked=None)
@@ -292,11 +308,20 @@ class RegistryWriter:
         record: ReleaseRecord,
         release: str,
         progress: Progress | None,
+        elsewhere: Mapping[Digest, Sequence[str]],
     ) -> int:
         """Add the blobs of a build, and return the bytes of new ones."""
         hashed = _hashed(record, release, tree)
+        for digest in sorted(elsewhere):
+            path = elsewhere_path(digest)
+            before = change.read(path, bounds.BLOB_PLACES_BYTES)
+            listed = [] if before is None else read_places(before, f"{self.url}/{path}")
+            if (data := places_document(elsewhere[digest], listed)) != before:
+                change.replace(path, data)
         blobs = [
-            BuiltBlob(digest, what, tree, hashed.get(digest)) for digest, what in blobs_of(record)
+            BuiltBlob(digest, what, tree, hashed.get(digest))
+            for digest, what in blobs_of(record)
+            if digest not in elsewhere
         ]
         own = BuiltBlob(parse_digest(release), "the release record", tree)
         return change.add(blobs, progress) + change.add([own], progress)

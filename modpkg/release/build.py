@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from modpkg.core.digests import Digest
+from modpkg.core.elsewhere import elsewhere_path, places_document
 from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.filenames import CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
 from modpkg.core.files import check_no_links, replace_tree, write_atomically
@@ -42,7 +43,7 @@ from modpkg.release.build_stamps import (
     write_stamps,
 )
 from modpkg.release.checkpoint import check_one_set
-from modpkg.release.content import collect
+from modpkg.release.content import Content, collect
 from modpkg.release.expects import BaseMemory
 from modpkg.release.finite import count_nonfinite
 from modpkg.release.known import Known
@@ -121,6 +122,7 @@ def build(
         provides = None
         if module.kind == "base" or (module.kind == "model" and parts):
             provides = tree.add(canonical_json(provides_of(parts, ports)))
+        imported = _imported(manifest, content)
         packed = pack_tensors(
             tree,
             parts,
@@ -128,8 +130,12 @@ def build(
             provides=provides,
             patched=base.record.tensors if base is not None and module.kind == "patch" else None,
             deltas=deltas,
+            whole=imported,
             progress=progress,
         )
+        for path, pack in packed.kept.items():
+            place = f"{manifest.imported_from}/{imported[path]}"
+            write_atomically(staged / elsewhere_path(pack), places_document([place]))
         expected: dict[str, str] = {}
         ties: set[str] = set()
         if module.kind in ACTING_KINDS:
@@ -176,6 +182,16 @@ def build(
     finally:
         discard(staged)
     return Built(line=line, record=record, tally=packed.tally, untied=tuple(sorted(ties)))
+
+
+def _imported(manifest: Manifest, content: Content) -> dict[Path, str]:
+    """Return the files of weights that a hub has as they are, with their paths there.
+
+    Publishing asks the hub whether it has: an import may have changed one.
+    """
+    if manifest.imported_from is None:
+        return {}
+    return {path: relative for relative, path in content.weights.items()}
 
 
 def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:

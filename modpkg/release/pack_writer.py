@@ -52,6 +52,8 @@ class WrittenPack(Struct, frozen=True):
     places: dict[str, PackTensor]
     digests: dict[str, Digest]
     """Of the tensors, as they were written."""
+    kept: Path | None = None
+    """The file that it is, as it is."""
 
     def part(self, name: str) -> Part:
         """Return a tensor in this pack."""
@@ -136,6 +138,80 @@ class PackWriter:
             with disk_errors(pack.path.parent, pack.path):
                 flushed.result()
         return [pack for pack, _ in written]
+
+    def keep(
+        self,
+        files: Mapping[Path, Mapping[str, Part]],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[WrittenPack]:
+        """Write a pack of each file, which is the file as it is, and return them in this order.
+
+        Args:
+            files: The tensors of each file, by their names in the release.
+            progress: Called, in any thread, with the bytes of each tensor.
+
+        Raises:
+            InstallError: The disk is full.
+            OSError: A file cannot be read, or not to its end.
+        """
+        jobs = []
+        for path, parts in files.items():
+            target = self._folder / f"pack-{self._written}"
+            self._written += 1
+            jobs.append(self._packs.submit(self._keep, target, path, parts, progress))
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            self._ended.set()
+            raise
+
+    def _keep(
+        self,
+        target: Path,
+        path: Path,
+        parts: Mapping[str, Part],
+        progress: Callable[[int], None] | None,
+    ) -> WrittenPack:
+        whole, at = hashlib.sha256(), 0
+        digests: dict[str, Digest] = {}
+        with disk_errors(target.parent, target), contextlib.ExitStack() as files:
+            out = files.enter_context(open(target, "xb", buffering=0))
+            source = files.enter_context(open_unbuffered(path))
+            size = os.fstat(source.fileno()).st_size
+
+            def copy(stop: int, *states: hashlib._Hash) -> None:
+                nonlocal at
+                count = copy_hashed(
+                    source.fileno(),
+                    at,
+                    stop - at,
+                    out.fileno(),
+                    at,
+                    (*states, whole),
+                    beside=self._hashes,
+                    check=self._check,
+                )
+                if count < stop - at:
+                    raise CutShort(path)
+                at = stop
+
+            for name, part in sorted(parts.items(), key=lambda item: item[1].offset):
+                if part.length and part.offset < at:
+                    raise AssertionError("tensors of a sound file do not overlap")
+                copy(max(at, part.offset))
+                state = hashlib.sha256()
+                copy(at + part.length, state)
+                digests[name] = digest_of(state)
+                if progress is not None:
+                    progress(part.length)
+            copy(size)
+            system.set_descriptor_mode(out.fileno(), 0o444)
+            os.fsync(out.fileno())
+        places = {
+            name: PackTensor(part.dtype, part.shape, part.offset, part.length)
+            for name, part in parts.items()
+        }
+        return WrittenPack(target, digest_of(whole), size, parts, places, digests, kept=path)
 
     def _write(
         self,

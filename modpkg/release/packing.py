@@ -48,6 +48,8 @@ class Packed(Struct, frozen=True):
     sources: dict[str, TensorEntry]
     packs: dict[str, int]
     tally: Tally
+    kept: dict[Path, Digest]
+    """By file of the project, the pack that it is as it is."""
 
 
 def tensors_of(content: Content) -> dict[str, Part]:
@@ -110,13 +112,15 @@ def pack_tensors(
     provides: str | None = None,
     patched: Mapping[str, TensorEntry] | None = None,
     deltas: bool = True,
+    whole: Collection[Path] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Packed:
     """Write the tensors that ``known`` lacks as packs, changed ones encoded if ``deltas``.
 
     ``patched`` are the base's tensors that those of a patch replace. Equal tensors are written
     once. What has no earlier release is written while it is hashed, and kept unless some of it
-    turns out to be known. ``progress`` is called in any thread. Memory: for each processor, one
+    turns out to be known. A file of ``whole`` becomes a pack as it is, of which nothing is encoded,
+    unless all of it is known. ``progress`` is called in any thread. Memory: for each processor, one
     tensor plain and encoded where there are changes, else a few megabytes.
 
     Raises:
@@ -126,23 +130,34 @@ def pack_tensors(
     spool = tree.root / "spool"
     make_folder(spool)
     with PackWriter(spool) as writer:
+        own_files: dict[Path, dict[str, Part]] = {}
+        for name, part in parts.items():
+            own_files.setdefault(part.path, {})[name] = part
+        files = writer.keep({f: own_files[f] for f in own_files if f in whole}, progress)
+        others = {name: part for name, part in parts.items() if part.path not in whole}
         drafts: list[WrittenPack] = []
+        digests = {name: digest for pack in files for name, digest in pack.digests.items()}
         if known is None or not known.earlier(provides, {}):
-            drafts = writer.write(divided(parts), progress=progress)
-            digests = {name: digest for pack in drafts for name, digest in pack.digests.items()}
+            drafts = writer.write(divided(others), progress=progress)
+            digests |= {name: digest for pack in drafts for name, digest in pack.digests.items()}
         else:
-            digests = _digests(parts, progress)
+            digests |= _digests(others, progress)
         keys = {
             name: TensorIdentity(digests[name], part.dtype, part.shape)
             for name, part in parts.items()
         }
         holdings = Holdings(keys, known)
         bases = holdings.bases(provides, keys, patched or {}) if deltas else {}
+        bases = {key: base for key, base in bases.items() if holdings.missing[key] in others}
+        files = [
+            pack for pack in files if not pack.parts.keys().isdisjoint(holdings.missing.values())
+        ]
         own = {name: pack.part(name) for pack in drafts for name in pack.parts}
         encoded = _shrunk({**parts, **own}, holdings, bases, spool)
         written = {
             name: encoded[key][0] if key in encoded else parts[name]
             for key, name in holdings.missing.items()
+            if name in others
         }
         packs, rest = _kept(divided(written), drafts)
         plain = {name: keys[name].digest for name, part in written.items() if part == parts[name]}
@@ -150,7 +165,7 @@ def pack_tensors(
             {name: own.get(name, part) if name in plain else part for name, part in group.items()}
             for group in rest
         ]
-        packs += writer.write(groups, expected=plain)
+        packs += [*writer.write(groups, expected=plain), *files]
         for pack in packs:
             pack.move_to(tree)
     remove_tree(spool)
@@ -181,6 +196,7 @@ def pack_tensors(
             new_bytes=sum(carried.values()),
             bytes=sum(part.length for part in parts.values()),
         ),
+        kept={pack.kept: pack.digest for pack in files if pack.kept is not None},
     )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.elsewhere import elsewhere_path, places_document
 from modpkg.core.records import IndexLine
 from modpkg.manifest.config import Settings
 from modpkg.registry import outside
-from modpkg.registry.elsewhere import elsewhere_path, places_document
 from modpkg.store.store import Store
 from modpkg.transfer import fetch as fetching
 from modpkg.transfer import pieces

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.community.evaluate.builds import built_release
@@ -29,6 +30,7 @@ from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import ModuleTable
+from modpkg.registry.by_reference import kept_places
 from modpkg.registry.opening import writable_place
 from modpkg.registry.place import Place, is_registry, registry_at
 from modpkg.registry.reader import Registry
@@ -113,18 +115,33 @@ def check_build(project: Workspace, dist: Registry, line: IndexLine, target: Pla
         return check(before, after, published=published_versions(registries), count=False)
 
 
+class Publication(Struct, frozen=True):
+    """What was published."""
+
+    line: IndexLine
+    registry: str
+    """Its address."""
+    already: bool
+    """Whether it had the release."""
+    elsewhere: list[str]
+    """Where the weights are that were not uploaded."""
+
+
 def publish_project(
-    project: Workspace, reason: str | None = None, *, dry_run: bool = False
-) -> tuple[IndexLine, str, bool]:
+    project: Workspace,
+    reason: str | None = None,
+    *,
+    dry_run: bool = False,
+    by_reference: bool | None = None,
+) -> Publication:
     """Publish what `modpkg build` wrote for a module project.
 
     Args:
         project: Its workspace.
         reason: Why a breaking change is published without a breaking version.
         dry_run: Only check what publishing would.
-
-    Returns:
-        The published index line, the address of the registry, and whether it had the release.
+        by_reference: Whether weights stay where they were imported from, so that only that place is
+            published; None for those that are still there.
 
     Raises:
         PublishError: This version was not built, its build is damaged, nothing can be published
@@ -138,7 +155,9 @@ def publish_project(
     if not (dist / REGISTRY_INFO).exists():
         raise PublishError("M311", folder=shown(dist))
     try:
-        return _publish_build(project, module, dist, reason, dry_run=dry_run)
+        return _publish_build(
+            project, module, dist, reason, dry_run=dry_run, by_reference=by_reference
+        )
     except IntegrityError as error:
         raise _of_build(error, dist) from None
 
@@ -154,8 +173,14 @@ def _of_build(error: IntegrityError, dist: Path) -> ModpkgError:
 
 
 def _publish_build(
-    project: Workspace, module: ModuleTable, dist: Path, reason: str | None, *, dry_run: bool
-) -> tuple[IndexLine, str, bool]:
+    project: Workspace,
+    module: ModuleTable,
+    dist: Path,
+    reason: str | None,
+    *,
+    dry_run: bool,
+    by_reference: bool | None,
+) -> Publication:
     """Publish the release in ``dist``; raise `IntegrityError` if it is damaged there."""
     built = Registry(str(dist.absolute()))
     lines = [line for line in built.index(module.name) if _version(line) == module.version]
@@ -165,17 +190,25 @@ def _publish_build(
     writer = RegistryWriter(place)
     line = line_to_publish(project, built, lines[0], place, reason, dry_run=dry_run)
     already = _has(place, line)
+    elsewhere = {}
+    if not already and by_reference is not False:
+        project.progress.stage(f"Asking for {module.name}")
+        hosts = project.settings.place_hosts
+        elsewhere = kept_places(
+            built, line, hosts, project.progress.warn, must=by_reference is True
+        )
+    kept = [address for addresses in elsewhere.values() for address in addresses]
     if dry_run:
-        return writer.preview(built, line), place.url, already
+        return Publication(writer.preview(built, line, elsewhere), place.url, already, kept)
     project.progress.stage(f"Publishing {module.name}")
     project.progress.total(line.size)
     built = Registry(str(dist.absolute()))  # the reason is in a separate record
-    published = writer.publish(built, line, progress=project.progress.advance)
+    published = writer.publish(built, line, progress=project.progress.advance, elsewhere=elsewhere)
     if writer.restored:
         restored = human_bytes(writer.restored)
         lost = f"{restored} of {line.name} {line.version}"
         project.progress.warn(f"{place.url} had lost {lost}, and has them again")
-    return published, place.url, already
+    return Publication(published, place.url, already, kept)
 
 
 def _has(place: Place, line: IndexLine) -> bool:
