@@ -164,7 +164,7 @@ def read_toml(block: Block) -> None:
     """Check that the reader of a file accepts a file, or a part of one."""
     tables = tomli.loads(block.text).keys()
     path = Path.cwd() / "block.toml"
-    if tables & {"registry", "store"}:
+    if tables & {"registry", "store", "places"}:
         parse_settings(block.text, path)
     elif tables & {"tensors"}:
         path.write_text(block.text)
