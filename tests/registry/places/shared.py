@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,21 +25,23 @@ FOLDER = "MODPKG_TEST_PLACES"
 
 
 def begin() -> None:
-    """Make the folder of this test run, unless whoever started this process has."""
-    if FOLDER not in os.environ:
-        root = tempfile.mkdtemp(prefix="modpkg-places-")
-        Path(root, "owner").write_text(str(os.getpid()))
-        os.environ[FOLDER] = root
+    """Choose the folder of this test run, unless whoever started this process has."""
+    name = f"modpkg-places-{os.getpid()}-{secrets.token_hex(4)}"
+    os.environ.setdefault(FOLDER, str(Path(tempfile.gettempdir(), name)))
+
+
+def _owner(root: Path) -> int:
+    """Return the process that has chosen a folder."""
+    return int(root.name.split("-")[2])
 
 
 def end() -> None:
     """Remove the folder, in the process that has begun, and stop what may still run there."""
-    root = Path(os.environ.get(FOLDER, os.devnull))
-    if not root.is_dir() or (root / "owner").read_text() != str(os.getpid()):
-        return
-    _stop_all(root)
-    shutil.rmtree(root, ignore_errors=True)
-    del os.environ[FOLDER]
+    root = Path(os.environ.get(FOLDER, "--0"))
+    if _owner(root) == os.getpid():
+        _stop_all(root)
+        shutil.rmtree(root, ignore_errors=True)
+        del os.environ[FOLDER]
 
 
 @contextmanager
@@ -49,6 +52,7 @@ def servers() -> Iterator[Callable[[str], StoreServer]]:
     """
     begin()
     root = Path(os.environ[FOLDER])
+    root.mkdir(mode=0o700, exist_ok=True)
     users, lock = root / "users", FileLock(root / "users.lock")
 
     def count(change: int) -> int:
@@ -80,7 +84,7 @@ def _server(root: Path, name: str) -> StoreServer:
             return SERVERS[name](json.loads(state.read_text())["port"])
         running = SERVERS[name]()
         folder.mkdir()
-        groups = running.start(folder, int((root / "owner").read_text()))
+        groups = running.start(folder, _owner(root))
         state.write_text(json.dumps({"port": running.port, "groups": groups}))
         running.await_answer(folder, groups)
         running.fill()
