@@ -197,7 +197,7 @@ def round_to_narrow(
     single: NDArray[np.float32], ulps: int, layout: BitLayout, doubt: NDArray[np.bool_]
 ) -> NDArray[np.uint16]:
     """Return the bits of the nearest narrow floats, setting ``doubt`` where a float32 within
-    ``ulps`` may round to another. ``single`` is overwritten.
+    ``ulps`` may round to another. Values in doubt are rounded as they are.
 
     If ``ulps`` is 0, ties go to even; otherwise ties are in doubt, as are subnormal and non-finite
     results.
@@ -213,11 +213,12 @@ def round_to_narrow(
         least, most = (layout.bias + 1) << 23, (layout.bias + 30) << 23
         doubt |= bits - np.uint32(least) > np.uint32(most - least)
     if ulps:
-        bits += np.uint32(tie + ulps)
-        low = bits.astype(np.uint16)  # the distance to the tie, from -ulps on
+        low = bits.astype(np.uint16)
+        low += np.uint16(tie + ulps & 0xFFFF)  # the distance to the tie, from -ulps on
         if layout.bias:
             low &= np.uint16(2 * tie - 1)
-        doubt |= low <= np.uint16(2 * ulps)  # of all others, ulps are not missed
+        doubt |= low <= np.uint16(2 * ulps)
+        bits = bits + np.uint32(tie)
     else:
         odd = bits >> dropped
         odd &= np.uint32(1)
