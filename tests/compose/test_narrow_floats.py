@@ -353,11 +353,11 @@ def test_float16_is_widened_exactly() -> None:
 def test_other_dtypes_and_operators_do_not_use_float32() -> None:
     """Only fine-tunes in bfloat16 or float16 are reduced in float32."""
     made = World(5, torch.float32)
-    with mock.patch.object(NarrowReduction, "__iter__", side_effect=AssertionError):
+    with mock.patch.object(NarrowReduction, "within", side_effect=AssertionError):
         made.bytes("linear", {"one": 0.5})
         made.bytes("dare-linear", {"one": 0.5}, density=0.5)
     with (
-        mock.patch.object(NarrowReduction, "__iter__", side_effect=ArithmeticError),
+        mock.patch.object(NarrowReduction, "within", side_effect=ArithmeticError),
         pytest.raises(ArithmeticError),
     ):
         World(5).bytes("linear", {"one": 0.5})
