@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import partial
 
-from modpkg.core.digests import Digest, parse_digest
+from modpkg.core import bounds
+from modpkg.core.digests import Digest
 from modpkg.core.elsewhere import elsewhere_path, read_places
 from modpkg.core.errors import ModpkgError, PublishError
 from modpkg.core.records import IndexLine
+from modpkg.registry.outside import Hosts, OutsideFile
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
+from modpkg.registry.writer import blobs_of
 
 
 def kept_places(
@@ -20,7 +25,7 @@ def kept_places(
     *,
     must: bool,
 ) -> dict[Digest, list[str]]:
-    """Return, by digest, the places of the packs of a build that need not be uploaded.
+    """Return, by digest, the places of a build's packs and files that need not be uploaded.
 
     Each place that the build names is asked whether it has these very bytes.
 
@@ -36,38 +41,46 @@ def kept_places(
         IntegrityError, RegistryUnreachable, RegistryError: With ``must``, a place has it not.
     """
     record, found = built.record(line), dict[Digest, list[str]]()
-    for pack in map(parse_digest, sorted(record.packs)):
-        path = elsewhere_path(pack)
+    sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
+    for digest, what in blobs_of(record):
+        if digest not in sizes:
+            continue  # an interface
+        path = elsewhere_path(digest)
         try:
             places = read_places(built.source.read(path), f"{built.url}/{path}")
         except FileMissing:
             places = []
+        small = digest not in record.packs and sizes[digest] <= bounds.SMALL_FILE_BYTES
+        known = _blob_id(built.blob(digest, what)) if places and small else None
+
+        def opened(
+            place: str, digest: Digest = digest, what: str = what, known: str | None = known
+        ) -> OutsideFile:
+            return OutsideFile(place, digest, what, Hosts(hosts), blob_id=known)
+
         kept = [
             place
             for place in places
-            if _has(place, pack, record.packs[pack], line.name, hosts, warn, must=must)
+            if _has(partial(opened, place), sizes[digest], warn, must=must)
         ]
         if kept:
-            found[pack] = kept
-        elif must:
+            found[digest] = kept
+        elif must and digest in record.packs:
             raise PublishError("M887", name=line.name, version=line.version)
     return found
 
 
-def _has(
-    place: str,
-    pack: Digest,
-    size: int,
-    name: str,
-    hosts: frozenset[str],
-    warn: Callable[[str], None],
-    *,
-    must: bool,
-) -> bool:
-    from modpkg.registry.outside import Hosts, OutsideFile
+def _blob_id(data: bytes) -> str:
+    """Return what git calls a file, and a hub one that is not large."""
+    header = b"blob %d\0" % len(data)
+    return hashlib.sha1(header + data, usedforsecurity=False).hexdigest()
 
+
+def _has(
+    open_file: Callable[[], OutsideFile], size: int, warn: Callable[[str], None], *, must: bool
+) -> bool:
     try:
-        file = OutsideFile(place, pack, f"a pack of {name}", Hosts(hosts))
+        file = open_file()
         if file.check() != size:
             raise file.changed()
     except ModpkgError as error:

@@ -7,6 +7,7 @@ way. A connection is made to the very address that was checked.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import ipaddress
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from msgspec import Struct
@@ -93,9 +94,12 @@ class OutsideFile:
         what: str,
         hosts: Hosts,
         *,
+        blob_id: str | None = None,
         patience: timedelta = timedelta(seconds=bounds.SILENCE_SECONDS),
     ) -> None:
         """``address`` is ``hf://ORG/NAME@COMMIT/FILE``, or one of https.
+
+        ``blob_id`` is what git calls a file with these bytes, if that is known.
 
         Raises:
             RegistryError: It is neither, or on a host that is not allowed.
@@ -103,6 +107,7 @@ class OutsideFile:
         self.address = address
         self.digest = digest
         self._what = what
+        self._blob_id = blob_id
         self._hosts = hosts
         self._patience = patience
         self._url, self._token = _request_of(address)
@@ -140,7 +145,7 @@ class OutsideFile:
                 self._wait(tries, broken)
 
     def check(self) -> int:
-        """Return the file's size, if the server says that it has the digest; reads nothing of it.
+        """Return the file's size, if the server tells its digest or blob id; reads nothing of it.
 
         A server that does not tell digests is asked for the whole file, which is hashed.
 
@@ -264,8 +269,11 @@ class OutsideFile:
         Raises:
             IntegrityError: It says that it has another.
         """
-        told = response.headers.get("X-Linked-ETag", "").removeprefix("W/").strip('"')
-        if len(told) != 64 or set(told) - set("0123456789abcdef"):
+        linked = response.headers.get("X-Linked-ETag")
+        told = (linked or response.headers.get("ETag") or "").removeprefix("W/").strip('"')
+        if told == self._blob_id:
+            return True
+        if linked is None or len(told) != 64 or set(told) - set("0123456789abcdef"):
             return False
         if f"sha256:{told}" != self.digest:
             raise self.changed()
@@ -401,9 +409,6 @@ def _proxy() -> SplitResult | None:
 
 
 def _proxy_login(proxy: SplitResult) -> dict[str, str]:
-    import base64
-    from urllib.parse import unquote
-
     if proxy.username is None:
         return {}
     pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET, Struct
 
-from modpkg.core.digests import Digest
+from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.elsewhere import elsewhere_path, places_document
 from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.filenames import CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
@@ -51,6 +51,8 @@ from modpkg.release.local_paths import without_local_paths
 from modpkg.release.pack_writer import Part
 from modpkg.release.packing import Tally, pack_tensors, tensors_of
 
+_LARGE_FILE = 100_000
+"""Bytes from which a file that was imported need not be uploaded."""
 _NEEDS_WEIGHTS = ("base", "adapter", "head", "expert", "patch")
 
 
@@ -122,7 +124,8 @@ def build(
         provides = None
         if module.kind == "base" or (module.kind == "model" and parts):
             provides = tree.add(canonical_json(provides_of(parts, ports)))
-        imported = _imported(manifest, content)
+        # Publishing asks the hub whether it has these very files: an import may have changed one.
+        imported = manifest.imported_from is not None
         packed = pack_tensors(
             tree,
             parts,
@@ -130,12 +133,14 @@ def build(
             provides=provides,
             patched=base.record.tensors if base is not None and module.kind == "patch" else None,
             deltas=deltas,
-            whole=imported,
+            whole=set(content.weights.values()) if imported else (),
             progress=progress,
         )
-        for path, pack in packed.kept.items():
-            place = f"{manifest.imported_from}/{imported[path]}"
-            write_atomically(staged / elsewhere_path(pack), places_document([place]))
+        kept = packed.kept | _kept_files(content, files) if imported else {}
+        for path, digest in kept.items():
+            relative = path.relative_to(manifest.folder).as_posix()
+            places = places_document([f"{manifest.imported_from}/{relative}"])
+            write_atomically(staged / elsewhere_path(digest), places)
         expected: dict[str, str] = {}
         ties: set[str] = set()
         if module.kind in ACTING_KINDS:
@@ -184,14 +189,14 @@ def build(
     return Built(line=line, record=record, tally=packed.tally, untied=tuple(sorted(ties)))
 
 
-def _imported(manifest: Manifest, content: Content) -> dict[Path, str]:
-    """Return the files of weights that a hub has as they are, with their paths there.
-
-    Publishing asks the hub whether it has: an import may have changed one.
-    """
-    if manifest.imported_from is None:
-        return {}
-    return {path: relative for relative, path in content.weights.items()}
+def _kept_files(content: Content, files: Mapping[str, FileEntry]) -> dict[Path, Digest]:
+    """Return the large files, besides weights, that are in the release as they are."""
+    found = {}
+    for relative, path in content.files.items():
+        digest = parse_digest(files[relative].digest)
+        if files[relative].size >= _LARGE_FILE and digest_file(path) == digest:
+            found[path] = digest
+    return found
 
 
 def with_reason(out: Path, line: IndexLine, record: ReleaseRecord, reason: str) -> IndexLine:

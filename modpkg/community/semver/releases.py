@@ -30,7 +30,6 @@ from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import ModuleTable
-from modpkg.registry.by_reference import kept_places
 from modpkg.registry.opening import writable_place
 from modpkg.registry.place import Place, is_registry, registry_at
 from modpkg.registry.reader import Registry
@@ -193,6 +192,8 @@ def _publish_build(
     elsewhere = {}
     if not already and by_reference is not False:
         project.progress.stage(f"Asking for {module.name}")
+        from modpkg.registry.by_reference import kept_places
+
         hosts = project.settings.place_hosts
         elsewhere = kept_places(
             built, line, hosts, project.progress.warn, must=by_reference is True
