@@ -8,7 +8,6 @@ from collections import Counter
 
 import click
 from msgspec import Struct
-from msgspec.structs import replace
 
 from modpkg.cli.options import json_option, project_options, span_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
@@ -23,7 +22,7 @@ from modpkg.manifest.config import normal_address
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.copying import Copied, copy_releases
-from modpkg.registry.damage import Damage, Verification, Verified, healthy, mend
+from modpkg.registry.damage import Verification, Verified, mend_all, without_others
 from modpkg.registry.location import Location, alias_location, default_location
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import is_registry, registry_at
@@ -266,19 +265,20 @@ def verify_registry(
     for name in wanted if names else ():
         if not registry.knows(name):
             raise no_such_module(name, registry)
-    verified = Verification(registry, workspace.progress).run(wanted, sample)
-    others = _others(workspace, registry) if verified.damaged else []
-    damaged, mended = list[Damage](), 0
-    for damage in verified.damaged:
-        found = healthy(damage, others)
-        if mends and (found or damage.path == REGISTRY_MODULES):
-            place = open_place(registry.source.url, workspace.settings)
-            mend(place, damage, found[0] if found else None)
-            mended += 1
-            if not as_json:
-                tell(f"{good('Mended')} {damage.path}.")
-        damaged.append(replace(damage, mended_from=[one.url for one in found]))
-    left = len(damaged) - mended
+    verification = Verification(registry, workspace.progress)
+    verified = verification.run(wanted, sample)
+    done = mend_all(
+        verification,
+        verified,
+        _others(workspace, registry) if verified.damaged else [],
+        (lambda: open_place(registry.source.url, workspace.settings)) if mends else None,
+        lambda path: None if as_json else tell(f"{good('Mended')} {path}."),
+    )
+    verified, left = done.verified, done.left
+    damaged, mended = verified.damaged, len(verified.damaged) - len(left)
+    unlisted = not verification.listed and bool(registry.names())
+    if unlisted and mends:
+        RegistryWriter(open_place(registry.source.url, workspace.settings)).describe_all()
     if as_json:
         print_json(
             RegistryVerified(
@@ -291,7 +291,7 @@ def verify_registry(
             )
         )
         return 1 if left else 0
-    for damage in [] if mends and not left else damaged:
+    for damage in left:
         say(f"{strong('damaged')} {damage.path} [{damage.code}]: {damage.reason}")
         if damage.releases:
             say(f"  needed by {listed(damage.releases, 5)}")
@@ -300,8 +300,11 @@ def verify_registry(
             where = f" from {places}" if places else ""
             say(f"  mend it{where}: modpkg registry verify {registry.url} --mend")
         else:
-            first = "" if damage.code == "M306" else "remove that file, and "
-            say(f"  nothing that is known has it undamaged: {first}publish the release again")
+            say(f"  nothing that is known has it undamaged: {without_others(damage)}")
+    if unlisted and mends:
+        tell(f"{good('Wrote')} {REGISTRY_MODULES}, which it did not have.")
+    elif unlisted:
+        tell(f"It has no {REGISTRY_MODULES}: 'modpkg registry init {registry.url}' writes it.")
     what = f"{counted(verified.releases, 'release')}, {human_bytes(verified.bytes)}"
     mended_too = f" ({mended} mended)" if mended else ""
     tell(

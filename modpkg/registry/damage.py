@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
@@ -15,7 +16,7 @@ from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, Regis
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord, decode_record
-from modpkg.registry.module_lines import parse_module_lines
+from modpkg.registry.module_lines import malformed_lines, parse_module_lines
 from modpkg.registry.place import CopiedBlob, Place, RegistryChange, bounded_stream
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
@@ -63,6 +64,9 @@ class Verification:
     Args:
         registry: The registry, opened without copies and mirrors (`open_alone`).
         progress: Shows the bytes that were verified.
+
+    Attributes:
+        listed: Whether it has ``modules.jsonl``, which may be missing.
     """
 
     def __init__(self, registry: Registry, progress: Progress) -> None:
@@ -70,7 +74,9 @@ class Verification:
         self._progress = progress
         self._damaged: list[Damage] = []
         self._blobs: dict[Digest, _Named] = {}
+        self._unread: dict[str, IndexLine] = {}
         self._records = self._bytes = 0
+        self.listed = True
         registry.warn = self._skipped
 
     def run(self, names: Sequence[str], sample: int | None = None) -> Verified:
@@ -82,6 +88,7 @@ class Verification:
         self._progress.stage("Reading")
         fetch_indexes(self._registry, names)
         lines = [line for name in names for line in self._lines(name)]
+        has_releases = bool(lines)
         if sample is not None and sample < len(lines):
             lines = random.sample(lines, sample)
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -89,16 +96,37 @@ class Verification:
                 self._registry.prefetch_blob(line.release, _record_of(line), pool)
         for line in lines:
             self._record(line)
-        self._list(names)
-        total = sum(blob.size or 0 for blob in self._blobs.values())
+        self._list(names, has_releases)
+        return self._verified(len(lines), self._blobs)
+
+    def go_on(self, paths: Iterable[str]) -> Verified:
+        """Verify those of the files at these paths that are records, and what only they name.
+
+        They could not be read before, and were mended since. What was told before is not told
+        again.
+
+        Raises:
+            RegistryUnreachable: A file cannot be read now.
+        """
+        self._damaged, self._records, self._bytes = [], 0, 0
+        before = {*self._blobs}
+        for path in paths:
+            if line := self._unread.pop(path, None):
+                self._record(line)
+        new = {digest: blob for digest, blob in self._blobs.items() if digest not in before}
+        return self._verified(0, new)
+
+    def _verified(self, releases: int, blobs: Mapping[Digest, _Named]) -> Verified:
+        """Verify blobs, and return that, with the records that were read."""
+        total = sum(blob.size or 0 for blob in blobs.values())
         self._progress.stage("Verifying")
         self._progress.total(total)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            order = sorted(self._blobs.items(), key=lambda item: -(item[1].size or 0))
+            order = sorted(blobs.items(), key=lambda item: -(item[1].size or 0))
             sizes = list(pool.map(lambda item: self._blob(*item), order))
         damaged = sorted(self._damaged, key=lambda damage: (damage.releases, damage.path))
-        files, size = self._records + len(self._blobs), self._bytes + sum(sizes)
-        return Verified(len(lines), files, size, damaged)
+        files, size = self._records + len(blobs), self._bytes + sum(sizes)
+        return Verified(releases, files, size, damaged)
 
     def _lines(self, name: str) -> list[IndexLine]:
         try:
@@ -118,6 +146,8 @@ class Verification:
 
     def _skipped(self, sentence: str) -> None:
         """Note lines that cannot be read: the reader warns of them."""
+        if "/index/" not in sentence:
+            return  # of the list of modules, which is checked by itself
         path = "index/" + sentence.partition("/index/")[2].partition(":")[0]
         name = path.removeprefix("index/").removesuffix(".jsonl")
         self._damaged.append(Damage(path=path, releases=[name], code="M209", reason=sentence))
@@ -138,6 +168,7 @@ class Verification:
             raise
         except ModpkgError as error:
             self._add(blob_path(digest), [label], error)
+            self._unread[blob_path(digest)] = line
             return
         self._records += 1
         self._bytes += len(data)
@@ -156,13 +187,22 @@ class Verification:
             self._add(blob_path(digest), named.releases, error, named.size)
             return 0
 
-    def _list(self, names: Iterable[str]) -> None:
-        """Check the digests of ``modules.jsonl``, which make readers use their copies."""
+    def _list(self, names: Iterable[str], has_releases: bool) -> None:
+        """Check ``modules.jsonl``, also its digests, which make readers use their copies."""
         source = self._registry.source
         try:
             data = source.read(REGISTRY_MODULES, bounds.MODULES_BYTES)
         except FileMissing:
+            self.listed = False
             return  # it may be missing
+        malformed = malformed_lines(data)
+        if malformed or (has_releases and not data.strip()):
+            lines_are = "1 line is" if malformed == 1 else f"{malformed or 'its'} lines are"
+            reason = f"{lines_are} {'malformed' if malformed else 'missing'}"
+            self._damaged.append(
+                Damage(path=REGISTRY_MODULES, releases=[], code="M209", reason=reason)
+            )
+            return
         lines = parse_module_lines(data, REGISTRY_MODULES)
         told = {_index(name): lines[name].index for name in names if name in lines}
         told[REGISTRY_INFO] = next((line.registry for line in lines.values()), None)
@@ -265,3 +305,67 @@ def mend(place: Place, damage: Damage, source: Registry | None) -> None:
         change.add([CopiedBlob(digest, damage.path, source, damage.size)])
 
     place.change(edit)
+
+
+class Mending(Struct, frozen=True):
+    """What was verified of a registry, and what of it was mended."""
+
+    verified: Verified
+    """Each damage has where the file is undamaged."""
+    left: list[Damage]
+    """What of it is damaged still."""
+
+
+def mend_all(
+    verification: Verification,
+    verified: Verified,
+    others: Sequence[Registry],
+    place: Callable[[], Place] | None,
+    told: Callable[[str], None],
+) -> Mending:
+    """Find where damaged files are undamaged, and mend them if there is a place to write to.
+
+    What a record names is verified, and mended, after the record was.
+
+    Args:
+        verification: What has found the damage.
+        verified: What it has found.
+        others: Where files may be undamaged.
+        place: Opens the registry for writing; None if nothing is to be mended.
+        told: Called with the path of each file that was mended.
+
+    Raises:
+        ModpkgError: A file cannot be read any more, or nothing can be written.
+    """
+    damaged, tried, mended, found = list[Damage](), set[str](), set[str](), verified
+    while found.damaged:
+        now = set[str]()
+        # The list of modules comes last: it is written by what the others say.
+        for damage in sorted(found.damaged, key=lambda one: one.path == REGISTRY_MODULES):
+            sources = healthy(damage, others)
+            damaged.append(replace(damage, mended_from=[one.url for one in sources]))
+            can_be = bool(sources) or damage.path == REGISTRY_MODULES
+            if place is not None and can_be and damage.path not in tried:
+                mend(place(), damage, sources[0] if sources else None)
+                now.add(damage.path)
+                told(damage.path)
+        if not now:
+            break
+        tried |= now
+        found = verification.go_on(sorted(now))
+        again = tried & {damage.path for damage in found.damaged}  # what replaced it is no better
+        damaged = [damage for damage in damaged if damage.path not in again]
+        mended = (mended | now) - again
+        verified = replace(
+            verified, files=verified.files + found.files, bytes=verified.bytes + found.bytes
+        )
+    left = [damage for damage in damaged if damage.path not in mended]
+    return Mending(replace(verified, damaged=damaged), left)
+
+
+def without_others(damage: Damage) -> str:
+    """Return what to do about a damaged file that nothing that is known has undamaged."""
+    if damage.code in ("M877", "M879"):  # nothing of it lies in the registry
+        return "whoever has the project runs 'modpkg publish --upload'"
+    first = "" if damage.code == "M306" else "remove that file, and "
+    return f"{first}publish the release again"

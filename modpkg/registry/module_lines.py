@@ -73,10 +73,7 @@ def parse_module_lines(
         if raw.isspace():
             continue
         try:
-            line = _decoded(raw)
-            if line.spec > SPEC or module_name(line.name) != line.name:
-                raise ValueError(line.name)
-            parse_version(line.version)
+            line = _valid(raw)
         except Exception:
             skipped += 1
         else:
@@ -85,6 +82,37 @@ def parse_module_lines(
         lines_are = "1 line that is" if skipped == 1 else f"{skipped} lines that are"
         warn(f"{source}: skipped {lines_are} malformed or of a newer version")
     return lines
+
+
+def malformed_lines(data: bytes) -> int:
+    """Return how many lines are malformed; those of a newer version are not."""
+    return sum(not raw.isspace() and _is_malformed(raw) for raw in io.BytesIO(data))
+
+
+def _is_malformed(raw: bytes) -> bool:
+    try:
+        _valid(raw)
+    except Exception:
+        try:
+            record = msgspec.json.decode(raw)
+        except Exception:
+            return True
+        spec = record.get("spec") if isinstance(record, dict) else None
+        return not isinstance(spec, int) or spec <= SPEC
+    return False
+
+
+def _valid(raw: bytes) -> ModuleLine:
+    """Return a line.
+
+    Raises:
+        Exception: It is malformed, or of a newer version.
+    """
+    line = _decoded(raw)
+    if line.spec > SPEC or module_name(line.name) != line.name:
+        raise ValueError(line.name)
+    parse_version(line.version)
+    return line
 
 
 def _decoded(raw: bytes) -> ModuleLine:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.digests import blob_path, digest_bytes, parse_digest
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.progress import Progress
 from modpkg.manifest.config import Settings
 from modpkg.registry.copying import Copied, copy_releases
-from modpkg.registry.damage import Damage, Verification, healthy, mend
+from modpkg.registry.damage import Damage, Verification, healthy, mend, without_others
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.place import CopiedBlob
 from modpkg.registry.reader import Registry
@@ -237,6 +237,96 @@ def test_a_damaged_record_index_or_list_is_found(registry: Path) -> None:
     index.write_bytes(good)
     assert found(registry) == []
     assert found(registry, sample=1) == []
+
+
+def test_what_a_mended_record_names_is_mended_too(
+    talker: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry = shutil.copytree(talker, tmp_path / "registry")
+    mirror = tmp_path / "mirror"
+    copy(registry, mirror)
+    Path("modpkg.toml").write_text(f'[app]\nname = "app"\n[registries]\nacme = "{mirror}"\n')
+    line = Registry(str(registry)).index("tiny")[0]
+    config = Registry(str(registry)).record(line).files["config.json"].digest
+    paths = [blob_path(parse_digest(digest)) for digest in (line.release, config)]
+
+    def verify(*options: str) -> tuple[int, dict[str, object]]:
+        status, out, _ = run(capfd, "registry", "verify", str(registry), "tiny", *options, "--json")
+        return status, json.loads(out)
+
+    whole = verify()[1]
+    for path in paths:
+        (registry / path).unlink()
+    status, document = verify("--mend")
+    assert (status, document["mended"]) == (0, 2)
+    assert document["files"] == whole["files"]
+    assert found(registry) == []
+    for path in paths:
+        (registry / path).unlink()
+    (mirror / paths[1]).unlink()
+    status, document = verify("--mend")
+    assert (status, document["mended"]) == (1, 1)
+    assert [one.path for one in found(registry)] == [paths[1]]
+
+
+def test_a_record_that_stays_as_it_was_is_left_damaged(
+    registry: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mirror = home / "mirror"
+    copy(registry, mirror)
+    Path("modpkg.toml").write_text(f'[app]\nname = "app"\n[registries]\nacme = "{mirror}"\n')
+    data = b"{}"
+    digest = digest_bytes(data)
+    index = registry / "index" / "part.jsonl"
+    old = Registry(str(registry)).line("part", "1.0").release
+    index.write_bytes(index.read_bytes().replace(old.encode(), digest.encode()))
+    for root in (registry, mirror):
+        path = root / blob_path(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    status, out, _ = run(capfd, "registry", "verify", str(registry), "part", "--mend", "--json")
+    damaged = [one["path"] for one in json.loads(out)["damaged"]]
+    assert (status, damaged.count(blob_path(digest))) == (1, 1)
+
+
+@pytest.mark.parametrize("data", [b"garbage", b"", b"\xff\x00\n", None])
+def test_a_list_of_modules_that_is_damaged_or_missing_is_written_anew(
+    registry: Path, home: Path, capfd: pytest.CaptureFixture[str], data: bytes | None
+) -> None:
+    path = registry / REGISTRY_MODULES
+    before = path.read_bytes()
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    codes = [(one.path, one.code) for one in found(registry)]
+    assert codes == ([] if data is None else [(REGISTRY_MODULES, "M209")])
+    status, out, err = run(capfd, "registry", "verify", str(registry))
+    assert status == (0 if data is None else 1)
+    assert REGISTRY_MODULES in out + err
+    assert run(capfd, "registry", "verify", str(registry), "--mend")[0] == 0
+    assert path.read_bytes() == before
+    assert found(registry) == []
+
+
+def test_a_malformed_line_of_the_list_is_damage_and_a_newer_one_is_not(registry: Path) -> None:
+    path = registry / REGISTRY_MODULES
+    before = path.read_bytes()
+    path.write_bytes(before + b'{"spec":99,"name":["other"]}\n')
+    assert found(registry) == []
+    path.write_bytes(before + b'{"name":"x"}\n')
+    assert [one.code for one in found(registry)] == ["M209"]
+    with serve(registry) as server:
+        path.write_bytes(b"garbage")
+        assert [one.reason for one in found(server.url)] == ["1 line is malformed"]
+
+
+def test_what_lies_elsewhere_is_not_removed_but_uploaded() -> None:
+    for code, says in {
+        "M306": "publish the release",
+        "M305": "remove that file, and publish the release",
+        "M877": "whoever has the project runs 'modpkg publish --upload'",
+    }.items():
+        assert without_others(Damage(path="", releases=[], code=code, reason="")).startswith(says)
 
 
 def stray(registry: Path, age: datetime.timedelta = datetime.timedelta()) -> Path:
