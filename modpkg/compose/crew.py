@@ -13,7 +13,7 @@ from modpkg.compose.workers import Workers
 from modpkg.core import system
 from modpkg.core.digests import Digest, digest_of
 from modpkg.core.errors import ComposeError
-from modpkg.core.regular_file import CutShort
+from modpkg.core.regular_file import CutShort, open_unbuffered
 
 if TYPE_CHECKING:
     from modpkg.compose.tensor import Job
@@ -110,7 +110,7 @@ class _Divided(NamedTuple):
         """Hash the parts in their order, each as soon as it is written, and return the digest."""
         state = hashlib.sha256()
         try:
-            with open(self.job.file, "rb", buffering=0) as file:
+            with open_unbuffered(Path(self.job.file)) as file:
                 position = self.job.place.offset
                 for part, made in zip(self.parts, self.made, strict=True):
                     made.result()

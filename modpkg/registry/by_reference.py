@@ -23,6 +23,7 @@ def kept_places(
     hosts: frozenset[str],
     warn: Callable[[str], None],
     *,
+    lacks: Callable[[Digest], bool],
     must: bool,
 ) -> dict[Digest, list[str]]:
     """Return, by digest, the places of a build's packs and files that need not be uploaded.
@@ -34,17 +35,18 @@ def kept_places(
         line: The release in it.
         hosts: Those that the user allows, besides the hub's.
         warn: Told of a place that has them not: its pack is uploaded.
+        lacks: Returns whether the registry has no copy of its own.
         must: Whether that is an error.
 
     Raises:
-        PublishError: With ``must``, a pack has no place.
+        PublishError: With ``must``, a pack has no place, or is not what was imported.
         IntegrityError, RegistryUnreachable, RegistryError: With ``must``, a place has it not.
     """
     record, found = built.record(line), dict[Digest, list[str]]()
     sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
     for digest, what in blobs_of(record):
-        if digest not in sizes:
-            continue  # an interface
+        if digest not in sizes or not lacks(digest):
+            continue  # an interface, or nothing is to be sent
         path = elsewhere_path(digest)
         try:
             places = read_places(built.source.read(path), f"{built.url}/{path}")
@@ -58,14 +60,15 @@ def kept_places(
         ) -> OutsideFile:
             return OutsideFile(place, digest, what, Hosts(hosts), blob_id=known)
 
+        has_to = must and digest in record.packs
         kept = [
             place
             for place in places
-            if _has(partial(opened, place), sizes[digest], warn, must=must)
+            if _has(partial(opened, place), sizes[digest], warn, must=has_to)
         ]
         if kept:
             found[digest] = kept
-        elif must and digest in record.packs:
+        elif has_to:
             raise PublishError("M887", name=line.name, version=line.version)
     return found
 
@@ -81,11 +84,12 @@ def _has(
 ) -> bool:
     try:
         file = open_file()
-        if file.check() != size:
-            raise file.changed()
+        same = file.has_bytes(size)
     except ModpkgError as error:
         if must:
             raise
         warn(f"{error} So it is uploaded.")
         return False
-    return True
+    if not same and not must:
+        warn(f"{file.address} has other bytes than the file here, which is uploaded.")
+    return same

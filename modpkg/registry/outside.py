@@ -35,6 +35,7 @@ from modpkg.manifest.config import origin
 from modpkg.registry.object_source import ARRIVAL
 from modpkg.registry.object_store import is_private
 from modpkg.registry.pace import Pace
+from modpkg.registry.public_address import is_public
 from modpkg.registry.requests import Abandoned, wait_for
 from modpkg.registry.source import RangesUnsupported
 
@@ -51,8 +52,12 @@ class Hosts(Struct, frozen=True):
 
     named: frozenset[str] = frozenset()
 
-    def allow(self, host: str) -> bool:
-        """Return whether the user allows a host, also in a private network."""
+    def allow(self, url: str) -> bool:
+        """Return whether the user allows a place at this address."""
+        return urlsplit(url).hostname in self.named or origin(url) == origin(hub_endpoint())
+
+    def trust(self, host: str) -> bool:
+        """Return whether what is redirected to this host may be in a private network."""
         return host in self.named or host == urlsplit(hub_endpoint()).hostname
 
 
@@ -108,10 +113,11 @@ class OutsideFile:
         self.digest = digest
         self._what = what
         self._blob_id = blob_id
+        self._differs = False
         self._hosts = hosts
         self._patience = patience
         self._url, self._token = _request_of(address)
-        if not hosts.allow(urlsplit(self._url).hostname or ""):
+        if not hosts.allow(self._url):
             raise RegistryError(
                 "M879",
                 what=what,
@@ -144,31 +150,34 @@ class OutsideFile:
                 tries = 1 if at - begun >= bounds.PROGRESS_BYTES else tries + 1
                 self._wait(tries, broken)
 
-    def check(self) -> int:
-        """Return the file's size, if the server tells its digest or blob id; reads nothing of it.
+    def has_bytes(self, size: int) -> bool:
+        """Return whether the file has the digest, and this size, as the server tells.
 
         A server that does not tell digests is asked for the whole file, which is hashed.
 
         Raises:
-            What `stream` raises, and IntegrityError: It has another digest.
+            What `stream` raises, but for a file with other bytes.
         """
         import hashlib
 
-        answer, tells = self._tried(lambda: self._open(0, 1))
-        with answer as response:
-            size = _whole_size(response)
-        if tells and size is not None:
-            return size
-        state, size = hashlib.sha256(), 0
-        for chunk in self.stream():
-            state.update(chunk)
-            size += len(chunk)
-        if f"sha256:{state.hexdigest()}" != self.digest:
-            raise self.changed()
-        return size
+        try:
+            answer, tells = self._tried(lambda: self._open(0, 1))
+            with answer as response:
+                told = _whole_size(response)
+            if tells or told not in (None, size):
+                return told == size
+            state = hashlib.sha256()
+            for chunk in self.stream():
+                state.update(chunk)
+        except IntegrityError:
+            if self._differs:
+                return False
+            raise
+        return f"sha256:{state.hexdigest()}" == self.digest
 
     def changed(self) -> IntegrityError:
         """Return the error for a file whose bytes are not those that have the digest."""
+        self._differs = True
         return self._gone("has other bytes now than those that were released")
 
     def _tried(self, work: Callable[[], T]) -> T:
@@ -306,7 +315,7 @@ class OutsideFile:
             raise self._unreadable("it redirects to what is no address") from None
         if not host or parts.username is not None or len(url) > bounds.ADDRESS_CHARACTERS * 4:
             raise self._unreadable("it redirects to what is no address")
-        local = self._hosts.allow(host) and is_private(url)
+        local = self._hosts.trust(host) and is_private(url)
         if parts.scheme != "https" and not (parts.scheme == "http" and local):
             raise self._unreadable(f"{host} would be asked without TLS")
         return parts
@@ -346,7 +355,7 @@ class OutsideFile:
     def _refuse_private(
         self, host: str, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]
     ) -> None:
-        if not self._hosts.allow(host) and not all(map(_is_public, addresses)):
+        if not self._hosts.trust(host) and not all(map(is_public, addresses)):
             raise RegistryError(
                 "M879", what=self._what, address=self.address, host=host, config=config_path()
             )
@@ -364,27 +373,6 @@ def _request_of(address: str) -> tuple[str, str | None]:
         found: HubAddress = parse_hub_address(address, file=True)
         return found.https(), hub_token()
     return address, None
-
-
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether anybody on the internet can be asked at an address, and only there.
-
-    >>> [_is_public(ipaddress.ip_address(a)) for a in ("8.8.8.8", "10.0.0.1", "::ffff:10.0.0.1")]
-    [True, False, False]
-    """
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address.teredo is not None:
-            return False
-        if inner is None and address in _TRANSLATED:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return _is_public(inner)
-    return address.is_global and not address.is_multicast and not address.is_reserved
-
-
-_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 addresses behind NAT64 (RFC 6052)."""
 
 
 def _connected(addresses: list[str], port: int, seconds: float) -> socket.socket:

@@ -153,7 +153,7 @@ def test_only_sums_in_a_narrow_dtype_are_computed_in_float32(tmp_path: Path) -> 
     w, a, b = factors("plain", "BF16")
     assert "sum" in REDUCERS
     wide = plan_of(tmp_path, w.float(), [(a, b, 1.0)]).computed[f"{Q}.weight"]
-    with mock.patch.object(LowRankReduction, "__iter__", side_effect=AssertionError):
+    with mock.patch.object(LowRankReduction, "within", side_effect=AssertionError):
         tensor_in_memory("model", "w", wide)
 
 

@@ -67,6 +67,8 @@ def test_published_by_reference_and_installed_from_the_hub(
         assert moved == 0 if registry == "uploaded" else moved < 1.1 * weights
         locks.append((app / "modpkg.lock").read_text().replace(registry, "R"))
     assert locks[0] == locks[1]
+    assert "0 B new" in works(run, "-C", tmp_path, "publish", "base", "--registry", "kept")
+    assert not has_weights(tmp_path / "kept")
     # Another file in its place is refused, and named.
     repository.commits[repository.branches["main"]].files["model.safetensors"] = b"x" * 60_000
     monkeypatch.setenv("MODPKG_HOME", str(tmp_path / "home-again"))
@@ -74,7 +76,9 @@ def test_published_by_reference_and_installed_from_the_hub(
     assert "model.safetensors" in fails(run, "M877", "-C", tmp_path / "app-kept", "install")
     # Its remedy.
     kept = tmp_path / "kept"
-    works(run, "publish", tmp_path / "base", "--registry", kept, "--upload")
+    base = tmp_path / "base"
+    fails(run, "M887", "publish", base, "--registry", kept, "--by-reference")
+    works(run, "publish", base, "--registry", kept, "--upload")
     assert has_weights(kept)
     works(run, "-C", tmp_path / "app-kept", "install")
 
@@ -90,6 +94,16 @@ def test_what_no_hub_has_is_uploaded(
     fails(run, "M878", "publish", "base", "--registry", "kept", "--by-reference")
     assert "uploaded" in works(run, "publish", "base", "--registry", "kept")
     assert has_weights(tmp_path / "kept")
+    # Weights that were changed since they were imported are not those of the hub.
+    hub.repository("org/base", base_files())
+    weights = tmp_path / "base" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    works(run, "build", "base", "--registry", "changed")
+    fails(run, "M887", "publish", "base", "--registry", "changed", "--by-reference")
+    told = works(run, "publish", "base", "--registry", "changed")
+    assert "other bytes than the file here" in told
     manifest = tmp_path / "base" / "modpkg.toml"
     text = manifest.read_text()
     manifest.write_text(text[: text.index("[provenance]")])

@@ -179,7 +179,7 @@ def test_m315_of_plain_http(registry: Path, run: Run, home: Path) -> None:
     address = "https://models.example/r"
     source = open_source(address, None, settings.of(address).login)
     assert isinstance(source, ObjectSource)
-    assert source._store is not None
+    assert source.store is not None
 
 
 # The system ---------------------------------------------------------------------------------

@@ -16,15 +16,18 @@ from typing import Any
 
 import pytest
 
+from modpkg.core import bounds
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.manifest.config import Settings
 from modpkg.manifest.read import read_manifest
 from modpkg.registry import bucket_place
+from modpkg.registry.bucket_place import BucketPlace, ChangedMeanwhile
 from modpkg.registry.copying import copy_releases
 from modpkg.registry.damage import Verification, healthy, mend
 from modpkg.registry.known import known_tensors
+from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
@@ -397,3 +400,17 @@ class Worker:
         self.killed = True
         self.process.kill()
         return Fault() if self._when_done else Fault(drop=True)
+
+
+def test_who_is_second_each_time_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "CHANGE_ATTEMPTS", 2)
+    monkeypatch.setattr(BucketPlace, "_check_conditions", lambda place: None)
+    tries = []
+
+    def edit(change: object) -> None:
+        tries.append(change)
+        raise ChangedMeanwhile
+
+    with raises("M847"):
+        BucketPlace(ObjectSource("s3://models")).change(edit)
+    assert len(tries) == 2

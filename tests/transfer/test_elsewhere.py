@@ -221,6 +221,13 @@ def test_only_allowed_hosts_are_asked(place: str, code: str, stage: Stage, tmp_p
     assert not stage.hub.seen
 
 
+def test_another_port_of_the_hubs_host_is_another_server(stage: Stage, tmp_path: Path) -> None:
+    stage.write(f"{stage.keeper.url}{FILE}")
+    with raises("M879"):
+        stage.fetch(tmp_path / "store")
+    assert not stage.keeper.seen
+
+
 def test_a_host_that_the_user_names(stage: Stage, tmp_path: Path) -> None:
     stage.write(f"http://localhost:{stage.keeper.url.rpartition(':')[2]}{FILE}")
     with raises("M879"):

@@ -15,6 +15,7 @@ from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
+from modpkg.core.digests import blob_path
 from modpkg.core.errors import (
     IntegrityError,
     ModpkgError,
@@ -188,15 +189,19 @@ def _publish_build(
     place = writable_place(project.manifest, project.options.registry, lambda: project.settings)
     writer = RegistryWriter(place)
     line = line_to_publish(project, built, lines[0], place, reason, dry_run=dry_run)
-    already = _has(place, line)
+    known, already = is_registry(place), _has(place, line)
     elsewhere = {}
-    if not already and by_reference is not False:
-        project.progress.stage(f"Asking for {module.name}")
+    if by_reference is not False:
         from modpkg.registry.by_reference import kept_places
 
-        hosts = project.settings.place_hosts
+        project.progress.stage(f"Asking for {module.name}")
         elsewhere = kept_places(
-            built, line, hosts, project.progress.warn, must=by_reference is True
+            built,
+            line,
+            project.settings.place_hosts,
+            project.progress.warn,
+            lacks=lambda digest: not known or place.size(blob_path(digest)) is None,
+            must=by_reference is True,
         )
     kept = [address for addresses in elsewhere.values() for address in addresses]
     if dry_run:
