@@ -24,6 +24,7 @@ from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Verification, Verified, mend_all, without_others
 from modpkg.registry.location import Location, alias_location, default_location
+from modpkg.registry.names import check_name
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.probe import probe
@@ -176,6 +177,8 @@ def init_registry(workspace: Workspace, address: str, name: str | None, as_json:
     overwriting each other's releases. At URL may be a registry already: it is checked, and its
     list of modules is written anew.
     """
+    if name is not None:
+        check_name(name)
     place = open_place(_location(workspace, address).address, workspace.settings)
     if isinstance(place, BucketPlace) and (ignored := probe(place)):
         raise PublishError("M848", url=place.url, ignored=" and ".join(ignored))

@@ -466,10 +466,7 @@ MESSAGES: dict[str, str] = {
         "{address} cannot be the address of a registry: {reason}. Name a folder, or a URL such as "
         "https://models.example/acme."
     ),
-    "M846": (
-        "Nothing could be published to {url}: {reason}; {remedy}. What was sent already is kept, "
-        "and publishing again goes on with the rest."
-    ),
+    "M846": "Nothing could be published to {url}: {reason}; {remedy}{kept}.",
     "M847": (
         "The registry at {url} was changed by others {count} times while it was published to, each "
         "time before this change was written; publish again when fewer do."

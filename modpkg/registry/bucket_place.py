@@ -23,12 +23,12 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path
 from modpkg.core.errors import IntegrityError, ModpkgError, PublishError
 from modpkg.core.filenames import REGISTRY_INFO
-from modpkg.core.records import SPEC, RegistryInfo, canonical_json
+from modpkg.core.records import canonical_json
 from modpkg.core.redacted import redacted
 from modpkg.core.tree import BlobTree
 from modpkg.registry.attempts import Attempts, jittered
 from modpkg.registry.http_errors import write_error
-from modpkg.registry.names import new_name
+from modpkg.registry.names import new_info
 from modpkg.registry.object_source import ObjectSource, version_in
 from modpkg.registry.object_store import library
 from modpkg.registry.place import Blob, Progress, RegistryChange, StoredFile, T
@@ -65,6 +65,8 @@ class BucketPlace:
         self._source = source
         self._conditions_hold = False
         self._present: dict[str, int] = {}
+        self._kept = False
+        """Whether blobs were sent."""
 
     @property
     def url(self) -> str:
@@ -79,11 +81,10 @@ class BucketPlace:
         return None
 
     def prepare(self, name: str | None = None) -> None:
+        info = new_info(name, self._source.url.rpartition("/")[2])
         try:
             self._check_conditions()
         except FileMissing:
-            last = self._source.url.rpartition("/")[2]
-            info = RegistryInfo(spec=SPEC, name=name or new_name(last))
             self._written(REGISTRY_INFO, canonical_json(info) + b"\n", "create")
             self._check_conditions()
 
@@ -111,9 +112,10 @@ class BucketPlace:
     def change(self, edit: Callable[[RegistryChange], T]) -> T:
         with contextlib.suppress(FileMissing):  # there is no registry: the edit tells that
             self._check_conditions()
+        sent: dict[Digest, int] = {}
         for number in range(bounds.CHANGE_ATTEMPTS):
             with contextlib.suppress(ChangedMeanwhile):
-                return edit(_BucketChange(self))
+                return edit(_BucketChange(self, sent))
             wait_for(partial(time.sleep, jittered(min(0.05 * 2**number, 2))))
         raise PublishError("M847", url=self.url, count=bounds.CHANGE_ATTEMPTS)
 
@@ -218,6 +220,7 @@ class BucketPlace:
         else:
             size = self._add_large(blob, path, progress, stop)
         self._present[path] = size
+        self._kept = True
         return size
 
     def _add_small(self, blob: Blob, path: str, held: int | None) -> int:
@@ -326,7 +329,7 @@ class BucketPlace:
         known = self._source.request_error(error, path, attempts)
         if not writes or known.code == "M320":
             return known
-        return write_error(error, self.url, known)
+        return write_error(error, self.url, known, kept=self._kept)
 
 
 class _Sent:
@@ -385,8 +388,10 @@ def _check(blob: Blob, state: hashlib._Hash) -> None:
 class _BucketChange:
     """A change of a registry in an object store."""
 
-    def __init__(self, place: BucketPlace) -> None:
+    def __init__(self, place: BucketPlace, sent: dict[Digest, int]) -> None:
+        """``sent`` has the bytes of blobs that earlier attempts at the same change have sent."""
         self._place = place
+        self._sent = sent
         self._versions: dict[str, dict[str, Any] | None] = {}
 
     def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes | None:
@@ -409,7 +414,9 @@ class _BucketChange:
             size = self._place.add(blob, tell, stop)
             if size and (blob.size is None or blob.size <= PART):
                 tell(size)
-            return size
+            if size:
+                self._sent[blob.digest] = size
+            return self._sent.get(blob.digest, 0)
 
         large = [blob for blob in blobs if (blob.size or 0) > PART]
         small = [blob for blob in blobs if (blob.size or 0) <= PART]

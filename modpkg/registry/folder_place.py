@@ -16,9 +16,9 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.leftovers import remove_leftovers
 from modpkg.core.ownership import check_links_of_owner
-from modpkg.core.records import SPEC, RegistryInfo, canonical_json
+from modpkg.core.records import canonical_json
 from modpkg.core.tree import BlobTree
-from modpkg.registry.names import new_name
+from modpkg.registry.names import check_name, new_info
 from modpkg.registry.place import Blob, BuiltBlob, Progress, RegistryChange, StoredFile, T
 from modpkg.registry.source import FileMissing, FolderSource
 from modpkg.registry.write_lock import folder_lock
@@ -58,13 +58,16 @@ class FolderPlace:
         Raises:
             PublishError: The folder cannot be created or written to.
             InstallError: A part of it is a link of somebody else.
+            UsageError: No registry can have the name.
         """
         check_links_of_owner(self.folder, PARTS)
+        if name is not None:
+            check_name(name)
         try:
             make_folder(self.folder / "index", within=self.within)
             make_folder(self.folder / "blobs" / "sha256", within=self.within)
             if not (self.folder / REGISTRY_INFO).exists():
-                info = RegistryInfo(spec=SPEC, name=name or new_name(self.folder.resolve().name))
+                info = new_info(name, self.folder.resolve().name)
                 data = canonical_json(info) + b"\n"
                 write_atomically(self.folder / REGISTRY_INFO, data, within=self.within)
             if not os.access(self.folder / "index", os.W_OK):

@@ -17,6 +17,7 @@ _STATUSES = {
     429: "it limits the rate of requests (429)",
 }
 _SILENCE = "it did not answer in time: {what} for {silence:g} seconds"
+_KEPT = ". What was sent already is kept, and publishing again goes on with the rest"
 _FAILURES = (
     ("kind: Redirect", "{path} is a redirect loop, or redirects from https to http"),
     ("kind: Builder", "it redirects {path} to what is no address of HTTP"),
@@ -93,10 +94,12 @@ def request_error(
     return RegistryUnreachable("M302", url=url, reason=f"{path}: {plain[:300]}")
 
 
-def write_error(error: Exception, url: str, known: RegistryUnreachable) -> PublishError:
+def write_error(
+    error: Exception, url: str, known: RegistryUnreachable, *, kept: bool
+) -> PublishError:
     """Return the error to raise for what obstore raised when it wrote.
 
-    ``known`` is what would be raised if it had read.
+    ``known`` is what would be raised if it had read; ``kept`` is whether blobs were sent before.
     """
     refusal, status = None, _STATUS.search(str(error))
     if known.code == "M849":
@@ -110,7 +113,7 @@ def write_error(error: Exception, url: str, known: RegistryUnreachable) -> Publi
         refusal = Refusal("there is nothing at this address", "create it, or correct the address")
     if refusal is None:
         refusal = Refusal(str(known.values.get("reason", "")), "try again")
-    return PublishError("M846", url=url, **refusal._asdict())
+    return PublishError("M846", url=url, kept=_KEPT if kept else "", **refusal._asdict())
 
 
 def _of_proxy(text: str, url: str) -> str | None:

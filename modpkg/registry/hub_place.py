@@ -23,13 +23,13 @@ from modpkg.core.digests import Digest, blob_path
 from modpkg.core.errors import IntegrityError, ModpkgError, NotFound, PublishError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import MAIN, HubAddress
-from modpkg.core.records import SPEC, RegistryInfo, canonical_json
+from modpkg.core.records import canonical_json
 from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree
 from modpkg.registry.attempts import jittered
 from modpkg.registry.hub_client import HubClient, open_hub, status_of
 from modpkg.registry.hub_source import HubSource, names_in
-from modpkg.registry.names import new_name
+from modpkg.registry.names import new_info
 from modpkg.registry.place import Blob, Progress, RegistryChange, StoredFile, T
 from modpkg.registry.requests import abandon, wait_for
 from modpkg.registry.source import FileMissing, Source
@@ -81,9 +81,10 @@ class HubPlace:
         return None
 
     def prepare(self, name: str | None = None) -> None:
+        info = new_info(name, self.address.name)
+
         def edit(change: RegistryChange) -> None:
             if change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) is None:
-                info = RegistryInfo(spec=SPEC, name=name or new_name(self.address.name))
                 change.replace(REGISTRY_INFO, canonical_json(info) + b"\n")
 
         try:

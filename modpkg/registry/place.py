@@ -144,6 +144,7 @@ class RegistryChange(Protocol):
     def add(self, blobs: Sequence[Blob], progress: Progress | None = None) -> int:
         """Add the blobs that the place lacks, or has with another size; return their bytes.
 
+        Those that an earlier run of the same edit has added are counted again.
         Each is hashed on the very bytes that are written. ``progress`` is called with the bytes
         that were written since, in any thread.
 
@@ -183,6 +184,7 @@ class Place(Protocol):
         """Make it a registry if it is none yet; ``name`` is what it is called then.
 
         Raises:
+            UsageError: No registry can have the name.
             PublishError: Nothing can be written there.
         """
         ...

@@ -92,26 +92,29 @@ class RegistryWriter:
             IntegrityError, RecordError, ReleaseError, PackError: The release is damaged; nothing is
                 published.
         """
-        self.prepare()
         record = built.record(line)
         tree = BlobTree(Path(built.url))
         self._verify(record, line.release, tree)
+        self.prepare()  # what cannot be published leaves no registry
+        new = 0
 
         def add(change: RegistryChange) -> int:
             return self._add_built(change, tree, record, line.release, progress, elsewhere)
 
         def edit(change: RegistryChange) -> IndexLine:
+            nonlocal new
             lines, before = self._lines(change, line.name)
             for existing in lines:
                 if existing.release == line.release:
-                    self.restored += add(change)
+                    # Others may have published it since an earlier attempt added blobs.
+                    self.restored = max(add(change) - new, 0)
                     # Whoever published it may have been killed.
                     self._list.end(change, line.name, records={line.release: record})
                     return existing
             others = self._other_versions(line, lines)
-            added = add(change)
+            new = add(change)
             published = msgspec.structs.replace(
-                line, size=added, published=_timestamp(now), yanked=None
+                line, size=new, published=_timestamp(now), yanked=None
             )
             known = {line.release: record}
             self._write_index(change, line.name, [*others, published], before, known)

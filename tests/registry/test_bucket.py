@@ -121,6 +121,42 @@ def test_a_yank_and_its_end(s3: FaultyProxy, tmp_path: Path) -> None:
         writer.yank("m", "2.0", "")
 
 
+def test_who_loses_a_race_has_sent_what_he_sent_before(s3: FaultyProxy, tmp_path: Path) -> None:
+    def told(version: str) -> dict[str, bytes]:
+        return {"README.md": version.encode() * 1000}
+
+    place().prepare()
+    folders = [write_module(tmp_path / v, "m", v, files=told(v)) for v in ("1.0", "2.0", "2.0")]
+    alone = publish(folders[0], place("alone")).size
+    (source, line), faster = built(folders[0], place()), [folders[1]]
+
+    def race(passed: Passed) -> Fault:
+        if faster and passed.method == "PUT" and passed.path.endswith("index/m.jsonl"):
+            publish(faster.pop())
+        return Fault()
+
+    s3.fault = race
+    assert RegistryWriter(place()).publish(source, line).size == alone > 3000
+    lines = registry_at(place()).index("m")
+    assert [each.size == alone for each in lines] == [True, True]
+
+
+def test_who_loses_a_race_against_himself_restores_nothing(s3: FaultyProxy, tmp_path: Path) -> None:
+    folder = write_module(tmp_path / "m", "m", files={"README.md": b"one"})
+    source, line = built(folder, place())
+    writer, faster = RegistryWriter(place(), "models"), [1]
+
+    def race(passed: Passed) -> Fault:
+        if faster and passed.method == "PUT" and passed.path.endswith("index/m.jsonl"):
+            faster.pop()
+            RegistryWriter(place()).publish(source, line)
+        return Fault()
+
+    s3.fault = race
+    writer.publish(source, line)
+    assert (faster, writer.restored) == ([], 0)
+
+
 def test_another_release_of_a_version_is_refused(s3: FaultyProxy, tmp_path: Path) -> None:
     folder = write_module(tmp_path / "m", "m", files={"README.md": b"one"})
     publish(folder)
@@ -268,8 +304,21 @@ def failing(fault: Fault, where: Callable[[Passed], bool], passed: Passed) -> Fa
 
 
 def test_a_bucket_that_is_not_there(s3: FaultyProxy, tmp_path: Path) -> None:
-    with raises("M846", "there is no bucket 'other'"):
+    with raises("M846", match="there is no bucket 'other'; create it, or correct the address\\.$"):
         publish(write_module(tmp_path / "m", "m"), open_place("s3://other"))
+
+
+INDEX = ("PUT", "/m.jsonl")
+
+
+def test_what_was_sent_already_is_told_only_if_it_was(s3: FaultyProxy, tmp_path: Path) -> None:
+    source, line = built(write_module(tmp_path / "m", "m"), place())
+    place().prepare()
+    refusal = REFUSALS[0][0]
+    s3.fault = lambda passed: refusal if (passed.method, passed.path[-8:]) == INDEX else Fault()
+    for sentence in ("may not write there .*What was sent already is kept", "AZURE_…\\)\\.$"):
+        with raises("M846", match=sentence):
+            RegistryWriter(place()).publish(source, line)
 
 
 def test_a_store_that_ignores_conditions_is_refused(s3: FaultyProxy, tmp_path: Path) -> None:

@@ -126,6 +126,32 @@ def test_a_build_that_was_damaged_is_not_published(tmp_path: Path) -> None:
     assert not blobs.has(digest)
 
 
+def test_what_cannot_be_published_makes_no_registry(tmp_path: Path) -> None:
+    weights = safetensors_bytes({"w": ("U8", [3], b"abc")})
+    folder = write_module(tmp_path / "m", "m", kind="base", files={"w.safetensors": weights})
+    manifest = read_manifest(folder / "modpkg.toml")
+    assert manifest.module is not None
+    line = build(manifest, manifest.module, folder / "dist").line
+    built = Registry(str(folder / "dist"))
+    (pack,) = built.record(line).packs
+    path = BlobTree(folder / "dist").path(parse_digest(pack))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with raises("M305"):
+        RegistryWriter(tmp_path / "registry").publish(built, line)
+    path.unlink()
+    with raises("M317"):
+        RegistryWriter(tmp_path / "registry").publish(built, line)
+    assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 101, "a\nb", "a\n", "\x1b[31ma", " a", "", "\udcff"])
+def test_a_name_that_no_registry_can_have(tmp_path: Path, name: str) -> None:
+    with raises("M901", match="a name for a registry"):
+        RegistryWriter(tmp_path / "registry", name).prepare()
+    assert not (tmp_path / "registry").exists()
+
+
 def test_a_yank_is_a_mark_with_a_reason(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     publish_collection(registry, "m", "1.0")

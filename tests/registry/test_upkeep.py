@@ -396,6 +396,10 @@ def test_the_commands(
         return json.loads(out)  # type: ignore[no-any-return]
 
     made, mirror = str(home / "made"), str(home / "mirror")
+    for name in ("a" * 101, "a\nb", ""):
+        status, _, err = run(capfd, "registry", "init", made, "--name", name)
+        assert (status, Path(made).exists()) == (2, False), err
+        assert run(capfd, "registry", "init", "s3://none/x", "--name", name)[0] == 2
     assert document("init", made, "--name", "acme")["made"] is True
     assert document("init", made)["name"] == "acme"
     assert run(capfd, "registry", "init", made, "--name", "else")[0] == 2
