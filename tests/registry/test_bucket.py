@@ -233,7 +233,7 @@ def test_each_request_may_fail_twice(s3: FaultyProxy, tmp_path: Path) -> None:
 
 def test_who_is_asked_to_wait_for_long_is_told(s3: FaultyProxy, tmp_path: Path) -> None:
     s3.fault = lambda passed: Fault(status=503, headers={"Retry-After": "1000"})
-    with raises("M302", "wants to be left alone for 1000 s"):
+    with raises("M302", match="wants to be left alone for 1000 s"):
         place().prepare()
     assert len(s3.seen) < 5
 
@@ -291,7 +291,7 @@ def test_each_refusal_is_one_sentence(s3: FaultyProxy, tmp_path: Path) -> None:
     source, line = built(write_module(tmp_path / "m2", "m", "2.0"), place())
     for fault, sentence in REFUSALS:
         s3.fault = partial(failing, fault, lambda passed: passed.method in ("PUT", "POST", "HEAD"))
-        with raises("M846", sentence):
+        with raises("M846", match=sentence):
             RegistryWriter(place()).publish(source, line)
         s3.fault = partial(failing, fault, lambda passed: "jsonl" in passed.path)
         if fault.status != 404:
@@ -328,7 +328,7 @@ def test_a_store_that_ignores_conditions_is_refused(s3: FaultyProxy, tmp_path: P
         return Fault()
 
     s3.fault = unconditional
-    with raises("M848", "ignores If-None-Match and If-Match"):
+    with raises("M848", match="ignores If-None-Match and If-Match"):
         publish(write_module(tmp_path / "m", "m"))
 
 
@@ -343,7 +343,7 @@ def test_a_proxy_that_cannot_be_reached(
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with raises("M302", "the proxy 127.0.0.1:9, which HTTP_PROXY names, cannot be reached"):
+    with raises("M302", match="the proxy 127.0.0.1:9, which HTTP_PROXY names, cannot be reached"):
         RegistryWriter(place()).publish(source, line)
 
 

@@ -491,9 +491,9 @@ def test_who_may_only_read(
     for variable, value in reading.items():
         monkeypatch.setenv(variable, value)
     assert versions(location) == ["1.0"]
-    with raises("M846", "these credentials may not write there"):
+    with raises("M846", match="these credentials may not write there"):
         published(tmp_path, location, version="2.0")
-    with raises("M846", "these credentials may not write there"):
+    with raises("M846", match="these credentials may not write there"):
         RegistryWriter(open_place(location)).yank("m", "1.0", "")
     assert versions(location) == ["1.0"]
 
@@ -514,6 +514,6 @@ def test_a_store_that_ignores_conditions_is_refused(
     assert status == 1
     assert "ignores If-None-Match: * and If-Match, so several publishers" in error
     assert stored(location) == {}
-    with raises("M848", "ignores If-None-Match and If-Match"):
+    with raises("M848", match="ignores If-None-Match and If-Match"):
         published(tmp_path, location)
     assert set(stored(location)) <= {"registry.json"}
