@@ -383,7 +383,7 @@ def versions_of_a_restarted(location: str) -> list[str]:
     while True:
         try:
             return versions(location)
-        except RegistryUnreachable:
+        except RegistryUnreachable:  # noqa: PERF203
             if time.monotonic() > ends:
                 raise
             time.sleep(0.5)
