@@ -48,8 +48,6 @@ BLOB_PLACES = 16
 BLOB_PLACES_BYTES = 128 << 10
 #: Redirects that are followed from such a place.
 REDIRECTS = 5
-#: How long a server may ask to wait before a request is tried again, seconds.
-RETRY_AFTER_SECONDS = 60
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
 #: Names that one command resolves from one registry. This and the next eight, but

@@ -101,7 +101,7 @@ def asked_wait(address: str, headers: Mapping[str, str]) -> float | None:
     if status not in _BUSY:
         return 0.0
     text = answered.get("Retry-After")
-    return None if text is None else _seconds(text.strip())
+    return None if text is None else retry_after(text)
 
 
 def head_of(
@@ -132,15 +132,16 @@ def head_of(
         return None
 
 
-def _seconds(text: str) -> float | None:
+def retry_after(text: str) -> float | None:
     """Return the seconds that a ``Retry-After`` is: their number, or the time when they are over.
 
-    >>> _seconds("7"), _seconds("Wed, 21 Oct 2015 07:28:00 GMT"), _seconds("soon")
+    >>> retry_after("7"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after("soon")
     (7.0, 0.0, None)
     """
+    text = text.strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         moment = email.utils.parsedate_to_datetime(text)
         return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
     return None

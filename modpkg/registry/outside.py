@@ -11,7 +11,6 @@ import base64
 import contextlib
 import http.client
 import ipaddress
-import random
 import socket
 import ssl
 import threading
@@ -32,6 +31,7 @@ from modpkg.core.home import config_path
 from modpkg.core.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
 from modpkg.core.version import __version__
 from modpkg.manifest.config import origin
+from modpkg.registry.attempts import jittered, retry_after
 from modpkg.registry.object_source import ARRIVAL
 from modpkg.registry.object_store import is_private
 from modpkg.registry.pace import Pace
@@ -198,7 +198,7 @@ class OutsideFile:
         """
         if tries > RETRIES or broken.after > bounds.RETRY_AFTER_SECONDS:
             raise self._unreadable(broken.reason) from None
-        pause = _PAUSE * 2**tries * random.uniform(0.5, 1)  # noqa: S311
+        pause = jittered(_PAUSE * 2**tries)
         wait_for(partial(time.sleep, max(broken.after, pause)))
 
     def _chunks(self, start: int, stop: int | None, pace: Pace) -> Iterator[bytes]:
@@ -256,7 +256,7 @@ class OutsideFile:
     def _refused(self, response: http.client.HTTPResponse) -> None:
         """Raise the error for an answer that is not the file."""
         status = response.status
-        after = _seconds(response.headers.get("Retry-After"))
+        after = retry_after(response.headers.get("Retry-After", "")) or 0.0
         if status == 429 or status >= 500 or status == 408:
             raise _Broken(f"the server answers with status {status}", after)
         if status in (404, 410):
@@ -409,20 +409,6 @@ def _whole_size(response: http.client.HTTPResponse) -> int | None:
         return response.length
     size = response.headers.get("Content-Range", "").rpartition("/")[2]
     return int(size) if size.isascii() and size.isdigit() and len(size) < 20 else None
-
-
-def _seconds(text: str | None) -> float:
-    """Return what a ``Retry-After`` asks for: seconds, or a date."""
-    if not text:
-        return 0
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return 0
 
 
 def _reason(error: Exception) -> str:
