@@ -272,7 +272,7 @@ class TensorBlocks:
         except BaseException:
             self.close()
             raise
-        self.count = self.base.count
+        self.count, self.shape = self.base.count, self.base.shape
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed.terms]
         self.columns, self.ranges = self.base.columns, self.base.ranges
 

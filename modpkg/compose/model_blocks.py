@@ -22,6 +22,7 @@ class ModelBlocks:
     def __init__(self, model: str, computed: Sequence[tuple[str, ComputedTensor]]) -> None:
         self._model, self._computed = model, computed
         self.count = sum(int(np.prod(item.shape)) for _, item in computed)
+        self.shape = (self.count,)
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed[0][1].terms]
 
     def _tensors(self) -> Iterator[TensorBlocks]:

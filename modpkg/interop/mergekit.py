@@ -90,9 +90,28 @@ METHODS = {
     "breadcrumbs_ties": RecipeMethod(
         name="breadcrumbs-ties", shared=_SPARSE, each={**_DENSITY, "gamma": "gamma"}
     ),
+    "sce": RecipeMethod(name="sce", shared={"select_topk": "select_topk"}, weighted=False),
+    "arcee_fusion": RecipeMethod(
+        name="arcee-fusion",
+        weighted=False,
+        notes=(
+            "its quantiles are those of all values; mergekit 0.1.5 draws a million of a larger "
+            "tensor's values at random",
+        ),
+    ),
+    "nearswap": RecipeMethod(name="nearswap", shared={"t": "t"}, weighted=False),
+    "ram": RecipeMethod(name="ram", shared={"epsilon": "epsilon"}, weighted=False),
+    "ramplus_tl": RecipeMethod(
+        name="ramplus-tl",
+        shared={"r": "r", "alpha": "alpha", "epsilon": "epsilon"},
+        weighted=False,
+    ),
     "passthrough": RecipeMethod(name="passthrough", needs_base=False, each={"scale": "scale"}),
 }
-"""mergekit's methods that modpkg has; docs/merging.md lists the differences."""
+"""mergekit's methods; docs/merging.md lists the differences."""
+
+_ELSEWHERE = {key for method in METHODS.values() for key in (*method.shared, *method.each)}
+_FLATTEN, _ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 
 
 def import_mergekit(
@@ -201,6 +220,8 @@ class MergeRecipe(Recipe):
             raise self._refuse(f"{self._data['merge_method']} needs a base_model")
         base = self._model(written) if written is not None else names[0]
         parameters = self._parameters(method.shared, [sliced, common])
+        if method.name == "nuslerp":
+            parameters.update(self._vectors([sliced, common]))
         if written is None:
             parameters.update(method.without_base)
         counts = method.name == "linear" or (written is None and method.weighted)
@@ -223,6 +244,19 @@ class MergeRecipe(Recipe):
         self._check(entries, sliced, common)
         return {"base": base, "method": method.name, "parameters": parameters, "steps": steps}
 
+    def _vectors(self, scopes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Return the parameter for the vectors that nuslerp interpolates, if they are not whole
+        tensors. What mergekit calls row-wise are vectors of a tensor's first dimension."""
+        found = {_FLATTEN: True, _ROW_WISE: False}
+        for key in found:
+            value = next((scope[key] for scope in scopes if key in scope), found[key])
+            if not isinstance(value, bool):
+                raise self._refuse(f"{key} is {value!r}; only true or false is supported")
+            found[key] = value
+        if found[_FLATTEN]:
+            return {}
+        return {"vectors": "columns" if found[_ROW_WISE] else "rows"}
+
     def _weight(self, scopes: Sequence[Mapping[str, Any]]) -> Any:
         values = _first_applicable([scope["weight"] for scope in scopes if "weight" in scope])
         if values is None:
@@ -241,20 +275,30 @@ class MergeRecipe(Recipe):
 
     def _check(self, entries: Sequence[dict[str, Any]], *scopes: Mapping[str, Any]) -> None:
         """Refuse parameters that have no counterpart."""
-        known = {*self._method.shared, *self._method.each} | (
-            {"weight"} if self._method.weighted else set()
-        )
+        known = {*self._method.shared, *self._method.each}
+        known |= {"weight"} if self._method.weighted else set()
+        known |= {_FLATTEN, _ROW_WISE} if self._method.name == "nuslerp" else set()
         for scope in (*map(self._scope, entries), *scopes):
             for key, value in scope.items():
                 if key in known:
                     continue
                 if key == "weight":
                     self.notes.append(f"{self._data['merge_method']} has no use for a weight")
+                elif key in _ELSEWHERE:
+                    self.notes.append(
+                        f"{key} is left out: it is no parameter of {self._data['merge_method']}, "
+                        "and mergekit ignores it"
+                    )
+                elif key == "embed_slerp":
+                    self.notes.append(
+                        "embed_slerp is left out: mergekit 0.1.5 has no such parameter, and merges "
+                        "embeddings as all other tensors"
+                    )
                 elif key == "int8_mask":
                     self.notes.append(
                         "int8_mask saves memory in mergekit and changes no value; it is left out"
                     )
-                elif (key, value) not in (("nuslerp_flatten", True), ("nuslerp_row_wise", False)):
+                else:
                     raise self._refuse(
                         f"{self._data['merge_method']} with {key} = {value!r} is not supported"
                     )

@@ -25,6 +25,10 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "linear": [{}, {"base_weight": 0.3}, {"normalize": False}],
     "task-arithmetic": [{}, {"lambda": 0.7}, {"normalize": True}],
     "fisher": [{}],
+    "nearswap": [{"t": 0.01}],
+    "ram": [{}, {"epsilon": 0.02}],
+    "ram-plus": [{"epsilon": 0.01}],
+    "ramplus-tl": [{"epsilon": 0.01, "r": 0.7}],
     "ties": [{}, {"lambda": 0.5}],
     "ties-mergekit": [{}, {"normalize": False}, {"lambda": 0.3}],
     "ties-peft": [{}, {"majority_sign": "frequency"}],
@@ -171,9 +175,12 @@ def merged_tensors(
         step["density"] = _DENSITY
     settings = {**reducer.parameters, **parameters}
     weights = [(0.5, 0.5), (0.3, 0.7), (1.0,), (0.37, -0.2, 1.1), (1 / 3, 1 / 3, 1 / 3)]
+    alike = [(1.0,)] if reducer.steps == (1, 1) else [(1.0, 1.0), (1.0, 1.0, 1.0)]
+    if reducer.across:  # each tensor has a term for each step
+        alike = alike[-1:]
     for (dtype, result), each in itertools.product(
         [("BF16", "BF16"), ("F16", "F16"), ("F32", "F32"), ("BF16", "F32"), ("F32", "BF16")],
-        weights if reducer.weighted else [(1.0, 1.0), (1.0, 1.0, 1.0)][reducer.across :],
+        weights if reducer.weighted else alike,
     ):
         source = inputs.tensor(base_values(rng, (count // 30, 30), dtype), dtype)
         folded = method == "sum"

@@ -148,6 +148,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "linear": {"normalize": True, "base_weight": 0.25},
     "mean": {},
     "fisher": {"base_importance": 0.5},
+    "nearswap": {"t": 0.2},
+    "ram": {"epsilon": 0.125},
+    "ram-plus": {"r": 0.7, "alpha": 0.9, "epsilon": 0.125},
+    "ramplus-tl": {"r": 0.7, "alpha": 0.1, "epsilon": 0.125},
     "ties": {"lambda": 0.8},
     "ties-peft": {"majority_sign": "frequency"},
     "ties-mergekit": {"normalize": True, "lambda": 1.0},
@@ -156,7 +160,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "breadcrumbs": {"normalize": False, "lambda": 1.0},
 }
 DENSITY = 0.6
-WEIGHTS = {"mean": (1.0,) * 3, "ties": (1.0,) * 3}
+WEIGHTS = {
+    "nearswap": (1.0,),
+    **dict.fromkeys(("mean", "ties", "ram", "ram-plus", "ramplus-tl"), (1.0,) * 3),
+}
 
 
 def kept_of(deltas: list[Fraction], gamma: float) -> set[int]:
@@ -179,6 +186,30 @@ def trimmed(method: str, deltas: list[Fraction]) -> list[Fraction]:
     return [delta if place in kept else Fraction(0) for place, delta in enumerate(deltas)]
 
 
+def clipped(delta: Fraction, most: float) -> Fraction:
+    return max(-Fraction(most), min(Fraction(most), delta))
+
+
+def changes(parts: list[list[Fraction]], settings: Mapping[str, Any]) -> list[list[Fraction]]:
+    """Return what RAM averages: deltas larger than epsilon, divided by how many there are."""
+    masks = [[abs(delta) > Fraction(settings["epsilon"]) for delta in part] for part in parts]
+    counts = [sum(row) for row in zip(*masks, strict=True)]
+    found = []
+    for part, mask in zip(parts, masks, strict=True):
+        alone = sum(inside and count == 1 for inside, count in zip(mask, counts, strict=True))
+        boost = Fraction(1)
+        if "r" in settings:
+            share = Fraction(sum(mask) - alone, max(alone, 1))
+            boost += Fraction(settings["r"]) * min(share, Fraction(settings["alpha"]))
+        found.append(
+            [
+                delta * inside * (boost if count == 1 else Fraction(1, max(count, 1)))
+                for delta, inside, count in zip(part, mask, counts, strict=True)
+            ]
+        )
+    return found
+
+
 def merged(
     method: str,
     base: Fraction,
@@ -190,6 +221,10 @@ def merged(
     weighted = [Fraction(w) * d for w, d in zip(weights, deltas, strict=True)]
     factor, total = Fraction(settings.get("lambda", 1.0)), sum(weighted)
     whole = sum(map(Fraction, weights))
+    if method == "nearswap":
+        return base + clipped(deltas[0], settings["t"])
+    if method.startswith("ram"):
+        return base + sum(deltas)
     if method in ("sum", "breadcrumbs", "dare-linear", "task-arithmetic"):
         return base + factor * total / (whole if settings.get("normalize") else 1)
     if method == "linear":
@@ -245,8 +280,9 @@ def merged_model(
     start = np.where(np.abs(start) > largest, 1.0, start)  # results are finite
     noise = [rng.integers(-3, 4, count) * 2.0 ** rng.integers(-9, -1, count) for _ in range(2)]
     models = [start * (1 + each) for each in noise] + [rng.standard_normal(count)]
-    refs = [inputs.tensor(each.reshape(-1, 15), dtype) for each in (start, *models)]
     weights = WEIGHTS.get(method, (0.3, 0.5, 1.1))
+    models = models[: len(weights)]
+    refs = [inputs.tensor(each.reshape(-1, 15), dtype) for each in (start, *models)]
     reducer = find_reducer(method, "m")
     steps = {**reducer.step_parameters}
     if "density" in steps:
@@ -288,6 +324,8 @@ def merged_model(
             ]
     elif "density" in steps:
         parts = [trimmed(method, each) for each in parts]
+    elif method.startswith("ram"):
+        parts = changes(parts, settings)
     return computed, [
         merged(method, base[place], [each[place] for each in parts], weights, settings)
         for place in range(count)

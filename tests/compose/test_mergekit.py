@@ -121,7 +121,7 @@ def tied(tensor: str) -> torch.Tensor:
     ("recipe", "message"),
     [
         ("- a list", "no mapping at the top level"),
-        ("merge_method: sce", "merge_method is 'sce'"),
+        ("merge_method: fish", "merge_method is 'fish'"),
         ("merge_method: slerp\nmodels: [{model: a}, {model: b}]", "needs a base_model"),
         ("merge_method: linear\nmodels: [{model: a+lora}]", "a model with a LoRA"),
         ("merge_method: linear\nmodels: [{model: a}, {model: b}]", "has no weight"),
@@ -132,8 +132,8 @@ def tied(tensor: str) -> torch.Tensor:
         ),
         (
             "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\n"
-            "parameters: {weight: 1, nuslerp_flatten: false}",
-            "nuslerp_flatten = False is not supported",
+            "parameters: {weight: 1, nuslerp_flatten: [true, false]}",
+            "only true or false is supported",
         ),
         ("a: [", "is not YAML"),
     ],
@@ -143,6 +143,20 @@ def test_unsupported_recipes_are_refused_by_name(tmp_path: Path, recipe: str, me
     with raises("M801", match=message):
         import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0")
     assert not (tmp_path / "out").exists()
+
+
+def test_parameters_that_mergekit_ignores_are_noted(tmp_path: Path) -> None:
+    recipe = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\n"
+    recipe += "parameters: {t: 0.5, normalize: true, embed_slerp: true}\n"
+    (tmp_path / "r.yml").write_text(recipe)
+    notes = import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0")
+    assert sum("is left out" in note for note in notes) == 2
+    compose_table = read_manifest(tmp_path / "out" / "modpkg.toml").compose
+    assert compose_table is not None
+    assert compose_table.parameters == {"t": 0.5}
+    (tmp_path / "r.yml").write_text(recipe.replace("normalize", "normalise"))
+    with raises("M801", match="normalise = True is not supported"):
+        import_mergekit(tmp_path / "r.yml", tmp_path / "other", "m", "1.0")
 
 
 def test_differences_from_the_recipe_are_noted(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "multislerp": {},
     "slerp": {"t": 0.3},
     "nuslerp": {},
+    "sce": {"select_topk": 0.4},
+    "arcee-fusion": {},
+    "nearswap": {"t": 0.1},
+    "ram": {"epsilon": 0.2},
+    "ram-plus": {"epsilon": 0.2},
+    "ramplus-tl": {"epsilon": 0.2},
 }
 UNWEIGHTED = [name for name in METHODS if not REDUCERS[name].weighted]
 WEIGHTED = [name for name in METHODS if REDUCERS[name].weighted]
@@ -369,6 +375,9 @@ def test_filters_and_gradients() -> None:
         ("slerp", ["one", "two"], {"t": 0.5}, "takes 1 step, not 2"),
         ("model-stock", ["one"], {}, "takes 2 or more steps"),
         ("nuslerp", ["one"], {}, "takes two steps"),
+        ("nuslerp", ["one", "two"], {"vectors": "row"}, "'tensor', 'rows' or 'columns'"),
+        ("sce", ["one"], {}, "takes 2 or more steps"),
+        ("nearswap", ["one"], {"t": -0.1}, "must be 0.0 to inf"),
         ("ties-peft", ["one"], {"majority_sign": "x"}, "'total' or 'frequency'"),
         ("della", ["one"], {"density": 0.9}, "between 0 and 1"),
     ],

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from modpkg.compose.plugins import find, known
-from modpkg.compose.reducers import sparsified, spherical, weighted
+from modpkg.compose.reducers import (
+    arcee_fusion,
+    nearswap,
+    nuslerp,
+    ram,
+    sce,
+    sparsified,
+    spherical,
+    weighted,
+)
 from modpkg.compose.reducers.reducer import (
     REQUIRED,
     ApproximateMagnitudes,
@@ -19,7 +28,7 @@ from modpkg.core.errors import ComposeError
 
 REDUCERS: dict[str, Reducer] = {
     item.name: item
-    for module in (weighted, spherical, sparsified)
+    for module in (weighted, spherical, nuslerp, sparsified, sce, arcee_fusion, nearswap, ram)
     for item in vars(module).values()
     if isinstance(item, Reducer)
 }

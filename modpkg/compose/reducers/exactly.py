@@ -117,6 +117,62 @@ def _importance(contribution: Contribution, ones: Exact) -> Exact:
     return ones * importance if isinstance(importance, float) else cast("Exact", importance)
 
 
+def nearswap(base: Exact, contributions: Contributions, *, t: float) -> Exact:
+    """``nearswap``."""
+    delta = _delta(contributions[0])
+    most, sign = delta.ones() * t, delta.sign()
+    over = (abs(delta) - most).sign() > 0
+    near = delta.where(~over)
+    return base + near + most.where(over & (sign > 0)) - most.where(over & (sign < 0))
+
+
+def ram(base: Exact, contributions: Contributions, *, epsilon: float) -> Exact:
+    """``ram``."""
+    return base + _shared(contributions, epsilon, [Fraction(1)] * len(contributions))
+
+
+def ram_plus(
+    base: Exact,
+    contributions: Contributions,
+    counts: Sequence[Sequence[int]],
+    *,
+    r: float,
+    alpha: float,
+    epsilon: float,
+) -> Exact:
+    """``ram-plus``, and ``ramplus-tl``."""
+    return base + _shared(contributions, epsilon, boosts_of(counts, r, alpha))
+
+
+def boosts_of(counts: Sequence[Sequence[int]], r: float, alpha: float) -> list[Fraction]:
+    """Return each delta's factor where no other has changes: 1 + r · min(shared / alone, alpha)."""
+    return [
+        1 + Fraction(r) * min(Fraction(shared, max(alone, 1)), Fraction(alpha))
+        for shared, alone in counts
+    ]
+
+
+def changed(delta: Exact, epsilon: float) -> Any:
+    """Return a mask of the values larger than ``epsilon`` in magnitude."""
+    return (abs(delta) - delta.ones() * epsilon).sign() > 0
+
+
+def _shared(contributions: Contributions, epsilon: float, boosts: Sequence[Fraction]) -> Exact:
+    """Return the mean of the changes of each value, times their delta's boost if it is one."""
+    deltas = _deltas(contributions)
+    masks = [changed(delta, epsilon) for delta in deltas]
+    count = sum(mask.astype(np.int64) for mask in masks)
+    alone, ones = count == 1, deltas[0].ones()
+    total = _added(
+        [
+            delta.where(mask & ~alone) + delta.where(mask & alone) * boost
+            for delta, mask, boost in zip(deltas, masks, boosts, strict=True)
+        ]
+    )
+    below = _added([ones.where(mask) for mask in masks]) + ones.where(count == 0)
+    return total / below
+
+
 # Sparsified -----------------------------------------------------------------------------------
 
 
@@ -350,6 +406,14 @@ def _of_dare(
     return dropped
 
 
+def _of_ram_plus(
+    contributions: Contributions, measured: Any, parameters: Parameters
+) -> Reach | None:
+    """Return the reach of a mean, of deltas times their boosts."""
+    boosts = boosts_of(measured, parameters["r"], parameters["alpha"])
+    return Reach(1.0, [max(1.0, float(abs(boost)) * 1.001) for boost in boosts])
+
+
 def _rescales(parameters: Parameters) -> bool:
     return bool(parameters["rescale"])
 
@@ -359,6 +423,9 @@ TASK_ARITHMETIC = ExactMethod(task_arithmetic, _scaled)
 LINEAR = ExactMethod(linear, _of_linear)
 MEAN = ExactMethod(mean, _of_mean)
 PASSTHROUGH = ExactMethod(passthrough, _of_passthrough)
+NEARSWAP = ExactMethod(nearswap, _alone)
+RAM = ExactMethod(ram, _alone, True)
+RAM_PLUS = ExactMethod(ram_plus, _of_ram_plus, True)
 FISHER = ExactMethod(fisher, _of_fisher)
 TIES_MERGEKIT = ExactMethod(ties_mergekit, _of_ties_mergekit, True, _rescales)
 TIES_PEFT = ExactMethod(ties_peft, _of_ties, True)

@@ -65,6 +65,8 @@ class Blocks(Protocol):
 
     count: int
     """Number of elements."""
+    shape: Sequence[int]
+    """The tensor's; of a model, its number of elements."""
     steps: Sequence[Mapping[str, Any]]
     """Parameters of each step."""
 

@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modpkg.compose.reducers.reducer import ApproximateMagnitudes
 from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
-    from modpkg.compose.reducers.reducer import ApproximateMagnitudes
 
 KEPT_ELEMENTS = 1 << 22
 """Maximum number of candidate values in memory; beyond it, a radix selection is used."""
 
 _FEW = 1 << 12
 """So many values are partitioned directly; narrowing them first would take as long."""
+
+_SAMPLE = 1 << 16
+"""Values of a tensor, or a few more, that are a sample of it."""
 
 _BINS = 1 << 11
 _DIGITS = (53, 42, 31, 20, 9, 0)
@@ -44,6 +47,27 @@ class RankedMagnitude(NamedTuple):
 
 Approximate = Callable[[float, int], "Iterable[ApproximateMagnitudes]"]
 """``approximate(bound, first)``, see `modpkg.compose.reducers.reducer.Blocks.approximate`."""
+
+
+def computed_magnitudes(values: Callable[[], Iterable[Array]]) -> Approximate:
+    """Return what `kth_largest` takes as ``approximate`` of values that are computed as they are.
+
+    ``values()`` yields non-negative float64 in order, each block flat.
+    """
+
+    def approximate(bound: float, first: int) -> Iterable[ApproximateMagnitudes]:
+        before = 0
+        for block in values():
+            if first < before + block.size:
+                yield ApproximateMagnitudes(before, block, block.__getitem__)
+            before += block.size
+
+    return approximate
+
+
+def sampled(block: Array, count: int) -> Array:
+    """Return some of a flat block's values, so that all blocks' are a sample of ``count``."""
+    return block[:: max(1, count // _SAMPLE)].copy()
 
 
 def kth_largest(

@@ -101,35 +101,6 @@ def slerp(
     return combined(base, contributions, of_models(arc(cos, t, straight=abs(cos) > _NEARLY_ONE)))
 
 
-@reducer("nuslerp", steps=(1, 2), measure=products)
-def nuslerp(
-    base: Array,
-    contributions: Sequence[Contribution],
-    inner: Products,
-    *,
-    from_base: bool = True,
-    base_weight: float = 1.0,
-) -> Array:
-    """``nuslerp``: slerp with weights instead of t; t = weight_2 / (weight_1 + weight_2).
-
-    With from_base and two steps, the arc is between the deltas, and the base is added afterwards;
-    with one step and from_base = false, it is between the base (with base_weight) and the step's
-    model. Weights that cancel count as equal. Goddard 2024, https://github.com/arcee-ai/mergekit.
-    """
-    if from_base != (len(contributions) == 2):
-        wanted = "two steps" if from_base else "one step"
-        raise ValueError(f"nuslerp with from_base = {str(from_base).lower()} takes {wanted}")
-    if from_base:
-        first, second = (contribution.weight for contribution in contributions)
-        cos = cosine(inner, 1, 2, least=1e-7)
-    else:
-        first, second = base_weight, contributions[0].weight
-        cos = cosine(models(inner), 0, 1, least=1e-7)
-    t = second / (first + second) if abs(first + second) >= 1e-6 else 0.5
-    factors = arc(cos, t, straight=1 - cos * cos <= 1e-16)
-    return combined(base, contributions, [1.0, *factors] if from_base else of_models(factors))
-
-
 @reducer("multislerp", measure=products)
 def multislerp(
     base: Array,

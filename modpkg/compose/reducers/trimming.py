@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,12 @@ from modpkg.compose.reducers.reducer import (
     Contribution,
     Doubt,
 )
-from modpkg.compose.reducers.selection import RankedMagnitude, kth_largest, position
+from modpkg.compose.reducers.selection import (
+    RankedMagnitude,
+    computed_magnitudes,
+    kth_largest,
+    position,
+)
 from modpkg.compose.reducers.single import ThresholdRun
 from modpkg.core.lazy_numpy import np
 
@@ -61,7 +66,7 @@ def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
             for delta in blocks.deltas(index):
                 size = np.abs(delta)
                 before += float(size.sum())
-                size[_dropped(size, kept, first)] = 0.0
+                size[dropped(size, kept, first)] = 0.0
                 after += float(size.sum())
                 first += size.size
             if min(before, after) >= 1e-7:
@@ -107,6 +112,22 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
         before = position(approximate, high, inside) + 1 if inside else 0
         kept = kept._replace(high=high.value, high_before=before, high_exact=high.exact)
     return kept
+
+
+def largest_of(
+    values: Callable[[], Iterable[Array]], sample: Array, wanted: int, count: int
+) -> TrimBounds:
+    """Return the bounds that keep the ``wanted`` largest of ``count`` values.
+
+    ``values()`` yields non-negative float64 in order, each block flat; ``sample`` has some of them.
+    """
+    if not wanted:
+        return KEEP_NOTHING
+    approximate = computed_magnitudes(values)
+    low = kth_largest(approximate, values, sample, wanted, count)
+    inside = wanted - low.above
+    before = position(approximate, low, inside) + 1 if inside < low.equal else None
+    return TrimBounds(low.value, before)
 
 
 def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -> RankedMagnitude:
@@ -171,7 +192,7 @@ def _beside(blocks: Blocks, index: int, value: float, reach: float) -> tuple[int
     return above, np.concatenate(places)
 
 
-def _dropped(size: Array, kept: TrimBounds, first: int, places: Any = None) -> Any:
+def dropped(size: Array, kept: TrimBounds, first: int, places: Any = None) -> Any:
     """Return a mask of the magnitudes that are not kept.
 
     They are a tensor's from flat index ``first`` on, or at ``places`` if given.
@@ -212,8 +233,8 @@ def trimmed(
     if runs is not None and len(runs) == 1:
         values = contribution.delta * (size >= runs[0].threshold)
     else:
-        dropped = _dropped(size, kept, contribution.first, contribution.places)
-        values = contribution.delta * ~dropped
+        outside = dropped(size, kept, contribution.first, contribution.places)
+        values = contribution.delta * ~outside
     if kept.factor != 1.0:
         values *= kept.factor
     return values
