@@ -26,9 +26,9 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "task-arithmetic": [{}, {"lambda": 0.7}, {"normalize": True}],
     "fisher": [{}],
     "nearswap": [{"t": 0.01}],
-    "ram": [{}, {"epsilon": 0.02}],
-    "ram-plus": [{"epsilon": 0.01}],
-    "ramplus-tl": [{"epsilon": 0.01, "r": 0.7}],
+    "ram": [{}],
+    "ram-plus": [{}],
+    "ramplus-tl": [{}, {"r": 0.7}],
     "ties": [{}, {"lambda": 0.5}],
     "ties-mergekit": [{}, {"normalize": False}, {"lambda": 0.3}],
     "ties-peft": [{}, {"majority_sign": "frequency"}],
@@ -173,6 +173,8 @@ def merged_tensors(
     step = dict(reducer.step_parameters)
     if "density" in step:
         step["density"] = _DENSITY
+    if "epsilon" in step:
+        step["epsilon"] = ULP["BF16"]  # as large as many changes
     settings = {**reducer.parameters, **parameters}
     weights = [(0.5, 0.5), (0.3, 0.7), (1.0,), (0.37, -0.2, 1.1), (1 / 3, 1 / 3, 1 / 3)]
     alike = [(1.0,)] if reducer.steps == (1, 1) else [(1.0, 1.0), (1.0, 1.0, 1.0)]

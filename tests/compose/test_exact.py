@@ -149,9 +149,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "mean": {},
     "fisher": {"base_importance": 0.5},
     "nearswap": {"t": 0.2},
-    "ram": {"epsilon": 0.125},
-    "ram-plus": {"r": 0.7, "alpha": 0.9, "epsilon": 0.125},
-    "ramplus-tl": {"r": 0.7, "alpha": 0.1, "epsilon": 0.125},
+    "ram": {},
+    "ram-plus": {"r": 0.7, "alpha": 0.9},
+    "ramplus-tl": {"r": 0.7, "alpha": 0.1},
     "ties": {"lambda": 0.8},
     "ties-peft": {"majority_sign": "frequency"},
     "ties-mergekit": {"normalize": True, "lambda": 1.0},
@@ -159,7 +159,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dare-ties": {"seed": 3, "normalize": True, "rescale": True, "lambda": 1.0},
     "breadcrumbs": {"normalize": False, "lambda": 1.0},
 }
-DENSITY = 0.6
+DENSITY, EPSILON = 0.6, 0.125
 WEIGHTS = {
     "nearswap": (1.0,),
     **dict.fromkeys(("mean", "ties", "ram", "ram-plus", "ramplus-tl"), (1.0,) * 3),
@@ -192,7 +192,7 @@ def clipped(delta: Fraction, most: float) -> Fraction:
 
 def changes(parts: list[list[Fraction]], settings: Mapping[str, Any]) -> list[list[Fraction]]:
     """Return what RAM averages: deltas larger than epsilon, divided by how many there are."""
-    masks = [[abs(delta) > Fraction(settings["epsilon"]) for delta in part] for part in parts]
+    masks = [[abs(delta) > Fraction(EPSILON) for delta in part] for part in parts]
     counts = [sum(row) for row in zip(*masks, strict=True)]
     found = []
     for part, mask in zip(parts, masks, strict=True):
@@ -289,6 +289,8 @@ def merged_model(
         steps["density"] = DENSITY
     if "gamma" in steps:
         steps["gamma"] = 0.05
+    if "epsilon" in steps:
+        steps["epsilon"] = EPSILON
     folded = method == "sum"
     terms = tuple(
         Term(

@@ -392,7 +392,7 @@ def test_invalid_parameters_are_refused(
 def test_scales_of_unweighted_methods_and_unknown_methods_are_refused() -> None:
     with raises("M601", match="takes no weights"):
         World().plan("mean", {"one": 0.5})
-    with raises("M620", match=r"unknown method 'tiez'; known are breadcrumbs.*ties"):
+    with raises("M620", match=r"unknown method 'tiez'; known are arcee-fusion.*ties"):
         World().plan("tiez", {"one": 1.0})
 
 

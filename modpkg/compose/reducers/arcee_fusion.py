@@ -31,11 +31,12 @@ class Salience(NamedTuple):
 def divergence(base: Array, model: Array) -> Array:
     """Return KL(softmax(model) ‖ softmax(base)) of each row of two matrices, [rows, 1]."""
     p, q = (_softmax(each) + _LEAST for each in (model, base))
-    return np.maximum((p * np.log(p / q)).sum(axis=1, keepdims=True), 0.0)
+    found: Array = np.maximum((p * np.log(p / q)).sum(axis=1, keepdims=True), 0.0)
+    return found
 
 
 def _softmax(rows: Array) -> Array:
-    powers = np.exp(rows - rows.max(axis=1, keepdims=True))
+    powers: Array = np.exp(rows - rows.max(axis=1, keepdims=True))
     powers /= powers.sum(axis=1, keepdims=True)
     return powers
 

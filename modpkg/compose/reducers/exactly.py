@@ -126,9 +126,9 @@ def nearswap(base: Exact, contributions: Contributions, *, t: float) -> Exact:
     return base + near + most.where(over & (sign > 0)) - most.where(over & (sign < 0))
 
 
-def ram(base: Exact, contributions: Contributions, *, epsilon: float) -> Exact:
+def ram(base: Exact, contributions: Contributions) -> Exact:
     """``ram``."""
-    return base + _shared(contributions, epsilon, [Fraction(1)] * len(contributions))
+    return base + _shared(contributions, [Fraction(1)] * len(contributions))
 
 
 def ram_plus(
@@ -138,10 +138,9 @@ def ram_plus(
     *,
     r: float,
     alpha: float,
-    epsilon: float,
 ) -> Exact:
     """``ram-plus``, and ``ramplus-tl``."""
-    return base + _shared(contributions, epsilon, boosts_of(counts, r, alpha))
+    return base + _shared(contributions, boosts_of(counts, r, alpha))
 
 
 def boosts_of(counts: Sequence[Sequence[int]], r: float, alpha: float) -> list[Fraction]:
@@ -157,10 +156,13 @@ def changed(delta: Exact, epsilon: float) -> Any:
     return (abs(delta) - delta.ones() * epsilon).sign() > 0
 
 
-def _shared(contributions: Contributions, epsilon: float, boosts: Sequence[Fraction]) -> Exact:
+def _shared(contributions: Contributions, boosts: Sequence[Fraction]) -> Exact:
     """Return the mean of the changes of each value, times their delta's boost if it is one."""
     deltas = _deltas(contributions)
-    masks = [changed(delta, epsilon) for delta in deltas]
+    masks = [
+        changed(delta, contribution.parameters["epsilon"])
+        for delta, contribution in zip(deltas, contributions, strict=True)
+    ]
     count = sum(mask.astype(np.int64) for mask in masks)
     alone, ones = count == 1, deltas[0].ones()
     total = _added(

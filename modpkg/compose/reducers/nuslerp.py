@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.compose.reducers.reducer import Blocks, Contribution, reducer
-from modpkg.compose.reducers.spherical import Products, arc, combined, models, of_models, products
+from modpkg.compose.reducers.spherical import (
+    Products,
+    arc,
+    combined,
+    length,
+    models,
+    of_models,
+    products,
+)
 from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -64,12 +72,6 @@ def _pairs(one: Array, other: Array) -> tuple[tuple[Array, Array], ...]:
     return (one, one), (other, other), (one, other)
 
 
-def _cosine(first: float, second: float, inner: float) -> float:
-    """Return the cosine between two vectors, by their squares and their inner product."""
-    lengths = max(first**0.5, _SHORT) * max(second**0.5, _SHORT)
-    return max(-1.0, min(1.0, inner / lengths))
-
-
 def _factors(sums: Sequence[Array], t: float) -> tuple[Array, Array]:
     """Return the factors of the two ends for each vector, by their squares and inner products."""
     first, second, inner = sums
@@ -110,8 +112,8 @@ def nuslerp(
     if isinstance(inner, Vectors):
         return _by_vectors(base, contributions, inner, t, from_base)
     table, one, other = (inner, 1, 2) if from_base else (models(inner), 0, 1)
-    squares = (max(table[each][each], 0.0) for each in (one, other))
-    cos = _cosine(*squares, table[one][other])
+    lengths = [max(length(table, each), _SHORT) for each in (one, other)]
+    cos = max(-1.0, min(1.0, table[one][other] / (lengths[0] * lengths[1])))
     factors = arc(cos, t, straight=1 - cos * cos <= _COLLINEAR)
     return combined(base, contributions, [1.0, *factors] if from_base else of_models(factors))
 

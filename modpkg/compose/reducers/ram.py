@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 Counts = list[list[int]]
 """For each step, how many of its changes another step shares, and how many are its own alone."""
 
+_STEP = {"epsilon": 1e-5}
 _LIMITS = {"epsilon": (0.0, math.inf), "alpha": (0.0, math.inf)}
 _AT_ONCE = 1 << 13
 
 
 def mean_of_changes(
     contributions: Sequence[Contribution],
-    epsilon: float,
     boosts: Sequence[float] | None = None,
     doubt: Doubt | None = None,
 ) -> Array:
-    """Return the mean of each value's changes, which are the deltas larger than ``epsilon``.
+    """Return the mean of each value's changes, which are the deltas larger than their ``epsilon``.
 
     A change that is the only one of its value is multiplied by its delta's boost, if there are
     some. Comparisons that are not certain are noted in ``doubt``.
     """
     masks = []
     for number, contribution in enumerate(contributions):
-        size = np.abs(contribution.delta)
+        size, epsilon = np.abs(contribution.delta), contribution.parameters["epsilon"]
         masks.append(size > epsilon)
         if doubt is not None and epsilon:
             doubt.threshold(number, size, epsilon)
-    if doubt is not None and not epsilon:
+    if doubt is not None and not all(c.parameters["epsilon"] for c in contributions):
         doubt.signs([contribution.delta for contribution in contributions])
     count = _count(masks)
     alone = count == 1
@@ -65,7 +65,7 @@ def _count(masks: Sequence[Any]) -> Any:
     return count
 
 
-def counted(blocks: Blocks, *, epsilon: float, **_: Any) -> Counts:
+def counted(blocks: Blocks, **_: Any) -> Counts:
     """Return how many changes of each step are shared, and how many are not; exactly."""
     steps = range(len(blocks.steps))
     errors = [blocks.error(index) for index in steps]
@@ -73,7 +73,7 @@ def counted(blocks: Blocks, *, epsilon: float, **_: Any) -> Counts:
     first = 0
     for base, contributions in blocks():
         masks = [
-            _changed(blocks, index, contributions[index].delta, first, epsilon, errors[index])
+            _changed(blocks, index, contributions[index].delta, first, errors[index])
             for index in steps
         ]
         alone = _count(masks) == 1
@@ -85,10 +85,9 @@ def counted(blocks: Blocks, *, epsilon: float, **_: Any) -> Counts:
     return counts
 
 
-def _changed(
-    blocks: Blocks, index: int, delta: Array, first: int, epsilon: float, error: Error | None
-) -> Any:
+def _changed(blocks: Blocks, index: int, delta: Array, first: int, error: Error | None) -> Any:
     """Return a mask of a delta's changes; those next to ``epsilon`` are computed exactly."""
+    epsilon = blocks.steps[index]["epsilon"]
     size = np.abs(delta).reshape(-1)
     mask = size > epsilon
     if error is None:
@@ -102,19 +101,13 @@ def _changed(
     return mask
 
 
-@reducer("ram", exact=exactly.RAM, weighted=False, bounds=_LIMITS)
-def ram(
-    base: Array,
-    contributions: Sequence[Contribution],
-    doubt: Doubt | None = None,
-    *,
-    epsilon: float = 1e-5,
-) -> Array:
+@reducer("ram", exact=exactly.RAM, step=_STEP, weighted=False, bounds=_LIMITS)
+def ram(base: Array, contributions: Sequence[Contribution], doubt: Doubt | None = None) -> Array:
     """``ram``: base + the mean of those deltas that are larger than epsilon, value by value.
 
     Yuan et al. 2026, https://arxiv.org/abs/2601.13572.
     """
-    return add_scaled(base, mean_of_changes(contributions, epsilon, doubt=doubt))
+    return add_scaled(base, mean_of_changes(contributions, doubt=doubt))
 
 
 def _ram_plus(
@@ -125,7 +118,6 @@ def _ram_plus(
     *,
     r: float = 0.1,
     alpha: float = 0.2,
-    epsilon: float = 1e-5,
 ) -> Array:
     """``ram-plus``, ``ramplus-tl``: as ``ram``, with changes of one model alone made larger.
 
@@ -136,17 +128,23 @@ def _ram_plus(
     al. 2026, https://arxiv.org/abs/2601.13572.
     """
     boosts = [float(boost) for boost in exactly.boosts_of(counts, r, alpha)]
-    return add_scaled(base, mean_of_changes(contributions, epsilon, boosts, doubt))
+    return add_scaled(base, mean_of_changes(contributions, boosts, doubt))
 
 
 ram_plus = reducer(
     "ram-plus",
     exact=exactly.RAM_PLUS,
+    step=_STEP,
     weighted=False,
     bounds=_LIMITS,
     measure=counted,
     across=True,
 )(_ram_plus)
 ramplus_tl = reducer(
-    "ramplus-tl", exact=exactly.RAM_PLUS, weighted=False, bounds=_LIMITS, measure=counted
+    "ramplus-tl",
+    exact=exactly.RAM_PLUS,
+    step=_STEP,
+    weighted=False,
+    bounds=_LIMITS,
+    measure=counted,
 )(_ram_plus)

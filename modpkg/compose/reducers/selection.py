@@ -67,7 +67,8 @@ def computed_magnitudes(values: Callable[[], Iterable[Array]]) -> Approximate:
 
 def sampled(block: Array, count: int) -> Array:
     """Return some of a flat block's values, so that all blocks' are a sample of ``count``."""
-    return block[:: max(1, count // _SAMPLE)].copy()
+    some: Array = block[:: max(1, count // _SAMPLE)].copy()
+    return some
 
 
 def kth_largest(
