@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modpkg.compose.composition import Composition, Term
 from modpkg.compose.merging import MergeMethod, PlannedStep
+from modpkg.compose.nested import is_inner
 from modpkg.compose.operators import Effects, find_operator
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.errors import ComposeError, PatchError
@@ -130,13 +131,12 @@ def check_kept(composition: Composition) -> None:
         PatchError: A slice of a base tensor does not match the digest in the patch.
         PackError: A tensor cannot be read.
     """
+    for name, ref in composition.unverified.items():
+        if not is_inner(ref) and digest_file(Path(ref.file), ref.offset, ref.length) != ref.digest:
+            reason = f"{name!r} does not match the slice of the base's tensor that it names"
+            raise PatchError("M730", patch=f"A module of {composition.name}", reason=reason)
     for name in composition.require_finite:
         ref = composition.kept[name]
         file = Path(ref.file)
-        if name in composition.unverified and (
-            digest_file(file, ref.offset, ref.length) != ref.digest
-        ):
-            reason = f"{name!r} does not match the slice of the base's tensor that it names"
-            raise PatchError("M730", patch=f"A module of {composition.name}", reason=reason)
         if count_nonfinite(file, ref.offset, ref.length, ref.dtype):
             raise ComposeError("M605", model=composition.name, tensor=name)

@@ -83,6 +83,21 @@ class ComputedTensor(Struct, frozen=True, kw_only=True):
         return -(-bits_of(self.dtype, self.shape) // 8)
 
 
+class InnerTensor(Struct, frozen=True, kw_only=True):
+    """A tensor of a composed module whose values are not stored: they are computed when needed."""
+
+    model: str
+    """The composed module, for errors."""
+    name: str
+    """The tensor's name there, which decides what random methods draw."""
+    composition: str
+    """Key of the module's composition."""
+    computed: ComputedTensor | None
+    """None for a router, which is not computed by itself: its composition has to be stored."""
+    measured: Any = None
+    """What its method measures over the whole module, once that is known."""
+
+
 class ModuleRow(Struct, frozen=True, tag=True):
     """A row of a module's tensor."""
 
@@ -154,8 +169,8 @@ class Composition(Struct, frozen=True, kw_only=True):
     computed: dict[str, ComputedTensor]
     require_finite: tuple[str, ...] = ()
     """Kept tensors whose values must be finite, because a patch provides them."""
-    unverified: tuple[str, ...] = ()
-    """Of these, slices of base tensors whose digests only a patch states."""
+    unverified: dict[str, TensorRef] = {}
+    """Slices of base tensors whose digests only a patch states, by a name for errors."""
     config: dict[str, Any]
     """The result's ``config.json``."""
     files: dict[str, Path]
@@ -170,6 +185,10 @@ class Composition(Struct, frozen=True, kw_only=True):
     """Computes the rows that come from prompts, if there are any."""
     prompt: Prompt | None = None
     """Virtual tokens that the model reads before its text, if it has any."""
+    inner: dict[str, InnerTensor] = {}
+    """Inputs that are computed too, by the ``file`` of their references, at any depth."""
+    parts: dict[str, Composition] = {}
+    """The compositions that they are of, by key, at any depth; innermost first."""
 
     def folder(self, store: Path) -> Path:
         """Return the result's folder in a store."""

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from modpkg.compose.checks import check_kept
 from modpkg.compose.composition import Composition
 from modpkg.compose.crew import Crew
 from modpkg.compose.device import torch_device
 from modpkg.compose.memory import needs_torch, process_count
+from modpkg.compose.nested import inputs_of, is_measured_across, reached, with_results
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.result_packs import ResultPack, result_packs
@@ -109,25 +110,20 @@ def compose(
     """
     tensors = dict(composition.kept)
     check_kept(composition)
-    if types := composition.types():
+    if composition.types():
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
+            composition = with_results(
+                composition,
+                lambda part: _stored(part, store.absolute()),
+                lambda part: compose(part, store, threads=threads, verified=verified).tensors,
+            )
             chosen = torch_device(device, composition) if executor is None else ""
             trusted = _trusted(composition, verified if executor is None else None)
             with _crew(composition, threads, executor, workers, chosen) as crew:
                 record = _compute(composition, folder, crew, progress, trusted, chosen)
-        for pack in result_packs(types, record.packs):
-            file = str(folder / pack.filename)
-            for name, place in pack.places.items():
-                tensors[name] = TensorRef(
-                    file=file,
-                    offset=place.offset,
-                    length=place.length,
-                    dtype=place.dtype,
-                    shape=list(place.shape),
-                    digest=record.digests[name],
-                )
+        tensors |= _places(composition, folder, record)
     return ComposedModel(
         key=composition.key,
         result=weights_digest(tensors),
@@ -137,6 +133,33 @@ def compose(
         documents=composition.documents,
         prompt=composition.prompt,
     )
+
+
+def _stored(composition: Composition, store: Path) -> dict[str, TensorRef] | None:
+    """Return the tensors of a composition whose result is in the store; None if it is not."""
+    if not composition.types():
+        return dict(composition.kept)
+    folder = composition.folder(store)
+    record = _record(folder, composition)
+    if record is None:
+        return None
+    return {**composition.kept, **_places(composition, folder, record)}
+
+
+def _places(composition: Composition, folder: Path, record: ComposedRecord) -> dict[str, TensorRef]:
+    """Return the tensors in the packs of a result."""
+    return {
+        name: TensorRef(
+            file=str(folder / pack.filename),
+            offset=place.offset,
+            length=place.length,
+            dtype=place.dtype,
+            shape=list(place.shape),
+            digest=record.digests[name],
+        )
+        for pack in result_packs(composition.types(), record.packs)
+        for name, place in pack.places.items()
+    }
 
 
 @contextlib.contextmanager
@@ -166,7 +189,9 @@ def _trusted(composition: Composition, verified: VerifiedFiles | None) -> frozen
     """Return the files of the composition's inputs that need no hashing."""
     if verified is None:
         return frozenset()
-    refs = [ref for item in composition.computed.values() for ref in item.inputs()]
+    refs = [*inputs_of(composition)]
+    for inner in composition.inner.values():
+        refs += [] if inner.computed is None else inner.computed.inputs()
     return frozenset(file for file in {ref.file for ref in refs} if file in verified)
 
 
@@ -261,20 +286,29 @@ def _run(
     from modpkg.compose.tensor import Job
 
     order = sorted(composition.computed, key=lambda name: (-places[name][1].length, name))
-    measured = _measure(composition)
-    jobs = [
-        Job(
-            model=composition.name,
-            name=name,
-            computed=composition.computed[name],
-            file=places[name][0],
-            place=places[name][1],
-            measured=measured,
-            trusted=trusted.intersection(ref.file for ref in composition.computed[name].inputs()),
-            device=device,
+    folder = Path(next(iter(places.values()))[0]).parent
+    composition = _with_inner_measures(composition, folder)
+    measured = _measure(composition, folder)
+    jobs = []
+    for name in order:
+        computed = composition.computed[name]
+        inner = reached(computed.inputs(), composition.inner)
+        refs = computed.inputs()
+        for item in inner.values():
+            refs += [] if item.computed is None else item.computed.inputs()
+        jobs.append(
+            Job(
+                model=composition.name,
+                name=name,
+                computed=computed,
+                file=places[name][0],
+                place=places[name][1],
+                measured=measured,
+                trusted=trusted.intersection(ref.file for ref in refs),
+                device=device,
+                inner=inner,
+            )
         )
-        for name in order
-    ]
     digests: dict[str, DigestText] = {}
     with contextlib.closing(crew.make(jobs)) as making:  # at an error here everybody stops
         for made in making:
@@ -285,15 +319,40 @@ def _run(
     return digests
 
 
-def _measure(composition: Composition) -> Any:
-    """Return what the method measures over the whole model; None if it measures nothing there."""
-    computed = [(name, item) for name, item in composition.computed.items() if item.terms]
+def _measure(composition: Composition, folder: Path) -> Any:
+    """Return what the method measures over the whole model; None if it measures nothing there.
+
+    Inputs that are not stored are computed into ``folder`` for it.
+    """
+    computed = [pair for pair in composition.computed.items() if is_measured_across(pair[1])]
     if not computed:
         return None
     reducer = find_reducer(computed[0][1].reducer, composition.name)
-    if reducer.measure is None or not reducer.across:
+    if reducer.measure is None:
         return None
     from modpkg.compose.model_blocks import ModelBlocks
 
+    blocks = ModelBlocks(composition.name, computed, composition.inner, folder)
     with np.errstate(all="ignore"):  # the result is checked for NaN and infinity
-        return reducer.measure(ModelBlocks(composition.name, computed))
+        return reducer.measure(blocks)
+
+
+def _with_inner_measures(composition: Composition, folder: Path) -> Composition:
+    """Return a composition whose inner tensors have what their methods measure, innermost first."""
+    across = {
+        item.composition
+        for item in composition.inner.values()
+        if item.computed is not None and is_measured_across(item.computed)
+    }
+    inner = dict(composition.inner)
+    for key, part in composition.parts.items():
+        if key not in across:
+            continue
+        known = {file: inner.get(file, item) for file, item in part.inner.items()}
+        measured = _measure(structs.replace(part, inner=known), folder)
+        inner |= {
+            file: structs.replace(item, measured=measured)
+            for file, item in inner.items()
+            if item.composition == key
+        }
+    return structs.replace(composition, inner=inner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from modpkg.adapters.layers import layer_path
 from modpkg.compose.composition import NOTHING, Composition, ComputedTensor
@@ -76,10 +77,16 @@ def run_elements(count: int) -> int:
 
 def needs_torch(composition: Composition) -> bool:
     """Return whether torch computes a part of it; numpy does the rest."""
-    terms = [term for item in composition.computed.values() for term in item.terms]
+    terms = [term for item in _all_computed(composition) for term in item.terms]
     ops = {term.op for term in terms} - {NOTHING}
     of_torch = any(not find_operator(op, composition.name).arrays for op in ops)
     return of_torch or bool(composition.routers)
+
+
+def _all_computed(composition: Composition) -> Iterator[ComputedTensor]:
+    """Yield every tensor that is computed, those of composed modules too."""
+    yield from composition.computed.values()
+    yield from (item.computed for item in composition.inner.values() if item.computed is not None)
 
 
 def peak_bytes(composition: Composition, threads: int) -> int:
@@ -87,9 +94,10 @@ def peak_bytes(composition: Composition, threads: int) -> int:
 
     Each thread holds blocks of one tensor and the inputs that its operators need whole; if an
     operator is written with torch, also the mapped pages of the base's tensor. So does each
-    process, beside its interpreter and modules.
+    process, beside its interpreter and modules. What a tensor is computed from is computed before
+    it, one after the other.
     """
-    needs = sorted(_tensor_bytes(composition.name, item) for item in composition.computed.values())
+    needs = sorted(_tensor_bytes(composition.name, item) for item in _all_computed(composition))
     processes = PROCESS_BYTES * process_count(composition, threads)
     return _FIXED + processes + sum(needs[-threads:]) + _router_bytes(composition)
 
@@ -99,7 +107,7 @@ def process_count(composition: Composition, cores: int) -> int:
     length = sum(item.length for item in composition.computed.values())
     if cores < PROCESS_CORES or length < PROCESS_OUTPUT or needs_torch(composition):
         return 0
-    need = max(_tensor_bytes(composition.name, item) for item in composition.computed.values())
+    need = max(_tensor_bytes(composition.name, item) for item in _all_computed(composition))
     allowed = (machine_memory() or math.inf) / _PROCESSES_SHARE
     return cores if cores * (PROCESS_BYTES + need) <= allowed else 0
 

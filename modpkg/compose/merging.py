@@ -140,11 +140,10 @@ class MergeMethod:
         """
         folded = self._reducer.name == "sum"
         touched = sorted({target for planned in steps for target in planned.effects.terms})
-        order = sorted(steps, key=_identity)
         return {
             target: terms
             for target in touched
-            if (terms := self._terms_of(base, target, steps if folded else order, folded))
+            if (terms := self._terms_of(base, target, steps, folded))
         }
 
     def _terms_of(
@@ -170,13 +169,13 @@ class MergeMethod:
                 key += str(planned.number).encode()
             grouped.setdefault(key, (term, []))[1].append(scale)
         summed = []
-        for _, (term, scales) in sorted(grouped.items()) if folded else grouped.items():
+        for term, scales in grouped.values():
             scale = math.fsum(scales)
             if folded and scale * term.weight:
                 summed.append(structs.replace(term, weight=scale * term.weight))
             elif not folded and (scale or not self._reducer.weighted):
                 summed.append(structs.replace(term, scale=scale))
-        return tuple(summed) if any(term.op != NOTHING for term in summed) else ()
+        return in_order(summed) if any(term.op != NOTHING for term in summed) else ()
 
     def _with_settings(
         self, base: InstalledModule, planned: PlannedStep, target: str, term: Term
@@ -206,7 +205,6 @@ class MergeMethod:
         return {name: settings for name, settings in by_name.items() if changed(settings)}
 
 
-def _identity(planned: PlannedStep) -> tuple[bytes, bytes]:
-    """Return the sort key of a step: its effects, independent of its position in the recipe."""
-    fields = {target: term.key_fields() for target, term in planned.effects.terms.items()}
-    return canonical_json(fields), repr((planned.step.scale, planned.step.parameters)).encode()
+def in_order(terms: Iterable[Term]) -> tuple[Term, ...]:
+    """Return terms in the canonical order: by what decides bytes, not by their recipe's order."""
+    return tuple(sorted(terms, key=lambda term: canonical_json(term.key_fields())))

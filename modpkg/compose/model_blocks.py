@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,24 +13,47 @@ import numpy as np
 from modpkg.adapters.formula import Error
 from modpkg.compose.arrays import Array
 from modpkg.compose.blocks import TensorBlocks
-from modpkg.compose.composition import ComputedTensor
+from modpkg.compose.composition import ComputedTensor, InnerTensor
 from modpkg.compose.exact_numbers import Exact
 from modpkg.compose.reducers import ApproximateMagnitudes, Contribution
+from modpkg.compose.tensor import Job
+from modpkg.compose.unfolding import unfolded
+from modpkg.core.packs import PackTensor
 
 
 class ModelBlocks:
     """All tensors of a model as one `modpkg.compose.reducers.Blocks`."""
 
-    def __init__(self, model: str, computed: Sequence[tuple[str, ComputedTensor]]) -> None:
+    def __init__(
+        self,
+        model: str,
+        computed: Sequence[tuple[str, ComputedTensor]],
+        inner: Mapping[str, InnerTensor],
+        folder: Path,
+    ) -> None:
+        """Take the tensors; inputs that are not stored are computed into ``folder`` when read."""
         self._model, self._computed = model, computed
+        self._inner, self._folder = dict(inner), folder
         self.count = sum(int(np.prod(item.shape)) for _, item in computed)
         self.shape = (self.count,)
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed[0][1].terms]
 
     def _tensors(self) -> Iterator[TensorBlocks]:
         for name, item in self._computed:
-            with TensorBlocks(self._model, name, item) as tensor:
+            with self._opened(name, item) as tensor:
                 yield tensor
+
+    @contextlib.contextmanager
+    def _opened(self, name: str, item: ComputedTensor) -> Iterator[TensorBlocks]:
+        place = PackTensor(item.dtype, item.shape, 0, item.length)
+        job = Job(
+            model=self._model, name=name, computed=item, file="", place=place, inner=self._inner
+        )
+        with (
+            unfolded(job, self._folder) as whole,
+            TensorBlocks(self._model, name, whole.computed, whole.trusted) as tensor,
+        ):
+            yield tensor
 
     def __call__(self) -> Iterator[tuple[Array, list[Contribution]]]:
         for tensor in self._tensors():
@@ -45,7 +70,7 @@ class ModelBlocks:
         for name, item in self._computed:
             count = math.prod(item.shape)
             if first < before + count:
-                with TensorBlocks(self._model, name, item) as tensor:
+                with self._opened(name, item) as tensor:
                     for block in tensor.approximate(index, bound, max(first - before, 0)):
                         yield block._replace(first=before + block.first)
             before += count
@@ -71,7 +96,7 @@ class ModelBlocks:
             count = math.prod(item.shape)
             own = places[slice(*places.searchsorted([first, first + count]))] - first
             if len(own):
-                with TensorBlocks(self._model, name, item) as tensor:
+                with self._opened(name, item) as tensor:
                     yield tensor, own
             first += count
 

@@ -7,10 +7,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from msgspec import structs
+
 from modpkg.compose.checks import check_alone, check_rows, check_together
 from modpkg.compose.composition import Composition, ComputedTensor, PromptReader, RouterWeight, Term
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merging import MergeMethod, PlannedStep
+from modpkg.compose.nested import (
+    ComposedModule,
+    inputs_of,
+    made_fields,
+    of_modules,
+    reached,
+    unfolded_kept,
+)
 from modpkg.compose.operators import Effects, StepContext, find_operator
 from modpkg.compose.operators.adapter import check_prompt
 from modpkg.compose.operators.head import model_files
@@ -29,7 +39,7 @@ from modpkg.core.records import canonical_json
 from modpkg.core.tensors import canonical_identity
 from modpkg.manifest.schema import Compose, Setting
 
-COMPOSE_ENGINE = "4"
+COMPOSE_ENGINE = "5"
 """Raised whenever the same inputs would give other bytes."""
 
 
@@ -54,13 +64,6 @@ def plan(
         ComposeError, ReleaseError: A module does not fit the base.
     """
     base = _module(name, modules, recipe.base)
-    if base.kind == "model" and (recipe.steps or not base.tensors):
-        raise ComposeError(
-            "M601",
-            model=name,
-            reason=f"its base {base.name} is a model; composing on top of a model is not "
-            "supported, list that model's base and steps instead",
-        )
     if base.kind not in ("base", "model") or not base.tensors:
         raise ComposeError(
             "M601",
@@ -116,16 +119,21 @@ def plan(
                 )
     check_rows(name, recipe, merging, steps)
     kept, computed = _split(name, base, recipe, table, merging, steps, scales)
+    used = [modules[each] for each in dict.fromkeys(recipe.modules())]
+    inner, parts = of_modules(used)
+    made = unfolded_kept(kept, inner)
+    kept = {tensor: ref for tensor, ref in kept.items() if tensor not in made}
+    computed = dict(sorted({**computed, **made}.items()))
     routers = {n: router for planned in steps for n, router in planned.effects.routers.items()}
     readers = [planned.effects.prompt_reader for planned in steps]
     prompt_reader = next((reader for reader in readers if reader is not None), None)
-    patched = {(ref.file, ref.offset) for ref in _patched_whole(steps)}
+    patched = {(ref.file, ref.offset) for ref in _patched_whole(used, steps)}
     prompt = _prompt(name, steps)
     edited = _config(name, config, recipe, steps)
     text = settle(name, recipe, modules, _files(name, base, steps), edited)
     if prompt is not None:
         check_prompt(name, prompt, edited)
-    return Composition(
+    composition = Composition(
         name=name,
         version=version,
         key=composition_key(kept, computed, routers, prompt_reader, prompt),
@@ -134,7 +142,7 @@ def plan(
         require_finite=tuple(
             tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in patched
         ),
-        unverified=tuple(tensor for planned in steps for tensor in planned.effects.claimed),
+        unverified=_unverified(used, steps),
         config={**edited, **text.config},
         files=text.files,
         documents=text.documents,
@@ -143,6 +151,12 @@ def plan(
         prompt_reader=prompt_reader,
         prompt=prompt,
     )
+    if not inner:
+        return composition
+    inner = reached(inputs_of(composition), inner)
+    needed = {item.composition for item in inner.values()}
+    parts = {key: part for key, part in parts.items() if key in needed}
+    return structs.replace(composition, inner=inner, parts=parts)
 
 
 def _module(name: str, modules: Mapping[str, InstalledModule], wanted: str) -> InstalledModule:
@@ -168,14 +182,34 @@ def _check_all_used(name: str, module: InstalledModule, effect: Effects) -> None
         )
 
 
-def _patched_whole(steps: Sequence[PlannedStep]) -> list[TensorRef]:
-    """Return the tensors that patches provide whole."""
+def _patched_whole(
+    modules: Sequence[InstalledModule], steps: Sequence[PlannedStep]
+) -> list[TensorRef]:
+    """Return the tensors that patches provide whole, those of composed modules too."""
     refs: list[TensorRef] = []
+    for module in modules:
+        if isinstance(module, ComposedModule):
+            composition = module.composition
+            refs += [composition.kept[tensor] for tensor in composition.require_finite]
     for planned in steps:
         if planned.step.op == PATCHED.name:
             refs += planned.effects.added.values()
             terms = planned.effects.terms.values()
             refs += [term.inputs["whole"] for term in terms if "whole" in term.inputs]
+    return refs
+
+
+def _unverified(
+    modules: Sequence[InstalledModule], steps: Sequence[PlannedStep]
+) -> dict[str, TensorRef]:
+    """Return the slices of tensors whose digests only patches state, by a name for errors."""
+    refs: dict[str, TensorRef] = {}
+    for module in modules:
+        if isinstance(module, ComposedModule):
+            inner = module.composition.unverified
+            refs |= {f"{tensor} of {module.name}": ref for tensor, ref in inner.items()}
+    for planned in steps:
+        refs |= {tensor: planned.effects.added[tensor] for tensor in planned.effects.claimed}
     return refs
 
 
@@ -301,17 +335,7 @@ def composition_key(
     fields: dict[str, Any] = {
         "engine": COMPOSE_ENGINE,
         "kept": {name: canonical_identity(ref) for name, ref in kept.items()},
-        "made": {
-            name: {
-                "source": canonical_identity(item.source),
-                "dtype": item.dtype,
-                "reducer": item.reducer,
-                "settings": item.settings,
-                "terms": [term.key_fields() for term in item.terms],
-                **({} if item.rows is None else {"rows": item.rows}),
-            }
-            for name, item in computed.items()
-        },
+        "made": {name: made_fields(item) for name, item in computed.items()},
     }
     if routers:
         fields["gates"] = {name: router.key_fields() for name, router in routers.items()}

@@ -12,7 +12,7 @@ from msgspec import Struct
 from modpkg.compose.arrays import Array, Stored
 from modpkg.compose.blocks import TensorBlocks, input_of
 from modpkg.compose.certified import Certified
-from modpkg.compose.composition import ComputedTensor
+from modpkg.compose.composition import ComputedTensor, InnerTensor
 from modpkg.compose.decided_merge import DecidedMerge, decided_merge
 from modpkg.compose.exact import ExactTensor, is_exact
 from modpkg.compose.low_rank import LowRankReduction
@@ -47,6 +47,10 @@ class Job(Struct, frozen=True, kw_only=True):
     device: str = ""
     """torch's device that computes what it can, see `modpkg.compose.torch_reduction`; none if
     empty."""
+    inner: dict[str, InnerTensor] = {}
+    """Inputs that are not stored, see `modpkg.compose.unfolding`; none when it is computed."""
+    scratch: bool = False
+    """Whether the result is needed only for a while, so that it need not be written to disk."""
 
 
 _LARGE = 1 << 24
@@ -129,7 +133,8 @@ def _write(
                         system.write_at(file.fileno(), data, offset + written)
                         written += len(data)
                         if written - begun >= _WRITTEN_AT_ONCE or written == end:
-                            begin_writing(file.fileno(), offset + begun, written - begun)
+                            if not job.scratch:
+                                begin_writing(file.fileno(), offset + begun, written - begun)
                             begun = written
             except ComposeError:
                 blocks.check()  # report damage first: it may be the cause

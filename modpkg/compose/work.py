@@ -19,7 +19,8 @@ from modpkg.compose.composition import ComputedTensor
 from modpkg.compose.exact import is_exact
 from modpkg.compose.memory import BLOCK_ELEMENTS
 from modpkg.compose.reducers import find_reducer
-from modpkg.compose.tensor import Job, check_input, make_part, make_tensor
+from modpkg.compose.tensor import Job, check_input, make_part
+from modpkg.compose.unfolding import make_unfolded
 from modpkg.core.digests import Digest
 from modpkg.core.errors import CLASSES, ComposeError, ModpkgError
 from modpkg.core.installed import TensorRef
@@ -63,10 +64,10 @@ def perform(task: Task) -> tuple[Digest, ...]:
     """Do a task, and return the digests of the tensors that it makes.
 
     Raises:
-        What `modpkg.compose.tensor.make_tensor` raises.
+        What `modpkg.compose.unfolding.make_unfolded` raises.
     """
     if isinstance(task, MakeTensors):
-        return tuple(make_tensor(job) for job in task.jobs)
+        return tuple(make_unfolded(job) for job in task.jobs)
     if isinstance(task, MakePart):
         make_part(task.job, task.start, task.stop)
     else:
@@ -108,6 +109,8 @@ def parts_of(job: Job, share: int) -> list[RowRange]:
 def _is_divisible(job: Job) -> bool:
     """Return whether each element is a number of its own, whatever is computed beside it."""
     computed: ComputedTensor = job.computed
+    if job.inner:
+        return False  # each part would compute its inputs again
     if not computed.terms and not computed.settings:
         return True  # only the dtype changes
     reducer = find_reducer(computed.reducer, job.model)

@@ -200,6 +200,8 @@ PATTERN_STEPS = 1_000_000
 PARAMETER_CHARACTERS = 1000
 #: Layers that ``layer_replication`` asks for.
 REPLICATED_LAYERS = 1000
+#: Composed modules inside one another.
+COMPOSED_DEPTH = 32
 #: Models within a base that an adapter of one of them is tried on.
 MODELS_WITHIN = 50
 #: Butterfly factors of BOFT.

@@ -99,10 +99,22 @@ MESSAGES: dict[str, str] = {
         "{tensor!r} of {what} has {count} non-finite values (NaN or infinity), and nothing could "
         "be composed with it; fix the training that produced it."
     ),
+    "M218": (
+        "{model} is composed of modules that are composed of others, more than {most} deep, as "
+        "{module} is; publish one of them with the weights that it is composed to."
+    ),
+    "M219": (
+        "{model} is composed of itself: {path}; take it out of one of these recipes, or choose "
+        "another version of the module that leads back to it."
+    ),
     "M220": (
         "{tensor!r} of {module} has shape {shape} and no values: it was saved under ZeRO-3 without "
         "gathering. Save it again with stage3_gather_16bit_weights_on_model_save = true, or make "
         "it from the checkpoint with zero_to_fp32.py."
+    ),
+    "M221": (
+        "{module} reads the virtual tokens of {tokens}, which no tensor has, so nothing can be "
+        "composed of it; compose the others without it, and add {tokens} to the last recipe."
     ),
     "M301": (
         "There is no registry at {url}: it has no registry.json; {remedy}, name another "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec import structs
@@ -13,9 +13,10 @@ from modpkg.core.files import write_atomically
 from modpkg.core.installed import REPAIR, InstalledModule, read_installed
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal
+from modpkg.environment.composed_modules import ModuleGraph
 from modpkg.environment.generations import COMPLETE, Environment, Generation, ModuleState
 from modpkg.environment.install import counted, fetch_plan, link_packs
-from modpkg.environment.models import ModelRecipe, lay_out_model
+from modpkg.environment.models import ModelRecipe, lay_out_model, recipes_within
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose, Task
@@ -48,7 +49,7 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
         task = None if record.task is None else msgspec.convert(record.task, Task)
         recipe = msgspec.convert(record.recipe, Compose)
         model = ModelRecipe(record.name, record.version, recipe, task)
-        modules = installed_modules(workspace, generation, recipe.modules())
+        modules = installed_graph(workspace, generation, {record.name: recipe}, record.modules)
         composition = plan(model.name, model.version, recipe, modules)
         check_space(store.root, composition.bytes_to_write(store.root))
         workspace.progress.stage(f"Composing {name}")
@@ -64,6 +65,32 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
         grown = structs.replace(generation, packs=packs)
         write_atomically(environment.folder(number) / COMPLETE, seal(grown))
         lay_out_model(folder, composed, model, record.modules, tensors, prompt)
+
+
+def installed_graph(
+    workspace: Workspace,
+    generation: Generation,
+    recipes: Mapping[str, Compose],
+    names: Iterable[str],
+) -> ModuleGraph:
+    """Return modules of a generation for some recipes, with what is stored of them.
+
+    Args:
+        workspace: The workspace.
+        generation: One of its environment's.
+        recipes: The recipes, by the names of their models.
+        names: The modules that they are composed of, at any depth.
+
+    Raises:
+        What `installed_modules` raises, and `ComposeError` for a module that is composed of itself.
+    """
+    stored = installed_modules(workspace, generation, names)
+    records = {name: module.record for name, module in stored.items()}
+    extras = {module.name: module.extras for module in generation.modules}
+    within: dict[str, Compose] = {}
+    for name, recipe in recipes.items():
+        within |= recipes_within(name, recipe, records, extras)
+    return ModuleGraph(stored, within, workspace.store.blobs)
 
 
 def installed_modules(

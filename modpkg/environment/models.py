@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from modpkg.core.bounds import COMPOSED_DEPTH
 from modpkg.core.errors import ComposeError, RecordError
 from modpkg.core.filenames import CONFIG, MODEL_RECORD
 from modpkg.core.files import link_or_copy, make_folder, write_atomically
@@ -48,10 +49,13 @@ class ModelRecipe(Struct, frozen=True):
     """Whether it is a module on its base, which no recipe asks for."""
     at_load: bool = False
     """Whether it is composed when it is first loaded, and not while it is installed."""
+    within: Mapping[str, Compose] = {}
+    """The recipes of those of its modules that are composed themselves, by name."""
 
     def modules(self) -> list[str]:
-        """Return the names of its modules, base first."""
-        return self.recipe.modules()
+        """Return the names of its modules, base first, and of those that they are composed of."""
+        inner = [name for recipe in self.within.values() for name in recipe.modules()]
+        return list(dict.fromkeys([*self.recipe.modules(), *inner]))
 
 
 def recipes(
@@ -76,10 +80,9 @@ def recipes(
             found = ModelRecipe(record.name, record.version, recipe, task, at_load=at_load)
             models[record.name] = found
         elif record.kind == "model":
-            own = manifest_of(record)
-            if own.compose is not None:
-                recipe = _with_extras(record.name, own, set(locked.extras), own.compose)
-                found = ModelRecipe(record.name, record.version, recipe, own.task, at_load=at_load)
+            if (composed := recipe_of(record, locked.extras)) is not None:
+                task = manifest_of(record).task
+                found = ModelRecipe(record.name, record.version, composed, task, at_load=at_load)
                 models[record.name] = found
         elif (base := _base_record(record, records)) is not None:
             models[record.name] = ModelRecipe(
@@ -94,7 +97,58 @@ def recipes(
         version = str(manifest.module.version) if manifest.module is not None else "0"
         at_load = manifest.composed_at.get(module_name(name)) == "load"
         models[name] = ModelRecipe(name, version, recipe, task, at_load=at_load)
-    return list(models.values())
+    extras = {module.name: module.extras for module in lock.module}
+    return [
+        structs.replace(model, within=recipes_within(model.name, model.recipe, records, extras))
+        for model in models.values()
+    ]
+
+
+def recipe_of(record: ReleaseRecord, extras: Collection[str]) -> Compose | None:
+    """Return the recipe by which a release is composed, with some extras; None if it is not."""
+    own = manifest_of(record) if record.kind == "model" else None
+    if own is None or own.compose is None:
+        return None
+    return _with_extras(record.name, own, set(extras), own.compose)
+
+
+def recipes_within(
+    name: str,
+    recipe: Compose,
+    records: Mapping[str, ReleaseRecord],
+    extras: Mapping[str, Collection[str]],
+) -> dict[str, Compose]:
+    """Return the recipes of the composed modules that a recipe leads to, by name.
+
+    Args:
+        name: The model's name.
+        recipe: Its recipe.
+        records: The releases of all modules, by name.
+        extras: The extras of each that are wanted.
+
+    Raises:
+        ComposeError: A module is composed of itself, or too deep.
+    """
+    found: dict[str, Compose] = {}
+
+    def visit(recipe: Compose, path: tuple[str, ...]) -> None:
+        for inner in recipe.modules():
+            record = records.get(inner)
+            if record is None:
+                continue
+            own = found.get(inner) or recipe_of(record, extras.get(inner, ()))
+            if own is None:
+                continue
+            if inner in path:
+                raise ComposeError("M219", model=inner, path=" → ".join([*path, inner]))
+            if len(path) > COMPOSED_DEPTH:
+                raise ComposeError("M218", model=name, module=inner, most=COMPOSED_DEPTH)
+            if inner not in found:
+                visit(own, (*path, inner))
+                found[inner] = own
+
+    visit(recipe, (name,))
+    return found
 
 
 def _base_record(

@@ -26,6 +26,7 @@ from modpkg.core.filenames import (
     TOKENIZER_CONFIG,
 )
 from modpkg.core.names import ModuleName, Requirement, module_name, specifier_text
+from modpkg.environment.composed_modules import ModuleGraph
 from modpkg.environment.fits import Fit, drifting, fits_of, require_exact
 from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
@@ -46,7 +47,7 @@ from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
-from modpkg.manifest.schema import COMMAND_LINE, Dependency, Manifest, Strategy
+from modpkg.manifest.schema import COMMAND_LINE, Compose, Dependency, Manifest, Strategy
 from modpkg.manifest.starter import without_examples
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
@@ -253,7 +254,8 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
     licences = check_licences(manifest.licenses, transfer.records)
     require_accepted(licences, manifest, lock)
     for model in models:
-        _fetch_configs(model, transfer, registries)
+        for recipe in (model.recipe, *model.within.values()):
+            _fetch_configs(recipe, transfer, registries, reads_text=bool(model.within))
     compositions, not_alone = _compositions(models, lock, transfer, store)
     models = [model for model in models if model.name in compositions]
     now = [compositions[model.name] for model in models if not model.at_load]
@@ -355,9 +357,11 @@ def _compositions(
     }
     compositions: dict[str, Composition] = {}
     not_alone: dict[str, str] = {}
+    within = {name: recipe for model in models for name, recipe in model.within.items()}
+    graph = ModuleGraph(modules, within, store.blobs)
     for model in models:
         try:
-            planned = plan_composition(model.name, model.version, model.recipe, modules)
+            planned = plan_composition(model.name, model.version, model.recipe, graph)
         except ModpkgError as error:
             if not model.implied:
                 raise
@@ -394,14 +398,19 @@ def _with_policy(manifest: Manifest, request: InstallRequest) -> Manifest:
     )
 
 
-def _fetch_configs(model: ModelRecipe, transfer: TransferPlan, registries: Registries) -> None:
-    """Fetch the small files that planning a composition reads into the store."""
-    records = [transfer.records[name] for name in model.modules() if name in transfer.records]
+def _fetch_configs(
+    recipe: Compose, transfer: TransferPlan, registries: Registries, *, reads_text: bool
+) -> None:
+    """Fetch the small files that planning a composition reads into the store.
+
+    ``reads_text`` tells whether it reads those about texts, whatever the recipe is.
+    """
+    records = [transfer.records[name] for name in recipe.modules() if name in transfer.records]
     with_text = [record for record in records if any(map(is_text_file, record.files))]
-    reads_text = model.recipe.tokenizer is not None or any(
-        record.name != model.recipe.base for record in with_text
+    reads_text |= recipe.tokenizer is not None or any(
+        record.name != recipe.base for record in with_text
     )
-    for name in model.modules():
+    for name in recipe.modules():
         record = transfer.records.get(name)
         for path in record.files if record is not None else ():
             planned = path in _PLANNED_FROM or path.startswith(PATCHED_FILES)

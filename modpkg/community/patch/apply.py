@@ -52,7 +52,7 @@ def apply_patch(
         kept=tensors,
         computed=computed,
         require_finite=tuple(sorted(whole)),
-        unverified=changes.claimed,
+        unverified={name: changes.added[name] for name in changes.claimed},
         config={},
         files={},
     )
