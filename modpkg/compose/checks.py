@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from modpkg.compose.composition import Composition, Term
+from modpkg.compose.composition import Composition, Term, is_inner
 from modpkg.compose.merging import MergeMethod, PlannedStep
-from modpkg.compose.nested import is_inner
 from modpkg.compose.operators import Effects, find_operator
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.errors import ComposeError, PatchError

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from modpkg.compose.result_packs import result_packs
 from modpkg.core.dtypes import bits_of
+from modpkg.core.errors import PatchError
 from modpkg.core.filenames import COMPOSED_RECORD
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.tensors import canonical_identity
@@ -83,6 +84,42 @@ class ComputedTensor(Struct, frozen=True, kw_only=True):
         return -(-bits_of(self.dtype, self.shape) // 8)
 
 
+INNER = "inner:"
+"""Prefix of the ``file`` of a reference to an `InnerTensor`; the path of no pack begins so."""
+
+
+def is_inner(ref: TensorRef) -> bool:
+    """Return whether a reference is to an `InnerTensor`."""
+    return ref.file.startswith(INNER)
+
+
+class ExpectedValues(Struct, frozen=True, kw_only=True):
+    """The values that a patch was made for, of a tensor that has to be computed."""
+
+    patch: str
+    made_for: str
+    """The release that the patch was made for."""
+    base: str
+    """Name and version of the base that it is applied to."""
+    tensor: str
+    digest: str
+
+    def check(self, digest: str) -> None:
+        """Compare the digest of what was computed.
+
+        Raises:
+            PatchError: It is another.
+        """
+        if digest != self.digest:
+            raise PatchError(
+                "M731",
+                patch=self.patch,
+                made_for=self.made_for,
+                base=self.base,
+                tensor=self.tensor,
+            )
+
+
 class InnerTensor(Struct, frozen=True, kw_only=True):
     """A tensor of a composed module whose values are not stored: they are computed when needed."""
 
@@ -96,6 +133,8 @@ class InnerTensor(Struct, frozen=True, kw_only=True):
     """None for a router, which is not computed by itself: its composition has to be stored."""
     measured: Any = None
     """What its method measures over the whole module, once that is known."""
+    expected: tuple[ExpectedValues, ...] = ()
+    """What patches were made for that act on it."""
 
 
 class ModuleRow(Struct, frozen=True, tag=True):

@@ -13,11 +13,13 @@ from typing import Any
 from msgspec import structs
 
 from modpkg.compose.composition import (
+    INNER,
     Composition,
     ComputedTensor,
     InnerTensor,
     ModuleRow,
     RouterWeight,
+    is_inner,
 )
 from modpkg.compose.merging import in_order
 from modpkg.compose.reducers import find_reducer
@@ -27,9 +29,6 @@ from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.records import canonical_json
 from modpkg.core.tensors import canonical_identity
 
-_INNER = "inner:"
-"""Prefix of the ``file`` of a reference to a tensor that has to be computed; no pack begins so."""
-
 
 class ComposedModule(InstalledModule, frozen=True, kw_only=True):
     """A module whose tensors are those of its composition."""
@@ -37,11 +36,6 @@ class ComposedModule(InstalledModule, frozen=True, kw_only=True):
     composition: Composition
     inner: dict[str, InnerTensor]
     """The tensors that it computes, and those that they are computed from, as in `Composition`."""
-
-
-def is_inner(ref: TensorRef) -> bool:
-    """Return whether a reference is to a tensor that has to be computed."""
-    return ref.file.startswith(_INNER)
 
 
 def made_fields(computed: ComputedTensor) -> dict[str, Any]:
@@ -78,7 +72,7 @@ def inner_tensors(
                 fields["name"] = name
         identity = digest_bytes(canonical_json(fields))
         ref = TensorRef(
-            file=_INNER + identity,
+            file=INNER + identity,
             offset=0,
             length=-(-bits_of(dtype, shape) // 8),
             dtype=dtype,
@@ -212,6 +206,10 @@ def with_results(composition: Composition, stored: Results, whole: Results) -> C
         stored: Returns the result of one of its parts, if it is there.
         whole: Computes the whole result of a part: of one with a router, which is small, or of one
             that is run on prompts.
+
+    Raises:
+        PatchError: A patch was made for other values of a tensor that is stored.
+        What ``whole`` raises.
     """
     inner = composition.inner
     needed = {inner[ref.file].composition for ref in read_whole(composition) if is_inner(ref)}
@@ -224,6 +222,9 @@ def with_results(composition: Composition, stored: Results, whole: Results) -> C
             results = whole(part)
         if results is not None:
             made |= {file: results[name] for file, name in own.items()}
+            for file in own:
+                for expected in inner[file].expected:
+                    expected.check(made[file].digest)
     if not made:
         return composition
     reader = composition.prompt_reader

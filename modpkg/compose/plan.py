@@ -121,6 +121,11 @@ def plan(
     kept, computed = _split(name, base, recipe, table, merging, steps, scales)
     used = [modules[each] for each in dict.fromkeys(recipe.modules())]
     inner, parts = of_modules(used)
+    for planned in steps:
+        for tensor, expected in planned.effects.expected.items():
+            file = base.tensors[tensor].file
+            known = inner[file].expected
+            inner[file] = structs.replace(inner[file], expected=(*known, expected))
     made = unfolded_kept(kept, inner)
     kept = {tensor: ref for tensor, ref in kept.items() if tensor not in made}
     computed = dict(sorted({**computed, **made}.items()))

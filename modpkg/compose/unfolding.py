@@ -14,8 +14,8 @@ from pathlib import Path
 
 from msgspec import structs
 
-from modpkg.compose.composition import ComputedTensor, InnerTensor
-from modpkg.compose.nested import is_inner, reached, substituted
+from modpkg.compose.composition import ComputedTensor, InnerTensor, is_inner
+from modpkg.compose.nested import reached, substituted
 from modpkg.compose.tensor import Job, make_tensor
 from modpkg.core import system
 from modpkg.core.digests import Digest, digest_file
@@ -94,6 +94,8 @@ def _made(job: Job, item: InnerTensor, made: dict[str, TensorRef], path: Path) -
         with open(path, "xb", buffering=0) as file:
             system.reserve(file.fileno(), computed.length)
         digest = make_tensor(_with_inputs(inner, computed, made))
+        for expected in item.expected:
+            expected.check(digest)
     except BaseException:
         discard(path)
         raise
@@ -115,10 +117,11 @@ def _with_inputs(job: Job, computed: ComputedTensor, made: dict[str, TensorRef])
     """
     for ref in computed.inputs():
         place = made.get(ref.file)
-        if place is not None and ref.length != place.length:  # its first rows, as a patch has them
-            if digest_file(Path(place.file), 0, ref.length) != ref.digest:
-                reason = f"{job.name!r} does not match the slice of the base's tensor that it names"
-                raise PatchError("M730", patch=f"A module of {job.model}", reason=reason)
+        if place is None or ref.length == place.length:
+            continue
+        if digest_file(Path(place.file), 0, ref.length) != ref.digest:  # a patch's first rows of it
+            reason = f"{job.name!r} does not match the slice of the base's tensor that it names"
+            raise PatchError("M730", patch=f"A module of {job.model}", reason=reason)
     files = {place.file for place in made.values()}
     return structs.replace(
         job, computed=substituted(computed, made), inner={}, trusted=job.trusted | files

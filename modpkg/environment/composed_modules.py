@@ -13,6 +13,7 @@ from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import json_text
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.schema import Compose
+from modpkg.store.store import Store
 
 
 class ModuleGraph(Mapping[str, InstalledModule]):
@@ -78,3 +79,25 @@ class ModuleGraph(Mapping[str, InstalledModule]):
             composition=composition,
             inner=composition.inner | {ref.file: inner for ref, inner in made.values()},
         )
+
+
+def materialised(module: InstalledModule, store: Store) -> InstalledModule:
+    """Return a module with all its weights in the store; the caller uses the store.
+
+    Raises:
+        ModpkgError: It is a composed one, and composing failed.
+    """
+    if not isinstance(module, ComposedModule):
+        return module
+    from modpkg.compose.executor import compose
+
+    composed = compose(module.composition, store.root.absolute(), verified=store.verified)
+    return InstalledModule(
+        name=module.name,
+        version=module.version,
+        kind=module.kind,
+        release=module.release,
+        record=module.record,
+        tensors=composed.tensors,
+        files=module.files,
+    )

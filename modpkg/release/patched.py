@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from modpkg.core.dtypes import FLOATS
@@ -50,10 +50,12 @@ def check_against(
     own: Mapping[str, HashedTensor],
     base: str,
     table: Mapping[str, HashedTensor],
+    unknown: Collection[str] = (),
 ) -> None:
     """Check that every tensor of a patch is used, and that the base is the one it was made for.
 
-    Every tensor that the patch changes or removes has to have the digest that it had then.
+    Every tensor that the patch changes or removes has to have the digest that it had then. Those
+    whose digest is ``unknown``, since they have yet to be computed, are not compared.
 
     Raises:
         PatchError: The record is inconsistent, or the base is another.
@@ -63,7 +65,7 @@ def check_against(
     for name, was in sorted({**changed, **record.removed}.items()):
         if name not in table:
             raise PatchError("M732", patch=patch, base=base, tensor=name)
-        if table[name].digest != was:
+        if name not in unknown and table[name].digest != was:
             raise PatchError(
                 "M731",
                 patch=patch,

@@ -20,7 +20,8 @@ from modpkg.core.same_values import as_copied_from
 from modpkg.core.tensors import identity_of
 from modpkg.environment.absent import no_model_remedy, not_installed, nothing_installed
 from modpkg.environment.assembly import ON_A_BASE, assembled_from, assembly, base_of
-from modpkg.environment.first_load import installed_modules
+from modpkg.environment.composed_modules import materialised
+from modpkg.environment.first_load import installed_graph, installed_modules
 from modpkg.environment.generations import Generation
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose
@@ -56,13 +57,30 @@ def find_parts(names: Sequence[str], workspace: Workspace) -> LiveParts:
     """
     folders = [find_model(name, workspace, composed=False)[0] for name in names]
     recipes: dict[str, Compose] = {}
+    used: list[str] = []
     with workspace.store.lock():
         for folder in folders:
             record = read_model(folder)
             recipes[record.name] = msgspec.convert(record.recipe, Compose)
-        used = [name for recipe in recipes.values() for name in recipe.modules()]
+            used += record.modules
         generation = workspace.environment.generation(int(folders[0].parents[1].name))
-        return parts_of(folders[0], recipes, installed_modules(workspace, generation, used))
+        modules = _stored_modules(workspace, generation, recipes, used)
+        return parts_of(folders[0], recipes, modules)
+
+
+def _stored_modules(
+    workspace: Workspace,
+    generation: Generation,
+    recipes: Mapping[str, Compose],
+    used: Sequence[str],
+) -> dict[str, InstalledModule]:
+    """Return the modules of recipes with all their weights in the store, where live models map them.
+
+    ``used`` are those that the recipes are composed of, at any depth.
+    """
+    graph = installed_graph(workspace, generation, recipes, used)
+    names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.modules())
+    return {name: materialised(graph[name], workspace.store) for name in names}
 
 
 def find_adapters(base: str, adapters: Sequence[str], workspace: Workspace) -> LiveParts:
@@ -104,7 +122,8 @@ def find_adapters(base: str, adapters: Sequence[str], workspace: Workspace) -> L
             remedy = no_model_remedy(workspace, names[0], "base")
             raise RunError("M701", name=names[0], kind="base", remedy=remedy)
         used = [module for recipe in recipes.values() for module in recipe.modules()]
-        modules = installed_modules(workspace, generation, used)
+        used += [module for folder in folders.values() for module in read_model(folder).modules]
+        modules = _stored_modules(workspace, generation, recipes, used)
     parts = parts_of(next(iter(folders.values())), recipes, modules)
     changes = {name: parts.changes[name] for name in (*names[1:], *parts.changes)}
     changes[names[0]] = changes.pop(names[0])

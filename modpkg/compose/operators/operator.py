@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from modpkg.adapters.changes import ModuleOnBase
 from modpkg.adapters.formula import Formula
-from modpkg.compose.composition import PromptReader, RouterWeight, Term
+from modpkg.compose.composition import ExpectedValues, PromptReader, RouterWeight, Term
 from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.core.tensors import types_of
@@ -75,6 +75,8 @@ class Effects(Struct, frozen=True, kw_only=True):
     claimed: tuple[str, ...] = ()
     """Those of ``added`` that are slices of the base's tensors, with digests that the module
     states and nothing has verified."""
+    expected: dict[str, ExpectedValues] = {}
+    """What the module was made for, of base tensors that have to be computed."""
     removed: tuple[str, ...] = ()
     """Base tensors that the result does not have."""
     rows: dict[str, int] = {}

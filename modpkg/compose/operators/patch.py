@@ -30,7 +30,7 @@ from modpkg.adapters.formula import (
     gamma,
 )
 from modpkg.adapters.low_rank import size_of
-from modpkg.compose.composition import Term
+from modpkg.compose.composition import ExpectedValues, Term, is_inner
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.core.dtypes import FLOATS, bits_of
 from modpkg.core.errors import ComposeError, PatchError
@@ -60,7 +60,8 @@ def bind(context: StepContext) -> Effects:
     if PATCH not in module.files:
         raise PatchError("M730", patch=module.name, reason=f"it has no {PATCH}")
     record = read_patch(module.files[PATCH], module.name)
-    check_against(record, module.name, module.tensors, context.base_name, base.tensors)
+    unknown = {name for name, ref in base.tensors.items() if is_inner(ref)}
+    check_against(record, module.name, module.tensors, context.base_name, base.tensors, unknown)
     tensors = patched_tensors(record, module.tensors, base.tensors)
     added, removed = tensors.added, tensors.removed
     files = {
@@ -79,6 +80,17 @@ def bind(context: StepContext) -> Effects:
     return Effects(
         terms=tensors.terms,
         added=added,
+        expected={
+            name: ExpectedValues(
+                patch=module.name,
+                made_for=f"{record.base}=={record.version}",
+                base=context.base_name,
+                tensor=name,
+                digest=item.was,
+            )
+            for name, item in record.tensors.items()
+            if item.was is not None and name in unknown
+        },
         claimed=tensors.claimed,
         removed=removed,
         config=config,
