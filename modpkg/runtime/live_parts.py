@@ -74,7 +74,7 @@ def _stored_modules(
     recipes: Mapping[str, Compose],
     used: Sequence[str],
 ) -> dict[str, InstalledModule]:
-    """Return the modules of recipes with all their weights in the store, where live models map them.
+    """Return the modules of recipes with all their weights in the store, for live models to map.
 
     ``used`` are those that the recipes are composed of, at any depth.
     """

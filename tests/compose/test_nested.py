@@ -1,0 +1,245 @@
+"""Composed modules within compositions: the bytes are those of composing step by step."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from msgspec import structs
+
+from modpkg.compose import memory, work
+from modpkg.compose.composition import Composition
+from modpkg.compose.executor import ComposedModel, compose
+from modpkg.compose.nested import ComposedModule
+from modpkg.compose.plan import plan
+from modpkg.core.installed import InstalledModule
+from modpkg.core.names import ModuleName
+from modpkg.core.system_processes import can_fork
+from modpkg.core.tree import BlobTree
+from modpkg.environment.composed_modules import ModuleGraph
+from modpkg.manifest.schema import Compose, Layers, Step
+from tests.compose.helpers import adapter, base, module
+from tests.raising import raises
+
+WIDTH, ROWS, LAYERS = 48, 40, 2
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": LAYERS,
+}
+
+
+def weights(seed: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {"model.norm.weight": torch.randn(WIDTH, generator=generator)}
+    for layer in range(LAYERS):
+        for name in ("q_proj", "up_proj"):
+            values = torch.randn(ROWS, WIDTH, generator=generator)
+            tensors[f"model.layers.{layer}.{name}.weight"] = values
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> dict[str, InstalledModule]:
+    """A base, two fine-tunes, and a LoRA of one tensor in each layer."""
+    generator = torch.Generator().manual_seed(7)
+    pairs = {
+        f"model.layers.{layer}.q_proj": (
+            torch.randn(2, WIDTH, generator=generator),
+            torch.randn(ROWS, 2, generator=generator),
+        )
+        for layer in range(LAYERS)
+    }
+    return {
+        "base": base(tmp_path, weights(1), num_hidden_layers=LAYERS),
+        "one": module(tmp_path, "one", "base", weights(2), config=CONFIG),
+        "two": module(tmp_path, "two", "base", weights(3), config=CONFIG),
+        "lora": adapter(tmp_path, "lora", pairs),
+    }
+
+
+def step(op: str, name: str, scale: float = 1.0, **parameters: Any) -> Step:
+    return Step(op=op, module=ModuleName(name), scale=scale, parameters=parameters)
+
+
+def recipe(on: str, *steps: Step, method: str = "sum", **parameters: Any) -> Compose:
+    return Compose(base=ModuleName(on), method=method, parameters=parameters, steps=steps)
+
+
+def model(like: InstalledModule, name: str) -> InstalledModule:
+    """Return a module without weights, as the release of a recipe is."""
+    return structs.replace(like, name=name, kind="model", tensors={}, files={})
+
+
+def nested(
+    modules: Mapping[str, InstalledModule], recipes: Mapping[str, Compose], folder: Path
+) -> Composition:
+    """Return the plan of the last recipe, of which the others are modules."""
+    stored = {**modules, **{name: model(modules["base"], name) for name in recipes}}
+    graph = ModuleGraph(stored, recipes, BlobTree(folder / "nested"))
+    found = graph[next(reversed(recipes))]
+    assert isinstance(found, ComposedModule)
+    return found.composition
+
+
+def step_by_step(
+    modules: Mapping[str, InstalledModule], recipes: Mapping[str, Compose], folder: Path
+) -> ComposedModel:
+    """Compose each recipe into weights, and use these as a base's in the following ones."""
+    known = dict(modules)
+    for name, each in recipes.items():
+        composed = compose(plan(name, "1", each, known), folder / "steps")
+        known[name] = structs.replace(modules["base"], name=name, tensors=composed.tensors)
+    return composed
+
+
+MERGES = {
+    "sum": {},
+    "task-arithmetic": {"lambda": 0.7},
+    "linear": {},
+    "mean": {},
+    "ties": {},
+    "ties-mergekit": {"density": 0.4},
+    "dare-ties": {"density": 0.5, "seed": 3.0},
+    "della": {"density": 0.5, "epsilon": 0.1, "seed": 3.0},
+    "karcher": {},
+    "multislerp": {},
+    "model-stock": {},
+    "breadcrumbs": {"density": 0.8, "gamma": 0.05},
+}
+
+
+@pytest.mark.parametrize("method", MERGES)
+def test_three_deep_is_what_step_by_step_gives(
+    modules: dict[str, InstalledModule], tmp_path: Path, method: str
+) -> None:
+    weighted = method not in ("mean", "ties", "karcher", "model-stock")
+    scales = (0.6, 0.3) if weighted else (1.0, 1.0)
+    merged = {"method": method, **MERGES[method]}
+    recipes = {
+        "m1": recipe("base", step("lora", "lora", 0.5)),
+        "m2": recipe(
+            "m1", step("dense", "one", scales[0]), step("dense", "two", scales[1]), **merged
+        ),
+        "m3": recipe(
+            "two", step("dense", "m2", scales[0]), step("dense", "m1", scales[1]), **merged
+        ),
+    }
+    composition = nested(modules, recipes, tmp_path)
+    expected = step_by_step(modules, recipes, tmp_path)
+    composed = compose(composition, tmp_path / "store")
+    assert composed.result == expected.result
+    assert composition.key != expected.key  # inner tensors are named by what they are made of
+    written = {path.name for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    assert written == {"composed.json", "weights.safetensors"}
+
+
+def test_slerp_of_composed_modules(modules: dict[str, InstalledModule], tmp_path: Path) -> None:
+    recipes = {
+        "m1": recipe("base", step("lora", "lora")),
+        "m2": recipe("m1", step("dense", "one"), method="slerp", t=0.3),
+        "m3": recipe("m2", step("dense", "m1"), step("dense", "two"), method="nuslerp"),
+    }
+    composed = compose(nested(modules, recipes, tmp_path), tmp_path / "store")
+    assert composed.result == step_by_step(modules, recipes, tmp_path).result
+
+
+def test_an_adapter_and_layers_of_composed_modules(
+    modules: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    runs = (
+        Layers(module=ModuleName("m1"), range=(0, 2)),
+        Layers(module=ModuleName("m2"), range=(0, 1), scale=0.5),
+    )
+    recipes = {
+        "m1": recipe("base", step("lora", "lora")),
+        "m2": recipe("m1", step("lora", "lora", -0.25)),
+        "m3": Compose(base=ModuleName("m1"), method="passthrough", layers=runs),
+    }
+    composition = nested(modules, recipes, tmp_path)
+    assert composition.config["num_hidden_layers"] == 3
+    composed = compose(composition, tmp_path / "store")
+    assert composed.result == step_by_step(modules, recipes, tmp_path).result
+
+
+def test_what_is_stored_of_an_inner_result_is_read(
+    modules: dict[str, InstalledModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {
+        "m1": recipe("base", step("lora", "lora")),
+        "m2": recipe("m1", step("dense", "one"), method="ties"),
+        "m3": recipe("m2", step("dense", "two", 0.5)),
+    }
+    composition = nested(modules, recipes, tmp_path)
+    first = compose(composition, tmp_path / "one")
+    compose(
+        nested(modules, {name: recipes[name] for name in ("m1", "m2")}, tmp_path), tmp_path / "two"
+    )
+    monkeypatch.setattr("modpkg.compose.unfolding._made", None)  # nothing is computed for it
+    second = compose(composition, tmp_path / "two")
+    assert (first.key, first.result) == (second.key, second.result)
+
+
+def test_a_tensor_that_an_outer_recipe_keeps_is_computed_once(
+    modules: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    recipes = {
+        "m1": recipe("base", step("lora", "lora")),
+        "m2": recipe("m1"),
+    }
+    outer = nested(modules, recipes, tmp_path)
+    inner = nested(modules, {"m1": recipes["m1"]}, tmp_path)
+    assert outer.key == inner.key
+    assert not outer.inner
+    assert not outer.parts
+
+
+@pytest.mark.skipif(not can_fork(), reason="only Linux has these processes")
+def test_processes_and_executors_give_the_same(
+    modules: dict[str, InstalledModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {
+        "m1": recipe("base", step("lora", "lora")),
+        "m2": recipe("m1", step("dense", "one"), step("dense", "two"), method="ties-mergekit"),
+        "m3": recipe("m2", step("dense", "m1"), method="dare-linear", density=0.5),
+    }
+    composition = nested(modules, recipes, tmp_path)
+    expected = compose(composition, tmp_path / "threads", threads=2).result
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert compose(composition, tmp_path / "pool", executor=pool).result == expected
+    monkeypatch.setattr(memory, "PROCESS_OUTPUT", 1)
+    sent: list[bool] = []
+    whether = work.can_be_sent
+    monkeypatch.setattr(work, "can_be_sent", lambda jobs: sent.append(whether(jobs)) or sent[-1])
+    assert memory.process_count(composition, 4) == 4
+    assert compose(composition, tmp_path / "processes", threads=4).result == expected
+    assert sent == [True]
+
+
+def test_memory_and_disk_are_of_single_tensors(
+    modules: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    recipes = {"m1": recipe("base", step("lora", "lora"))}
+    one = memory.peak_bytes(nested(modules, recipes, tmp_path), 2)
+    for number in range(2, 9):
+        recipes[f"m{number}"] = recipe(f"m{number - 1}", step("dense", "one", 0.1))
+    deep = nested(modules, recipes, tmp_path)
+    assert memory.peak_bytes(deep, 2) < 2 * one
+    composed = compose(deep, tmp_path / "store")
+    assert composed.result == step_by_step(modules, recipes, tmp_path).result
+
+
+def test_an_unusable_value_names_the_module_that_gives_it(
+    modules: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    recipes = {
+        "m1": recipe("base", step("lora", "lora", 1e38)),
+        "m2": recipe("m1", step("dense", "one", 0.5)),
+    }
+    with raises("M605", match="m1.*q_proj"):
+        compose(nested(modules, recipes, tmp_path), tmp_path / "store")
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
