@@ -243,3 +243,16 @@ def test_an_unusable_value_names_the_module_that_gives_it(
     with raises("M605", match="m1.*q_proj"):
         compose(nested(modules, recipes, tmp_path), tmp_path / "store")
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_virtual_tokens_are_for_the_last_recipe_only(
+    modules: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 3}
+    config |= {"token_dim": WIDTH, "num_layers": LAYERS}
+    tokens = {"prompt_embeddings": torch.ones(3, WIDTH)}
+    modules["soft"] = module(tmp_path, "soft", "adapter", tokens, adapter_config=config)
+    recipes = {"m1": recipe("base", step("prompt", "soft"))}
+    assert plan("m1", "1", recipes["m1"], modules).prompt is not None
+    with raises("M221", match="m1 reads the virtual tokens of soft"):
+        nested(modules, {**recipes, "m2": recipe("m1", step("dense", "one"))}, tmp_path)

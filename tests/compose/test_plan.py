@@ -168,11 +168,10 @@ def test_invalid_recipes_are_refused_with_a_reason(tmp_path: Path) -> None:
         planned(bare)
 
 
-def test_a_model_cannot_be_a_base_for_steps(tmp_path: Path) -> None:
+def test_a_model_with_weights_of_its_own_is_a_base(tmp_path: Path) -> None:
     model = module(tmp_path, "m", "model", WEIGHTS, config={})
     assert planned(model).kept == model.tensors
-    with raises("M601", match="not supported"):
-        planned(model, adapter(tmp_path, "one", {Q: pair()}))
+    assert list(planned(model, adapter(tmp_path, "one", {Q: pair()})).computed) == [f"{Q}.weight"]
 
 
 def test_integer_tensors_cannot_be_changed(tmp_path: Path) -> None:

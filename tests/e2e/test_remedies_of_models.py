@@ -80,14 +80,23 @@ def test_a_lock_of_another_engine_is_told_of_where_its_result_differs(
     assert "engine 0" in str(told)
 
 
-def test_m601_lists_what_a_model_is_made_of(registry: Path, run: Run) -> None:
-    tiny.publish(tiny.write_model(registry.parent / "talker"), registry)
-    on_a_model = APP.replace('base = "tiny"', 'base = "talker"').replace("tiny =", "talker =")
-    Path("modpkg.toml").write_text(on_a_model)
+def test_m601_of_a_base_that_is_none_and_m219_of_a_recipe_of_itself(
+    registry: Path, run: Run
+) -> None:
+    Path("modpkg.toml").write_text(APP.replace('base = "tiny"', 'base = "tiny-lora"'))
     text = fails(run, "M601", "install")
-    assert "talker is a model; composing on top of a model is not supported" in text
-    assert "list that model's base and steps instead" in text
-    Path("modpkg.toml").write_text(APP)
+    assert "name the base that it acts on, and it in a step" in text
+    tiny.publish(tiny.write_model(registry.parent / "talker"), registry)
+    on_a_model = APP.replace('base = "tiny"', 'base = "talker"') + "\n"
+    Path("modpkg.toml").write_text(on_a_model.replace("tiny =", 'talker = "*"\ntiny ='))
+    works(run, "install")
+    folder = registry.parent / "talker-of-outer"
+    recipe = '[compose]\nbase = "outer"\n'
+    tiny.publish(write_module(folder, "talker", "2.0", "model", {"outer": "*"}, recipe), registry)
+    folder, recipe = registry.parent / "outer", '[compose]\nbase = "talker"\n'
+    tiny.publish(write_module(folder, "outer", "1.0", "model", {"talker": "*"}, recipe), registry)
+    assert "choose another version" in fails(run, "M219", "update")
+    Path("modpkg.toml").write_text(on_a_model.replace("tiny =", 'talker = "<2"\ntiny ='))
     works(run, "install")
 
 

@@ -1,0 +1,202 @@
+"""Merges of merges, from modules that are published to a model that is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modpkg.core.names import parse_requirement
+from modpkg.environment.first_load import compose_at_load
+from modpkg.environment.install import Installation, install
+from modpkg.environment.plan import InstallRequest, plan_install
+from modpkg.environment.project import Project, find_project
+from modpkg.environment.workspace import Workspace
+from modpkg.interop.hf import export_hf
+from modpkg.resolve.lock import read_lock
+from tests import tiny
+from tests.modules import write_module
+from tests.raising import raises
+
+
+def write_merge(
+    folder: Path, name: str, compose: str, *requires: str, version: str = "1.0", more: str = ""
+) -> Path:
+    ranges = dict.fromkeys(requires, ">=1")
+    return write_module(folder, name, version, "model", ranges, f"[compose]\n{compose}\n{more}")
+
+
+def dense(*names: str) -> str:
+    return ", ".join(f'{{ op = "dense", module = "{name}", scale = 0.5 }}' for name in names)
+
+
+RECIPES = {
+    "talker": 'base = "tiny"\nsteps = [{ op = "lora", module = "tiny-lora" }]',
+    "second": f'base = "talker"\nmethod = "ties-mergekit"\nsteps = [{dense("other", "tiny")}]',
+    "third": f'base = "other"\nmethod = "linear"\nsteps = [{dense("second", "talker")}]',
+}
+"""A base with a LoRA; a merge of that one and a fine-tune; and a merge of the two."""
+PARTS = {
+    "talker": ("tiny", "tiny-lora"),
+    "second": ("talker", "other", "tiny"),
+    "third": ("other", "second", "talker"),
+}
+
+
+@pytest.fixture
+def registry(home: Path, tmp_path: Path) -> Path:
+    """The embedded registry, with three recipes, each of the one before."""
+    projects, registry = tmp_path / "projects", home / "registry"
+    tiny.publish(tiny.write_base(projects / "tiny"), registry)
+    tiny.publish(tiny.write_adapter(projects / "lora"), registry)
+    other = tiny.write_base(projects / "other", seed=5)
+    text = (other / "modpkg.toml").read_text()
+    (other / "modpkg.toml").write_text(text.replace('name = "tiny"', 'name = "other"'))
+    tiny.publish(other, registry)
+    for name, compose in RECIPES.items():
+        tiny.publish(write_merge(projects / name, name, compose, *PARTS[name]), registry)
+    return registry
+
+
+def app(folder: Path, text: str) -> Project:
+    folder.mkdir(exist_ok=True)
+    (folder / "modpkg.toml").write_text(f'[app]\nname = "app"\n{text}')
+    return Project(folder / "modpkg.toml")
+
+
+def installed(project: Project | None = None, *names: str) -> Installation:
+    request = InstallRequest(add=[parse_requirement(name) for name in names])
+    return install(Workspace(project or find_project()), request)
+
+
+def result(project: Project, name: str) -> str:
+    lock = read_lock(project.lock_path)
+    assert lock is not None
+    return next(each.result for each in lock.composed if each.model == name)
+
+
+def test_three_deep_is_one_install(registry: Path, tmp_path: Path) -> None:
+    project = app(tmp_path / "nested", '[dependencies]\nthird = "*"\n')
+    done = installed(project)
+    lock = read_lock(project.lock_path)
+    assert lock is not None
+    assert sorted(m.name for m in lock.module) == [
+        "other",
+        "second",
+        "talker",
+        "third",
+        "tiny",
+        "tiny-lora",
+    ]
+    assert [each.model for each in lock.composed] == ["third"]
+    model = Workspace(project).environment.model("third")
+    assert model.modules == {
+        "other": "1.0", "second": "1.0", "talker": "1.0", "tiny": "1.0", "tiny-lora": "1.0",
+    }  # fmt: skip
+    composed = list((tmp_path / "home").rglob("composed.json"))
+    assert len(composed) == 1  # neither inner result is written
+    assert {licence.name for licence in done.plan.licences} == {m.name for m in lock.module}
+    steps = by_steps(registry, tmp_path)
+    assert result(project, "third") == steps
+
+
+def by_steps(registry: Path, tmp_path: Path) -> str:
+    """Install, export and publish each as a base of its own weights; return the last result."""
+    weights: list[str] = []
+    for name, compose in RECIPES.items():
+        own = {part: f"{part}-w" if part in weights else part for part in PARTS[name]}
+        for part in weights:
+            compose = compose.replace(f'"{part}"', f'"{part}-w"')
+        needed = "".join(f'{part} = "*"\n' for part in own.values())
+        text = f"[dependencies]\n{needed}[models.{name}-s]\n{compose}\n"
+        project = app(tmp_path / f"step-{name}", text)
+        installed(project)
+        environment = Workspace(project).environment
+        folder = environment.folder(1) / "models" / f"{name}-s"
+        out = tmp_path / f"weights-{name}"
+        export_hf(folder, environment.packs, out)
+        files = {each: (out / each).read_bytes() for each in ("config.json", "model.safetensors")}
+        base = write_module(tmp_path / f"base-{name}", f"{name}-w", "1.0", "base", files=files)
+        tiny.publish(base, registry)
+        weights.append(name)
+    return result(project, f"{name}-s")
+
+
+def test_two_outer_models_share_what_they_are_made_of(registry: Path, tmp_path: Path) -> None:
+    both = '[dependencies]\nsecond = "*"\nthird = "*"\n'
+    project = app(tmp_path / "both", both)
+    installed(project)
+    alone = app(tmp_path / "alone", '[dependencies]\nthird = "*"\n')
+    installed(alone)
+    one, two = read_lock(project.lock_path), read_lock(alone.lock_path)
+    assert one is not None
+    assert two is not None
+    assert one.composed[-1] == two.composed[0]  # whether inner results are stored changes nothing
+
+
+def test_a_nested_model_that_is_composed_at_its_first_load(registry: Path, tmp_path: Path) -> None:
+    project = app(
+        tmp_path / "late", '[dependencies]\nthird = { version = "*", compose-at = "load" }\n'
+    )
+    installed(project)
+    workspace = Workspace(project)
+    assert workspace.environment.model("third").result is None
+    compose_at_load(workspace, 1, "third")
+    again = app(tmp_path / "now", '[dependencies]\nthird = "*"\n')
+    installed(again)
+    assert workspace.environment.model("third").result == result(again, "third")
+
+
+def test_a_live_model_whose_base_is_an_assembly(registry: Path, tmp_path: Path) -> None:
+    project = app(
+        tmp_path / "live",
+        '[dependencies]\ntalker = "*"\ntiny-lora = "*"\n[models.twice]\nbase = "talker"\n'
+        'steps = [{ op = "lora", module = "tiny-lora", scale = 0.5 }]\n',
+    )
+    installed(project)
+    from modpkg.runtime.live_parts import find_parts
+
+    parts = find_parts(["twice"], Workspace(project))
+    assert set(parts.changes) == {"twice", "tiny-lora"}
+    inner = Workspace(project).environment.model("talker").tensors
+    assert {n: ref.digest for n, ref in parts.table.items()} == {
+        n: ref.digest for n, ref in inner.items()
+    }
+
+
+def test_one_version_of_a_part_for_all(registry: Path, tmp_path: Path) -> None:
+    old = tmp_path / "projects" / "pinned"
+    write_module(
+        old, "pinned", "1.0", "model", {"talker": ">=1", "tiny": ">=2"},
+        '[compose]\nbase = "talker"\nsteps = [{ op = "dense", module = "tiny" }]\n',
+    )  # fmt: skip
+    write_merge(tmp_path / "t", "talker", RECIPES["talker"], "tiny-lora", version="2.0")
+    manifest = (tmp_path / "t" / "modpkg.toml").read_text()
+    (tmp_path / "t" / "modpkg.toml").write_text(
+        manifest.replace("[dependencies]\n", '[dependencies]\ntiny = "<2"\n')
+    )
+    tiny.publish(tmp_path / "t", registry)
+    tiny.publish(tiny.write_base(tmp_path / "tiny-2", "2.0", seed=9), registry)
+    tiny.publish(old, registry)
+    project = app(tmp_path / "one", '[dependencies]\npinned = "*"\ntalker = ">=2"\n')
+    with raises("M401", match="tiny"):
+        installed(project)
+
+
+def test_a_module_that_is_composed_of_itself_is_refused(registry: Path, tmp_path: Path) -> None:
+    recipe = f'base = "tiny"\nsteps = [{dense("third")}]'
+    project = app(tmp_path / "cycle", '[dependencies]\nthird = "*"\n')
+    tiny.publish(
+        write_merge(tmp_path / "loop", "talker", recipe, "tiny", "third", version="1.1"), registry
+    )
+    with raises("M219", match="third → second → talker → third"):
+        plan_install(Workspace(project), InstallRequest())
+
+
+def test_modules_nested_too_deep_are_refused(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modpkg.environment.models.COMPOSED_DEPTH", 1)
+    project = app(tmp_path / "deep", '[dependencies]\nthird = "*"\n')
+    with raises("M218", match="more than 1 deep, as talker is"):
+        plan_install(Workspace(project), InstallRequest())
