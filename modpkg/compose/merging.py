@@ -140,6 +140,8 @@ class MergeMethod:
         """
         folded = self._reducer.name == "sum"
         touched = sorted({target for planned in steps for target in planned.effects.terms})
+        if self._reducer.across:
+            steps = sorted(steps, key=_identity)
         return {
             target: terms
             for target in touched
@@ -175,7 +177,9 @@ class MergeMethod:
                 summed.append(structs.replace(term, weight=scale * term.weight))
             elif not folded and (scale or not self._reducer.weighted):
                 summed.append(structs.replace(term, scale=scale))
-        return in_order(summed) if any(term.op != NOTHING for term in summed) else ()
+        if all(term.op == NOTHING for term in summed):
+            return ()
+        return in_order(summed, self._reducer)
 
     def _with_settings(
         self, base: InstalledModule, planned: PlannedStep, target: str, term: Term
@@ -205,6 +209,18 @@ class MergeMethod:
         return {name: settings for name, settings in by_name.items() if changed(settings)}
 
 
-def in_order(terms: Iterable[Term]) -> tuple[Term, ...]:
-    """Return terms in the canonical order: by what decides bytes, not by their recipe's order."""
+def in_order(terms: Iterable[Term], reducer: Reducer) -> tuple[Term, ...]:
+    """Return a tensor's terms in the canonical order: by what decides bytes, not by their recipe's.
+
+    Those of a method that measures each step over the whole model stay in the order of the steps,
+    which is the same for all tensors.
+    """
+    if reducer.across:
+        return tuple(terms)
     return tuple(sorted(terms, key=lambda term: canonical_json(term.key_fields())))
+
+
+def _identity(planned: PlannedStep) -> tuple[bytes, bytes]:
+    """Return the sort key of a step: its effects, independent of its position in the recipe."""
+    fields = {target: term.key_fields() for target, term in planned.effects.terms.items()}
+    return canonical_json(fields), repr((planned.step.scale, planned.step.parameters)).encode()

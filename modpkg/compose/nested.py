@@ -183,7 +183,9 @@ def substituted(computed: ComputedTensor, made: Mapping[str, TensorRef]) -> Comp
         )
         for term in computed.terms
     ]
-    return structs.replace(computed, source=real(computed.source), terms=in_order(terms))
+    if terms:
+        terms = [*in_order(terms, find_reducer(computed.reducer, ""))]
+    return structs.replace(computed, source=real(computed.source), terms=tuple(terms))
 
 
 def stored_place(ref: TensorRef, made: Mapping[str, TensorRef]) -> TensorRef:
