@@ -16,6 +16,7 @@ from modpkg.compose.composition import Composition
 from modpkg.compose.executor import ComposedModel, compose
 from modpkg.compose.nested import ComposedModule
 from modpkg.compose.plan import plan
+from modpkg.compose.reducers import find_reducer
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.core.system_processes import can_fork
@@ -106,6 +107,9 @@ MERGES = {
     "ties-mergekit": {"density": 0.4},
     "dare-ties": {"density": 0.5, "seed": 3.0},
     "della": {"density": 0.5, "epsilon": 0.1, "seed": 3.0},
+    "sce": {"select_topk": 0.5},
+    "ram": {},
+    "ram-plus": {},
     "karcher": {},
     "multislerp": {},
     "model-stock": {},
@@ -117,8 +121,7 @@ MERGES = {
 def test_three_deep_is_what_step_by_step_gives(
     modules: dict[str, InstalledModule], tmp_path: Path, method: str
 ) -> None:
-    weighted = method not in ("mean", "ties", "karcher", "model-stock")
-    scales = (0.6, 0.3) if weighted else (1.0, 1.0)
+    scales = (0.6, 0.3) if find_reducer(method, "").weighted else (1.0, 1.0)
     merged = {"method": method, **MERGES[method]}
     recipes = {
         "m1": recipe("base", step("lora", "lora", 0.5)),
