@@ -80,6 +80,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "store verify": ("modpkg.cli.store:VerifyDocument",),
     "vendor": ("modpkg.environment.vendor:Vendored",),
     "import hf": _MODULE,
+    "import oci": _MODULE,
     "import gguf": _MODULE,
     "import peft": _MODULE,
     "import mergekit": _MODULE,

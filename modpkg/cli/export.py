@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import json_option, offline_option, user_option, with_workspace
 from modpkg.cli.output import good, print_json, tell
+from modpkg.core.errors import RegistryUnreachable, UsageError
+from modpkg.core.files import human_bytes
 from modpkg.core.installed import read_model
 from modpkg.core.names import module_name
+from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
 from modpkg.environment.workspace import Workspace
-from modpkg.interop.export_card import export_card, ingredients
+from modpkg.interop.export_card import Ingredient, export_card, ingredients
 from modpkg.interop.hf import export_hf
+from modpkg.interop.oci import export_oci
 from modpkg.interop.peft import base_names, export_peft, fetch_adapter
 from modpkg.interop.plain import export_plain
 from modpkg.interop.sentence_transformers import export_sentence_transformers
@@ -26,13 +31,28 @@ _MODEL_WRITERS = {
 }
 
 
-class ExportDocument(Struct, frozen=True):
+class ExportDocument(Struct, frozen=True, omit_defaults=True):
     """A model that was exported."""
 
     folder: str
+    """Of an OCI registry: the address, by the digest of what was pushed."""
     format: str
     files: list[str]
     """Those in the folder."""
+    uploaded: int | UnsetType = UNSET
+    """Bytes that an OCI registry did not have; left out for folders."""
+
+
+class _Destination(click.Path):
+    """A folder, or what an address of an OCI registry names."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_oci_address(value):
+            return parse_oci_address(value)
+        return super().convert(value, param, ctx)
 
 
 @click.command("export")
@@ -40,18 +60,59 @@ class ExportDocument(Struct, frozen=True):
 @click.option(
     "--to",
     "form",
-    type=click.Choice(["hf", "sentence-transformers", "peft", "safetensors"]),
-    default="hf",
-    show_default=True,
-    help="peft writes the adapter only, safetensors the weights only.",
+    type=click.Choice(["hf", "sentence-transformers", "peft", "safetensors", "oci"]),
+    help="peft writes the adapter only, safetensors the weights only; oci pushes what hf writes. "
+    "[default: oci for an address, else hf]",
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=_Destination())
 @offline_option
 @user_option
 @json_option
 @with_workspace
-def export_command(workspace: Workspace, name: str, form: str, folder: Path, as_json: bool) -> None:
-    """Write an installed model into FOLDER, as a directory that other tools load."""
+def export_command(
+    workspace: Workspace, name: str, form: str | None, folder: Path | OciAddress, as_json: bool
+) -> None:
+    """Write an installed model into FOLDER, as a directory that other tools load.
+
+    In place of FOLDER stands oci://HOST/REPOSITORY:TAG to push it to an OCI registry, as an
+    artifact of the CNCF's model-spec (ModelPack), with the lock of what it was composed of.
+    """
+    if isinstance(folder, OciAddress) or form == "oci":
+        document = _pushed(workspace, name, form, folder)
+    else:
+        files = _written(workspace, name, form or "hf", folder)
+        document = ExportDocument(str(folder), form or "hf", files)
+    if as_json:
+        print_json(document)
+        return
+    where = document.folder if document.format == "oci" else f"{folder}/"
+    tell(f"{good('Wrote')} {name} to {where} ({', '.join(document.files)}).")
+    if document.uploaded is not UNSET:
+        sent = human_bytes(document.uploaded) if document.uploaded else "Nothing"
+        tell(f"{sent} had to be sent; the registry had the rest.")
+
+
+def _pushed(
+    workspace: Workspace, name: str, form: str | None, address: Path | OciAddress
+) -> ExportDocument:
+    if not isinstance(address, OciAddress) or form not in (None, "oci"):
+        message = f"--to {form} writes a folder, and {address} is none."
+        if form == "oci":
+            message = f"--to oci pushes to an address like oci://HOST/REPOSITORY:TAG, not {address}"
+        raise UsageError("M901", message=message)
+    if workspace.options.offline:
+        reason, remedy = "--offline forbids it", "leave it out"
+        raise RegistryUnreachable("M892", host=address.host, reason=reason, remedy=remedy)
+    workspace.progress.stage("Exporting")
+    folder, _ = find_model(name, workspace)
+    made_of = _made_of(workspace, folder)
+    card = _card(workspace, folder)
+    pushed = export_oci(workspace, name, address, card=card, made_of=made_of)
+    return ExportDocument(str(pushed.address), "oci", pushed.files, pushed.uploaded)
+
+
+def _written(workspace: Workspace, name: str, form: str, folder: Path) -> list[str]:
+    """Write a model into a folder, and return the names of its files."""
     workspace.progress.stage("Exporting")
     if form == "peft":
         adapter, scale = fetch_adapter(workspace, module_name(name))
@@ -59,17 +120,18 @@ def export_command(workspace: Workspace, name: str, form: str, folder: Path, as_
         base = [origin.name for origin in adapter.record.provenance.built_from[:1]]
         made = ingredients(workspace, [*base, adapter.name])
         card = export_card(adapter.name, made, library="peft")
-        files = export_peft(adapter, folder, scale=scale, rename=names, card=card)
-    else:
-        model = find_model(name, workspace)
-        if form == "hf":
-            files = export_hf(*model, folder, card=_card(workspace, model[0]))
-        else:
-            files = _MODEL_WRITERS[form](*model, folder)
-    if as_json:
-        print_json(ExportDocument(str(folder), form, files))
-    else:
-        tell(f"{good('Wrote')} {name} to {folder}/ ({', '.join(files)}).")
+        return export_peft(adapter, folder, scale=scale, rename=names, card=card)
+    model = find_model(name, workspace)
+    if form == "hf":
+        return export_hf(*model, folder, card=_card(workspace, model[0]))
+    return _MODEL_WRITERS[form](*model, folder)
+
+
+def _made_of(workspace: Workspace, folder: Path) -> list[Ingredient]:
+    """Return the modules that a model was made of, the base first."""
+    model = read_model(folder)
+    base = str(model.recipe["base"])
+    return ingredients(workspace, [base, *(name for name in model.modules if name != base)])
 
 
 def _card(workspace: Workspace, folder: Path) -> str | None:
@@ -77,7 +139,6 @@ def _card(workspace: Workspace, folder: Path) -> str | None:
     model = read_model(folder)
     if len(model.modules) == 1 and (folder / "README.md").exists():
         return None
-    base = str(model.recipe["base"])
-    made = ingredients(workspace, [base, *(name for name in model.modules if name != base)])
+    made = _made_of(workspace, folder)
     task = (model.task or {}).get("kind")
     return export_card(model.name, made, library="transformers", task=task)

@@ -21,6 +21,7 @@ from modpkg.core.files import remove_tree, shown, write_atomically
 from modpkg.core.foreign import how_to_import
 from modpkg.core.hub_address import HubAddress, hub_endpoint, is_hub_address, parse_hub_address
 from modpkg.core.names import parse_version
+from modpkg.core.oci_address import OciAddress, parse_oci_address
 from modpkg.core.regular_file import read_text
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
@@ -28,6 +29,7 @@ from modpkg.interop.hf import import_hf
 from modpkg.interop.hub_download import downloaded, named_by
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.interop.module_project import check_new_project
+from modpkg.interop.oci_pull import import_oci, pulled
 from modpkg.interop.peft import against_of, import_peft
 from modpkg.interop.plain import import_plain
 from modpkg.manifest.edit import set_against
@@ -78,11 +80,17 @@ class _Formats(click.Group):
 
 
 def _import_options(
-    command: Callable[..., None] | None = None, *, hub: bool = False
+    command: Callable[..., None] | None = None,
+    *,
+    hub: bool = False,
+    source: click.ParamType | None = None,
 ) -> Callable[..., Any]:
-    """Add the argument and options of every format; with ``hub``, a hub can be its source."""
+    """Add the argument and options of every format.
+
+    With ``hub``, a hub can be its source; ``source`` is the type of any other that is no path.
+    """
     if command is None:
-        return partial(_import_options, hub=hub)
+        return partial(_import_options, hub=hub, source=source)
     for option in (
         json_option,
         click.option("--license", "license_", help="SPDX expression, if the source has none."),
@@ -95,7 +103,7 @@ def _import_options(
             type=click.Path(path_type=Path),
             help="Folder of the new module. [default: its name]",
         ),
-        click.argument("source", type=_Source(hub=hub)),
+        click.argument("source", type=source or _Source(hub=hub)),
     ):
         command = option(command)
     return command
@@ -121,6 +129,28 @@ def import_hf_command(**options: Any) -> None:
     commit. The commit that it is taken from is written to the manifest.
     """
     _convert(import_hf, **options)
+
+
+class _Artifact(click.ParamType):
+    """The address of an artifact in an OCI registry."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, OciAddress) else parse_oci_address(value)
+
+
+@import_command.command("oci")
+@_import_options(source=_Artifact())
+@offline_option
+def import_oci_command(**options: Any) -> None:
+    """Convert a model of an OCI registry: an artifact of the CNCF's model-spec (ModelPack).
+
+    SOURCE is oci://HOST/REPOSITORY:TAG, or @sha256:DIGEST in place of the tag. What modpkg pushed
+    there is compared with the lock that came with it; the folder "assembly" of the new module has
+    this lock, and the manifest to install the same again.
+    """
+    _convert(import_oci, **options)
 
 
 @import_command.command("gguf")
@@ -224,7 +254,7 @@ def import_safetensors_command(**options: Any) -> None:
 def _convert(
     importer: Callable[..., list[str]],
     *,
-    source: Path | HubAddress,
+    source: Path | HubAddress | OciAddress,
     out: Path | None,
     name: str | None,
     version: str,
@@ -242,6 +272,11 @@ def _convert(
         stem = source.name
         if offline:
             raise RegistryUnreachable("M863", url=hub_endpoint(), reason="--offline forbids it")
+    elif isinstance(source, OciAddress):
+        stem = source.name
+        if offline:
+            reason, remedy = "--offline forbids it", "leave it out"
+            raise RegistryUnreachable("M892", host=source.host, reason=reason, remedy=remedy)
     else:
         stem = source.resolve().name.removesuffix(".gguf").removesuffix(".safetensors")
     chosen, normal = name_of(name, stem), str(parse_version(version))
@@ -260,6 +295,12 @@ def _convert(
                     pinned = options | {"imported_from": got.address}
                     warnings = importer(got.source, folder, chosen, normal, **pinned)
                 warnings += got.left
+        elif isinstance(source, OciAddress):
+            check_new_project(folder)
+            with pulled(source, progress=progress) as artifact:
+                progress.stage("Importing")
+                with named_by(artifact.address, artifact.folder):
+                    warnings = importer(artifact, folder, chosen, normal, **options)
         else:
             warnings = importer(source, folder, chosen, normal, **options)
         try:

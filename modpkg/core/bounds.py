@@ -152,6 +152,17 @@ CARD_ENTRIES = 100
 #: One of these entries, characters.
 CARD_ENTRY_CHARACTERS = 200
 
+# OCI registries -----------------------------------------------------------------------------
+
+#: A manifest of an OCI registry, or the config that it names, bytes.
+OCI_MANIFEST_BYTES = 4 << 20
+#: Layers in such a manifest.
+OCI_LAYERS = 10_000
+#: Any other answer of an OCI registry that is no file, such as a token, bytes.
+OCI_ANSWER_BYTES = 1 << 20
+#: The answer of a credential helper, seconds.
+HELPER_SECONDS = 30
+
 # Environments -------------------------------------------------------------------------------
 
 #: What stays free on the disk that is fetched to, bytes.

@@ -550,6 +550,16 @@ MESSAGES: dict[str, str] = {
         "{name!r} cannot be removed while {users} of {manifest} uses it; take it out there first, "
         "then run the same command again."
     ),
+    "M891": (
+        "{address} is not an address of an OCI registry: {reason}; write it like "
+        "oci://HOST/REPOSITORY:TAG."
+    ),
+    "M892": "The OCI registry {host} cannot be used: {reason}; {remedy}.",
+    "M893": (
+        "{what} of {address} {found}, and has to be {wanted}: it was damaged or is not what was "
+        "exported, and nothing of it was kept. Run the command again; if it comes so again, tell "
+        "the registry's owner."
+    ),
     "M895": (
         "{what} needs torch, which is not installed here (a light install leaves it out): run "
         "pip install torch, or do this on a machine that has it."

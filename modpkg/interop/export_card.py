@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.core.hub_address import parse_hub_address
+from modpkg.core.hub_address import is_hub_address, parse_hub_address
 from modpkg.core.names import ModuleName
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.workspace import Workspace
@@ -34,7 +34,7 @@ class Ingredient(Struct, frozen=True, kw_only=True):
     kind: str
     license: str
     source: str | None
-    """Where it was imported from: an address of a hub, pinned to a commit."""
+    """Where it was imported from: an address of a hub or an OCI registry, pinned."""
     card: Card
 
 
@@ -124,7 +124,7 @@ def export_card(
 
 def _on_hub(module: Ingredient) -> tuple[str, ...]:
     """Return what a hub calls a model."""
-    if module.source is not None:
+    if module.source is not None and is_hub_address(module.source):
         return (parse_hub_address(module.source).repository,)
     return module.card.base_models
 

@@ -15,6 +15,7 @@ from modpkg.core.hub_address import HubAddress
 from modpkg.core.installed import InstalledModel, read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
+from modpkg.core.oci_address import OciAddress
 from modpkg.interop.contents import (
     OTHER_WEIGHTS,
     PICKLES,
@@ -59,7 +60,7 @@ def import_hf(
     *,
     license: str | None = None,
     dequantize: bool = False,
-    imported_from: HubAddress | None = None,
+    imported_from: HubAddress | OciAddress | None = None,
 ) -> list[str]:
     """Write a module of kind ``base`` from a model directory, and return warnings.
 

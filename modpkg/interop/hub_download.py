@@ -36,6 +36,7 @@ from modpkg.core.home import home
 from modpkg.core.hub_address import HubAddress
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
+from modpkg.core.oci_address import OciAddress
 from modpkg.core.progress import Progress
 from modpkg.core.system import append_descriptor
 from modpkg.interop.contents import PICKLES, is_of_a_trainer, reason_to_leave
@@ -82,7 +83,7 @@ def downloaded(
         MissingExtra: `huggingface_hub` is not installed.
     """
     progress = progress or Progress()
-    _remove_old()
+    remove_old_downloads()
     with open_hub("Importing from a hub", progress) as client:
         listing = client.listing(address)
         folder = _folder_of(listing.address)
@@ -102,7 +103,7 @@ def _folder_of(address: HubAddress) -> Path:
     return home() / "downloads" / name
 
 
-def _remove_old() -> None:
+def remove_old_downloads() -> None:
     """Remove what imports left that nobody went on with."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(home() / "downloads"):
@@ -382,7 +383,7 @@ def _size(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def named_by(address: HubAddress, folder: Path) -> Iterator[None]:
+def named_by(address: HubAddress | OciAddress, folder: Path) -> Iterator[None]:
     """Let errors about a folder name the address that it is from."""
     try:
         yield

@@ -12,6 +12,7 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import disk_errors, make_folder, rename, sync_tree, write_atomically
 from modpkg.core.hub_address import HubAddress
 from modpkg.core.leftovers import discard, temporary_sibling
+from modpkg.core.oci_address import OciAddress
 from modpkg.manifest.edit import toml_value
 from modpkg.manifest.keys import CARD_KEYS
 from modpkg.manifest.read import parse_manifest
@@ -71,7 +72,7 @@ def write_manifest(
     against: str | None = None,
     task: str | None = None,
     card: Card | None = None,
-    imported_from: HubAddress | None = None,
+    imported_from: HubAddress | OciAddress | None = None,
 ) -> None:
     """Write the manifest of an imported module; it is parsed first, to be sure that it is valid."""
     shown = summary.replace("\\", "").replace('"', "'")[:200]

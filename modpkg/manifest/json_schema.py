@@ -255,7 +255,10 @@ def manifest_schema() -> JsonSchema:
             keys.PROVENANCE_KEYS,
             {
                 "built-from": _list(origin),
-                "imported-from": _text("What it was imported from, as hf://ORG/NAME@COMMIT.", 4000),
+                "imported-from": _text(
+                    "What it was imported from, as hf://ORG/NAME@COMMIT or oci://HOST/REPO@DIGEST.",
+                    4000,
+                ),
             },
             "Its origins.",
         )

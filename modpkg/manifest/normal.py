@@ -223,21 +223,13 @@ def _pairs(table: dict[str, Any]) -> list[str]:
 
 def _dependency_pair(item: str | dict[str, Any]) -> tuple[str, str | dict[str, Any]]:
     """Return a dependency as a manifest has it: its name, and a specifier or a table."""
-    text, registry = (
-        (item, None)
-        if isinstance(item, str)
-        else (
-            item["requirement"],
-            item.get("registry"),
-        )
-    )
-    requirement = parse_requirement(text)
+    data = {"requirement": item} if isinstance(item, str) else item
+    requirement = parse_requirement(data["requirement"])
     specifier = specifier_text(requirement.specifier) or "*"
-    if registry is None and not requirement.extras:
-        return requirement.name, specifier
     table: dict[str, Any] = {"version": specifier}
     if requirement.extras:
         table["extras"] = sorted(requirement.extras)
-    if registry is not None:
-        table["registry"] = registry
-    return requirement.name, table
+    for key in ("registry", "compose-at"):
+        if key in data:
+            table[key] = data[key]
+    return requirement.name, table if len(table) > 1 else specifier

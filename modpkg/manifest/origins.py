@@ -9,6 +9,7 @@ from packaging.version import Version
 from modpkg.core.bounds import ADDRESS_CHARACTERS
 from modpkg.core.hub_address import parse_hub_address
 from modpkg.core.names import ModuleName, module_name, parse_version
+from modpkg.core.oci_address import is_oci_address, parse_oci_address
 from modpkg.core.records import RELATIONS, Relation
 from modpkg.manifest.keys import ORIGIN_KEYS, PROVENANCE_KEYS
 from modpkg.manifest.schema import ModuleTable, Origin
@@ -50,11 +51,17 @@ def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, 
 
 
 def read_imported_from(node: Node | None) -> str | None:
-    """Return the address of what a module was imported from, pinned to a commit."""
+    """Return the address of what a module was imported from, pinned to a commit or a digest."""
     source = None if node is None else node.table(PROVENANCE_KEYS).get("imported-from")
     if source is None:
         return None
-    address = source.parse_text(parse_hub_address, source.text(ADDRESS_CHARACTERS))
+    text = source.text(ADDRESS_CHARACTERS)
+    if is_oci_address(text):
+        artifact = source.parse_text(parse_oci_address, text)
+        if artifact.digest is None or artifact.tag is not None:
+            raise source.fail("names no digest alone; write it like oci://HOST/REPO@sha256:DIGEST")
+        return str(artifact)
+    address = source.parse_text(parse_hub_address, text)
     if not address.pinned:
         raise source.fail("names no commit; write it like hf://ORG/NAME@COMMIT, with 40 digits")
     return str(address)

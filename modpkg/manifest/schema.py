@@ -262,7 +262,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     origins: tuple[Origin, ...] = ()
     """``[provenance]``: the releases it was made from, besides its base."""
     imported_from: str | None = None
-    """``[provenance]``: where an imported module's files are from, pinned to a commit."""
+    """``[provenance]``: where an imported module's files are from, pinned to a commit or a
+    digest."""
     card: Card = Card()
     registries: dict[str, str] = {}
     models: dict[ModuleName, Compose] = {}

@@ -7,20 +7,14 @@ way. A connection is made to the very address that was checked.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import http.client
-import ipaddress
-import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from functools import lru_cache, partial
-from typing import Any, TypeVar
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
+from functools import partial
+from typing import TypeVar
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from msgspec import Struct
 
@@ -32,6 +26,7 @@ from modpkg.core.hub_address import HubAddress, hub_endpoint, hub_token, parse_h
 from modpkg.core.version import __version__
 from modpkg.manifest.config import origin
 from modpkg.registry.attempts import jittered, retry_after
+from modpkg.registry.connection import IpAddress, failure_of, open_connection
 from modpkg.registry.object_source import ARRIVAL
 from modpkg.registry.object_store import is_private
 from modpkg.registry.pace import Pace
@@ -116,6 +111,7 @@ class OutsideFile:
         self._differs = False
         self._hosts = hosts
         self._patience = patience
+        self._silence = patience.total_seconds()
         self._url, self._token = _request_of(address)
         if not hosts.allow(self._url):
             raise RegistryError(
@@ -214,7 +210,7 @@ class OutsideFile:
                 except (ModpkgError, Abandoned):
                     raise
                 except (OSError, http.client.HTTPException) as error:
-                    raise _Broken(_reason(error)) from None
+                    raise _Broken(failure_of(error)) from None
                 if not data:
                     break
                 pace.arrived(len(data))
@@ -297,13 +293,13 @@ class OutsideFile:
             headers["Authorization"] = f"Bearer {self._token}"
         answer = _Reply()
         try:
-            answer.connection = self._connection(parts)
+            answer.connection = open_connection(parts, self._silence, self._refuse_private)
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             answer.connection.request("GET", target, headers=headers)
             answer.response = answer.connection.getresponse()
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             answer.close()
-            raise _Broken(_reason(error)) from None
+            raise _Broken(failure_of(error)) from None
         return answer
 
     def _checked(self, url: str) -> SplitResult:
@@ -320,41 +316,7 @@ class OutsideFile:
             raise self._unreadable(f"{host} would be asked without TLS")
         return parts
 
-    def _connection(self, parts: SplitResult) -> http.client.HTTPConnection:
-        host = parts.hostname or ""
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        seconds = float(bounds.CONNECT_SECONDS)
-        proxy = None if parts.scheme == "http" or proxy_bypass(host) else _proxy()
-        if proxy is not None:  # it resolves the name
-            with contextlib.suppress(ValueError):
-                self._refuse_private(host, [ipaddress.ip_address(host)])
-            through = http.client.HTTPSConnection(
-                proxy.hostname or "", proxy.port or 80, timeout=seconds, context=_tls()
-            )
-            through.set_tunnel(host, port, _proxy_login(proxy))
-            return through
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(entry[4][0]) for entry in found]
-        self._refuse_private(host, [ipaddress.ip_address(a.split("%")[0]) for a in addresses])
-        connection: http.client.HTTPConnection
-        if parts.scheme == "http":
-            connection = http.client.HTTPConnection(host, port, timeout=seconds)
-        else:
-            connection = http.client.HTTPSConnection(host, port, timeout=seconds, context=_tls())
-        silence = self._patience.total_seconds()
-
-        def connect(*args: Any, **options: Any) -> socket.socket:
-            made = _connected(addresses, port, seconds)
-            made.settimeout(silence)
-            return made
-
-        # The connection is made to an address that was checked: a name may lead elsewhere later.
-        connection._create_connection = connect  # type: ignore[attr-defined]
-        return connection
-
-    def _refuse_private(
-        self, host: str, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]
-    ) -> None:
+    def _refuse_private(self, host: str, addresses: Sequence[IpAddress]) -> None:
         if not self._hosts.trust(host) and not all(map(is_public, addresses)):
             raise RegistryError(
                 "M879", what=self._what, address=self.address, host=host, config=config_path()
@@ -375,49 +337,9 @@ def _request_of(address: str) -> tuple[str, str | None]:
     return address, None
 
 
-def _connected(addresses: list[str], port: int, seconds: float) -> socket.socket:
-    failures = []
-    for address in dict.fromkeys(addresses):
-        try:
-            return socket.create_connection((address, port), timeout=seconds)
-        except OSError as error:  # noqa: PERF203
-            failures.append(error)
-    raise failures[0]
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
-
-
-def _proxy() -> SplitResult | None:
-    proxies = getproxies_environment()
-    found = proxies.get("https") or proxies.get("all")
-    return urlsplit(found if "://" in found else f"http://{found}") if found else None
-
-
-def _proxy_login(proxy: SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
-
-
 def _whole_size(response: http.client.HTTPResponse) -> int | None:
     """Return the size of a file of which an answer has a part."""
     if response.status == 200:
         return response.length
     size = response.headers.get("Content-Range", "").rpartition("/")[2]
     return int(size) if size.isascii() and size.isdigit() and len(size) < 20 else None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return "its certificate is not trusted, or it does not speak TLS"
-    if isinstance(error, socket.gaierror):
-        return "its host name cannot be resolved"
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time"
-    if isinstance(error, http.client.HTTPException):
-        return "its answer is not one of HTTP, or broke off"
-    return error.strerror or "the connection failed" if isinstance(error, OSError) else str(error)

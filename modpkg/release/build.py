@@ -13,6 +13,7 @@ from modpkg.core.elsewhere import elsewhere_path, places_document
 from modpkg.core.errors import PatchError, ReleaseError
 from modpkg.core.filenames import CONFIG, MEMORY, REGISTRY_INFO, TOKENIZER
 from modpkg.core.files import check_no_links, replace_tree, write_atomically
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
 from modpkg.core.leftovers import discard, temporary_sibling
@@ -125,7 +126,7 @@ def build(
         if module.kind == "base" or (module.kind == "model" and parts):
             provides = tree.add(canonical_json(provides_of(parts, ports)))
         # Publishing asks the hub whether it has these very files: an import may have changed one.
-        imported = manifest.imported_from is not None
+        imported = is_hub_address(manifest.imported_from or "")
         packed = pack_tensors(
             tree,
             parts,

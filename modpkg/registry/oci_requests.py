@@ -1,0 +1,435 @@
+"""Requests to one repository of an OCI registry: checked, authorised, and tried again.
+
+Whoever names a registry trusts its host; what it answers is hostile until checked. A redirect leads
+to no network that is more private than the registry's own, never from TLS to none, and without the
+credentials. These go to the registry's own origin, and to the server of tokens that it names there
+("Token Authentication", https://distribution.github.io/distribution/spec/auth/token/), over
+connections that nobody else can read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from email.message import Message
+from functools import partial
+from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core import bounds
+from modpkg.core.errors import RegistryUnreachable
+from modpkg.core.files import refusal_of
+from modpkg.core.oci_address import OciAddress, is_loopback
+from modpkg.core.version import __version__
+from modpkg.manifest.config import origin
+from modpkg.registry.attempts import jittered, retry_after
+from modpkg.registry.connection import IpAddress, failure_of, open_connection
+from modpkg.registry.object_store import is_private
+from modpkg.registry.oci_login import OciLogin, login_of
+from modpkg.registry.public_address import is_public
+from modpkg.registry.requests import TooLate, wait_for
+
+RETRIES = 5
+"""How often a request is tried again."""
+_PAUSE = 0.25
+_REDIRECTS = (301, 302, 303, 307, 308)
+_CHALLENGE = re.compile(r'(?:^|[\s,])(bearer|basic)\s+|([a-z_]+)="([^"]*)"', re.IGNORECASE)
+_ERROR_CODE = re.compile(rb'"code" ?: ?"([A-Z_]{1,60})"')
+_TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
+
+
+class PassingFailure(Exception):
+    """A request failed such that another may succeed."""
+
+    def __init__(self, reason: str, after: float = 0) -> None:
+        self.reason = reason
+        self.after = after
+        """For how many seconds the registry wants to be left alone."""
+
+
+class OciBody(Struct, frozen=True):
+    """What is sent with a request."""
+
+    length: int
+    chunks: Callable[[], Iterator[bytes]]
+    """Returns the bytes; called again where they are sent again."""
+
+
+class OciAnswer(Struct, frozen=True):
+    """A whole answer."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+
+class _Token(Struct):
+    """What a server of tokens answers."""
+
+    token: str = ""
+    access_token: str = ""
+
+
+_decode_token = msgspec.json.Decoder(_Token).decode
+
+
+class OciRequests:
+    """Requests about one repository. Thread-safe."""
+
+    def __init__(
+        self, address: OciAddress, *, writes: bool, silence: float = bounds.SILENCE_SECONDS
+    ) -> None:
+        """``writes`` is whether something will be pushed; ``silence`` is in seconds."""
+        self._address = address
+        self._origin = address.origin
+        self._host = urlsplit(self._origin).hostname or ""
+        self._writes = writes
+        self._silence = silence
+        self._lock = threading.Lock()
+        self._authorization: str | None = None
+        self._login: OciLogin | None = None
+        self._looked_up = False
+        self._reach = 0
+
+    def url(self, path: str) -> str:
+        """Return the address of what is below the repository, such as ``blobs/sha256:…``."""
+        return f"{self._origin}/v2/{self._address.repository}/{path}"
+
+    def within(self, location: str, url: str) -> str:
+        """Return where an answer says that an upload goes on.
+
+        Raises:
+            RegistryUnreachable: It is not at this registry.
+        """
+        target = self._joined(url, location)
+        if origin(target) != origin(self._origin):
+            reason = f"it wants uploads sent to another place, {urlsplit(target).netloc[:100]}"
+            raise self.refusal(reason, "ask its owner to correct its own address in its settings")
+        return target
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None = None,
+        body: OciBody | None = None,
+        most: int = bounds.OCI_ANSWER_BYTES,
+        silence: float | None = None,
+    ) -> OciAnswer:
+        """Return the answer to a request that may be sent again; see `open`.
+
+        Raises:
+            RegistryUnreachable: Its status is none of ``expect``, or it is over ``most`` bytes.
+        """
+        for tries in range(1, RETRIES + 2):
+            try:
+                with self.open(method, url, headers=headers, body=body, silence=silence) as answer:
+                    data = b"" if method == "HEAD" else _read(answer, most + 1)
+                    got = OciAnswer(answer.status, answer.headers, data)
+            except PassingFailure as failure:
+                self.pause(tries, failure)
+                continue
+            if got.status not in expect:
+                raise self.refused(got)
+            if len(data) > most:
+                raise self.refusal(f"it answers with over {most} bytes", "ask its owner")
+            return got
+        raise AssertionError("the last pause raises")
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: OciBody | None = None,
+        silence: float | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request, with what authorises it, and yield the answer; its body is not read.
+
+        Raises:
+            PassingFailure: It may succeed later.
+            RegistryUnreachable: The registry forbids it, or redirects where nothing is asked.
+        """
+        authorised = False
+        for _ in range(bounds.REDIRECTS + 2):
+            own = origin(url) == origin(self._origin)
+            with self._lock:
+                authorization = self._authorization if own else None
+            sent = {
+                **(headers or {}),
+                **({"Authorization": authorization} if authorization else {}),
+            }
+            with self._sent(method, url, sent, body, silence) as answer:
+                status = answer.status
+                if status == 401 and own and not authorised:
+                    self._authorise(answer, authorization)
+                    authorised = True
+                    continue
+                if status in _REDIRECTS and method in ("GET", "HEAD"):
+                    url = self._joined(url, answer.headers.get("Location", ""))
+                    continue
+                if status in (408, 425, 429) or status >= 500:
+                    after = retry_after(answer.headers.get("Retry-After", "")) or 0.0
+                    raise PassingFailure(f"it answers with status {status}", after)
+                yield answer
+                return
+        raise self.refusal("it is a redirect loop", "ask its owner")
+
+    def pause(self, tries: int, failure: PassingFailure) -> None:
+        """Wait before the next try, of which there were so many.
+
+        Raises:
+            RegistryUnreachable: There were enough, or the registry asks for too long a wait.
+        """
+        if tries > RETRIES or failure.after > bounds.RETRY_AFTER_SECONDS:
+            raise self.refusal(failure.reason, "try again later") from None
+        wait_for(partial(time.sleep, max(failure.after, jittered(_PAUSE * 2**tries))))
+
+    def refused(self, answer: OciAnswer) -> RegistryUnreachable:
+        """Return the error for an answer with a status that was not expected."""
+        match = _ERROR_CODE.search(answer.body[:4096])
+        code = f", {match[1].decode()}" if match is not None else ""
+        if answer.status in (401, 403):
+            what = "push to" if self._writes else "read"
+            who = "this login" if self._login is not None else "nobody without a login"
+            reason = f"it lets {who} {what} {self._address.repository} ({answer.status}{code})"
+            if self._login is not None:
+                reason = reason.replace("lets", "does not let")
+            return self.refusal(reason, self._how_to_log_in())
+        remedy = "ask its owner" if answer.status != 404 else "correct the address"
+        return self.refusal(f"it answers with status {answer.status}{code}", remedy)
+
+    def refusal(self, reason: str, remedy: str) -> RegistryUnreachable:
+        """Return the error for a registry that cannot be used."""
+        return RegistryUnreachable("M892", host=self._address.host, reason=reason, remedy=remedy)
+
+    def _how_to_log_in(self) -> str:
+        return f"log in to an account that may: docker login {self._address.host}"
+
+    def _joined(self, url: str, location: str) -> str:
+        return urljoin(url, quote(location, safe="%/:=&?~#+!$,;'@()*[]"))
+
+    @contextlib.contextmanager
+    def _sent(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: OciBody | None,
+        silence: float | None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send one request, and yield the answer."""
+        silence = self._silence if silence is None else silence
+        connection: http.client.HTTPConnection | None = None
+        try:
+            connection, answer = self._exchanged(method, url, headers, body, silence)
+            with contextlib.closing(answer):
+                yield answer
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            raise PassingFailure(failure_of(error)) from None
+        except TooLate:
+            raise PassingFailure("it did not answer in time") from None
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _exchanged(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: OciBody | None,
+        silence: float,
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        parts = self._checked(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        whole = {
+            "User-Agent": f"modpkg/{__version__}",
+            "Accept-Encoding": "identity",
+            **({"Content-Length": str(body.length)} if body is not None else {}),
+            **({"Content-Length": "0"} if body is None and method in ("POST", "PUT") else {}),
+            **headers,
+        }
+        patience = max(silence, bounds.ANSWER_SECONDS)
+
+        def begun() -> http.client.HTTPConnection:
+            connection = open_connection(parts, silence, self._check_reach)
+            connection.putrequest(method, target, skip_accept_encoding=True)
+            for name, value in whole.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            return connection
+
+        connection = wait_for(begun, patience)
+        try:
+            broken = self._stream(connection, body, patience) if body is not None else None
+            try:
+                return connection, wait_for(connection.getresponse, patience)
+            except (OSError, http.client.HTTPException, TooLate) as error:
+                raise broken or error from None
+        except BaseException:
+            connection.close()
+            raise
+
+    def _stream(
+        self, connection: http.client.HTTPConnection, body: OciBody, patience: float
+    ) -> OSError | None:
+        """Send a body; return what broke off, since the registry may have answered before it.
+
+        Raises:
+            InstallError: It cannot be read.
+        """
+        chunks = body.chunks()
+        while True:
+            try:
+                chunk = next(chunks, b"")
+            except OSError as error:
+                raise refusal_of(error) from error
+            if not chunk:
+                return None
+            try:
+                wait_for(partial(connection.send, chunk), patience)
+            except OSError as error:
+                return error
+
+    def _checked(self, url: str) -> SplitResult:
+        """Return the parts of an address that may be asked, as far as its text tells."""
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname or "", parts.port
+        except ValueError:
+            raise self.refusal("it redirects to what is no address", "ask its owner") from None
+        if not host or parts.username is not None or len(url) > bounds.ADDRESS_CHARACTERS * 4:
+            raise self.refusal("it redirects to what is no address", "ask its owner")
+        plain = self._origin.startswith("http://") and (host == self._host or is_loopback(host))
+        if parts.scheme != "https" and not (parts.scheme == "http" and plain):
+            raise self.refusal(f"{host[:100]} would be asked without TLS", "ask its owner")
+        return parts
+
+    def _check_reach(self, host: str, addresses: Sequence[IpAddress]) -> None:
+        """Check that a host is in no network that is more private than the registry's own."""
+        reach = max(map(_reach, addresses), default=0)
+        if host == self._host:
+            self._reach = reach
+        elif reach > self._reach:
+            reason = f"it redirects to {host[:100]}, which is in a private network"
+            raise self.refusal(reason, "ask its owner")
+
+    def _authorise(self, answer: http.client.HTTPResponse, used: str | None) -> None:
+        """Get what authorises requests, as the registry asks for it."""
+        with self._lock:
+            if self._authorization != used:
+                return  # another thread was faster
+            asked = _challenge(answer.headers.get_all("WWW-Authenticate") or [])
+            login = self._found_login()
+            if asked is None:
+                self._authorization = None
+            elif "realm" in asked and asked[""] == "bearer":
+                self._authorization = f"Bearer {self._new_token(asked, login)}"
+            elif login is not None and asked[""] == "basic":
+                if not is_private(self._origin):
+                    reason = "a login would be sent to it without TLS"
+                    raise self.refusal(reason, "use oci:// with a registry that speaks TLS")
+                self._authorization = login.basic()
+
+    def _found_login(self) -> OciLogin | None:
+        if not self._looked_up:
+            self._login, self._looked_up = login_of(self._address.host), True
+        return self._login
+
+    def _new_token(self, asked: Mapping[str, str], login: OciLogin | None) -> str:
+        """Return a token for this repository, which the server gives that the registry names.
+
+        What it is for is decided here, and not by the registry.
+        """
+        actions = "pull,push" if self._writes else "pull"
+        values = {"scope": f"repository:{self._address.repository}:{actions}"}
+        if service := asked.get("service"):
+            values["service"] = service
+        realm = asked["realm"]
+        if login is not None and not is_private(realm):
+            reason = "a login would be sent to its server of tokens without TLS"
+            raise self.refusal(reason, "ask its owner")
+        headers, body, method, url = {}, None, "GET", realm
+        if login is not None and login.is_token:
+            values |= {"grant_type": "refresh_token", "refresh_token": login.secret}
+            data = urlencode({**values, "client_id": "modpkg"}).encode()
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            method, body = "POST", OciBody(len(data), lambda: iter((data,)))
+        else:
+            url += ("&" if urlsplit(realm).query else "?") + urlencode(values)
+            if login is not None:
+                headers["Authorization"] = login.basic()
+        with self._sent(method, url, headers, body, None) as answer:
+            data = _read(answer, bounds.OCI_ANSWER_BYTES)
+        if answer.status in (401, 403):
+            raise self.refusal("it does not accept this login", self._how_to_log_in())
+        if answer.status in (408, 425, 429) or answer.status >= 500:
+            after = retry_after(answer.headers.get("Retry-After", "")) or 0.0
+            raise PassingFailure(f"its server of tokens answers with {answer.status}", after)
+        try:
+            given = _decode_token(data)
+        except msgspec.MsgspecError:
+            given = _Token()
+        token = given.token or given.access_token
+        if answer.status != 200 or _TOKEN.fullmatch(token) is None:
+            reason = f"its server of tokens gives none (status {answer.status})"
+            raise self.refusal(reason, "ask its owner")
+        return token
+
+
+def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
+    """Return the first bytes of an answer."""
+    data = b""
+    ends = time.monotonic() + bounds.ANSWER_SECONDS
+    while len(data) < most:
+        part = wait_for(partial(answer.read1, most - len(data)), bounds.ANSWER_SECONDS)
+        if not part:
+            break
+        data += part
+        if time.monotonic() > ends:
+            raise TooLate
+    if len(data) < most and answer.length:
+        raise http.client.IncompleteRead(data)
+    return data
+
+
+def _reach(address: IpAddress) -> int:
+    """Return how private an address is: 0 for the internet, 2 for this machine alone.
+
+    >>> from ipaddress import ip_address
+    >>> [_reach(ip_address(a)) for a in ("8.8.8.8", "10.0.0.1", "169.254.0.1", "::1")]
+    [0, 1, 2, 2]
+    """
+    if is_public(address):
+        return 0
+    return 1 if address.is_private and not (address.is_loopback or address.is_link_local) else 2
+
+
+def _challenge(headers: Sequence[str]) -> dict[str, str] | None:
+    """Return what a registry asks for: the parameters, and under ``""`` the scheme.
+
+    A token is preferred to a password.
+
+    >>> _challenge(['Bearer realm="https://a.example/token",service="a"'])
+    {'': 'bearer', 'realm': 'https://a.example/token', 'service': 'a'}
+    """
+    found: list[dict[str, str]] = []
+    for header in headers[:8]:
+        for scheme, key, value in _CHALLENGE.findall(header[:8192]):
+            if scheme:
+                found.append({"": scheme.lower()})
+            elif found:
+                found[-1].setdefault(key.lower(), value)
+    found.sort(key=lambda challenge: challenge[""] != "bearer")
+    return found[0] if found else None
