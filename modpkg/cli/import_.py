@@ -83,11 +83,11 @@ def _import_options(
     command: Callable[..., None] | None = None,
     *,
     hub: bool = False,
-    source: click.ParamType | None = None,
+    source: Callable[[str], object] | None = None,
 ) -> Callable[..., Any]:
     """Add the argument and options of every format.
 
-    With ``hub``, a hub can be its source; ``source`` is the type of any other that is no path.
+    With ``hub``, a hub can be its source; ``source`` parses any other that is no path.
     """
     if command is None:
         return partial(_import_options, hub=hub, source=source)
@@ -131,17 +131,8 @@ def import_hf_command(**options: Any) -> None:
     _convert(import_hf, **options)
 
 
-class _Artifact(click.ParamType):
-    """The address of an artifact in an OCI registry."""
-
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if isinstance(value, OciAddress) else parse_oci_address(value)
-
-
 @import_command.command("oci")
-@_import_options(source=_Artifact())
+@_import_options(source=parse_oci_address)
 @offline_option
 def import_oci_command(**options: Any) -> None:
     """Convert a model of an OCI registry: an artifact of the CNCF's model-spec (ModelPack).

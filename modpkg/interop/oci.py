@@ -31,8 +31,8 @@ from modpkg.interop.locked_assembly import locked_assembly
 from modpkg.interop.oci_artifact import (
     ASSEMBLY,
     WEIGHTS_ENDING,
-    Layer,
     ModelDescriptor,
+    OciLayer,
     model_config,
     model_manifest,
     whole_name,
@@ -130,22 +130,22 @@ def _architecture(folder: Path) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _layers(folder: Path, paths: Sequence[str], progress: Progress) -> list[Layer]:
+def _layers(folder: Path, paths: Sequence[str], progress: Progress) -> list[OciLayer]:
     sizes = [(folder / path).stat().st_size for path in paths]
     progress.stage("Hashing")
     progress.total(sum(sizes))
 
-    def layer(path: str, size: int) -> Layer:
+    def layer(path: str, size: int) -> OciLayer:
         digest = digest_file(folder / path)
         progress.advance(size)
-        return Layer(path, digest, size)
+        return OciLayer(path, digest, size)
 
     with ThreadPoolExecutor(AT_ONCE, "modpkg-oci") as pool:
         return list(pool.map(layer, paths, sizes))
 
 
 def _push(
-    client: OciClient, folder: Path, layers: Sequence[Layer], config: bytes, progress: Progress
+    client: OciClient, folder: Path, layers: Sequence[OciLayer], config: bytes, progress: Progress
 ) -> int:
     """Push the blobs of an artifact, and return how many bytes of them were sent."""
     progress.stage("Pushing")

@@ -78,7 +78,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True):
     descriptor: ModelDescriptor = ModelDescriptor()
 
 
-class Layer(Struct, frozen=True):
+class OciLayer(Struct, frozen=True):
     """A file of an artifact."""
 
     path: str
@@ -90,7 +90,7 @@ class ReadArtifact(Struct, frozen=True):
     """What a manifest says that an artifact has."""
 
     config: OciDescriptor
-    layers: tuple[Layer, ...]
+    layers: tuple[OciLayer, ...]
     left: tuple[str, ...]
     """Files that are code, which no release has, by their paths."""
 
@@ -109,7 +109,7 @@ def whole_name(path: str, tensor: str) -> str:
 
 def model_config(
     descriptor: ModelDescriptor,
-    layers: Iterable[Layer],
+    layers: Iterable[OciLayer],
     *,
     architecture: str | None,
     dtypes: Collection[str],
@@ -152,7 +152,7 @@ def _param_size(count: int) -> str:
     return f"{tenths // 10}.{tenths % 10}{unit}".replace(".0", "")
 
 
-def model_manifest(config: bytes, layers: Iterable[Layer], descriptor: ModelDescriptor) -> bytes:
+def model_manifest(config: bytes, layers: Iterable[OciLayer], descriptor: ModelDescriptor) -> bytes:
     """Return the manifest of an artifact."""
     said: Mapping[str, Any] = {
         "org.opencontainers.image.title": descriptor.name,
@@ -226,7 +226,7 @@ def read_artifact(data: bytes, told: str, address: OciAddress) -> ReadArtifact:
         if layer.media_type.startswith(_CODE):
             left.append(path)
         elif layer.media_type in _TAKEN:
-            layers.append(Layer(path, Digest(layer.digest), layer.size))
+            layers.append(OciLayer(path, Digest(layer.digest), layer.size))
         elif layer.media_type.startswith(_PACKED):
             reason = (
                 f"{path} is packed ({layer.media_type[:200]}), and only files as they are ('.raw') "

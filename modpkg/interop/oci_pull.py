@@ -45,8 +45,8 @@ from modpkg.interop.hub_download import remove_old_downloads
 from modpkg.interop.oci_artifact import (
     ASSEMBLY,
     WEIGHTS_ENDING,
-    Layer,
     ModelDescriptor,
+    OciLayer,
     read_artifact,
     read_model_config,
     whole_name,
@@ -104,7 +104,7 @@ def pulled(address: OciAddress, *, progress: Progress | None = None) -> Iterator
     folder = home() / "downloads" / f"oci--{pinned.digest}".replace(":", "-")
     with file_lock(folder.with_name(f"{folder.name}.lock"), exclusive=True):
         make_folder(folder)
-        config = Layer("config", Digest(artifact.config.digest), artifact.config.size)
+        config = OciLayer("config", Digest(artifact.config.digest), artifact.config.size)
         pull = _Pull(OciClient(pinned), folder, progress)
         pull.files([config, *chosen])
         said = read_model_config(pull.read(config, bounds.OCI_MANIFEST_BYTES)).descriptor
@@ -123,7 +123,7 @@ def pulled(address: OciAddress, *, progress: Progress | None = None) -> Iterator
         folder.with_name(f"{folder.name}.lock").unlink()
 
 
-def _chosen(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, list[str]]]:
+def _chosen(layers: Sequence[OciLayer]) -> tuple[list[OciLayer], dict[str, list[str]]]:
     """Return the files to pull, and by reason those that are left out."""
     chosen, left = [], dict[str, list[str]]()
     for layer in layers:
@@ -150,7 +150,7 @@ class _Pull:
         self._folder = folder
         self._progress = progress
 
-    def files(self, layers: Sequence[Layer]) -> None:
+    def files(self, layers: Sequence[OciLayer]) -> None:
         """Fetch what is not there; each blob is verified.
 
         Raises:
@@ -168,23 +168,23 @@ class _Pull:
         self._progress.total(sum(layer.size for layer in missing))
         in_parallel(self._fetch, sorted(missing, key=lambda layer: -layer.size))
 
-    def read(self, layer: Layer, most: int) -> bytes:
+    def read(self, layer: OciLayer, most: int) -> bytes:
         """Return the bytes of a fetched file."""
         return read_file(self._whole(layer), most)
 
-    def lay_out(self, layer: Layer, folder: Path) -> None:
+    def lay_out(self, layer: OciLayer, folder: Path) -> None:
         """Give a fetched file its name in the model's folder."""
         target = folder / layer.path
         make_folder(target.parent, within=self._folder)
         share_file(self._whole(layer), target, within=self._folder)
 
-    def _whole(self, layer: Layer) -> Path:
+    def _whole(self, layer: OciLayer) -> Path:
         return self._folder / layer.digest.replace(":", "-")
 
-    def _partial(self, layer: Layer) -> Path:
+    def _partial(self, layer: OciLayer) -> Path:
         return self._folder / f".{layer.digest.replace(':', '-')}.part"
 
-    def _fetch(self, layer: Layer) -> None:
+    def _fetch(self, layer: OciLayer) -> None:
         partial_file = self._partial(layer)
         have, state = _size(partial_file), hashlib.sha256()
         if have > layer.size:

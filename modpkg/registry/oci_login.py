@@ -68,7 +68,7 @@ class _Helped(Struct, rename="pascal"):
 def docker_config() -> Path:
     """Return the path of the file with the logins."""
     folder = os.environ.get("DOCKER_CONFIG") or "~/.docker"
-    return Path(folder).expanduser() / "config.json"
+    return Path(f"{folder}/config.json").expanduser()
 
 
 def login_of(host: str) -> OciLogin | None:

@@ -109,10 +109,10 @@ def test_the_same_model_comes_back(
 
 
 def test_the_assembly_installs_the_same_again(
-    registry: DockerRegistry, installed: Workspace, home: Path
+    registry: DockerRegistry, installed: Workspace, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = registry.repository("team/again:1")
-    export("lora-1", address)
+    pushed = export("lora-1", address)
     run(import_command, "oci", address)
     folder = Path("again/assembly").absolute()
     lock = read_lock(folder / LOCK_NAME)
@@ -126,6 +126,9 @@ def test_the_assembly_installs_the_same_again(
     assert (folder / LOCK_NAME).read_bytes() == before
     model = workspace.environment.model("lora-1")
     assert model.result == lock.composed[0].result == installed.environment.model("lora-1").result
+    monkeypatch.setenv("MODPKG_PROJECT", str(folder))
+    again = export("lora-1", address)
+    assert (again["folder"], again["uploaded"]) == (pushed["folder"], 0)
 
 
 def test_an_app_s_own_model(registry: DockerRegistry, installed: Workspace, home: Path) -> None:
