@@ -21,7 +21,7 @@ from modpkg.core.files import remove_tree, shown, write_atomically
 from modpkg.core.foreign import how_to_import
 from modpkg.core.hub_address import HubAddress, hub_endpoint, is_hub_address, parse_hub_address
 from modpkg.core.names import parse_version
-from modpkg.core.oci_address import OciAddress, parse_oci_address
+from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
 from modpkg.core.regular_file import read_text
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
@@ -131,8 +131,15 @@ def import_hf_command(**options: Any) -> None:
     _convert(import_hf, **options)
 
 
+def _artifact(text: str) -> OciAddress:
+    """Return the address of an artifact."""
+    if not is_oci_address(text):
+        raise click.BadParameter(f"{text!r} is none like oci://HOST/REPOSITORY:TAG.")
+    return parse_oci_address(text)
+
+
 @import_command.command("oci")
-@_import_options(source=parse_oci_address)
+@_import_options(source=_artifact)
 @offline_option
 def import_oci_command(**options: Any) -> None:
     """Convert a model of an OCI registry: an artifact of the CNCF's model-spec (ModelPack).

@@ -219,7 +219,7 @@ def test_what_is_no_folder_is_not_published_to(
     [
         (
             ["import", "source"],
-            "one of hf, gguf, peft, mergekit, safetensors. Here: modpkg import ",
+            "one of hf, oci, gguf, peft, mergekit, safetensors. Here: modpkg import ",
         ),
         (["import", "hf", "acme/small"], "name it hf://acme/small"),
         (["import", "hf", "https://huggingface.co/acme/small"], "name it hf://acme/small"),

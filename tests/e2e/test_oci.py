@@ -215,7 +215,7 @@ def test_nothing_is_there(registry: DockerRegistry, installed: Workspace) -> Non
     with raises("M892", match="--offline"):
         run(import_command, "oci", registry.repository("team/x"), "--offline")
     with raises("M891"):
-        run(import_command, "oci", "team/x")
+        run(import_command, "oci", "oci://team")
 
 
 def test_weights_in_several_files(
