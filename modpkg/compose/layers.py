@@ -7,7 +7,7 @@ mergekit calls this passthrough. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from msgspec import Struct, structs
@@ -18,6 +18,8 @@ from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.interface import LAYERS
 from modpkg.core.jsonfile import read_json
+from modpkg.core.same_values import is_output, tied_output, ties
+from modpkg.core.untied import TIES
 from modpkg.manifest.schema import Layers, Setting
 
 
@@ -41,6 +43,17 @@ def positions(names: Sequence[str]) -> dict[str, float]:
     }
 
 
+class AssembledRun(Struct, frozen=True):
+    """A run of layers, and what it is in the result."""
+
+    layers: Layers
+    stack: str
+    first: int
+    """The number of its first layer in the result."""
+    tensors: dict[str, TensorRef]
+    """Its tensors, by their names in the result."""
+
+
 class AssembledBase(Struct, frozen=True):
     """A base whose layers come from several modules."""
 
@@ -49,6 +62,15 @@ class AssembledBase(Struct, frozen=True):
     scales: dict[str, tuple[Setting, str, float]]
     """For each tensor of a run with a scale: the scale, the tensor's name in the module, and its
     relative position in the run, from 0 to 1."""
+    runs: tuple[AssembledRun, ...]
+
+
+def height_in(tensor: str, first: int, count: int) -> float:
+    """Return a tensor's relative position among layers, from 0 to 1; 0 outside of layers."""
+    place = layer_path(tensor)
+    if place is None:
+        return 0.0
+    return (place.layer - first) / (count - 1) if count > 1 else 1.0
 
 
 def assemble(
@@ -65,6 +87,7 @@ def assemble(
     tensors = {t: ref for t, ref in base.tensors.items() if layer_path(t) is None}
     scales: dict[str, tuple[Setting, str, float]] = {}
     sources: list[tuple[InstalledModule, int]] = []
+    assembled: list[AssembledRun] = []
     by_layer = {run.module: _by_layer(modules[run.module]) for run in runs}
     for run in runs:
         module = modules[run.module]
@@ -75,17 +98,20 @@ def assemble(
                 reason=f"the layers of {module.name} are named {_stack(name, module)!r}, but "
                 f"those of {base.name} {stack!r}",
             )
+        part: dict[str, TensorRef] = {}
         for wanted in run.tensors:
-            _take(name, wanted, module, tensors)
+            _take(name, wanted, module, part)
+        for earlier in assembled:  # of two runs that take a tensor, the later one has it
+            for tensor in part.keys() & earlier.tensors.keys():
+                del earlier.tensors[tensor]
+        first, count = len(sources), run.range[1] - run.range[0]
         for layer in range(*run.range):
             own = by_layer[run.module].get(layer, ())
             for tensor, rest in own:
                 renamed = f"{stack}.{len(sources)}.{rest}"
-                tensors[renamed] = module.tensors[tensor]
+                part[renamed] = module.tensors[tensor]
                 if run.scale is not None:
-                    first, stop = run.range
-                    height = (layer - first) / (stop - first - 1) if stop - first > 1 else 1.0
-                    scales[renamed] = run.scale, tensor, height
+                    scales[renamed] = run.scale, tensor, height_in(renamed, first, count)
             if not own:
                 raise ComposeError(
                     "M601",
@@ -93,10 +119,15 @@ def assemble(
                     reason=f"{module.name} has no layer {layer}, which [compose] names",
                 )
             sources.append((module, layer))
+        tensors |= part
+        assembled.append(AssembledRun(run, stack, first, part))
+    taken = {tensor for run in assembled for tensor in run.tensors}
+    edited = _with_output(name, base, _renumbered(name, config, sources), tensors, taken)
     return AssembledBase(
         structs.replace(base, tensors=dict(sorted(tensors.items()))),
-        _renumbered(name, config, sources),
+        edited,
         scales,
+        tuple(assembled),
     )
 
 
@@ -123,7 +154,7 @@ def _stack(name: str, module: InstalledModule) -> str:
 
 
 def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, TensorRef]) -> None:
-    """Replace the base's tensors by those that ``wanted``, a name or a dotted prefix, matches."""
+    """Add those of a module's tensors that ``wanted``, a name or a dotted prefix, matches."""
     names = [
         tensor
         for tensor in module.tensors
@@ -138,6 +169,37 @@ def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, Te
         )
     for tensor in names:
         tensors[tensor] = module.tensors[tensor]
+
+
+def _with_output(
+    name: str,
+    base: InstalledModule,
+    config: dict[str, Any],
+    tensors: dict[str, TensorRef],
+    taken: Set[str],
+) -> dict[str, Any]:
+    """Return the config, which no longer ties an output layer that is not the embedding's.
+
+    If the base has a copy of its tied embedding, and only that one was ``taken`` from a run, the
+    copy is removed.
+    """
+    if not ties(config):
+        return config
+    pair = tied_output(base.tensors, config)
+    if pair is not None and pair[1] in taken and pair[0] not in taken:
+        del tensors[pair[0]]
+    outputs = [tensor for tensor in sorted(taken) if is_output(tensor)]
+    if not outputs or tied_output(tensors, config) is not None:
+        return config
+    edited = {**config, TIES: False}
+    if ties(edited) is not False:
+        raise ComposeError(
+            "M601",
+            model=name,
+            reason=f"the {CONFIG} of {base.name} ties its output layer to its embedding, so "
+            f"{outputs[0]!r} cannot be taken from another model",
+        )
+    return edited
 
 
 def _renumbered(

@@ -25,6 +25,13 @@ class PlannedStep(Struct, frozen=True):
     step: Step
     module: InstalledModule
     effects: Effects
+    names: Mapping[str, str] = {}
+    """The names in its module of tensors that have others in the result. Filters are about those.
+    """
+
+    def own_name(self, tensor: str) -> str:
+        """Return the name in its module of a tensor of the result."""
+        return self.names.get(tensor, tensor)
 
 
 class MergeMethod:
@@ -57,6 +64,11 @@ class MergeMethod:
             steps = "step" if count == "1" else "steps"
             raise self._refuse(f"method {recipe.method!r} takes {count} {steps}, not {terms}")
 
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self._recipe.method
+
     def _refuse(self, reason: str, known: Iterable[str] = ()) -> ComposeError:
         more = f"; it has {', '.join(sorted(known)) or 'none'}" if known else ""
         return ComposeError("M601", model=self._model, reason=reason + more)
@@ -66,13 +78,13 @@ class MergeMethod:
     def settings(self, tensor: str) -> dict[str, Any]:
         """Return every parameter of the method for a tensor, defaults included."""
         return {
-            key: self._value(key, default, [self._recipe.parameters], tensor)
+            key: self._value(key, default, [self._recipe.parameters], tensor, tensor)
             for key, default in self._reducer.parameters.items()
         }
 
     def scale(self, planned: PlannedStep, tensor: str) -> float:
         """Return the scale of a step for a tensor."""
-        scale = self._setting(planned.step.scale, tensor)
+        scale = self._setting(planned.step.scale, tensor, planned.own_name(tensor))
         if not isinstance(scale, float) or isinstance(scale, bool):
             raise self._refuse(
                 f"the scale of step {planned.number} has no value for {tensor!r}; add one without "
@@ -85,20 +97,26 @@ class MergeMethod:
     def _step_settings(self, planned: PlannedStep, tensor: str) -> dict[str, Any]:
         scopes = [planned.step.parameters, self._recipe.parameters]
         return {
-            key: self._value(key, default, scopes, tensor)
+            key: self._value(key, default, scopes, tensor, planned.own_name(tensor))
             for key, default in self._reducer.step_parameters.items()
         }
 
-    def _setting(self, setting: Setting, tensor: str) -> Any:
-        return value_for(setting, tensor, self._places.get(tensor, 0.0))
+    def _setting(self, setting: Setting, tensor: str, named: str) -> Any:
+        """Return a setting's value for a tensor, by its filters for what it is ``named``."""
+        return value_for(setting, named, self._places.get(tensor, 0.0))
 
     def _value(
-        self, key: str, default: Any, scopes: Sequence[Mapping[str, Setting]], tensor: str
+        self,
+        key: str,
+        default: Any,
+        scopes: Sequence[Mapping[str, Setting]],
+        tensor: str,
+        named: str,
     ) -> Any:
         for scope in scopes:
             if key not in scope:
                 continue
-            value = self._setting(scope[key], tensor)
+            value = self._setting(scope[key], tensor, named)
             if value is not None:
                 return self._checked(key, default, value)
         if default is REQUIRED:
@@ -188,10 +206,10 @@ class MergeMethod:
         named = settings.get(IMPORTANCE)
         if not isinstance(named, str):
             return structs.replace(term, settings=settings)
-        module = self._modules.get(named)
-        if module is None or target not in module.tensors:
-            raise self._refuse(f"{named} has no importance for {target!r}")
-        ref = module.tensors[target]
+        module, own = self._modules.get(named), planned.own_name(target)
+        if module is None or own not in module.tensors:
+            raise self._refuse(f"{named} has no importance for {own!r}")
+        ref = module.tensors[own]
         if ref.shape != base.tensors[target].shape:
             raise ComposeError("M604",
                 module=named, tensor=target, actual=ref.shape, target=target, base=base.name,

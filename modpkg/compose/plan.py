@@ -12,6 +12,7 @@ from msgspec import structs
 from modpkg.compose.checks import check_alone, check_rows, check_together
 from modpkg.compose.composition import Composition, ComputedTensor, PromptReader, RouterWeight, Term
 from modpkg.compose.layers import assemble, positions
+from modpkg.compose.merged_layers import MergedRun, merged_runs
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.nested import (
     ComposedModule,
@@ -77,9 +78,11 @@ def plan(
     for named in recipe.modules():
         _module(name, modules, named)
     scales: Mapping[str, tuple[Setting, str, float]] = {}
+    merged: list[MergedRun] = []
     if recipe.layers:
         assembled = assemble(name, recipe.layers, base, config, modules)
         base, config, scales = assembled.base, assembled.config, assembled.scales
+        merged = merged_runs(name, recipe, assembled.runs, modules)
     untied = None
     if recipe.tie_word_embeddings is False:
         untied = untied_base(name, part_of or recipe, base, config, modules)
@@ -118,7 +121,7 @@ def plan(
                     reason=f"{planned.module.name} acts on {target!r}, which another step replaces",
                 )
     check_rows(name, recipe, merging, steps)
-    kept, computed = _split(name, base, recipe, table, merging, steps, scales)
+    kept, computed = _split(name, base, recipe, table, merging, steps, scales, merged)
     used = [modules[each] for each in dict.fromkeys(recipe.modules())]
     inner, parts = of_modules(used)
     for planned in steps:
@@ -245,12 +248,15 @@ def _split(
     merging: MergeMethod,
     steps: Sequence[PlannedStep],
     scales: Mapping[str, tuple[Setting, str, float]],
+    merged: Sequence[MergedRun],
 ) -> tuple[dict[str, TensorRef], dict[str, ComputedTensor]]:
     """Split the tensors into those that are kept as stored and those to compute."""
-    terms = merging.terms(base, steps)
-    everywhere = merging.everywhere(
-        {tensor: ref for tensor, ref in table.items() if ref.dtype in FLOATS}
-    )
+    terms, by = merging.terms(base, steps), dict.fromkeys(table, merging)
+    everywhere = {} if merged else merging.everywhere(_floats(table))
+    for run in merged:
+        terms |= run.terms
+        by |= dict.fromkeys(run.base.tensors, run.merging)
+        everywhere |= run.merging.everywhere(_floats(run.base.tensors))
     for tensor, (setting, source, height) in scales.items():
         scale = value_for(setting, source, height)
         if scale is None or table[tensor].dtype not in FLOATS:
@@ -288,10 +294,14 @@ def _split(
             source=ref,
             dtype=dtype,
             terms=terms.get(tensor, ()),
-            reducer=recipe.method,
-            settings=everywhere.get(tensor) or merging.settings(tensor),
+            reducer=by[tensor].method,
+            settings=everywhere.get(tensor) or by[tensor].settings(tensor),
         )
     return kept, computed
+
+
+def _floats(table: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
+    return {tensor: ref for tensor, ref in table.items() if ref.dtype in FLOATS}
 
 
 def _whole(recipe: Compose, terms: Sequence[Term], dtype: str) -> TensorRef | None:

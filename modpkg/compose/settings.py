@@ -26,6 +26,20 @@ def value_for(setting: Setting, tensor: str, position: float) -> Scalar | None:
     return _at(tuple(gradient), position) if gradient else None
 
 
+def with_fallback(setting: Setting, other: Setting) -> Setting:
+    """Return a setting that has the value of ``other`` for tensors that ``setting`` has none for.
+
+    >>> with_fallback((Filtered(1.0, "mlp"),), 0.5)
+    (Filtered(value=1.0, filter='mlp'), Filtered(value=0.5, filter=None))
+    """
+    if not isinstance(setting, tuple) or not all(isinstance(item, Filtered) for item in setting):
+        return setting
+    if not isinstance(other, tuple):
+        return (*setting, Filtered(other))
+    gradient = tuple(item for item in other if not isinstance(item, Filtered))
+    return (*setting, Filtered(gradient)) if gradient else setting + other
+
+
 def _at(gradient: Gradient, position: float) -> Scalar:
     scaled = position * (len(gradient) - 1)
     index = int(scaled)

@@ -56,6 +56,11 @@ def _ties(config: Mapping[str, Any]) -> bool | None:
     return None if own is None else bool(own)
 
 
+def is_output(name: str) -> bool:
+    """Return whether a tensor's name is that of an output layer, as tied ones are named."""
+    return _OUTPUT.search(name) is not None
+
+
 class Copies:
     """The matrices of a model, by their values: tied ones are copies of each other."""
 
@@ -84,7 +89,7 @@ def tied_output(
         return None
     copies = Copies(tensors)
     for name, tensor in tensors.items():
-        if len(tensor.shape) == 2 and _OUTPUT.search(name) is not None:
+        if len(tensor.shape) == 2 and is_output(name):
             twin = copies.of(name)
             if twin is not None:
                 return name, twin

@@ -120,15 +120,29 @@ def _composition() -> dict[str, JsonSchema]:
         ("op", "module"),
     )
     end = {"type": "integer", "minimum": 0, "maximum": STEP_LAYERS}
+    extent = _list(end, "The first layer, and the one after the last.", minItems=2, maxItems=2)
+    merged = _table(
+        keys.LAYERS_STEP_KEYS,
+        {
+            "op": _text("The operator: dense."),
+            "module": _names("the model that is merged into the layers"),
+            "range": extent,
+            "scale": _setting(_NUMBER, "Factor of its change."),
+            "parameters": _parameters(),
+        },
+        "One step: a model is merged into the layers.",
+        ("op", "module"),
+    )
     layers = _table(
         keys.LAYERS_KEYS,
         {
             "module": _names("the module that the layers are of"),
-            "range": _list(
-                end, "The first layer, and the one after the last.", minItems=2, maxItems=2
-            ),
+            "range": extent,
             "scale": _setting(_NUMBER, "Factor of their tensors."),
             "tensors": _list(_text(), "Tensors outside of layers to take from it too."),
+            "steps": _list(merged, "What is merged into them."),
+            "method": _text("How it is merged; as the recipe's method says if left out."),
+            "parameters": _parameters(),
         },
         "A range of layers of one module.",
         ("module", "range"),

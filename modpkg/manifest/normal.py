@@ -157,7 +157,9 @@ def _step(step: Step) -> dict[str, Any]:
         data["replace"] = list(step.replace)
     if step.scale != 1.0:
         data["scale"] = plain_setting(step.scale)
-    return data
+    if step.range is not None:
+        data["range"] = list(step.range)
+    return dict(sorted(data.items()))
 
 
 def _layers(run: Layers) -> dict[str, Any]:
@@ -166,7 +168,13 @@ def _layers(run: Layers) -> dict[str, Any]:
         data["scale"] = plain_setting(run.scale)
     if run.tensors:
         data["tensors"] = list(run.tensors)
-    return data
+    if run.steps:
+        data["steps"] = [_step(step) for step in run.steps]
+    if run.method is not None:
+        data["method"] = run.method
+    if run.parameters:
+        data["parameters"] = _parameters(run.parameters)
+    return dict(sorted(data.items()))
 
 
 def _parameters(parameters: dict[str, Setting]) -> dict[str, Any]:

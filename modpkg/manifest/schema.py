@@ -78,6 +78,8 @@ class Step(Struct, frozen=True, kw_only=True):
     """Names of base tensors (or prefixes that end with '.') that the module may replace."""
     parameters: dict[str, Setting] = {}
     """Sorted by name; their meaning depends on the operator and the method."""
+    range: tuple[int, int] | None = None
+    """Of a step in a run of layers: the module's layers that it merges; None: those of the run."""
 
 
 class Layers(Struct, frozen=True, kw_only=True):
@@ -90,6 +92,12 @@ class Layers(Struct, frozen=True, kw_only=True):
     """Factor of their tensors; None leaves them unchanged."""
     tensors: tuple[str, ...] = ()
     """Names (or prefixes ending with '.') of tensors outside of layers to take from it too."""
+    steps: tuple[Step, ...] = ()
+    """The models that are merged into these layers and tensors."""
+    method: str | None = None
+    """How they are merged; None: as the recipe's method says."""
+    parameters: dict[str, Setting] = {}
+    """The method's parameters; they take precedence over the recipe's. Sorted by name."""
 
 
 class Compose(Struct, frozen=True, kw_only=True):
@@ -114,9 +122,11 @@ class Compose(Struct, frozen=True, kw_only=True):
 
     def modules(self) -> list[str]:
         """Return the names of the modules it is composed of, base first."""
-        owners = [self.parameters, *(step.parameters for step in self.steps)]
+        steps = [*(step for run in self.layers for step in run.steps), *self.steps]
+        owners = [self.parameters, *(run.parameters for run in self.layers)]
+        owners += [step.parameters for step in steps]
         named = [s for owner in owners if isinstance(s := owner.get(IMPORTANCE), str)]
-        taken = [*(run.module for run in self.layers), *(step.module for step in self.steps)]
+        taken = [*(run.module for run in self.layers), *(step.module for step in steps)]
         texts = [self.tokenizer] if self.tokenizer is not None else []
         return list(dict.fromkeys([self.base, *taken, *named, *texts]))
 

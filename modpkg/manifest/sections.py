@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import cast, get_args
 
+from msgspec import structs
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core.bounds import (
@@ -25,6 +26,7 @@ from modpkg.manifest.keys import (
     ENGINE,
     FILES_KEYS,
     LAYERS_KEYS,
+    LAYERS_STEP_KEYS,
     MODEL_KEYS,
     MODULE_KEYS,
     SAMPLING_KEYS,
@@ -152,7 +154,17 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
 
 
 def _step(node: Node, dependencies: Collection[ModuleName]) -> Step:
-    table = node.table(STEP_KEYS)
+    return _step_of(node.table(STEP_KEYS), dependencies)
+
+
+def _layers_step(node: Node, dependencies: Collection[ModuleName]) -> Step:
+    """Return a step of a run of layers."""
+    table = node.table(LAYERS_STEP_KEYS)
+    extent = table.get("range")
+    return structs.replace(_step_of(table, dependencies), range=_range(extent) if extent else None)
+
+
+def _step_of(table: Table, dependencies: Collection[ModuleName]) -> Step:
     scale, replace = table.get("scale"), table.get("replace")
     return Step(
         op=word(table.need("op", 'op = "lora"'), "an operator"),
@@ -167,16 +179,24 @@ def _layers(node: Node, dependencies: Collection[ModuleName]) -> Layers:
     table = node.table(LAYERS_KEYS)
     module = table.need("module", 'module = "smollm2-135m"')
     extent = table.need("range", "range = [0, 16]")
+    scale, tensors = table.get("scale"), table.get("tensors")
+    steps, method = table.get("steps"), table.get("method")
+    return Layers(
+        module=_dependency(module, dependencies),
+        range=_range(extent),
+        scale=read_setting(scale, _number) if scale else None,
+        tensors=tuple(name.text() for name in tensors.items()) if tensors else (),
+        steps=tuple(_layers_step(each, dependencies) for each in steps.items()) if steps else (),
+        method=word(method, "a method") if method else None,
+        parameters=_parameters(table.get("parameters"), dependencies),
+    )
+
+
+def _range(extent: Node) -> tuple[int, int]:
     ends = [end.integer(0, STEP_LAYERS) for end in extent.items()]
     if len(ends) != 2 or ends[0] >= ends[1]:
         raise extent.fail("has to be the first layer and the one after the last, like [0, 16]")
-    scale, tensors = table.get("scale"), table.get("tensors")
-    return Layers(
-        module=_dependency(module, dependencies),
-        range=(ends[0], ends[1]),
-        scale=read_setting(scale, _number) if scale else None,
-        tensors=tuple(name.text() for name in tensors.items()) if tensors else (),
-    )
+    return ends[0], ends[1]
 
 
 def _number(node: Node) -> float:

@@ -229,9 +229,20 @@ def _compositions(dependencies: list[str]) -> st.SearchStrategy[dict[str, Any]]:
             "parameters": parameters,
         },
     )
+    extents = st.tuples(st.integers(0, 9), st.integers(10, 20)).map(list)
+    merged = st.fixed_dictionaries(
+        {"op": words, "module": one},
+        optional={"range": extents, "scale": _settings(numbers), "parameters": parameters},
+    )
     layers = st.fixed_dictionaries(
-        {"module": one, "range": st.tuples(st.integers(0, 9), st.integers(10, 20)).map(list)},
-        optional={"scale": _settings(numbers), "tensors": st.lists(texts, max_size=2)},
+        {"module": one, "range": extents},
+        optional={
+            "scale": _settings(numbers),
+            "tensors": st.lists(texts, max_size=2),
+            "steps": st.lists(merged, max_size=2),
+            "method": words,
+            "parameters": parameters,
+        },
     )
     return st.fixed_dictionaries(
         {"base": one},
