@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,9 +14,14 @@ from modpkg.cli.module_names import locked_names
 from modpkg.cli.output import TerminalProgress, faint, note
 from modpkg.core.errors import InvalidValue, ModpkgError, UsageError
 from modpkg.core.home import store_folder
+from modpkg.core.hub_address import HubAddress
 from modpkg.core.names import ModuleName, module_name
+from modpkg.core.progress import Progress
 from modpkg.core.version import __version__
 from modpkg.environment.workspace import RegistryOptions, Workspace
+
+if TYPE_CHECKING:
+    from modpkg.environment.hub_modules import Checkout
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -58,12 +64,24 @@ def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         with TerminalProgress() as progress:
             options = RegistryOptions(registry, offline, accept_changed)
-            workspace = Workspace(user=user, options=options, device=device, progress=progress)
+            workspace = Workspace(
+                user=user,
+                options=options,
+                device=device,
+                progress=progress,
+                fetch_hub=_checked_out,
+            )
             if chosen.verbose:
                 _note_folders(workspace)
             return command(workspace, *arguments, **values)
 
     return run
+
+
+def _checked_out(address: HubAddress, progress: Progress) -> AbstractContextManager[Checkout]:
+    from modpkg.community.modules.hub_checkout import checked_out  # seldom needed
+
+    return checked_out(address, progress)
 
 
 def _note_folders(workspace: Workspace) -> None:

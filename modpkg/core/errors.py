@@ -138,7 +138,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ["M101", "M102", "M103", "M104", "M105", "M106", "M107", "M108", "M109", "M115", "M116"],
         InvalidValue,
     ),
-    **dict.fromkeys(["M110", "M111", "M112"], ManifestError),
+    **dict.fromkeys(["M110", "M111", "M112", "M851"], ManifestError),
     **dict.fromkeys(
         [
             "M202",
@@ -184,7 +184,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M846", "M847", "M848", "M867"], PublishError),
     **dict.fromkeys(["M401", "M403"], ResolutionImpossible),
     "M406": NotFound,
-    **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415", "M416"], LockError),
+    **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415", "M416", "M850"], LockError),
     **dict.fromkeys(
         [
             "M414",

@@ -489,6 +489,12 @@ MESSAGES: dict[str, str] = {
         "and MinIO do), or a folder."
     ),
     "M849": "The registry at {url} could not be read: {reason}; {remedy}.",
+    "M850": (
+        "{name} {version} is locked as the release {locked}…, and {address} gives the release "
+        "{made}… here: another version of modpkg or of transformers imported it. Use the one that "
+        "made the lock, or run 'modpkg lock --accept-changed {name}'."
+    ),
+    "M851": "{name} is made of {address}, {reason}; {remedy}.",
     "M855": (
         "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
         "{right}, or ./{text} for a new folder."

@@ -52,7 +52,9 @@ Matching = Callable[[str, LockedModule], Match]
 """Returns how far the registry of an alias is a locked module's."""
 
 
-def inherited_of_lock(lock: Lock, direct: Mapping[str, str], matching: Matching) -> dict[str, str]:
+def inherited_of_lock(
+    lock: Lock, direct: Mapping[str, str | None], matching: Matching
+) -> dict[str, str]:
     """Return the alias of each locked module that the manifest does not name.
 
     It is the one whose registry has the name and address that the lock records, or else the name.
@@ -60,14 +62,15 @@ def inherited_of_lock(lock: Lock, direct: Mapping[str, str], matching: Matching)
 
     Args:
         lock: The lock.
-        direct: The alias of each dependency of the manifest.
+        direct: The alias of each dependency of the manifest; None for a model of a hub, which
+            requires nothing but other dependencies of the manifest.
         matching: Compares a registry with what is locked.
     """
-    aliases = sorted(set(direct.values()) - {DEFAULT})
+    aliases = sorted({alias for alias in direct.values() if alias is not None} - {DEFAULT})
     found: dict[str, str] = {}
     queue = list(direct) if aliases else []
     for name in queue:
-        own = direct.get(name) or found[name]
+        own = direct.get(name) or found.get(name, DEFAULT)
         module = lock.find(name)
         for wanted in _names(module.requires) if module is not None else ():
             locked = lock.find(wanted)
@@ -96,12 +99,16 @@ def _best(tried: Iterable[str], module: LockedModule, matching: Matching) -> lis
 
 
 def inherited(
-    direct: Mapping[str, str], open_: Open, kept: Mapping[str, LockedModule], matching: Matching
+    direct: Mapping[str, str | None],
+    open_: Open,
+    kept: Mapping[str, LockedModule],
+    matching: Matching,
 ) -> Claims:
     """Return which registries the names come from that the dependencies require.
 
     Args:
-        direct: The alias of each dependency of the manifest.
+        direct: The alias of each dependency of the manifest; None for a model of a hub, which
+            requires nothing but other dependencies of the manifest.
         open_: Opens a registry.
         kept: Modules that are locked: their registry is kept where it can be.
         matching: Compares a registry with what is locked.
@@ -111,7 +118,7 @@ def inherited(
     """
     claims: dict[str, dict[str, str]] = {}
     lacking: dict[str, tuple[str, str]] = {}
-    for alias in sorted(set(direct.values()) - {DEFAULT}):
+    for alias in sorted({alias for alias in direct.values() if alias is not None} - {DEFAULT}):
         roots = [name for name, own in direct.items() if own == alias]
         for parent, name, has in _reached(open_(alias), roots, direct):
             if has:
@@ -150,7 +157,7 @@ def inherited(
 
 
 def _reached(
-    registry: Registry, roots: list[str], direct: Mapping[str, str]
+    registry: Registry, roots: list[str], direct: Mapping[str, str | None]
 ) -> Iterator[tuple[str, str, bool]]:
     """Yield who requires which other name in a registry, and whether it has that.
 

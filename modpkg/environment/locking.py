@@ -48,7 +48,7 @@ def requirements_of(manifest: Manifest) -> list[str]:
     for dependency in manifest.dependencies:
         requirement = dependency.requirement
         text = requirement_text(requirement.name, requirement.extras, requirement.specifier)
-        texts.append(f"{text} @ {dependency.registry}" if dependency.registry else text)
+        texts.append(f"{text} @ {dependency.source}" if dependency.source else text)
     return texts
 
 

@@ -57,6 +57,9 @@ def outdated(preview: Preview) -> list[Outdated]:
         current = newest is None or module.version == update == str(newest.version)
         lines = [release.line for release in preview.catalog.releases(name)]
         replaced = replaced_release(module, lines)
+        if (moved := preview.newest_of_hub(name)) is not None and module.version != moved:
+            rows.append(Outdated(name=name, locked=module.version, update=moved, newest=moved))
+            continue
         if current and yanked is None and replaced is None:
             continue
         reason = ""

@@ -23,7 +23,8 @@ class Preview:
     def __init__(self, workspace: Workspace) -> None:
         self.manifest = workspace.manifest
         self.lock = workspace.lock
-        self.catalog = workspace.registries.catalog()
+        self._registries = workspace.registries
+        self.catalog = self._registries.catalog()
         self.policy = policy_of(self.manifest, datetime.now(timezone.utc))
         self.roots = roots_of(self.manifest)
 
@@ -69,6 +70,14 @@ class Preview:
         if not drifting or not admission.prefers_exact:
             return None
         return f"has other weights than {listed(drifting)} was made for"
+
+    def newest_of_hub(self, name: str) -> str | None:
+        """Return the version of the commit that a model of a hub is at now; None for others.
+
+        The catalog has the locked one: nothing is fetched to tell that there is another.
+        """
+        of_hub = self._registries.of_hub
+        return of_hub.newest(name) if name in of_hub else None
 
     def chosen(self) -> dict[str, Version]:
         """Return the versions that are locked, or, if the lock is out of date, would be locked."""

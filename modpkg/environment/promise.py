@@ -8,14 +8,14 @@ and uv): it is refused, and named.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct, structs
 from packaging.version import Version
 
-from modpkg.core.errors import LockError, ModpkgError
-from modpkg.core.names import module_name, parse_version, read_requirement
+from modpkg.core.errors import LockError
+from modpkg.core.hub_address import is_hub_address
+from modpkg.core.names import module_name, parse_version
 from modpkg.environment.generations import ModuleState
 from modpkg.registry.recorded_address import same_place, shown_address
 from modpkg.resolve.catalog import Catalog, Release
@@ -74,6 +74,8 @@ class Promise(Struct, frozen=True, kw_only=True):
             return module, earlier
         if was is None or self.lock is None or _reassigned(module.name, self.lock, after):
             return module, None
+        if is_hub_address(after.source_of(module.name)) and not _is_same_version(was, module):
+            return module, None  # another commit, which was asked for
         overridden = self.is_overridden(module.name) and not (
             was.address and self._is_same_place(was, module)
         )
@@ -147,7 +149,7 @@ def lost_versions(
     for name, chosen in resolution.modules.items():
         was = before.find(name)
         registry, line = chosen.release.registry, chosen.release.line
-        if was is None or was.registry != registry.name:
+        if was is None or was.registry != registry.name or registry.stands_for:
             continue
         version = parse_version(was.version)
         if version == chosen.release.version:
@@ -217,14 +219,4 @@ def _reassigned(name: str, before: Lock, after: Lock) -> bool:
 
     That it names the module without a registry is not an answer to which one is meant.
     """
-    return _alias(name, before) != _alias(name, after)
-
-
-def _alias(name: str, lock: Lock) -> str:
-    """Return the alias that the manifest's requirement of a module names; "" without one."""
-    for text in lock.requirements:
-        requirement, _, alias = text.partition(" @ ")
-        with suppress(ModpkgError):  # a lock that was edited is resolved again
-            if read_requirement(requirement).name == name:
-                return alias
-    return ""
+    return before.source_of(name) != after.source_of(name)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modpkg.core.errors import LockError, ModpkgError, RegistryError
 from modpkg.core.names import listed
 from modpkg.core.tree import BlobTree
 from modpkg.environment.generations import ModuleState
+from modpkg.environment.hub_dependencies import HubDependencies
 from modpkg.environment.inherited import Match, inherited, inherited_of_lock
 from modpkg.environment.policy import bounds_of
 from modpkg.environment.promise import Promise
@@ -29,6 +31,9 @@ from modpkg.registry.recorded_address import BUILT_IN, recorded_address, same_pl
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedModule
 
+if TYPE_CHECKING:
+    from modpkg.environment.hub_modules import HubModules
+
 
 class OpenRegistries:
     """The registries that one command has opened, by address: each is opened and read once."""
@@ -39,8 +44,11 @@ class OpenRegistries:
         *,
         offline: bool = False,
         warn: Callable[[str], None] | None = None,
+        hub: Callable[[], HubModules] | None = None,
     ) -> None:
+        """``hub`` returns what makes modules of models of a hub."""
         self._cache = cache
+        self._hub = hub
         self._offline = offline
         self.warn = warn
         self._open: dict[tuple[str, bool], Registry] = {}
@@ -76,6 +84,12 @@ class OpenRegistries:
             self._open[key].files.needed = self.needed
         return self._open[key]
 
+    def hub(self) -> HubModules:
+        """Return what makes modules of models of a hub."""
+        if self._hub is None:
+            raise AssertionError("models of a hub are not made here")
+        return self._hub()
+
 
 class Registries:
     """The registries of one manifest. An address is opened when something is read from it."""
@@ -106,12 +120,14 @@ class Registries:
         self._override = default
         self._lock = lock
         self._aliases: dict[str, str] = {
-            dependency.name: dependency.registry or DEFAULT
+            dependency.name: dependency.source or DEFAULT
             for dependency in (*manifest.dependencies, *manifest.suites)
         }
-        self._direct: dict[str, str] = {
-            dependency.name: dependency.registry or DEFAULT for dependency in manifest.dependencies
+        self._direct: dict[str, str | None] = {
+            dependency.name: None if dependency.hub else dependency.registry or DEFAULT
+            for dependency in manifest.dependencies
         }
+        self.of_hub = HubDependencies(manifest, opened.hub, self.of)
         self._overrides = bounds_of(manifest.overrides)
 
     @cached_property
@@ -190,7 +206,7 @@ class Registries:
 
     def recorded(self, registry: Registry) -> str:
         """Return what the lock records of a registry's address."""
-        url = registry.source.url
+        url = registry.stands_for or registry.source.url
         if url not in self._recorded:
             self._recorded[url] = recorded_address(url, self._owner)
         return self._recorded[url]
@@ -230,16 +246,22 @@ class Registries:
 
     def of(self, name: str) -> Registry:
         """Return a name's registry."""
+        if name in self.of_hub:
+            return self.of_hub.registry(name, self._lock)
         return self._open(self.alias(name))
 
     def by_name(self, lock: Lock) -> dict[str, Registry]:
         """Return the registry of each module of a lock, which is the one to go by from now on."""
-        self._lock = lock
+        self._lock, self.of_hub.again = lock, ()
         for follows in ("_inherited", "of_lock_alone"):
             self.__dict__.pop(follows, None)
-        aliases = {module.name: self.alias(module.name) for module in lock.module}
-        opened = {alias: self._open(alias) for alias in dict.fromkeys(aliases.values())}
-        return {name: opened[alias] for name, alias in aliases.items()}
+        opened: dict[str, Registry] = {}
+        for module in lock.module:
+            if module.name in self.of_hub:
+                self.of_hub.check(module, self.of(module.name))
+            elif (alias := self.alias(module.name)) not in opened:
+                opened[alias] = self._open(alias)
+        return {m.name: opened.get(self.alias(m.name)) or self.of(m.name) for m in lock.module}
 
     def expect(self, modules: Iterable[LockedModule]) -> None:
         """Leave it to the caller to tell which locked versions a registry has lost or replaced."""
@@ -252,6 +274,7 @@ class Registries:
         """
         modules = self._lock.module if self._lock is not None else ()
         self._opened.needed.update(self._direct, (module.name for module in modules))
+        self.of_hub.again = again
         kept = {module.name: module for module in modules if module.name not in again}
         claims = inherited(self._direct, self._open, kept, self._match)
         chosen, contested = claims.chosen, dict(claims.contested)
@@ -260,7 +283,8 @@ class Registries:
         self._settled = dict(claims.settled)
         if not self._is_trial and self._default.source != "option":
             contested.update(self._contested())
-        assigned = {name: self._open(alias) for name, alias in (chosen | self._direct).items()}
+        assigned = {name: self._open(alias) for name, alias in chosen.items()}
+        assigned |= {name: self.of(name) for name in self._direct}
         return Catalog(
             self._open(DEFAULT),
             assigned,
@@ -294,13 +318,13 @@ class Registries:
         unassigned: list[str] = []
         assigned: list[str] = []
         for dependency in self._manifest.dependencies:
-            if dependency.registry is None and not dependency.from_default:
+            if dependency.source is None and not dependency.from_default:
                 locked = lock.find(dependency.name) if lock is not None else None
                 if locked is None or self._match(DEFAULT, locked) is Match.NONE:
                     unassigned.append(dependency.name)
                 else:
                     assigned.append(dependency.name)
-        asked = {*self._direct.values()}
+        asked = {alias for alias in self._direct.values() if alias is not None}
         for name, alias in self.rivals.settled(assigned, asked).items():
             self._settled[name] = DEFAULT, alias
         why = {

@@ -135,7 +135,7 @@ def _others_locked(workspace: Workspace, added: Collection[str], registry: Regis
     unnamed = {
         dependency.name
         for dependency in workspace.manifest.dependencies
-        if dependency.registry is None and dependency.name not in added
+        if dependency.source is None and dependency.name not in added
     }
     modules = lock.module if lock is not None else ()
     return any(

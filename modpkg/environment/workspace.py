@@ -35,6 +35,7 @@ from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 
 if TYPE_CHECKING:
+    from modpkg.environment.hub_modules import Fetch, HubModules
     from modpkg.environment.registries import OpenRegistries, Registries
     from modpkg.manifest.config import Settings
     from modpkg.manifest.schema import Manifest
@@ -65,6 +66,7 @@ class Workspace:
         device: What composes, see `modpkg.compose.executor.compose`.
         progress: Shows progress and warnings; nothing is shown if None.
         store: The store; the user's if None.
+        fetch_hub: Fetches a model of a hub that is a dependency; None where none is made.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Workspace:
         device: str | None = None,
         progress: Progress | None = None,
         store: Store | None = None,
+        fetch_hub: Fetch | None = None,
     ) -> None:
         self._user = user
+        self._fetch_hub = fetch_hub
         self.is_trial = False
         """Whether the manifest is one in memory, made of the project's."""
         self.options = options
@@ -161,7 +165,22 @@ class Workspace:
         from modpkg.environment.registries import OpenRegistries
 
         return OpenRegistries(
-            self.store.blobs, offline=self.options.offline, warn=self.progress.warn
+            self.store.blobs,
+            offline=self.options.offline,
+            warn=self.progress.warn,
+            hub=lambda: self._hub_modules,
+        )
+
+    @cached_property
+    def _hub_modules(self) -> HubModules:
+        from modpkg.environment.hub_modules import HubModules
+
+        return HubModules(
+            self._fetch_hub,
+            self.store,
+            lambda: self.settings,
+            offline=self.options.offline,
+            progress=self.progress,
         )
 
     @property
@@ -214,6 +233,7 @@ class Workspace:
             device=self.device,
             progress=progress or self.progress,
             store=self.store,
+            fetch_hub=self._fetch_hub,
         )
         other.open_registries = self.open_registries
         return other

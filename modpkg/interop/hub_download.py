@@ -62,17 +62,22 @@ class Downloaded(Struct, frozen=True):
     """What was left out, each with its reason."""
     source: Path
     """What to import: the folder, or the one file of an adapter of another saver."""
+    is_adapter: bool
+    """Whether it was taken as an adapter, and not as a whole model."""
+    listing: HubListing
+    """All files of the repository, as the hub lists them."""
 
 
 @contextlib.contextmanager
 def downloaded(
-    address: HubAddress, *, adapter: bool, progress: Progress | None = None
+    address: HubAddress, *, adapter: bool | None, progress: Progress | None = None
 ) -> Iterator[Downloaded]:
     """Yield what an import takes of a repository; it is removed when the block succeeds.
 
     Args:
         address: The repository, at the commit that its revision is now.
-        adapter: Whether an adapter is imported, and not a whole model.
+        adapter: Whether an adapter is imported, and not a whole model; None for what transformers
+            takes it for: an adapter where it has an ``adapter_config.json``.
         progress: Gets the bytes that come.
 
     Raises:
@@ -90,9 +95,18 @@ def downloaded(
         with file_lock(folder.with_name(f"{folder.name}.lock"), exclusive=True):
             make_folder(folder)
             fetch = _Fetch(client, listing, folder, progress)
+            if adapter is None:
+                adapter = any(file.path == ADAPTER_CONFIG for file in listing.files)
             chosen = _Choice(listing, fetch, adapter=adapter)
             fetch.files(chosen.files())
-            yield Downloaded(folder, listing.address, chosen.left(), chosen.source(folder))
+            yield Downloaded(
+                folder,
+                listing.address,
+                chosen.left(),
+                chosen.source(folder),
+                is_adapter=adapter,
+                listing=listing,
+            )
             remove_tree(folder)
     with contextlib.suppress(OSError):
         folder.with_name(f"{folder.name}.lock").unlink()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 from modpkg.core.names import ModuleName, Requirement, module_name
-from modpkg.manifest.keys import DEPENDENCY_KEYS
+from modpkg.manifest.hub_source import check_bases, read_hub_source
+from modpkg.manifest.keys import DEPENDENCY_KEYS, HUB_KEYS
 from modpkg.manifest.schema import ComposeAt, Dependency
 from modpkg.manifest.values import (
     address,
@@ -43,7 +44,9 @@ def read_dependencies(
         entries = [(entry, _listed(entry, registries, owner)) for entry in node.items()]
     else:
         entries = [(entry, _keyed(entry, registries, owner)) for entry in node.entries().values()]
-    return _distinct(entries, owner)
+    found = _distinct(entries, owner)
+    check_bases(entries)
+    return found
 
 
 def read_suites(
@@ -96,12 +99,11 @@ def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) ->
         return Dependency(requirement, where=entry.where)
     if not isinstance(entry.value, dict):
         raise entry.wrong_type('a version specifier like ">=1.0", or a table')
-    if "hub" in entry.value:
-        raise entry.fail(
-            "names a model of a hub, and a dependency is a module; make it one, by 'modpkg import "
-            "hf hf://ORG/NAME', 'modpkg build' and 'modpkg publish', and name its version here"
-        )
     table = entry.table(DEPENDENCY_KEYS)
+    if (hub := read_hub_source(entry, owner)) is not None:
+        moment = read_compose_at(table.get("compose-at"))
+        requirement = Requirement(name, (), manifest_specifier("*"))
+        return Dependency(requirement, where=entry.where, compose_at=moment, hub=hub)
     version, extras = table.get("version"), table.get("extras")
     requirement = Requirement(
         name,
@@ -121,14 +123,19 @@ def _listed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -
     """Return a dependency of a release record, which lists them to keep their order."""
     if isinstance(entry.value, str):
         return Dependency(entry.parsed(manifest_requirement), where=entry.where)
-    table = entry.table(("requirement", "registry", "compose-at"))
+    table = entry.table(("requirement", "registry", "compose-at", *HUB_KEYS))
     requirement = table.need("requirement", "summarizer>=2.1").parsed(manifest_requirement)
     named = table.get("registry")
     registry = _registry(named, registries)
     compose_at = read_compose_at(table.get("compose-at"), owner)
     from_default = named is not None and registry is None
     return Dependency(
-        requirement, registry, entry.where, compose_at=compose_at, from_default=from_default
+        requirement,
+        registry,
+        entry.where,
+        compose_at=compose_at,
+        from_default=from_default,
+        hub=read_hub_source(entry, owner, ("requirement",)),
     )
 
 

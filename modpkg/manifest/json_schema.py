@@ -208,6 +208,9 @@ def _dependencies(about: str) -> JsonSchema:
             "extras": _list(_text(), "Extras of the module."),
             "registry": _text("Alias under [registries]."),
             "compose-at": _one_of(COMPOSE_AT, "When its model is composed."),
+            "hub": _text("A model of a hub, ORG/NAME, in an app and in place of a registry's."),
+            "rev": _text("The branch, tag or commit of 'hub'."),
+            "against": _text("The dependency that the adapter that 'hub' names was trained on."),
         },
         "A module, with more than its versions.",
     )

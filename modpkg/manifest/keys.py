@@ -24,7 +24,9 @@ MANIFEST_TABLES = (
 ENGINE = "requires-modpkg"
 MODULE_KEYS = ("name", "version", "kind", "license", "summary", "against", ENGINE)
 APP_KEYS = ("name", ENGINE)
-DEPENDENCY_KEYS = ("version", "extras", "registry", "compose-at")
+HUB_KEYS = ("hub", "rev", "against")
+"""Of a dependency that is a model of a hub."""
+DEPENDENCY_KEYS = ("version", "extras", "registry", "compose-at", *HUB_KEYS)
 COMPOSITION_KEYS = (
     "base",
     "method",

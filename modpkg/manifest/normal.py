@@ -128,6 +128,9 @@ def _dependency(dependency: Dependency) -> str | dict[str, Any]:
         data["registry"] = dependency.registry
     elif dependency.from_default:
         data["registry"] = DEFAULT
+    elif (hub := dependency.hub) is not None:
+        data |= {"hub": hub.address.repository, "rev": hub.address.revision, "against": hub.against}
+        data = {key: value for key, value in data.items() if value is not None}
     return _requirement(dependency) if len(data) == 1 else dict(sorted(data.items()))
 
 

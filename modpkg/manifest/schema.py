@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 from packaging.version import Version
 
+from modpkg.core.hub_address import HubAddress
 from modpkg.core.names import ModuleName, Requirement
 from modpkg.core.records import Kind, Relation
 from modpkg.manifest.cutoff import Cutoff
@@ -29,6 +30,18 @@ COMMAND_LINE = "the command line"
 """Where a requirement is written that was given to a command."""
 
 
+class HubSource(Struct, frozen=True):
+    """``hub``, ``rev`` and ``against`` of a dependency: the model of a hub that it is."""
+
+    address: HubAddress
+    """The repository, at the revision that is written."""
+    against: str | None = None
+    """The base of an adapter: the name of one of a hub, or ``NAME==VERSION``."""
+
+    def __str__(self) -> str:
+        return str(self.address) + (f" against {self.against}" if self.against else "")
+
+
 class Dependency(Struct, frozen=True):
     """One entry of ``[dependencies]`` or of a list under ``[extras]``."""
 
@@ -44,10 +57,17 @@ class Dependency(Struct, frozen=True):
     loaded, any other when it is installed."""
     from_default: bool = False
     """Whether the default registry is named, and not only what is left where none is."""
+    hub: HubSource | None = None
+    """What it is of a hub, in place of a registry."""
 
     @property
     def name(self) -> ModuleName:
         return ModuleName(self.requirement.name)
+
+    @property
+    def source(self) -> str | None:
+        """What a lock records of where it comes from: an alias, or an address of a hub."""
+        return self.registry if self.hub is None else str(self.hub)
 
 
 Scalar = bool | float | str

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from modpkg.core import bounds
 from modpkg.core.digests import Digest
 from modpkg.core.elsewhere import elsewhere_path, read_places
-from modpkg.core.errors import IntegrityError, ModpkgError
+from modpkg.core.errors import InstallError, IntegrityError, ModpkgError
 from modpkg.registry.source import FileMissing, RangesUnsupported
 
 if TYPE_CHECKING:
@@ -32,8 +32,13 @@ class ElsewhereBlobs:
         url: str,
         hosts: frozenset[str],
         warn: Callable[[str], None] | None = None,
+        offline: bool = False,
     ) -> None:
-        """``read`` reads a file of the registry, as `Source.read` does."""
+        """``read`` reads a file of the registry, as `Source.read` does.
+
+        ``offline`` is whether no place may be asked, although the registry may be a folder.
+        """
+        self._offline = offline
         self._read = read
         self._url = url
         self._hosts = hosts
@@ -81,8 +86,11 @@ class ElsewhereBlobs:
 
         Raises:
             IntegrityError, RegistryError, RegistryUnreachable: No place has it; the first reason.
+            InstallError: ``--offline`` forbids to ask one.
             RangesUnsupported: ``start`` or ``stop`` is given, and the next place has no ranges.
         """
+        if self._offline:
+            raise InstallError("M501", what=what)
         at = start
         while True:
             file = self._next(digest, what)

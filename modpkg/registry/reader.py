@@ -82,8 +82,9 @@ class Registry:
             self.source = MirroredSource(
                 self._home, mirrors, lambda: self.files.registry_name(self._home), warn
             )
-        self.origin, self.remedy = origin, "check the address"
-        self.elsewhere = ElsewhereBlobs(self.source.read, self.url, settings.place_hosts, warn)
+        self.origin, self.remedy, self.stands_for = origin, "check the address", ""
+        read, hosts = self.source.read, settings.place_hosts
+        self.elsewhere = ElsewhereBlobs(read, self.url, hosts, warn, offline)
         self.expected: Mapping[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
         self.offline = offline and not isinstance(self.source, FolderSource)
@@ -106,8 +107,8 @@ class Registry:
 
     @property
     def url(self) -> str:
-        """The address as it is shown and recorded: without secrets."""
-        return redacted(self.source.url)
+        """The address as it is shown and recorded: ``stands_for``, or its own without secrets."""
+        return self.stands_for or redacted(self.source.url)
 
     @property
     def shown(self) -> str:

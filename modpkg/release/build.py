@@ -85,6 +85,7 @@ def build(
     accept: Callable[[Path, ReleaseRecord], None] = lambda tree, record: None,
     memory: Callable[[Base], BaseMemory | None] = lambda base: None,
     older: bool = False,
+    built_with: str = f"modpkg {__version__}",
 ) -> Built:
     """Write a module project's release as a registry tree into ``out``, replacing its contents.
 
@@ -96,6 +97,7 @@ def build(
     ``out``; if it raises, ``out`` is unchanged. ``memory`` tells how transformers has a base in
     memory, for an adapter that does not name its tensors as they are on disk. ``base`` is the
     release to bind it to, or with ``older`` the first to try (see `modpkg.release.binding`).
+    ``built_with`` is what the record says of the program.
 
     Raises:
         ReleaseError, PackError, PatchError: A file or tensor is invalid; the message names it.
@@ -174,7 +176,7 @@ def build(
             expects=expected,
             requires_modpkg=manifest.requires_modpkg or UNSET,
             provenance=Provenance(
-                built_with=f"modpkg {__version__}",
+                built_with=built_with,
                 built_from=_built_from(manifest, base, origins),
             ),
         )

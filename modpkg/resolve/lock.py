@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ from msgspec import Meta, Struct
 
 from modpkg.core.bounds import LOCK_ADDRESS, LOCK_BYTES
 from modpkg.core.errors import LockError, ModpkgError
-from modpkg.core.names import module_name, parse_version
+from modpkg.core.names import module_name, parse_version, read_requirement
 from modpkg.core.printable import os_reason
 from modpkg.core.records import DigestText, Kind
 from modpkg.core.regular_file import OversizedFile, read_text
@@ -90,6 +91,18 @@ class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def find(self, name: str) -> LockedModule | None:
         """Return a module by its normal name."""
         return next((module for module in self.module if module.name == name), None)
+
+    def source_of(self, name: str) -> str:
+        """Return what the manifest's requirement of a module names; "" without one.
+
+        It is the alias of a registry, or the address of a model of a hub.
+        """
+        for text in self.requirements:
+            requirement, _, source = text.partition(" @ ")
+            with suppress(ModpkgError):  # a lock that was edited is resolved again
+                if read_requirement(requirement).name == name:
+                    return source
+        return ""
 
 
 def parse_lock(text: str, path: Path) -> Lock:

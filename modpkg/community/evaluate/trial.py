@@ -13,7 +13,7 @@ from modpkg.core.names import ModuleName, Requirement
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.schema import Compose, Dependency, Manifest, Task
+from modpkg.manifest.schema import Compose, Dependency, HubSource, Manifest, Task
 from modpkg.resolve.lock import Lock
 
 Assembly = tuple[Compose, Task | None]
@@ -46,6 +46,7 @@ def trial_manifest(
             Requirement(pin.name, (), SpecifierSet(f"=={pin.version}")),
             aliases.get(pin.name) or _alias(project_manifest, pin.name),
             f"the trial of {pin.name}",
+            hub=None if pin.name in aliases else _hub(project_manifest, pin.name),
         )
         for pin in pins
     ]
@@ -61,7 +62,7 @@ def trial_manifest(
         app="trial",
         dependencies=(
             *dependencies,
-            *(d for d in project_manifest.dependencies if d.registry and d.name not in pinned),
+            *(d for d in project_manifest.dependencies if d.source and d.name not in pinned),
         ),
         suites=project_manifest.suites,
         constraints=tuple(c for c in project_manifest.constraints if c.name not in pinned),
@@ -78,6 +79,10 @@ def trial_manifest(
 
 def _alias(manifest: Manifest, name: str) -> str | None:
     return next((d.registry for d in manifest.dependencies if d.name == name), None)
+
+
+def _hub(manifest: Manifest, name: str) -> HubSource | None:
+    return next((d.hub for d in manifest.dependencies if d.name == name), None)
 
 
 def trial_registries(workspace: Workspace, pins: Sequence[PinnedRelease] = ()) -> Registries:

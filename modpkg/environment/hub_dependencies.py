@@ -1,0 +1,168 @@
+"""An app's dependencies that are models of a hub: at which commit each is, and on which base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from modpkg.core.errors import LockError, ManifestError
+from modpkg.core.hub_address import HubAddress, is_hub_address, parse_hub_address
+from modpkg.core.records import IndexLine
+from modpkg.manifest.schema import HubSource, Manifest
+from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import Lock, LockedModule
+
+if TYPE_CHECKING:
+    from modpkg.environment.hub_modules import HubModules
+
+
+class HubBase(Struct, frozen=True):
+    """The release of a base that an adapter of a hub is made against."""
+
+    registry: Registry
+    line: IndexLine
+
+
+class Description(Struct, frozen=True):
+    """What a commit is, as far as it decides which base it needs."""
+
+    is_adapter: bool
+    base_model: str = ""
+    """The repository that an adapter's config names; "" for none."""
+
+
+FindBase = Callable[[Description], HubBase | None]
+"""Returns the base of what a commit is; None for a whole model."""
+
+
+def version_of(address: HubAddress) -> str:
+    """Return the version of a commit: what a hub has has none, and two commits are two releases.
+
+    >>> version_of(HubAddress("org/name", "0000002a" + "0" * 32))
+    '1.0.0.post42'
+    """
+    return f"1.0.0.post{int((address.revision or '')[:8], 16)}"
+
+
+class HubDependencies:
+    """Those of one manifest.
+
+    Args:
+        manifest: The manifest.
+        modules: Returns what makes modules of commits.
+        registry_of: Returns the registry of a name, also of one of a registry.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        modules: Callable[[], HubModules],
+        registry_of: Callable[[str], Registry],
+    ) -> None:
+        self._sources: dict[str, HubSource] = {
+            dependency.name: dependency.hub
+            for dependency in manifest.dependencies
+            if dependency.hub is not None
+        }
+        self._modules = modules
+        self._registry_of = registry_of
+        self._open: dict[tuple[str, HubAddress], Registry] = {}
+        self.again: Container[str] = ()
+        """Names whose commit in the lock is not kept."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources
+
+    def registry(self, name: str, lock: Lock | None) -> Registry:
+        """Return the registry that has one release of a name: that of its commit.
+
+        Args:
+            name: A name that is of a hub.
+            lock: Its commit is kept, where the manifest asks for the same as when it was made.
+
+        Raises:
+            ManifestError: It is an adapter, and its base is not known; or it is none.
+            ModpkgError: The commit cannot be told, or nothing can be made of it.
+        """
+        address = self._locked(name, lock) or self._modules().commit(self._sources[name].address)
+        key = name, address
+        if key not in self._open:
+
+            def find_base(description: Description) -> HubBase | None:
+                return self._base(name, address, description)
+
+            self._open[key] = self._modules().registry(name, address, find_base)
+        return self._open[key]
+
+    def newest(self, name: str) -> str:
+        """Return the version of the commit at which the revision is now.
+
+        Raises:
+            ModpkgError: The hub does not tell.
+        """
+        return version_of(self._modules().commit(self._sources[name].address))
+
+    def check(self, module: LockedModule, registry: Registry) -> None:
+        """Check that what is made of a commit here is what is locked.
+
+        Raises:
+            LockError: It is another release.
+        """
+        found = [line.release for line in registry.index(module.name)]
+        if module.release not in found:
+            raise LockError(
+                "M850",
+                name=module.name,
+                version=module.version,
+                address=registry.stands_for,
+                made=found[0][7:19] if found else "none",
+                locked=module.release[7:19],
+            )
+
+    def _locked(self, name: str, lock: Lock | None) -> HubAddress | None:
+        """Return the commit of the lock; None if it has none, or it is not kept."""
+        source = self._sources[name]
+        module = lock.find(name) if lock is not None and name not in self.again else None
+        if module is None or lock is None or lock.source_of(name) != str(source):
+            return None
+        if not is_hub_address(module.address):
+            return None
+        address = parse_hub_address(module.address)
+        same = address.repository == source.address.repository
+        return address if same and address.pinned else None
+
+    def _base(self, name: str, address: HubAddress, description: Description) -> HubBase | None:
+        def refuse(reason: str, remedy: str) -> ManifestError:
+            return ManifestError("M851", name=name, address=address, reason=reason, remedy=remedy)
+
+        against = self._sources[name].against
+        if not description.is_adapter:
+            if against is not None:
+                raise refuse("which is a whole model and acts on no base", "remove 'against'")
+            return None
+        if against is None:
+            wanted = description.base_model.casefold()
+            same = [
+                other
+                for other, source in self._sources.items()
+                if other != name and source.address.repository.casefold() == wanted
+            ]
+            if len(same) != 1:
+                trained = f"trained on {description.base_model}" if wanted else "of some base"
+                has = "several dependencies are" if same else "no dependency is"
+                raise refuse(
+                    f"which is an adapter {trained}, and {has} that model of the hub",
+                    "write which dependency it was trained on, like against = \"NAME\" beside 'hub'",
+                )
+            against = same[0]
+        base, _, version = against.partition("==")
+        registry = self._registry_of(base)
+        line = registry.line(base, version) if version else registry.index(base)[0]
+        if line.provides is None:
+            raise refuse(
+                f"which is an adapter, and {base} has no weights that it could act on",
+                "name a base as 'against'",
+            )
+        return HubBase(registry, line)

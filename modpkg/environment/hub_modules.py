@@ -1,0 +1,226 @@
+"""Models of a hub as dependencies of an app: each is a module, made of one commit on this machine.
+
+What is made is a registry of one release in a folder below modpkg's home, as `import`, `build` and
+`publish --by-reference` would make it: the record and the small files, and where on the hub the
+weights are. The weights, which come once to be hashed, go into the store. The same commit gives
+the same release everywhere, so that a lock can name its digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from modpkg.core.bounds import ADDRESS_CHARACTERS
+from modpkg.core.digests import parse_digest
+from modpkg.core.elsewhere import elsewhere_path
+from modpkg.core.errors import InstallError, ManifestError, ModpkgError
+from modpkg.core.file_lock import file_lock
+from modpkg.core.files import make_folder, remove_tree, rename, write_atomically
+from modpkg.core.home import home
+from modpkg.core.hub_address import HubAddress
+from modpkg.core.leftovers import discard, temporary_sibling
+from modpkg.core.progress import Progress
+from modpkg.core.regular_file import read_file
+from modpkg.core.tree import BlobTree
+from modpkg.environment.hub_dependencies import Description, FindBase, HubBase, version_of
+from modpkg.manifest.config import Settings, read_settings
+from modpkg.registry.hub_client import open_hub
+from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import LockedModule
+from modpkg.store.store import Store
+from modpkg.transfer.fetch import fetch_all
+from modpkg.transfer.plan import plan_transfer
+
+_WAITING = "Waiting for another modpkg command that fetches {address} …"
+_DESCRIPTION = "source.json"
+_CIRCULAR = {
+    "reason": "and the base that it is made against is made against it in turn",
+    "remedy": "name another base, as 'against' beside 'hub'",
+}
+
+
+class Checkout(Protocol):
+    """The files of a commit, fetched and verified."""
+
+    description: Description
+
+    def build(self, name: str, version: str, out: Path, base: HubBase | None) -> None:
+        """Write the registry of the one release that is made of them into a new folder."""
+
+
+Fetch = Callable[[HubAddress, Progress], AbstractContextManager[Checkout]]
+"""Fetches a commit; `modpkg.community.modules.hub_checkout.checked_out` is one."""
+
+
+class HubModules:
+    """The modules that are made of commits of a hub, each once.
+
+    Args:
+        fetch: Fetches a commit; None where nothing may be made.
+        store: Gets the weights.
+        settings: Returns the user's ``config.toml``.
+        offline: Whether a hub may not be asked.
+        progress: Shows what is done.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch | None,
+        store: Store,
+        settings: Callable[[], Settings] = read_settings,
+        *,
+        offline: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self._fetch = fetch
+        self._store = store
+        self._settings = settings
+        self._offline = offline
+        self._progress = progress or Progress()
+        self._commits: dict[HubAddress, HubAddress] = {}
+        self._open: dict[Path, Registry] = {}
+        self._making: list[Path] = []
+        """What is looked for, each for the one before: an adapter, and its base."""
+
+    def commit(self, address: HubAddress) -> HubAddress:
+        """Return an address at the commit that its revision is now; a hub is asked once.
+
+        Raises:
+            InstallError: ``--offline`` forbids to ask.
+            NotFound, RegistryUnreachable: The hub has it not, or does not tell.
+        """
+        if address.pinned:
+            return address
+        if address not in self._commits:
+            self._check_online(f"what {address} is now")
+            with open_hub(f"Asking for {address}", self._progress) as client:
+                self._commits[address] = address.at(client.head(address))
+        return self._commits[address]
+
+    def registry(self, name: str, address: HubAddress, find_base: FindBase) -> Registry:
+        """Return the registry of the module that is made of a commit.
+
+        Raises:
+            InstallError, ModpkgError: As for `folder`.
+        """
+        folder = self.folder(name, address, find_base)
+        if folder not in self._open:
+            self._open[folder] = self._opened(folder, address)
+        return self._open[folder]
+
+    def _opened(self, folder: Path, address: HubAddress) -> Registry:
+        registry = Registry(
+            str(folder),
+            cache=self._store.blobs,
+            offline=self._offline,
+            warn=self._progress.warn,
+            settings=self._settings(),
+        )
+        registry.stands_for = str(address)
+        return registry
+
+    def folder(self, name: str, address: HubAddress, find_base: FindBase) -> Path:
+        """Return the folder of the module that is made of a commit; it is made if it is not there.
+
+        Raises:
+            InstallError: It is not there, and may not be made.
+            ModpkgError: It cannot be fetched, imported or built.
+        """
+        place = home() / "hub" / f"{address.repository.replace('/', '--')}@{address.revision}"
+        if place in self._making:
+            raise ManifestError("M851", name=name, address=address, **_CIRCULAR)
+        self._making.append(place)
+        try:
+            if (found := self._there(place, name, find_base)) is not None:
+                return found
+            self._check_online(str(address))
+            with file_lock(
+                place.with_name(f"{place.name}.lock"),
+                exclusive=True,
+                waiting=lambda: self._progress.stage(_WAITING.format(address=address)),
+            ):
+                found = self._there(place, name, find_base, mend=True)  # made meanwhile, maybe
+                return found or self._make(place, name, address, find_base)
+        finally:
+            self._making.pop()
+
+    def _check_online(self, what: str) -> None:
+        if self._offline:
+            raise InstallError("M501", what=what)
+
+    def _there(
+        self, place: Path, name: str, find_base: FindBase, *, mend: bool = False
+    ) -> Path | None:
+        """Return the folder of a module that was made; None if there is none that is whole.
+
+        With ``mend``, for which the lock is held, a damaged one is removed.
+        """
+        if (description := _read_description(place)) is None:
+            return None
+        folder = place / _folder_name(name, find_base(description))
+        if folder in self._open or not folder.is_dir():
+            return folder if folder in self._open else None
+        try:
+            registry = Registry(str(folder))
+            registry.record(registry.index(name)[0])
+        except (ModpkgError, IndexError):
+            if mend:
+                remove_tree(folder)
+            return None
+        return folder
+
+    def _make(self, place: Path, name: str, address: HubAddress, find_base: FindBase) -> Path:
+        if self._fetch is None:
+            raise InstallError("M503", path=place, command="modpkg install")
+        make_folder(place)
+        with self._fetch(address, self._progress) as checkout:
+            base = find_base(checkout.description)
+            write_atomically(place / _DESCRIPTION, msgspec.json.encode(checkout.description))
+            folder = place / _folder_name(name, base)
+            staged = temporary_sibling(folder)
+            try:
+                checkout.build(name, version_of(address), staged, base)
+                self._keep_weights(staged, name, address)
+                rename(staged, folder)
+            finally:
+                discard(staged)
+        return folder
+
+    def _keep_weights(self, folder: Path, name: str, address: HubAddress) -> None:
+        """Move the weights of a new module into the store, from where they are installed.
+
+        What the store loses again is read from the hub.
+        """
+        registry = self._opened(folder, address)
+        line = registry.index(name)[0]
+        module = LockedModule(
+            name=name,
+            version=line.version,
+            kind=line.kind,
+            registry=registry.name,
+            release=line.release,
+        )
+        with self._store.lock():
+            plan = plan_transfer([module], {name: registry}, self._store)
+            fetch_all(plan, [module], self._store)
+        tree = BlobTree(folder)
+        for pack in map(parse_digest, plan.records[name].packs):
+            if (folder / elsewhere_path(pack)).exists():
+                tree.path(pack).unlink()
+
+
+def _folder_name(name: str, base: HubBase | None) -> str:
+    return name if base is None else f"{name}~{base.line.name}~{base.line.release[7:23]}"
+
+
+def _read_description(place: Path) -> Description | None:
+    try:
+        data = read_file(place / _DESCRIPTION, ADDRESS_CHARACTERS, follow=False)
+        return msgspec.json.decode(data, type=Description)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
