@@ -77,11 +77,13 @@ def install_command(
                 workspace.progress.warn(warning)
             _show_nothing_to_do(workspace, as_json)
             return
-    from modpkg.core.names import parse_requirement
+    from modpkg.cli.added import added
     from modpkg.environment.plan import InstallRequest
 
+    new = added(requirements)
     request = InstallRequest(
-        add=[parse_requirement(text) for text in requirements],
+        add=new.requirements,
+        add_of_hub=new.of_hub,
         upgrade=None if upgrade else upgrade_package,
         strategy=resolution,
         exclude_newer=exclude_newer,
@@ -173,7 +175,8 @@ def _next_step(plan: InstallPlan, request: InstallRequest) -> str | None:
     from modpkg.runtime.task_kinds import has_tokenizer, task_of_architecture
 
     models = {model.name: model for model in plan.recipes}
-    asked = [name for item in request.add if (name := module_name(item.name)) in models]
+    names = [*(module_name(item.name) for item in request.add), *request.add_of_hub]
+    asked = [name for name in names if name in models]
     if not asked:
         return None
     composition, task = plan.compositions[asked[0]], models[asked[0]].task

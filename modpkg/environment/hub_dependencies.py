@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ class HubBase(Struct, frozen=True):
     registry: Registry
     line: IndexLine
 
+    def __str__(self) -> str:
+        return f"{self.line.name}=={self.line.version}"
+
 
 class Description(Struct, frozen=True):
     """What a commit is, as far as it decides which base it needs."""
@@ -37,13 +41,19 @@ FindBase = Callable[[Description], HubBase | None]
 """Returns the base of what a commit is; None for a whole model."""
 
 
-def version_of(address: HubAddress) -> str:
+def version_of(address: HubAddress, base: str = "") -> str:
     """Return the version of a commit: what a hub has has none, and two commits are two releases.
+
+    It is told by the first eight digits of the commit, or, of an adapter, of the sha256 of the
+    commit and ``base``, which is ``NAME==VERSION``: on another base it is another release.
 
     >>> version_of(HubAddress("org/name", "0000002a" + "0" * 32))
     '1.0.0.post42'
     """
-    return f"1.0.0.post{int((address.revision or '')[:8], 16)}"
+    digits = address.revision or ""
+    if base:
+        digits = hashlib.sha256(f"{digits} {base}".encode()).hexdigest()
+    return f"1.0.0.post{int(digits[:8], 16)}"
 
 
 class HubDependencies:
@@ -96,13 +106,24 @@ class HubDependencies:
             self._open[key] = self._modules().registry(name, address, find_base)
         return self._open[key]
 
-    def newest(self, name: str) -> str:
-        """Return the version of the commit at which the revision is now.
+    def newest(self, name: str, lock: Lock | None) -> str:
+        """Return the version of the commit at which the revision is now, without fetching it.
+
+        Args:
+            name: A name that is of a hub.
+            lock: Its commit tells on which base it acts.
 
         Raises:
             ModpkgError: The hub does not tell.
         """
-        return version_of(self._modules().commit(self._sources[name].address))
+        commit = self._modules().commit(self._sources[name].address)
+        base = next(iter(self.registry(name, lock).index(name)[0].expects), None)
+        if base is None:
+            return version_of(commit)
+        if base in self:
+            return version_of(commit, f"{base}=={self.newest(base, lock)}")
+        version = (self._sources[name].against or "").partition("==")[2]
+        return version_of(commit, str(self._release(base, version)))
 
     def check(self, module: LockedModule, registry: Registry) -> None:
         """Check that what is made of a commit here is what is locked.
@@ -154,15 +175,20 @@ class HubDependencies:
                 has = "several dependencies are" if same else "no dependency is"
                 raise refuse(
                     f"which is an adapter {trained}, and {has} that model of the hub",
-                    "write which dependency it was trained on, like against = \"NAME\" beside 'hub'",
+                    'write the dependency that it was trained on, as against = "NAME" beside hub',
                 )
             against = same[0]
         base, _, version = against.partition("==")
-        registry = self._registry_of(base)
-        line = registry.line(base, version) if version else registry.index(base)[0]
-        if line.provides is None:
+        found = self._release(base, version)
+        if found.line.provides is None:
             raise refuse(
                 f"which is an adapter, and {base} has no weights that it could act on",
                 "name a base as 'against'",
             )
+        return found
+
+    def _release(self, base: str, version: str) -> HubBase:
+        """Return a release of a registry, or without a version the one of a model of a hub."""
+        registry = self._registry_of(base)
+        line = registry.line(base, version) if version else registry.index(base)[0]
         return HubBase(registry, line)

@@ -184,7 +184,8 @@ class HubModules:
             folder = place / _folder_name(name, base)
             staged = temporary_sibling(folder)
             try:
-                checkout.build(name, version_of(address), staged, base)
+                version = version_of(address, str(base) if base is not None else "")
+                checkout.build(name, version, staged, base)
                 self._keep_weights(staged, name, address)
                 rename(staged, folder)
             finally:

@@ -47,7 +47,14 @@ from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
-from modpkg.manifest.schema import COMMAND_LINE, Compose, Dependency, Manifest, Strategy
+from modpkg.manifest.schema import (
+    COMMAND_LINE,
+    Compose,
+    Dependency,
+    HubSource,
+    Manifest,
+    Strategy,
+)
 from modpkg.manifest.starter import without_examples
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
@@ -60,6 +67,8 @@ class InstallRequest(Struct, kw_only=True):
     """What to install; an empty request installs what the manifest and the lock require."""
 
     add: Sequence[Requirement] = ()
+    add_of_hub: Mapping[ModuleName, HubSource] = {}
+    """Models of a hub, by the name that each gets."""
     remove: Sequence[str] = ()
     upgrade: Sequence[str] | None = ()
     """Modules whose locked version is not kept; None means all."""
@@ -170,6 +179,10 @@ def edit_manifest(
             table["compose-at"] = old.compose_at
         if table:
             value = {"version": specifier, **table}
+        text = without_examples(set_dependency(text, name, value))
+    for name, source in request.add_of_hub.items():
+        moment = present[name].compose_at if name in present else None
+        value = source.entries() | ({"compose-at": moment} if moment is not None else {})
         text = without_examples(set_dependency(text, name, value))
     return text
 

@@ -77,7 +77,7 @@ class Preview:
         The catalog has the locked one: nothing is fetched to tell that there is another.
         """
         of_hub = self._registries.of_hub
-        return of_hub.newest(name) if name in of_hub else None
+        return of_hub.newest(name, self.lock) if name in of_hub else None
 
     def chosen(self) -> dict[str, Version]:
         """Return the versions that are locked, or, if the lock is out of date, would be locked."""

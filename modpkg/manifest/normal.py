@@ -129,8 +129,7 @@ def _dependency(dependency: Dependency) -> str | dict[str, Any]:
     elif dependency.from_default:
         data["registry"] = DEFAULT
     elif (hub := dependency.hub) is not None:
-        data |= {"hub": hub.address.repository, "rev": hub.address.revision, "against": hub.against}
-        data = {key: value for key, value in data.items() if value is not None}
+        data |= hub.entries()
     return _requirement(dependency) if len(data) == 1 else dict(sorted(data.items()))
 
 

@@ -41,6 +41,15 @@ class HubSource(Struct, frozen=True):
     def __str__(self) -> str:
         return str(self.address) + (f" against {self.against}" if self.against else "")
 
+    def entries(self) -> dict[str, str]:
+        """Return the keys of a manifest that say so."""
+        written = {
+            "hub": self.address.repository,
+            "rev": self.address.revision,
+            "against": self.against,
+        }
+        return {key: value for key, value in written.items() if value is not None}
+
 
 class Dependency(Struct, frozen=True):
     """One entry of ``[dependencies]`` or of a list under ``[extras]``."""

@@ -174,10 +174,30 @@ BAD = [
     (MODULE.replace('"model"', '"suite"') + '[suites]\ns = "*"\n',
      "6: suites does not go with kind 'suite', which has no model; remove it."),
     (MODULE + '[files]\ninclude = "*.md"\n', "7: files.include has to be an array, not a string."),
-    (APP + '[dependencies]\nsmollm2 = { hub = "org/name", rev = "main" }\n',
-     "4: dependencies.smollm2 names a model of a hub, and a dependency is a module; make it one, "
-     "by 'modpkg import hf hf://ORG/NAME', 'modpkg build' and 'modpkg publish', and name its "
-     "version here."),
+    (MODULE + '[dependencies]\nsmollm2 = { hub = "org/name", rev = "main" }\n',
+     "7: dependencies.smollm2 names a model of a hub, and what a module needs has to be published; "
+     "make it a module by 'modpkg import hf hf://ORG/NAME', 'modpkg build' and 'modpkg publish', "
+     "and name its version here."),
+    (APP + '[dependencies]\na = { rev = "main" }\n',
+     "4: dependencies.a has 'rev', which belongs to a 'hub'; add hub = \"ORG/NAME\", or remove it."),
+    (APP + '[dependencies]\na = { hub = "org/name", version = "*" }\n',
+     "4: dependencies.a.version does not go with 'hub', whose model has the version of its commit; "
+     "remove it."),
+    (APP + '[dependencies]\na = { hub = "hf://org/name@main" }\n',
+     "4: dependencies.a.hub is 'hf://org/name@main'; write it like hub = \"ORG/NAME\", and a "
+     "revision as 'rev'."),
+    (APP + '[dependencies]\na = { hub = "name" }\n',
+     "4: dependencies.a.hub: hf://name is not an address on a hub: it has no owner and name of a "
+     "repository; write it like hf://ORG/NAME or hf://ORG/NAME@REVISION (a branch, tag or commit)."),
+    (APP + '[dependencies]\na = { hub = "org/name", rev = "../x" }\n',
+     "4: dependencies.a.rev is '../x', which is no branch, tag or commit."),
+    (APP + '[dependencies]\na = { hub = "org/name", against = "b" }\n',
+     "4: dependencies.a.against names b, which is no other dependency; add it, or correct this."),
+    (APP + '[dependencies]\nb = "*"\na = { hub = "org/name", against = "b" }\n',
+     "5: dependencies.a.against names no version; write the release that it was trained on, like "
+     "b==1.0.0."),
+    (APP + '[dependencies]\nb = { hub = "org/b" }\na = { hub = "org/a", against = "b==1.0" }\n',
+     "5: dependencies.a.against names a version, but b is of a hub; write 'b' alone."),
     # [provenance]
     (MODULE + '[provenance]\nbuilt_from = []\n',
      "7: provenance.built_from is not a key of [provenance]; did you mean 'built-from'?"),

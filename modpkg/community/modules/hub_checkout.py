@@ -110,8 +110,8 @@ class HubCheckout:
             project,
             name,
             version,
-            base=base.line.name,
-            against=f"{base.line.name}=={base.line.version}",
+            base=str(base) if base.registry.stands_for else base.line.name,
+            against=str(base),
             imported_from=address,
         )
 

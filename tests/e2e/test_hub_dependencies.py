@@ -1,0 +1,250 @@
+"""Models of a hub in an app's [dependencies]: locked by commit and digest, and installed so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import modpkg
+from modpkg.core.hub_address import HubAddress
+from modpkg.environment.hub_dependencies import version_of
+from modpkg.resolve.lock import Lock, read_lock
+from tests.e2e.remedies import Run, fails, works
+from tests.hub_server import Hub, hub_server
+from tests.interop.test_hub_import import base_files
+from tests.tiny import ADAPTER_CONFIG, adapter_weights, base_weights
+
+APP = """\
+[app]
+name = "app"
+
+[dependencies]
+base = { hub = "org/base", rev = "main" }
+polite = { hub = "org/polite" }
+"""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with hub_server() as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.url)
+        state.repository("org/base", base_files())
+        state.repository("org/polite", adapter_files())
+        yield state
+
+
+def adapter_files(base: str = "org/base", seed: int = 1) -> dict[str, bytes]:
+    config = ADAPTER_CONFIG | {"base_model_name_or_path": base, "task_type": "CAUSAL_LM"}
+    return {
+        "adapter_config.json": json.dumps(config).encode(),
+        "adapter_model.safetensors": adapter_weights(seed),
+        "README.md": b"---\nlicense: mit\n---\n",
+    }
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "modpkg.toml").write_text(APP)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def lock_of(app: Path) -> Lock:
+    lock = read_lock(app / "modpkg.lock")
+    assert lock is not None
+    return lock
+
+
+def on_another_machine(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away all but the manifest and the lock."""
+    shutil.rmtree(app / ".modpkg", ignore_errors=True)
+    monkeypatch.setenv("MODPKG_HOME", str(tmp_path / f"home-{len([*tmp_path.iterdir()])}"))
+
+
+def test_locked_installed_and_loaded(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    sent = hub.sent
+    works(run, "lock")
+    lock, text = lock_of(app), (app / "modpkg.lock").read_text()
+    base, polite = lock.find("base"), lock.find("polite")
+    assert base is not None
+    assert polite is not None
+    head = hub.repositories["org/base"].head.sha
+    assert (base.registry, base.address) == ("org/base", f"hf://org/base@{head}")
+    assert base.version == version_of(HubAddress("org/base", head))
+    assert (polite.kind, polite.requires) == ("adapter", [f"base=={base.version}"])
+    works(run, "lock")
+    assert (app / "modpkg.lock").read_text() == text
+    works(run, "install")
+    weights = len(base_weights()) + len(adapter_weights())
+    assert hub.sent - sent < 1.2 * weights + 20_000  # each byte of weights once
+    assert_same_as_peft(tmp_path)
+    lock = lock_of(app)
+    # Another machine has the lock alone, and the branches have moved.
+    for name, files in (("org/base", base_files()), ("org/polite", adapter_files(seed=3))):
+        files = {path: data.replace(b"org", b"ORG") for path, data in files.items()}
+        hub.repositories[name].commit(files, title="y")
+    on_another_machine(app, tmp_path, monkeypatch)
+    sent = hub.sent
+    works(run, "install", "--frozen")
+    assert lock_of(app) == lock
+    assert hub.sent - sent < 1.2 * weights + 20_000
+    assert_same_as_peft(tmp_path)
+    works(run, "install")
+    assert lock_of(app) == lock
+
+
+def assert_same_as_peft(tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folders = {"base": base_files(), "polite": adapter_files()}
+    for name, files in folders.items():
+        (tmp_path / "plain" / name).mkdir(parents=True, exist_ok=True)
+        for path, data in files.items():
+            (tmp_path / "plain" / name / path).write_bytes(data)
+    tokens = torch.arange(8).reshape(1, 8)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "plain" / "base").eval()
+    with torch.no_grad():
+        assert torch.equal(modpkg.load("base")(tokens).logits, theirs(tokens).logits)
+        adapted = PeftModel.from_pretrained(theirs, tmp_path / "plain" / "polite").eval()
+        torch.testing.assert_close(modpkg.load("polite")(tokens).logits, adapted(tokens).logits)
+
+
+def test_a_branch_that_moved(hub: Hub, app: Path, run: Run) -> None:
+    works(run, "install")
+    before = lock_of(app)
+    assert "newest versions" in works(run, "outdated")
+    head = hub.repositories["org/base"].commit(base_files(**{"model.safetensors": base_weights(5)}))
+    works(run, "lock")
+    assert lock_of(app) == before
+    moved = version_of(HubAddress("org/base", head))
+    rows = json.loads(works(run, "outdated", "--json"))["modules"]
+    assert (rows[0]["name"], rows[0]["update"]) == ("base", moved)
+    sent = hub.sent
+    works(run, "outdated")
+    assert hub.sent - sent < 20_000  # what is newer is told, and not fetched
+    works(run, "update", "polite")
+    assert lock_of(app).module == before.module
+    works(run, "update")
+    after = lock_of(app)
+    assert {row["name"]: row["update"] for row in rows} == {m.name: m.version for m in after.module}
+    assert after.find("polite") != before.find("polite")  # it is made against its base
+    told = works(run, "rollback")
+    assert before.module[0].version in told
+    works(run, "tree")
+    # A revision that is written is asked for.
+    manifest = app / "modpkg.toml"
+    commit = before.module[0].address.partition("@")[2]
+    manifest.write_text(manifest.read_text().replace('"main"', f'"{commit}"'))
+    works(run, "lock")
+    assert lock_of(app).module[0].address == before.module[0].address
+    hub.repositories.clear()
+    works(run, "lock", "--upgrade-package", "base")
+
+
+def test_other_bytes_under_a_commit(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    works(run, "install")
+    files = hub.repositories["org/base"].head.files
+    files["model.safetensors"] = base_weights(5)
+    works(run, "lock")
+    # What the store has lost is read from the hub, and has to be the same.
+    shutil.rmtree(Path(tmp_path / "home" / "store"))
+    shutil.rmtree(app / ".modpkg")
+    fails(run, "M877", "install", "--frozen")
+    on_another_machine(app, tmp_path, monkeypatch)
+    fails(run, "M850", "install", "--frozen")
+    fails(run, "M850", "install")
+    assert "--accept-changed base" in fails(run, "M416", "lock")
+    works(run, "lock", "--accept-changed", "base", "--accept-changed", "polite")
+    works(run, "install", "--frozen")
+
+
+def test_what_was_made_is_mended(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    works(run, "install")
+    lock = lock_of(app)
+    shutil.rmtree(app / ".modpkg")
+    works(run, "install", "--frozen", "--offline")
+    (made,) = (tmp_path / "home" / "hub").glob("org--base@*/base")
+    shutil.rmtree(made / "blobs")
+    fails(run, "M501", "install", "--offline", "--upgrade-package", "base")
+    works(run, "lock")
+    assert (lock_of(app), (made / "blobs").is_dir()) == (lock, True)
+    on_another_machine(app, tmp_path, monkeypatch)
+    fails(run, "M501", "install", "--frozen", "--offline")
+
+
+def test_added_and_removed(hub: Hub, app: Path, run: Run) -> None:
+    (app / "modpkg.toml").write_text('[app]\nname = "app"\n')
+    works(run, "add", "hf://org/base@main", "--name", "tiny")
+    text = (app / "modpkg.toml").read_text()
+    assert 'tiny = { hub = "org/base", rev = "main" }' in text
+    works(run, "add", "hf://org/polite")
+    assert 'polite = { hub = "org/polite" }' in (app / "modpkg.toml").read_text()
+    assert {module.name for module in lock_of(app).module} == {"tiny", "polite"}
+    for command in (["list"], ["tree"], ["why", "tiny"], ["info", "polite"], ["licenses"]):
+        assert "1.0.0.post" in works(run, *command) or command == ["licenses"]
+    assert "org/base" in works(run, "info", "tiny")
+    works(run, "vendor", app / "vendored")
+    works(run, "remove", "polite")
+    works(run, "remove", "tiny")
+    assert lock_of(app).module == []
+    fails(run, "M901", "add", "tiny", "--name", "tiny", status=2)
+    fails(run, "M901", "add", "hf://org/a", "hf://other/a", status=2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('polite = { hub = "org/polite" }', "trained on org/base, and no dependency is"),
+        ('base = { hub = "org/base", against = "x" }\nx = { hub = "org/base" }', "remove"),
+        ('a = { hub = "org/polite", against = "b" }\nb = { hub = "org/polite", against = "a" }',
+         "in turn"),
+        ('base = { hub = "org/base" }\nb = { hub = "org/polite" }\n'
+         'a = { hub = "org/twice", against = "b" }', "has no weights that"),
+        ('a = { hub = "org/base" }\nb = { hub = "org/base" }\nc = { hub = "org/polite" }',
+         "several dependencies are"),
+    ],
+)  # fmt: skip
+def test_bases_that_are_none(hub: Hub, app: Path, run: Run, lines: str, said: str) -> None:
+    hub.repository("org/twice", adapter_files("/home/me/base"))
+    (app / "modpkg.toml").write_text(f'[app]\nname = "app"\n[dependencies]\n{lines}\n')
+    assert said in fails(run, "M851", "lock")
+
+
+def test_a_base_of_a_registry(hub: Hub, app: Path, tmp_path: Path, run: Run) -> None:
+    from tests import tiny
+
+    tiny.publish(tiny.write_base(tmp_path / "projects" / "tiny"), tmp_path / "kept")
+    (app / "modpkg.toml").write_text(
+        f'[app]\nname = "app"\n[registries]\ndefault = "{tmp_path / "kept"}"\n[dependencies]\n'
+        'tiny = ">=1"\npolite = { hub = "org/polite", against = "tiny==1.0" }\n'
+    )
+    works(run, "install")
+    assert "exact" in works(run, "info", "polite")
+
+
+def test_what_is_refused(hub: Hub, app: Path, run: Run) -> None:
+    hub.repositories["org/base"].gated = True
+    fails(run, "M861", "lock")
+    hub.repository("org/base", {"config.json": b"{}", "pytorch_model.bin": b"x"})
+    assert "pickles" in fails(run, "M801", "lock")
+    hub.repositories.clear()
+    fails(run, "M862", "lock")
+    fails(run, "M501", "lock", "--offline")
+    assert not (app / "modpkg.lock").exists()
