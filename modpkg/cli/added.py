@@ -10,14 +10,14 @@ from modpkg.cli.options import name_of
 from modpkg.core.errors import UsageError
 from modpkg.core.hub_address import is_hub_address, parse_hub_address
 from modpkg.core.names import ModuleName, Requirement, parse_requirement
-from modpkg.manifest.schema import HubSource
+from modpkg.manifest.schema import HubModel
 
 
 class Added(Struct, frozen=True):
     """What the arguments of a command name."""
 
     requirements: list[Requirement]
-    of_hub: dict[ModuleName, HubSource]
+    of_hub: dict[ModuleName, HubModel]
 
 
 def added(texts: Sequence[str], name: str | None = None, against: str | None = None) -> Added:
@@ -37,11 +37,11 @@ def added(texts: Sequence[str], name: str | None = None, against: str | None = N
         raise UsageError(
             "M901", message="--name and --against are for one model of a hub (hf://…)."
         )
-    of_hub: dict[ModuleName, HubSource] = {}
+    of_hub: dict[ModuleName, HubModel] = {}
     for address in addresses:
         chosen = name_of(name, address.name)
         if chosen in of_hub:
             message = f"two models would be called {chosen}; add one of them alone, with --name."
             raise UsageError("M901", message=message)
-        of_hub[chosen] = HubSource(address, against)
+        of_hub[chosen] = HubModel(address, against)
     return Added([parse_requirement(text) for text in texts if not is_hub_address(text)], of_hub)

@@ -2,58 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from modpkg.core.errors import LockError, ManifestError
 from modpkg.core.hub_address import HubAddress, is_hub_address, parse_hub_address
-from modpkg.core.records import IndexLine
-from modpkg.manifest.schema import HubSource, Manifest
+from modpkg.environment.hub_release import Description, HubBase, version_of
+from modpkg.manifest.schema import HubModel, Manifest
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedModule
 
 if TYPE_CHECKING:
     from modpkg.environment.hub_modules import HubModules
-
-
-class HubBase(Struct, frozen=True):
-    """The release of a base that an adapter of a hub is made against."""
-
-    registry: Registry
-    line: IndexLine
-
-    def __str__(self) -> str:
-        return f"{self.line.name}=={self.line.version}"
-
-
-class Description(Struct, frozen=True):
-    """What a commit is, as far as it decides which base it needs."""
-
-    is_adapter: bool
-    base_model: str = ""
-    """The repository that an adapter's config names; "" for none."""
-
-
-FindBase = Callable[[Description], HubBase | None]
-"""Returns the base of what a commit is; None for a whole model."""
-
-
-def version_of(address: HubAddress, base: str = "") -> str:
-    """Return the version of a commit: what a hub has has none, and two commits are two releases.
-
-    It is told by the first eight digits of the commit, or, of an adapter, of the sha256 of the
-    commit and ``base``, which is ``NAME==VERSION``: on another base it is another release.
-
-    >>> version_of(HubAddress("org/name", "0000002a" + "0" * 32))
-    '1.0.0.post42'
-    """
-    digits = address.revision or ""
-    if base:
-        digits = hashlib.sha256(f"{digits} {base}".encode()).hexdigest()
-    return f"1.0.0.post{int(digits[:8], 16)}"
 
 
 class HubDependencies:
@@ -71,7 +31,7 @@ class HubDependencies:
         modules: Callable[[], HubModules],
         registry_of: Callable[[str], Registry],
     ) -> None:
-        self._sources: dict[str, HubSource] = {
+        self._sources: dict[str, HubModel] = {
             dependency.name: dependency.hub
             for dependency in manifest.dependencies
             if dependency.hub is not None

@@ -15,7 +15,6 @@ from typing import Protocol
 
 import msgspec
 
-from modpkg.core.bounds import ADDRESS_CHARACTERS
 from modpkg.core.digests import parse_digest
 from modpkg.core.elsewhere import elsewhere_path
 from modpkg.core.errors import InstallError, ManifestError, ModpkgError
@@ -27,7 +26,7 @@ from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree
-from modpkg.environment.hub_dependencies import Description, FindBase, HubBase, version_of
+from modpkg.environment.hub_release import Description, FindBase, HubBase, version_of
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.registry.hub_client import open_hub
 from modpkg.registry.reader import Registry
@@ -221,7 +220,7 @@ def _folder_name(name: str, base: HubBase | None) -> str:
 
 def _read_description(place: Path) -> Description | None:
     try:
-        data = read_file(place / _DESCRIPTION, ADDRESS_CHARACTERS, follow=False)
+        data = read_file(place / _DESCRIPTION, follow=False)
         return msgspec.json.decode(data, type=Description)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -51,7 +51,7 @@ from modpkg.manifest.schema import (
     COMMAND_LINE,
     Compose,
     Dependency,
-    HubSource,
+    HubModel,
     Manifest,
     Strategy,
 )
@@ -67,7 +67,7 @@ class InstallRequest(Struct, kw_only=True):
     """What to install; an empty request installs what the manifest and the lock require."""
 
     add: Sequence[Requirement] = ()
-    add_of_hub: Mapping[ModuleName, HubSource] = {}
+    add_of_hub: Mapping[ModuleName, HubModel] = {}
     """Models of a hub, by the name that each gets."""
     remove: Sequence[str] = ()
     upgrade: Sequence[str] | None = ()

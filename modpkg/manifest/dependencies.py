@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from modpkg.core.names import ModuleName, Requirement, module_name
-from modpkg.manifest.hub_source import check_bases, read_hub_source
+from modpkg.manifest.hub_model import check_bases, read_hub_model
 from modpkg.manifest.keys import DEPENDENCY_KEYS, HUB_KEYS
 from modpkg.manifest.schema import ComposeAt, Dependency
 from modpkg.manifest.values import (
@@ -100,7 +100,7 @@ def _keyed(entry: Node, registries: dict[str, str], owner: ModuleName | None) ->
     if not isinstance(entry.value, dict):
         raise entry.wrong_type('a version specifier like ">=1.0", or a table')
     table = entry.table(DEPENDENCY_KEYS)
-    if (hub := read_hub_source(entry, owner)) is not None:
+    if (hub := read_hub_model(entry, owner)) is not None:
         moment = read_compose_at(table.get("compose-at"))
         requirement = Requirement(name, (), manifest_specifier("*"))
         return Dependency(requirement, where=entry.where, compose_at=moment, hub=hub)
@@ -135,7 +135,7 @@ def _listed(entry: Node, registries: dict[str, str], owner: ModuleName | None) -
         entry.where,
         compose_at=compose_at,
         from_default=from_default,
-        hub=read_hub_source(entry, owner, ("requirement",)),
+        hub=read_hub_model(entry, owner, ("requirement",)),
     )
 
 

@@ -214,6 +214,7 @@ def _dependencies(about: str) -> JsonSchema:
         },
         "A module, with more than its versions.",
     )
+    entry["dependencies"] = {key: ["hub"] for key in keys.HUB_KEYS if key != "hub"}
     return _named({"anyOf": [_text('Versions, like ">=1.0,<2" or "*".'), entry]}, about)
 
 
@@ -328,7 +329,13 @@ def manifest_schema() -> JsonSchema:
         "if": {"required": ["app"]},
         "then": {"properties": dict.fromkeys(("module", *of_modules), False)},
         "else": {
-            "properties": {"models": False, "tests": {"items": {"properties": {"model": False}}}},
+            "properties": {
+                "models": False,
+                "tests": {"items": {"properties": {"model": False}}},
+                "dependencies": {
+                    "additionalProperties": {"properties": dict.fromkeys(keys.HUB_KEYS, False)}
+                },
+            },
             "required": ["module"],
         },
     }

@@ -30,7 +30,7 @@ COMMAND_LINE = "the command line"
 """Where a requirement is written that was given to a command."""
 
 
-class HubSource(Struct, frozen=True):
+class HubModel(Struct, frozen=True):
     """``hub``, ``rev`` and ``against`` of a dependency: the model of a hub that it is."""
 
     address: HubAddress
@@ -66,7 +66,7 @@ class Dependency(Struct, frozen=True):
     loaded, any other when it is installed."""
     from_default: bool = False
     """Whether the default registry is named, and not only what is left where none is."""
-    hub: HubSource | None = None
+    hub: HubModel | None = None
     """What it is of a hub, in place of a registry."""
 
     @property

@@ -11,7 +11,7 @@ import pytest
 
 import modpkg
 from modpkg.core.hub_address import HubAddress
-from modpkg.environment.hub_dependencies import version_of
+from modpkg.environment.hub_release import version_of
 from modpkg.resolve.lock import Lock, read_lock
 from tests.e2e.remedies import Run, fails, works
 from tests.hub_server import Hub, hub_server

@@ -179,7 +179,7 @@ BAD = [
      "make it a module by 'modpkg import hf hf://ORG/NAME', 'modpkg build' and 'modpkg publish', "
      "and name its version here."),
     (APP + '[dependencies]\na = { rev = "main" }\n',
-     "4: dependencies.a has 'rev', which belongs to a 'hub'; add hub = \"ORG/NAME\", or remove it."),
+     "4: dependencies.a has 'rev', which belongs to a 'hub'; add it, or remove 'rev'."),
     (APP + '[dependencies]\na = { hub = "org/name", version = "*" }\n',
      "4: dependencies.a.version does not go with 'hub', whose model has the version of its commit; "
      "remove it."),
@@ -188,11 +188,12 @@ BAD = [
      "revision as 'rev'."),
     (APP + '[dependencies]\na = { hub = "name" }\n',
      "4: dependencies.a.hub: hf://name is not an address on a hub: it has no owner and name of a "
-     "repository; write it like hf://ORG/NAME or hf://ORG/NAME@REVISION (a branch, tag or commit)."),
+     "repository; write it like hf://ORG/NAME or hf://ORG/NAME@REVISION (a branch, tag or "
+     "commit)."),
     (APP + '[dependencies]\na = { hub = "org/name", rev = "../x" }\n',
-     "4: dependencies.a.rev is '../x', which is no branch, tag or commit."),
+     "4: dependencies.a.rev is '../x'; write a branch, a tag or a commit."),
     (APP + '[dependencies]\na = { hub = "org/name", against = "b" }\n',
-     "4: dependencies.a.against names b, which is no other dependency; add it, or correct this."),
+     "4: dependencies.a.against names b, and no other dependency is called so; add or correct it."),
     (APP + '[dependencies]\nb = "*"\na = { hub = "org/name", against = "b" }\n',
      "5: dependencies.a.against names no version; write the release that it was trained on, like "
      "b==1.0.0."),

@@ -13,7 +13,7 @@ from modpkg.core.names import ModuleName, Requirement
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.schema import Compose, Dependency, HubSource, Manifest, Task
+from modpkg.manifest.schema import Compose, Dependency, HubModel, Manifest, Task
 from modpkg.resolve.lock import Lock
 
 Assembly = tuple[Compose, Task | None]
@@ -81,7 +81,7 @@ def _alias(manifest: Manifest, name: str) -> str | None:
     return next((d.registry for d in manifest.dependencies if d.name == name), None)
 
 
-def _hub(manifest: Manifest, name: str) -> HubSource | None:
+def _hub(manifest: Manifest, name: str) -> HubModel | None:
     return next((d.hub for d in manifest.dependencies if d.name == name), None)
 
 

@@ -23,7 +23,7 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import SPEC, RegistryInfo, ReleaseRecord, canonical_json
 from modpkg.core.regular_file import open_file, read_file
 from modpkg.core.tree import BlobTree
-from modpkg.environment.hub_dependencies import Description, HubBase
+from modpkg.environment.hub_release import Description, HubBase
 from modpkg.interop.hf import import_hf
 from modpkg.interop.hub_download import Downloaded, downloaded, named_by
 from modpkg.interop.peft import import_peft

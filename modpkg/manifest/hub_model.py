@@ -8,7 +8,7 @@ from modpkg.core.hub_address import SCHEME, HubAddress, is_revision, parse_hub_a
 from modpkg.core.names import ModuleName, module_name
 from modpkg.manifest.against import parse_release
 from modpkg.manifest.keys import HUB_KEYS
-from modpkg.manifest.schema import Dependency, HubSource
+from modpkg.manifest.schema import Dependency, HubModel
 from modpkg.toml.node import Node
 
 _ELSEWHERE = {
@@ -18,9 +18,9 @@ _ELSEWHERE = {
 }
 
 
-def read_hub_source(
+def read_hub_model(
     entry: Node, owner: ModuleName | None, beside: tuple[str, ...] = ()
-) -> HubSource | None:
+) -> HubModel | None:
     """Return what a dependency says of a hub; None if it is of a registry.
 
     ``owner`` is the module that the dependency belongs to; only apps may have one of a hub.
@@ -33,9 +33,7 @@ def read_hub_source(
         return None
     if "hub" not in entry.value:
         odd = next(key for key in HUB_KEYS if key in entry.value)
-        raise entry.fail(
-            f"has {odd!r}, which belongs to a 'hub'; add hub = \"ORG/NAME\", or remove it"
-        )
+        raise entry.fail(f"has {odd!r}, which belongs to a 'hub'; add it, or remove {odd!r}")
     if owner is not None:
         raise entry.fail(
             "names a model of a hub, and what a module needs has to be published; make it a module "
@@ -51,9 +49,9 @@ def read_hub_source(
     if rev is not None:
         revision = rev.text()
         if not is_revision(revision):
-            raise rev.fail(f"is {revision!r}, which is no branch, tag or commit")
+            raise rev.fail(f"is {revision!r}; write a branch, a tag or a commit")
         address = address.at(revision)
-    return HubSource(address, None if against is None else _against(against))
+    return HubModel(address, None if against is None else _against(against))
 
 
 def _repository(node: Node) -> HubAddress:
@@ -85,7 +83,9 @@ def check_bases(entries: Sequence[tuple[Node, Dependency]]) -> None:
         name, _, version = dependency.hub.against.partition("==")
         base = by_name.get(ModuleName(name))
         if base is None or base is dependency:
-            raise node.fail(f"names {name}, which is no other dependency; add it, or correct this")
+            raise node.fail(
+                f"names {name}, and no other dependency is called so; add or correct it"
+            )
         if base.hub is not None and version:
             raise node.fail(f"names a version, but {name} is of a hub; write {name!r} alone")
         if base.hub is None and not version:
