@@ -47,14 +47,7 @@ from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
-from modpkg.manifest.schema import (
-    COMMAND_LINE,
-    Compose,
-    Dependency,
-    HubModel,
-    Manifest,
-    Strategy,
-)
+from modpkg.manifest.schema import COMMAND_LINE, Compose, Dependency, HubModel, Manifest, Strategy
 from modpkg.manifest.starter import without_examples
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store

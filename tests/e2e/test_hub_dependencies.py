@@ -164,6 +164,7 @@ def test_other_bytes_under_a_commit(
     # What the store has lost is read from the hub, and has to be the same.
     shutil.rmtree(Path(tmp_path / "home" / "store"))
     shutil.rmtree(app / ".modpkg")
+    fails(run, "M501", "install", "--frozen", "--offline")
     fails(run, "M877", "install", "--frozen")
     on_another_machine(app, tmp_path, monkeypatch)
     fails(run, "M850", "install", "--frozen")
