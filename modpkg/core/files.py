@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -187,18 +186,18 @@ def disk_full(
 ) -> InstallError:
     """Return the error for a full disk, with the free space of ``path``'s file system.
 
-    ``reserve`` is how many bytes have to stay free. A quota, by ``error``, is full whatever the
-    disk has.
+    ``reserve`` bytes have to stay free. A quota, by ``error``, is full whatever the disk has.
     """
     if error is not None and error.errno == getattr(errno, "EDQUOT", None):
         return InstallError("M517", path=without_mark(str(path)))
     try:
+        import shutil  # slow to import, and seldom needed
+
         free = human_bytes(shutil.disk_usage(_existing(path)).free)
     except OSError:  # the disk answers no more
         free = "none"
-    remedy = "choose a folder on another disk"
-    if path.is_relative_to(home()):
-        remedy = "set MODPKG_HOME to a folder on another disk"
+    own = path.is_relative_to(home())
+    remedy = f"{'set MODPKG_HOME to' if own else 'choose'} a folder on another disk"
     return InstallError(
         "M502",
         path=without_mark(str(path)),
@@ -316,7 +315,8 @@ def _copy(
 ) -> None:
     with open_file(source) as old, folder.create(name) as new:
         if not system.share_blocks(old.fileno(), new.fileno()):
-            shutil.copyfileobj(old, new, 1 << 20)
+            for piece in iter(lambda: old.read(1 << 20), b""):
+                new.write(piece)
             if new.tell() < os.fstat(old.fileno()).st_size:
                 raise CutShort(source)
         if mode is not None:

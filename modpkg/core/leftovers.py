@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -102,6 +101,8 @@ def discard(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except (IsADirectoryError, PermissionError):  # macOS refuses to unlink a folder with the latter
+        import shutil  # slow to import, and seldom needed
+
         shutil.rmtree(path, ignore_errors=True)  # follows no link
     except OSError:
         return

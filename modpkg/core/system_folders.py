@@ -11,7 +11,6 @@ import contextlib
 import errno
 import io
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +240,8 @@ class OpenFolder:
             if not system.WINDOWS:
                 raise
             doomed = path  # somebody reads in it, who keeps what is open
+        import shutil  # slow to import, and seldom needed
+
         shutil.rmtree(doomed, ignore_errors=True)
 
 

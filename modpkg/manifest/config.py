@@ -10,9 +10,11 @@ import base64
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
 
 from modpkg.core import system
 from modpkg.core.errors import ManifestError
@@ -40,12 +42,14 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.:-]*[a-z0-9])?")
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
 
-@dataclass(frozen=True)
-class Secret:
+class Secret(Struct, frozen=True):
     """A secret: in the file, or in an environment variable that the file names."""
 
-    node: Node = field(repr=False)
+    node: Node
     in_environment: bool
+
+    def __repr__(self) -> str:
+        return f"Secret(in_environment={self.in_environment})"
 
     def reveal(self) -> str:
         """Return the secret.
@@ -62,8 +66,7 @@ class Secret:
         return value
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(Struct, frozen=True):
     """Authentication by a bearer token."""
 
     token: Secret
@@ -88,8 +91,7 @@ class Token:
         return _long_enough(self.token.reveal())
 
 
-@dataclass(frozen=True)
-class Password:
+class Password(Struct, frozen=True):
     """HTTP basic authentication: a username and a password."""
 
     username: Secret
@@ -118,11 +120,13 @@ class Password:
         return _long_enough(encoded, *parts)
 
 
-@dataclass(frozen=True)
-class SentToken:
+class SentToken(Struct, frozen=True):
     """A bearer token that another tool keeps."""
 
-    token: str = field(repr=False)
+    token: str
+
+    def __repr__(self) -> str:
+        return "SentToken()"
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
@@ -149,8 +153,7 @@ def _long_enough(*secrets: str) -> tuple[bytes, ...]:
 Login = Token | Password | SentToken
 
 
-@dataclass(frozen=True)
-class StoreAccess:
+class StoreAccess(Struct, frozen=True):
     """How an object store is reached, where that is not its cloud's own way."""
 
     endpoint: str | None = None
@@ -158,8 +161,7 @@ class StoreAccess:
     region: str | None = None
 
 
-@dataclass(frozen=True)
-class RegistrySettings:
+class RegistrySettings(Struct, frozen=True):
     """Settings of one registry."""
 
     mirrors: tuple[str, ...] = ()
@@ -168,17 +170,16 @@ class RegistrySettings:
     access: StoreAccess = StoreAccess()
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """The user's settings; all defaults without a file."""
 
-    registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
+    registries: Mapping[str, RegistrySettings] = {}
     """By normalised address."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = {}
     """Address by alias; ``default`` is the one where nothing else names a registry."""
     max_size: int | None = None
     """Size in bytes above which the store is cleaned up automatically."""
-    limits: Limits = field(default_factory=lambda: DEFAULTS)
+    limits: Limits = msgspec.field(default_factory=lambda: DEFAULTS)
     """What one command may take from one registry."""
 
     place_hosts: frozenset[str] = frozenset()

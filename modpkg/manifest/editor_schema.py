@@ -7,7 +7,6 @@ that needs no network, and that is neither committed nor released.
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 from modpkg.core.errors import InstallError
@@ -48,6 +47,8 @@ def add_schema(folder: Path) -> None:
 
 
 def _write(folder: Path) -> None:
+    import json
+
     from modpkg.manifest.json_schema import manifest_schema
 
     if is_link(folder):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from sys import intern
 
@@ -11,14 +12,32 @@ from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.core.bounds import INDEX_LINE_BYTES
-from modpkg.core.decoding import clean_texts, decoding_reason
+from modpkg.core.decoding import LINE_CHARACTERS, clean_texts, decoding_reason
 from modpkg.core.errors import RecordError
 from modpkg.core.files import human_bytes
 from modpkg.core.names import module_name, parse_version, read_requirement
-from modpkg.core.printable import in_sentence
+from modpkg.core.printable import ONE_LINE, in_sentence
 from modpkg.core.records import SPEC, IndexLine, canonical_json
 
+
+class _Unmatched(IndexLine, kw_only=True, gc=False):
+    """A line of which the texts were not matched with their patterns: `_match` does it for many.
+
+    One by one that takes longer than all the rest of reading a line.
+    """
+
+    provides: str | None = None
+    expects: dict[str, str] = msgspec.field(default_factory=dict)
+    release: str
+    published: str = ""
+    yanked: str | None = None
+
+
 _DECODER = msgspec.json.Decoder(IndexLine)
+_UNMATCHED = msgspec.json.Decoder(_Unmatched)
+_DIGESTS = re.compile(r"(?:sha256:[0-9a-f]{64})*")
+_DIGEST_CHARACTERS = 71
+_LINE = re.compile(ONE_LINE)
 _SHOWN = ("published", "yanked")
 """The texts of a line that are shown to people, and that nothing else depends on."""
 
@@ -143,10 +162,12 @@ class _Lines:
         if len(data) > INDEX_LINE_BYTES:
             return None  # it has only one line
         try:
-            lines = _DECODER.decode_lines(data)
+            lines: list[IndexLine] = [*_UNMATCHED.decode_lines(data)]
             # Only if there is one newline after each, and none within, are these their numbers.
             between, ends = data.count(b"}\n{"), data.count(b"\n")
             if not data.endswith(b"}\n") or (between + 1, ends) != (len(lines), len(lines)):
+                return None
+            if not _match(lines):
                 return None
             return [(line, _check(line, self._name)) for line in lines]
         except Exception:
@@ -174,6 +195,32 @@ class _Lines:
             self.twice = other, number, version
         self.lines.append(line)
         self.requirements += requirements_of(line)
+
+
+def _match(lines: Sequence[IndexLine]) -> bool:
+    """Return whether the texts of lines match their patterns; if so, they are lines as any other.
+
+    They are matched together, since each of the patterns allows exactly the texts made of such that
+    it allows: digests in a row, and pieces of one line.
+    """
+    digests: list[str] = []
+    texts: list[str] = []
+    for line in lines:
+        digests.append(line.release)
+        texts.append(line.published)
+        if line.provides is not None:
+            digests.append(line.provides)
+        if line.yanked is not None:
+            texts.append(line.yanked)
+        if line.expects:
+            digests += line.expects.values()
+        line.__class__ = IndexLine  # it has the same fields
+    return (
+        all(len(text) == _DIGEST_CHARACTERS for text in digests)
+        and _DIGESTS.fullmatch("".join(digests)) is not None
+        and _LINE.search("".join(texts)) is not None
+        and max(map(len, texts)) <= LINE_CHARACTERS
+    )
 
 
 def requirements_of(line: IndexLine) -> int:

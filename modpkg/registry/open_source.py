@@ -10,8 +10,6 @@ from modpkg.core.hub_address import is_hub_address, parse_hub_address
 from modpkg.manifest.config import Login, Settings, StoreAccess
 from modpkg.registry.address import check_address
 from modpkg.registry.allowance import Allowance
-from modpkg.registry.hub_source import HubSource
-from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.source import FolderSource, Source
 
 
@@ -34,8 +32,12 @@ def open_source(
     if parts.scheme == "file":
         return FolderSource(system.path_of_url(parts.path))
     if is_hub_address(url):
+        from modpkg.registry.hub_source import HubSource  # slow to import, like the next
+
         return HubSource(parse_hub_address(url), allowance=allowance)
     if len(parts.scheme) > 1:
+        from modpkg.registry.object_source import ObjectSource
+
         return ObjectSource(url, login, allowance=allowance, access=access)
     return FolderSource((base or Path.cwd()) / Path(url).expanduser())
 

@@ -109,7 +109,10 @@ class Admission:
             left = [release for release in left if release.version == locked]
         if self.prefers_lowest(name):
             left = left[::-1]
-        self._admitted[name] = sorted(left, key=self.rank)
+        if locked is None and plainly_final("".join([r.line.version for r in left])):
+            self._admitted[name] = left  # all are of one rank
+        else:
+            self._admitted[name] = sorted(left, key=self.rank)
 
     def rank(self, release: Release) -> int:
         """Return `LOCKED`, `FINAL` or `PRERELEASE`; lower ranks are preferred."""

@@ -6,7 +6,6 @@ a mirror, so that mirrors do not change it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
@@ -187,7 +186,7 @@ def _fields(item: Struct) -> list[str]:
 
 
 def _string(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
 
 
 def _array(values: list[str]) -> str:

@@ -35,7 +35,7 @@ class Order:
         self._read = ParsedSpecifiers() if read is None else read
         texts = [*map(str, versions)] if spelled is None else spelled
         self._at = {text: position for position, text in enumerate(texts)}
-        self._only_final = all(map(plainly_final, texts)) or not any(
+        self._only_final = plainly_final("".join(texts)) or not any(
             version.is_prerelease or version.is_postrelease for version in versions
         )
         self._runs: dict[int, Runs] = {}
@@ -115,7 +115,9 @@ class Order:
 
 
 def plainly_final(text: str) -> bool:
-    """Return whether a version's text is numbers and full stops alone: most are.
+    """Return whether a version's text, or those of several together, has only digits and full stops.
+
+    Most have.
 
     >>> plainly_final("1.10"), plainly_final("1.0rc1"), plainly_final("v1")
     (True, False, False)

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName
-from modpkg.registry.requests import abandon
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import Identifier, Need
 from modpkg.resolve.order import Runs, bits, intersect, mask_of, within
 from modpkg.resolve.space import Domain, Space
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 AT_ONCE = 64
 """Index files that are fetched at the same time; they are small."""
@@ -32,6 +34,10 @@ COMPARED = 4
 @contextmanager
 def fetch_pool() -> Iterator[ThreadPoolExecutor]:
     """Make a pool to fetch index files in; an error or an interruption waits for no server."""
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and folders need none
+
+    from modpkg.registry.requests import abandon
+
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         yield pool

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import tomli
+from msgspec import Struct
 
 from modpkg.core.bounds import MANIFEST_BYTES
 from modpkg.core.errors import ManifestError
@@ -25,8 +25,7 @@ _CLEARER = {
 _DECLARED_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(Struct, frozen=True):
     """The data of a TOML text, and the position of each key."""
 
     data: dict[str, Any]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from modpkg.core.errors import ManifestError, ModpkgError
 from modpkg.core.printable import one_line
@@ -51,8 +52,7 @@ def brief(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "…")
 
 
-@dataclass(frozen=True)
-class ManifestSource:
+class ManifestSource(Struct, frozen=True):
     """The source of a manifest's data: a file with lines, or a release record without."""
 
     name: str
@@ -86,8 +86,7 @@ class ManifestSource:
         return shown
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(Struct, frozen=True):
     """A value and its path."""
 
     source: ManifestSource
@@ -204,8 +203,7 @@ class Node:
         raise ManifestError("M110", where=self.where, message=f"{self.dotted}: {problem}")
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Struct, frozen=True):
     """A table with known keys."""
 
     node: Node

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import tomli
+from msgspec import Struct
 
 from modpkg.core.bounds import MANIFEST_DEPTH, NUMBER_CHARACTERS
 
@@ -56,13 +56,13 @@ class Statement(NamedTuple):
     end: int
 
 
-@dataclass
-class Places:
+class Places(Struct):
     """The statements of a text in order, and the offset of every path."""
 
     text: str
-    statements: list[Statement] = field(default_factory=list)
-    offsets: dict[KeyPath, int] = field(default_factory=dict)
+    statements: list[Statement] = []
+    offsets: dict[KeyPath, int] = {}
+    _newlines: list[int] = []
 
     def __post_init__(self) -> None:
         self._newlines = [match.start() for match in re.finditer("\n", self.text)]

@@ -6,6 +6,7 @@ import json
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from modpkg.registry import index
 from modpkg.registry.index import parse_index
 from tests.raising import raises
 
+DIGEST = "sha256:" + "0" * 64
+
 
 def written(version: int, requires: str = "n>=1") -> bytes:
     line = IndexLine(
@@ -22,7 +25,7 @@ def written(version: int, requires: str = "n>=1") -> bytes:
         version=f"1.{version}",
         kind="collection",
         requires=[requires],
-        release="sha256:" + "0" * 64,
+        release=DIGEST,
     )
     return canonical_json(line)
 
@@ -39,6 +42,11 @@ SHAPES = {
     "another name": lambda version: written(version).replace(b'"m"', b'"o"'),
     "newer": lambda version: written(version).replace(b'"spec":1', b'"spec":2'),
     "not UTF-8": lambda version: written(version).replace(b"n>", b"\xff>"),
+    "short digest": lambda version: written(version).replace(b"0000", b"000"),
+    "long digest": lambda version: written(version).replace(b"0" * 64, b"0" * 64 + b"0" * 16),
+    "two digests": lambda version: changed(version, provides=2 * DIGEST)[:-1],
+    "no digest": lambda version: changed(version, expects={"n": DIGEST[::-1]})[:-1],
+    "cut digest": lambda version: changed(version, provides=DIGEST[:-1] + "\n")[:-1],
 }
 
 
@@ -119,6 +127,15 @@ def test_a_line_that_cannot_be_used_is_told_in_words(fields: dict[str, Any], tol
     found = parse_index(written(1) + b"\n" + changed(2, **fields), "m", "r", warnings.append)
     assert len(found) == 1
     assert warnings == [f"r/index/m.jsonl:2: skipped, {told}"]
+
+
+def test_what_has_a_pattern_is_left_out_where_lines_are_read_together() -> None:
+    """Else it is matched twice, or not at all."""
+    fields = msgspec.inspect.type_info(IndexLine).fields  # type: ignore[attr-defined]
+    matched = {field.name for field in fields if "pattern='" in repr(field.type)}
+    together = msgspec.inspect.type_info(index._Unmatched).fields  # type: ignore[attr-defined]
+    assert matched == {"provides", "expects", "release", "published", "yanked"}
+    assert not any("pattern='" in repr(field.type) for field in together)
 
 
 def test_a_line_without_a_release_is_told_in_words() -> None:
