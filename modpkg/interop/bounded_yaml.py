@@ -34,6 +34,10 @@ def read_yaml(
         data = yaml.load(text, _bounded(yaml.SafeLoader, yaml.YAMLError, values))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).partition("\n")[0]
+        if first.startswith("expected a single document"):
+            raise MalformedYaml(
+                "it has several documents, parted by '---'; make a file of each"
+            ) from None
         raise MalformedYaml(f"it is not YAML ({first})") from None
     if (problem := _problem(data, values, depth, dates)) is not None:
         raise MalformedYaml(problem)

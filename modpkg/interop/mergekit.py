@@ -8,18 +8,24 @@ from typing import Any
 
 from msgspec import Struct
 
-from modpkg.adapters.layers import layer_path
+from modpkg.compose.reducers import REQUIRED, find_reducer
 from modpkg.core.bounds import RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
-from modpkg.core.errors import ConversionError, ModpkgError, PackError
+from modpkg.core.errors import ConversionError, ModpkgError
 from modpkg.core.extras import require_extra
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import write_atomically
-from modpkg.core.packs import read_pack_header
 from modpkg.core.regular_file import read_text
 from modpkg.interop.bounded_yaml import MalformedYaml, read_yaml
 from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
-from modpkg.interop.mergekit_recipe import Recipe
+from modpkg.interop.mergekit_settings import (
+    WrongValue,
+    keys_of_filters,
+    of_scopes,
+    setting_of,
+    value_outside_layers,
+)
+from modpkg.interop.mergekit_slices import SlicedRecipe
 from modpkg.interop.model_card import license_of, read_card
 from modpkg.interop.module_project import new_project
 from modpkg.manifest.read import parse_manifest
@@ -110,7 +116,7 @@ METHODS = {
 }
 """mergekit's methods; docs/merging.md lists the differences."""
 
-_ELSEWHERE = {key for method in METHODS.values() for key in (*method.shared, *method.each)}
+
 _FLATTEN, _ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 
 
@@ -159,17 +165,21 @@ def _read(source: Path) -> dict[str, Any]:
     return data
 
 
-class MergeRecipe(Recipe):
+class MergeRecipe(SlicedRecipe):
     """A recipe for ``mergekit-yaml``."""
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
         super().__init__(path, data, _KEYS)
-        if data.get("modules"):
-            raise self._refuse("'modules' (several towers of one model) is not supported")
         written = data.get("merge_method")
         if not isinstance(written, str) or written not in METHODS:
             raise self._refuse(f"its merge_method is {written!r}; known are {', '.join(METHODS)}")
-        self._method = METHODS[written]
+        self._written, self._method = written, METHODS[written]
+        reducer = find_reducer(self._method.name, "mergekit")
+        self._kinds = {
+            name: float if default is REQUIRED else type(default)
+            for name, default in {**reducer.parameters, **reducer.step_parameters}.items()
+        }
+        self._required = {n for n, default in reducer.parameters.items() if default is REQUIRED}
         self.summary = f"{written} merge"
         self.notes += [f"{written}: {note}" for note in self._method.notes]
 
@@ -177,90 +187,128 @@ class MergeRecipe(Recipe):
         self._tokenizer()
         return self._passthrough() if self._method.name == "passthrough" else self._merge()
 
-    # Models -------------------------------------------------------------------------------
+    # Merges -------------------------------------------------------------------------------
 
-    def _sources(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the merged models, and the parameters of their slice."""
-        if isinstance(models := self._data.get("models"), list) and not self._data.get("slices"):
-            return [self._entry(item) for item in models], {}
-        slices = self._data.get("slices")
-        if not isinstance(slices, list) or len(slices) != 1:
+    def _sources(self) -> tuple[list[dict[str, Any]], dict[str, Any], list[int] | None]:
+        """Return the merged models, the slice that they are in, and its layers, if it has some."""
+        if models := self._list(self._tower.get("models"), "models"):
+            return [self._entry(item) for item in models], {}, None
+        slices = self._list(self._tower.get("slices"), "slices")
+        if len(slices) != 1:
             raise self._refuse(
                 "it merges several slices; modpkg merges whole models, and takes slices with "
                 "passthrough"
             )
-        piece = self._table(slices[0], "a slice")
-        sources = [self._entry(item) for item in self._list(piece.get("sources"), "sources")]
-        ranges = [self._list(item.get("layer_range"), "layer_range") for item in sources]
-        only = ranges[0] if ranges else []
-        if any(other != only for other in ranges) or len(only) != 2 or only[0] != 0:
+        piece, sources, extents = self._slice(slices[0])
+        extent = extents[0]
+        if any(each != extent for each in extents) or extent[0]:
             raise self._refuse("it merges other layers than all of them, which is not supported")
-        self.notes.append(f"the slice of layers 0 to {only[1]} is assumed to be all layers")
-        return sources, self._scope(piece)
-
-    def _scope(self, holder: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters of the recipe, a slice or a model."""
-        return self._table(holder.get("parameters"), "parameters")
-
-    def _entry(self, item: Any) -> dict[str, Any]:
-        if not isinstance(item, dict) or "model" not in item:
-            raise self._refuse("an entry of its models has no 'model'")
-        return item
-
-    # Methods ------------------------------------------------------------------------------
+        for source in sources:
+            layers = self._layers(source["model"])
+            if layers is not None and layers != extent[1]:
+                name = self._path_of(source["model"])[0]
+                raise self._refuse(
+                    f"it merges {extent[1]} layers of {name}, which has {layers}; a part of the "
+                    "layers is supported only with passthrough"
+                )
+        return sources, piece, extent
 
     def _merge(self) -> dict[str, Any]:
-        method, common = self._method, self._scope(self._data)
-        entries, sliced = self._sources()
+        method, common = self._method, self._common()
+        entries, piece, extent = self._sources()
         names = [self._model(entry["model"]) for entry in entries]
         if len(set(names)) != len(names):
             raise self._refuse("it names a model twice")
-        written = self._data.get("base_model")
-        if written is None and method.needs_base:
-            raise self._refuse(f"{self._data['merge_method']} needs a base_model")
-        base = self._model(written) if written is not None else names[0]
-        parameters = self._parameters(method.shared, [sliced, common])
+        base, written = self._base(piece, names)
+        within = [*([self._scope(piece)] if piece else []), *common]
+        parameters = self._parameters(method.shared, within)
+        for missing in self._required & {*method.shared.values()} - parameters.keys():
+            raise self._refuse(f"{self._written} needs the parameter {missing!r} of the merge")
         if method.name == "nuslerp":
-            parameters.update(self._vectors([sliced, common]))
-        if written is None:
+            parameters.update(self._vectors(within))
+        if not written:
             parameters.update(method.without_base)
-        counts = method.name == "linear" or (written is None and method.weighted)
         scopes = {
-            name: [self._scope(entry), sliced, common]
-            for name, entry in zip(names, entries, strict=True)
+            name: [self._scope(entry), *within] for name, entry in zip(names, entries, strict=True)
         }
-        if counts:
-            own = self._weight(scopes[base]) if base in names else 0.0
-            parameters["base_weight"] = own
+        # To mergekit the base_model is one more of the models, if they are not in slices.
+        counted = base in names or (extent is None and not method.needs_base)
+        if method.name == "linear" or (not written and method.weighted):
+            parameters["base_weight"] = (
+                self._weight(scopes.get(base, within), base) if counted else 0.0
+            )
+        elif method.name == "karcher" and not counted:
+            parameters["with_base"] = False
         steps = []
         for name in names:
             if name == base:
                 continue
             step: dict[str, Any] = {"op": "dense", "module": name}
             if method.weighted:
-                step["scale"] = self._weight(scopes[name])
+                step["scale"] = self._weight(scopes[name], name)
             each = self._parameters(method.each, scopes[name])
             steps.append({**step, "parameters": each} if each else step)
-        self._check(entries, sliced, common)
-        return {"base": base, "method": method.name, "parameters": parameters, "steps": steps}
+        for entry in entries:
+            self._check(self._scope(entry), of_model=True)
+        for scope in within:
+            self._check(scope)
+        whole: dict[str, Any] = {"base": base, "method": method.name, "parameters": parameters}
+        if extent is not None and any(self._layers(each["model"]) is None for each in entries):
+            # A fine-tune with more layers than these is refused when it is composed.
+            whole["layers"] = [{"module": base, "range": extent}]
+            self._note(
+                f"it merges layers 0 to {extent[1]}, which have to be all that its models have"
+            )
+        return {**whole, "steps": steps}
+
+    def _base(self, piece: Mapping[str, Any], names: Sequence[str]) -> tuple[str, bool]:
+        """Return the base of the merge, and whether the recipe names it; else it is the first."""
+        own, common = piece.get("base_model"), self._data.get("base_model")
+        if own is not None:
+            if common is not None and self._path_of(common) != self._path_of(own):
+                self._note(
+                    f"the slice's own base_model, {self._path_of(own)[0]}, gives config and "
+                    f"tokenizer too; mergekit takes these from {self._path_of(common)[0]}"
+                )
+            return self._model(own), True
+        if common is not None:
+            return self._model(common), True
+        if self._method.needs_base:
+            raise self._refuse(f"{self._written} needs a base_model")
+        return names[0], False
+
+    def _setting(self, scopes: Sequence[Mapping[str, Any]], key: str, kind: type) -> Any:
+        found = of_scopes(scopes, key)
+        for setting in found:
+            for other in sorted(keys_of_filters(setting)):
+                self._note(
+                    f"{other[:100]!r} of a value of {key} is ignored, as mergekit ignores it"
+                )
+        try:
+            return setting_of(found, kind)
+        except WrongValue as error:
+            raise self._refuse(f"{key} {error}") from None
 
     def _vectors(self, scopes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """Return the parameter for the vectors that nuslerp interpolates, if they are not whole
         tensors. What mergekit calls row-wise are vectors of a tensor's first dimension."""
         found = {_FLATTEN: True, _ROW_WISE: False}
         for key in found:
-            value = next((scope[key] for scope in scopes if key in scope), found[key])
-            if not isinstance(value, bool):
+            value = self._setting(scopes, key, bool)
+            if value is not None:
+                found[key] = value
+            if not isinstance(found[key], bool):
                 raise self._refuse(f"{key} is {value!r}; only true or false is supported")
-            found[key] = value
-        if found[_FLATTEN]:
-            return {}
-        return {"vectors": "columns" if found[_ROW_WISE] else "rows"}
+        if not found[_FLATTEN]:
+            return {"vectors": "columns" if found[_ROW_WISE] else "rows"}
+        if found[_ROW_WISE]:
+            self._note(f"{_ROW_WISE} has no effect beside {_FLATTEN}")
+        return {}
 
-    def _weight(self, scopes: Sequence[Mapping[str, Any]]) -> Any:
-        values = _first_applicable([scope["weight"] for scope in scopes if "weight" in scope])
+    def _weight(self, scopes: Sequence[Mapping[str, Any]], model: str) -> Any:
+        values = self._setting(scopes, "weight", float)
         if values is None:
-            raise self._refuse("a model has no weight")
+            raise self._refuse(f"{model} has no weight")
         return values
 
     def _parameters(
@@ -268,102 +316,89 @@ class MergeRecipe(Recipe):
     ) -> dict[str, Any]:
         values = {}
         for theirs, ours in names.items():
-            value = _first_applicable([scope[theirs] for scope in scopes if theirs in scope])
+            value = self._setting(scopes, theirs, self._kinds[ours])
             if value is not None:
                 values[ours] = value
         return values
 
-    def _check(self, entries: Sequence[dict[str, Any]], *scopes: Mapping[str, Any]) -> None:
-        """Refuse parameters that have no counterpart."""
-        known = {*self._method.shared, *self._method.each}
-        known |= {"weight"} if self._method.weighted else set()
-        known |= {_FLATTEN, _ROW_WISE} if self._method.name == "nuslerp" else set()
-        for scope in (*map(self._scope, entries), *scopes):
-            for key, value in scope.items():
-                if key in known:
-                    continue
-                if key == "weight":
-                    self.notes.append(f"{self._data['merge_method']} has no use for a weight")
-                elif key in _ELSEWHERE:
-                    self.notes.append(
-                        f"{key} is left out: it is no parameter of {self._data['merge_method']}, "
-                        "and mergekit ignores it"
-                    )
-                elif key == "embed_slerp":
-                    self.notes.append(
-                        "embed_slerp is left out: mergekit 0.1.5 has no such parameter, and merges "
-                        "embeddings as all other tensors"
-                    )
-                elif key == "int8_mask":
-                    self.notes.append(
-                        "int8_mask saves memory in mergekit and changes no value; it is left out"
-                    )
-                else:
-                    raise self._refuse(
-                        f"{self._data['merge_method']} with {key} = {value!r} is not supported"
-                    )
+    def _check(self, scope: Mapping[str, Any], *, of_model: bool = False) -> None:
+        """Note the parameters that mergekit does not read, and refuse those without counterpart."""
+        each = {*self._method.each} | ({"weight"} if self._method.weighted else set())
+        for key in scope:
+            if key in each or (key in self._method.shared and not of_model):
+                continue
+            if key in self._method.shared:
+                self._note(f"{key} of a model is ignored, as mergekit does: it is one of the merge")
+            elif key == "int8_mask":
+                self._note(
+                    "int8_mask saves memory in mergekit and changes no value; it is left out"
+                )
+            elif self._written != "nuslerp" or key not in (_FLATTEN, _ROW_WISE) or of_model:
+                self._note(f"{self._written} has no use for {key[:100]!r} in mergekit 0.1.5")
+
+    # Layers of several models -------------------------------------------------------------
 
     def _passthrough(self) -> dict[str, Any]:
-        common = self._scope(self._data)
-        parameters = self._parameters({"scale": "scale"}, [common])
-        slices = self._list(self._data.get("slices"), "slices")
-        if not slices:
-            entries, _ = self._sources()
+        common = self._common()
+        for scope in common:
+            self._check(scope)
+        if self._tower.get("models"):
+            entries, _, _ = self._sources()
             if len(entries) != 1:
                 raise self._refuse("passthrough takes one model, or slices")
-            own = self._parameters({"scale": "scale"}, [self._scope(entries[0]), common])
-            self._check(entries, common)
+            self._check(self._scope(entries[0]))
+            own = self._parameters({"scale": "scale"}, [self._scope(entries[0]), *common])
             base = self._model(entries[0]["model"])
+            named = self._data.get("base_model")
+            if named is not None and self._model(named) != base:
+                raise self._refuse("passthrough takes one model, and base_model is another")
             return {"base": base, "method": "passthrough", "parameters": own}
-        runs = []
-        for item in slices:
-            piece = self._table(item, "a slice")
-            sources = [self._entry(each) for each in self._list(piece.get("sources"), "sources")]
-            extent = self._list(sources[0].get("layer_range"), "layer_range") if sources else []
-            if len(sources) != 1 or len(extent) != 2:
+        runs, paths = [], []
+        for item in self._list(self._tower["slices"], "slices"):
+            piece, sources, extents = self._slice(item)
+            if len(sources) != 1:
                 raise self._refuse("a slice of passthrough has one source with a layer_range")
+            if piece.get("base_model") is not None:
+                self._note("base_model of a slice is ignored: passthrough merges nothing")
             scopes = [self._scope(sources[0]), self._scope(piece)]
-            self._check(sources, scopes[1], common)
-            run: dict[str, Any] = {
-                "module": self._model(sources[0]["model"]),
-                "range": extent,
-            }
-            if scale := self._parameters({"scale": "scale"}, [*scopes, common]):
-                run["scale"] = scale["scale"]
+            for scope in scopes:
+                self._check(scope)
+            run = {"module": self._model(sources[0]["model"]), "range": extents[0]}
+            run |= self._parameters({"scale": "scale"}, [*scopes, *common])
             runs.append(run)
-        first, last = runs[0], runs[-1]
+            paths.append(self._path_of(sources[0]["model"])[0])
+        base = runs[0]["module"]
         if self._data.get("base_model") is not None:
-            self._model(self._data["base_model"])
-            self.notes.append("passthrough uses only the config of base_model")
-        if last["module"] != first["module"]:
-            path = next(old for old, new in self._names.items() if new == last["module"])
-            last["tensors"] = self._after_layers(path)
-        return {
-            "base": first["module"],
-            "method": "passthrough",
-            "parameters": parameters,
-            "layers": runs,
-        }
+            base = self._model(self._data["base_model"])
+            self._note("passthrough uses only config and tokenizer of base_model")
+        parameters = self._around_layers(base, runs, paths)
+        return {"base": base, "method": "passthrough", "parameters": parameters, "layers": runs}
 
-    def _after_layers(self, path: str) -> list[str]:
-        """Return the tensors after the last layer, which mergekit takes from the last slice."""
-        folder = self._path.parent / path if not Path(path).is_absolute() else Path(path)
-        names: set[str] = set()
-        try:
-            for pack in sorted(folder.glob("*.safetensors")):
-                names.update(read_pack_header(pack))
-        except (OSError, PackError):
-            names = set()
-        values = sorted(
-            name for name in names if layer_path(name) is None and "embed" not in name.lower()
-        )
-        if not values:
-            values = ["model.norm.weight", "lm_head.weight"]
-            self.notes.append(
-                f"tensors after the last layer come from {path}, which is not available: "
-                f"{' and '.join(values)} are assumed; check that it has them"
-            )
-        return values
+    def _around_layers(
+        self, base: str, runs: Sequence[dict[str, Any]], paths: Sequence[str]
+    ) -> dict[str, Any]:
+        """Add the tensors outside of the layers to the first and the last run.
+
+        mergekit takes those before the layers from the first slice and those after them from the
+        last one, and scales them as these. Returns the method's parameters: the scales.
+        """
+        scales = []
+        for number, before in ((0, True), (-1, False)):
+            run, path = runs[number], paths[number]
+            differs = run["module"] != base
+            names, known = self._outside_layers(path, before=before)
+            own = {name: value_outside_layers(run.get("scale"), name) for name in names}
+            own = {name: value for name, value in own.items() if value not in (None, 1.0)}
+            scales += [{"filter": name, "value": value} for name, value in own.items()]
+            if differs:
+                run["tensors"] = [*run.get("tensors", []), *names]
+            if not known and (differs or own):
+                self._note(
+                    f"tensors {'before the first' if before else 'after the last'} layer come from "
+                    f"{path}, which is not available: {' and '.join(names)} are assumed; check "
+                    "that it has them"
+                )
+        return {"scale": scales} if scales else {}
 
     # Tokenizers ---------------------------------------------------------------------------
 
@@ -388,31 +423,3 @@ class MergeRecipe(Recipe):
             self.notes.append(
                 "chat_template is left out; the base's own comes with its tokenizer's files"
             )
-
-
-def _first_applicable(settings: Sequence[Any]) -> Any:
-    """Return one setting for several; earlier ones take precedence."""
-    values: list[Any] = []
-    for setting in settings:
-        items = [setting] if isinstance(setting, dict) else setting
-        if not (isinstance(items, list) and any(isinstance(item, dict) for item in items)):
-            value = _numbers(setting)
-            return [*values, {"value": value}] if values else value
-        for item in items:
-            if not isinstance(item, dict):
-                return setting  # which no manifest has: refused when it is read
-            value = _numbers(item.get("value"))
-            if item.get("filter") in (None, "*"):
-                return [*values, {"value": value}] if values else value
-            values.append({"filter": item["filter"], "value": value})
-    return values or None
-
-
-def _numbers(value: Any) -> Any:
-    """Convert numbers like 1e-5, which YAML 1.1 reads as text."""
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value

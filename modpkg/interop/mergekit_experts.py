@@ -13,6 +13,8 @@ EXPERTS = "experts"
 """The key that only recipes of mergekit-moe have."""
 _KEYS = ("base_model", EXPERTS, "gate_mode", "dtype", "experts_per_token", "architecture")
 _ARCHITECTURES = ("mixtral", "qwen3", "qwen3_moe", None)
+_NOISE = {"noise_scale": 0, "residual_scale": 1}
+"""Keys of an expert, and the value with which they change nothing."""
 _EXPERT = {"positive_prompts": "prompts", "negative_prompts": "negative_prompts"}
 
 
@@ -58,12 +60,15 @@ class MixtureRecipe(Recipe):
         parameters: dict[str, Any] = {}
         for key, value in item.items():
             if key in _EXPERT:
+                if value is None:
+                    continue
                 if not isinstance(value, list) or not all(isinstance(p, str) for p in value):
                     raise self._refuse(f"{key} of an expert is not a list of strings")
                 if value:
                     parameters[_EXPERT[key]] = list(value)
-            elif key != "source_model" and value is not None:
+            elif key in _NOISE and value not in (None, _NOISE[key]):
                 raise self._refuse(f"{key!r} of an expert is not supported")
+        self._ignored(item, ("source_model", *_EXPERT, *_NOISE), "an expert")
         module = self._model(item["source_model"])
         if module != base:
             parameters["others"] = "drop"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from modpkg.core.dtypes import CONFIG_DTYPES
-from modpkg.core.errors import ConversionError, ModpkgError
+from modpkg.core.errors import ConversionError, ModpkgError, RecordError
+from modpkg.core.filenames import CONFIG
+from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.manifest.edit import toml_value
 
@@ -20,10 +22,9 @@ class Recipe:
     def __init__(self, path: Path, data: dict[str, Any], keys: Collection[str]) -> None:
         self._path, self._data = path, data
         self._names: dict[str, str] = {}
+        self._revisions: dict[str, str] = {}
         self.notes: list[str] = []
-        for key in data:
-            if key not in keys:
-                raise self._refuse(f"its key {key!r} is not known")
+        self._ignored(data, keys, "the recipe")
 
     def _compose(self) -> dict[str, Any]:
         """Return the contents of ``[compose]``."""
@@ -31,6 +32,16 @@ class Recipe:
 
     def _refuse(self, reason: str) -> ConversionError:
         return ConversionError("M801", path=self._path, reason=reason)
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def _ignored(self, table: Mapping[str, Any], known: Collection[str], what: str) -> None:
+        """Note the keys that mergekit does not read, which are not read here either."""
+        for key in table:
+            if key not in known:
+                self._note(f"{key[:100]!r} of {what} is ignored, as mergekit ignores it")
 
     def _table(self, value: Any, what: str) -> dict[str, Any]:
         """Return a mapping of the recipe; an empty one for nothing."""
@@ -49,6 +60,8 @@ class Recipe:
         compose = self._compose()
         dtype = self._data.get("out_dtype") or self._data.get("dtype")
         if dtype is not None:
+            if isinstance(dtype, str):
+                dtype = dtype.removeprefix("torch.")
             if not isinstance(dtype, str) or dtype not in CONFIG_DTYPES:
                 raise self._refuse(f"its dtype is {dtype!r}; known are {', '.join(CONFIG_DTYPES)}")
             compose["dtype"] = dtype
@@ -76,34 +89,62 @@ class Recipe:
                 lines.append(f"{key} = {toml_value(value)}")
         return "\n".join(lines) + "\n"
 
-    def _model(self, reference: Any) -> str:
-        """Return the module's name for a reference to a model."""
+    def _folder(self, path: str) -> Path:
+        """Return where a model is, if it is a folder here."""
+        return self._path.parent / path
+
+    def _config(self, path: str) -> dict[str, Any]:
+        """Return the ``config.json`` of a model that is a folder here; else an empty one."""
+        file = self._folder(path) / CONFIG
+        if not file.is_file():
+            return {}
+        try:
+            return read_json(file)
+        except (OSError, RecordError):
+            return {}
+
+    def _path_of(self, reference: Any) -> tuple[str, str]:
+        """Return a model's path, and its revision or nothing, for a reference to it."""
         if isinstance(reference, dict):
+            self._ignored(reference, ("model", "lora", "override_architecture"), "a model")
             inner = reference.get("model")
             if reference.get("lora") or not isinstance(inner, str | dict):
                 raise self._refuse("a model with a LoRA has to be composed first, by a [compose]")
-            reference = inner.get("path") if isinstance(inner, dict) else inner
+            if reference.get("override_architecture") is not None:
+                self._note("override_architecture is left out; a model is what its config says")
+            if isinstance(inner, dict):
+                path, revision = inner.get("path"), inner.get("revision")
+                inner = f"{path}@{revision}" if isinstance(path, str) and revision else path
+            reference = inner
         if not isinstance(reference, str) or not reference.strip():
             raise self._refuse(f"{reference!r} names no model")
         if "+" in reference:
             raise self._refuse(f"{reference!r} is a model with a LoRA; compose that one first")
         path, _, revision = reference.partition("@")
+        return path, revision
+
+    def _model(self, reference: Any) -> str:
+        """Return the module's name for a reference to a model."""
+        path, revision = self._path_of(reference)
+        if self._revisions.setdefault(path, revision) != revision:
+            raise self._refuse(
+                f"it has two revisions of {path}; import them as two modules, and name a copy of "
+                "it in the recipe"
+            )
         if revision:
-            note = f"{path} is pinned to revision {revision}; set the version of that dependency"
-            if note not in self.notes:
-                self.notes.append(note)
+            self._note(
+                f"{path} is pinned to revision {revision}; set the version of that dependency"
+            )
         if path not in self._names:
             parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
             for count in range(1, len(parts) + 1):
                 try:
                     chosen = str(module_name("-".join(parts[-count:])))
                 except ModpkgError as error:
-                    raise self._refuse(
-                        f"{reference!r} cannot be a module's name ({error})"
-                    ) from None
+                    raise self._refuse(f"{path!r} cannot be a module's name ({error})") from None
                 if chosen not in self._names.values():
                     self._names[path] = chosen
                     break
             else:
-                raise self._refuse(f"{reference!r} names no model")
+                raise self._refuse(f"{path!r} names no model")
         return self._names[path]

@@ -97,7 +97,7 @@ def _names(what: str) -> JsonSchema:
 
 
 def _parameters() -> JsonSchema:
-    scalar = {"anyOf": [_BOOLEAN, _NUMBER, _text()]}
+    scalar = {"anyOf": [_BOOLEAN, _NUMBER, _text(most=100_000)]}
     return {
         "type": "object",
         "patternProperties": {f"^{PARAMETER.pattern}$": _setting(scalar, "A parameter.")},

@@ -15,11 +15,11 @@ PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
 def scalar(node: Node) -> Scalar:
-    """Return one value of a setting; numbers become floats."""
+    """Return one value of a setting; numbers become floats. A text may be a prompt of lines."""
     if isinstance(node.value, bool):
         return node.value
     if isinstance(node.value, str):
-        return node.text()
+        return node.lines()
     return node.number()
 
 
