@@ -94,7 +94,8 @@ class BoundTerm:
         if term.importance is not None:
             self.importance = RowReader(term.importance, trusted=term.importance.file in trusted)
         source_fields = {key: term.key_fields()[key] for key in _STREAM_FIELDS}
-        self._key = digest_bytes(canonical_json([tensor, source_fields])).encode()
+        self.key = digest_bytes(canonical_json([tensor, source_fields])).encode()
+        """`Contribution.key`."""
 
     def prepare(self, base: RowReader) -> None:
         """Run the operator's `prepare`, which computes once what all rows need."""
@@ -141,7 +142,7 @@ class BoundTerm:
             delta=delta,
             weight=self.term.scale,
             parameters=self.term.settings,
-            key=self._key,
+            key=self.key,
             importance=self.term.settings.get("importance", 1.0),
             **where,
         )
@@ -274,6 +275,7 @@ class TensorBlocks:
             raise
         self.count, self.shape = self.base.count, self.base.shape
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed.terms]
+        self.keys = [term.key for term in self.terms]
         self.columns, self.ranges = self.base.columns, self.base.ranges
 
     def __enter__(self) -> TensorBlocks:
@@ -345,34 +347,30 @@ class TensorBlocks:
         term = self.terms[index]
         return self._fine_tune(term) if term.term.weight == 1.0 else None
 
-    def approximate(
-        self, index: int, bound: float, first: int = 0
-    ) -> Iterator[ApproximateMagnitudes]:
+    def approximate(self, index: int, bound: float) -> Iterator[ApproximateMagnitudes]:
         other = self._unweighted_fine_tune(index)
         if other is None:
-            for begin, stop in self.ranges():
-                if first < stop * self.columns:
-                    size = np.abs(self.terms[index].delta(begin, stop, self.columns)).reshape(-1)
-                    yield ApproximateMagnitudes(begin * self.columns, size, size.__getitem__)
+            for first, stop in self.ranges():
+                size = np.abs(self.terms[index].delta(first, stop, self.columns)).reshape(-1)
+                yield ApproximateMagnitudes(first * self.columns, size, size.__getitem__)
             return
         tiny = inexact_below(self.base.ref.dtype, bound)
-        for begin in range(0, self.count, SINGLE_ELEMENTS):
-            last = min(begin + SINGLE_ELEMENTS, self.count)
-            if first < last:
-                start, end = self.base.flat(begin, last), other.flat(begin, last)
-                single = in_single(end)
-                single -= in_single(start)
-                apart = np.union1d(below(start, tiny), below(end, tiny))
-                exactly = partial(distance, start, end)
-                rest = left_by_rounding(in_double(end.take(apart)), in_double(start.take(apart)))
-                yield ApproximateMagnitudes(
-                    first=begin,
-                    values=np.abs(single, out=single),
-                    exactly=exactly,
-                    exact=apart.size < single.size // 16,
-                    apart=apart,
-                    rounded=exactly(apart[rest != 0]),
-                )
+        for first in range(0, self.count, SINGLE_ELEMENTS):
+            last = min(first + SINGLE_ELEMENTS, self.count)
+            start, end = self.base.flat(first, last), other.flat(first, last)
+            single = in_single(end)
+            single -= in_single(start)
+            apart = np.union1d(below(start, tiny), below(end, tiny))
+            exactly = partial(distance, start, end)
+            rest = left_by_rounding(in_double(end.take(apart)), in_double(start.take(apart)))
+            yield ApproximateMagnitudes(
+                first=first,
+                values=np.abs(single, out=single),
+                exactly=exactly,
+                exact=apart.size < single.size // 16,
+                apart=apart,
+                rounded=exactly(apart[rest != 0]),
+            )
 
     def error(self, index: int) -> Error | None:
         term = self.terms[index]

@@ -129,8 +129,9 @@ def _inside(difference: Array, bounds: TrimBounds, places: Any) -> Any:
     """Return a mask of the values that are kept."""
     size = np.abs(difference)
     inside = size >= bounds.low
-    if bounds.low_before is not None:
-        inside &= (size > bounds.low) | (places < bounds.low_before)
+    if bounds.low_draws is not None:
+        equal = np.flatnonzero(size == bounds.low)
+        inside[equal] = bounds.drawn(places.take(equal), bounds.low_draws)
     return inside
 
 
@@ -144,10 +145,8 @@ def decided_merge(
     merge = _disjoint(method, terms, settings)
     if merge is None or len(terms) > _MOST_TERMS or min(*merge.weights, merge.factor) <= 0:
         return None
-    plain = TrimBounds()
-    for each in bounds:
-        if each.low_exact or each != plain._replace(low=each.low, low_before=each.low_before):
-            return None
+    if any(each.low_exact or each.high_draws is not None or each.factor != 1.0 for each in bounds):
+        return None
     votes = Sum(Fraction(1), merge.votes).parts()
     sums = {
         kind: sum_in_parts(merge.sum_over(kind), dtype)

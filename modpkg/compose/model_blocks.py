@@ -37,6 +37,7 @@ class ModelBlocks:
         self.count = sum(int(np.prod(item.shape)) for _, item in computed)
         self.shape = (self.count,)
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed[0][1].terms]
+        self.keys: Sequence[bytes] = ()
 
     def _tensors(self) -> Iterator[TensorBlocks]:
         for name, item in self._computed:
@@ -63,17 +64,12 @@ class ModelBlocks:
         for tensor in self._tensors():
             yield from tensor.deltas(index)
 
-    def approximate(
-        self, index: int, bound: float, first: int = 0
-    ) -> Iterator[ApproximateMagnitudes]:
+    def approximate(self, index: int, bound: float) -> Iterator[ApproximateMagnitudes]:
         before = 0
-        for name, item in self._computed:
-            count = math.prod(item.shape)
-            if first < before + count:
-                with self._opened(name, item) as tensor:
-                    for block in tensor.approximate(index, bound, max(first - before, 0)):
-                        yield block._replace(first=before + block.first)
-            before += count
+        for tensor in self._tensors():
+            for block in tensor.approximate(index, bound):
+                yield block._replace(first=before + block.first)
+            before += tensor.count
 
     def error(self, index: int) -> Error | None:
         largest_error = Error()

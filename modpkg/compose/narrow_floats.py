@@ -93,14 +93,14 @@ class NarrowReduction:
     def _step(self, first: int, base: Stored, others: Sequence[Stored], doubt: Any) -> Stored:
         """Return some results from float32, and set ``doubt``."""
         single, layout = self._single, self._layout
-        runs = single.runs(self._measured, first, base.size) or ()
+        cuts = single.cuts(self._measured, first) or ()
         doubt.fill(False)
         start = in_single(base)
         wide = [in_single(other) for other in others]
         if not single.of_values:
             for each in wide:
                 each -= start
-        values = single.reduce(start, wide, runs, doubt)
+        values = single.reduce(start, wide, cuts, doubt)
         result = round_to_narrow(values, single.ulps, layout, doubt)
         if single.ulps:
             close = 0 if single.of_values else 22 - layout.fraction

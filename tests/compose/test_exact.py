@@ -18,7 +18,7 @@ from modpkg.compose.exact import ExactTensor, is_exact
 from modpkg.compose.exact_numbers import Exact
 from modpkg.compose.model_blocks import ModelBlocks
 from modpkg.compose.reducers import as_arguments, find_reducer
-from modpkg.compose.reducers.stream import uniform
+from modpkg.compose.reducers.stream import draws_at, stream_of, uniform
 from modpkg.compose.reducers.trimming import bounds_of
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
@@ -396,8 +396,9 @@ def test_thresholds_of_fine_tunes(dtype: str, density: float, tmp_path: Path) ->
         as_double(np.frombuffer(Path(ref.file).read_bytes(), STORED[dtype]), dtype) for ref in refs
     ]
     sizes = [abs(Fraction(x) - Fraction(b)) for b, x in zip(*values, strict=True)]
-    order = sorted(range(count), key=lambda place: (-sizes[place], place))
+    drawn = draws_at(stream_of(0, blocks.keys[0]), np.arange(count)).tolist()
+    order = sorted(range(count), key=lambda place: (-sizes[place], drawn[place]))
     low = bounds.low_exact or Fraction(bounds.low)
-    before = count if bounds.low_before is None else bounds.low_before
-    kept = {n for n, size in enumerate(sizes) if size > low or (size == low and n < before)}
+    below = 1 << 64 if bounds.low_draws is None else bounds.low_draws
+    kept = {n for n, s in enumerate(sizes) if s > low or (s == low and drawn[n] < below)}
     assert kept == set(order[: int(density * count)])

@@ -22,8 +22,8 @@ from modpkg.compose.arrays import STORED, Array, Stored, in_double, in_single
 from modpkg.compose.in_memory import tensor_in_memory
 from modpkg.compose.narrow_floats import NarrowReduction, cancelled, out_of_range, round_to_narrow
 from modpkg.compose.reducers import REDUCERS, Contribution, as_arguments
-from modpkg.compose.reducers.single import NARROW, ThresholdRun
-from modpkg.compose.reducers.trimming import TrimBounds
+from modpkg.compose.reducers.single import NARROW
+from modpkg.compose.reducers.trimming import TrimBounds, threshold_cuts
 from modpkg.compose.rounding import rounded
 from modpkg.compose.tensor import Job, Reduction
 from modpkg.core.errors import ComposeError
@@ -250,16 +250,21 @@ def test_float32_is_within_its_stated_error(method: str, dtype: str) -> None:
             if not single.ulps:
                 outside = out_of_range(models[0], models[1:], single.steps, layout)
                 assert not outside.any()
-            bounds, least = [TrimBounds() for _ in weights], [0.0 for _ in weights]
+            bounds = [TrimBounds() for _ in weights]
             if "ties" in method:
                 least = [float(draws.choice([0.0, 2.0**-6, 0.3])) for _ in weights]
-                bounds = [TrimBounds(low=each) for each in least]
+                half = [int(draws.choice([0, 1 << 63])) or None for _ in least]
+                bounds = [
+                    TrimBounds(each, limit if each else None, stream=checked)
+                    for each, limit in zip(least, half, strict=True)
+                ]
             doubt = np.zeros(600, np.bool_)
             got = [in_single(each) for each in models]
             others = got[1:] if single.of_values else [each - got[0] for each in got[1:]]
-            pieces = [[ThresholdRun(0, 600, each)] for each in least]
+            cuts = threshold_cuts(bounds, 0)
+            assert cuts is not None
             with np.errstate(over="ignore"):
-                values = single.reduce(got[0].copy(), others, pieces, doubt)
+                values = single.reduce(got[0].copy(), others, cuts, doubt)
             if single.ulps:
                 result = rounded(values.astype(np.float64), dtype).view(np.uint16)
                 close = 0 if single.of_values else 22 - layout.fraction

@@ -26,8 +26,8 @@ from modpkg.compose.reducers import (
     Reducer,
     selection,
 )
-from modpkg.compose.reducers.selection import kth_largest, position
-from modpkg.compose.reducers.stream import uniform
+from modpkg.compose.reducers.selection import draw_limit, kth_largest
+from modpkg.compose.reducers.stream import draws_at, uniform
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.manifest.schema import Compose, Filtered, Step
@@ -329,15 +329,14 @@ def test_selection_equals_sorting(
     def whole() -> list[Array]:
         return np.split(array, cuts)
 
-    def rough(bound: float, first: int) -> Iterator[ApproximateMagnitudes]:
+    def rough(bound: float) -> Iterator[ApproximateMagnitudes]:
         place = 0
         for block in whole():
             with np.errstate(over="ignore"):
                 values = block.astype(np.float32) if narrow else block
             apart = np.flatnonzero(values != block)
             exact = bool(bound > 1.2 or not apart.size)
-            if first < place + block.size:
-                yield ApproximateMagnitudes(place, values.copy(), block.__getitem__, exact, apart)
+            yield ApproximateMagnitudes(place, values.copy(), block.__getitem__, exact, apart)
             place += block.size
 
     k = data.draw(st.integers(1, len(numbers)))
@@ -348,10 +347,10 @@ def test_selection_equals_sorting(
     value = sorted(numbers, reverse=True)[k - 1]
     assert found[:3] == (value, sum(n > value for n in numbers), numbers.count(value))
     number = data.draw(st.integers(1, found.equal))
-    place = position(rough, found, number)
-    assert position(rough, found._replace(places=None, counts=()), number) == place
-    assert numbers[place] == value
-    assert numbers[:place].count(value) == number - 1
+    limit = draw_limit(rough, found, number, 7)
+    assert draw_limit(rough, found._replace(places=None), number, 7) == limit
+    draws = draws_at(7, np.flatnonzero(array == value)).tolist()
+    assert sum(draw < limit for draw in draws) == number
 
 
 def test_filters_and_gradients() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from modpkg.compose.composition import Term
 from modpkg.compose.decided_merge import decided_merge
+from modpkg.compose.reducers.stream import draws_at, stream_of
 from modpkg.compose.reducers.trimming import TrimBounds
 from modpkg.compose.sums import decided_sum
 from tests.compose.hard_tensors import ULP
@@ -83,7 +84,8 @@ def test_elected_signs_and_sides_of_ties(
     others = [base + rng.integers(-4, 5, count) * ulp / 2 for _ in weights]
     others[1][:40] = 2 * base[:40] - others[0][:40]
     base[:4] = [0.0, np.nan, np.inf, 2.0**-14]
-    bounds = [TrimBounds(ulp, count // 2), *(TrimBounds(ulp / 2) for _ in weights[1:])]
+    stream, half = stream_of(0, b"key"), 1 << 63
+    bounds = [TrimBounds(ulp, half, stream=stream), *(TrimBounds(ulp / 2) for _ in weights[1:])]
     terms = [Term(op="dense", weight=1.0, scale=weight, inputs={}) for weight in weights]
     decided = decided_merge(method, terms, settings, bounds, dtype)
     assert decided is not None
@@ -97,8 +99,8 @@ def test_elected_signs_and_sides_of_ties(
         start, kept = Fraction(base[place]), []
         for other, bound in zip(others, bounds, strict=True):
             change = Fraction(other[place]) - start
-            before = bound.low_before is None or place < bound.low_before
-            enough = abs(change) > bound.low or (abs(change) == bound.low and before)
+            drawn = bound.low_draws is None or int(draws_at(stream, [place])[0]) < half
+            enough = abs(change) > bound.low or (abs(change) == bound.low and drawn)
             kept.append(change if enough else Fraction(0))
         votes = shares if method == "ties-mergekit" else [Fraction(1)] * len(shares)
         sign = 1 if sum(v * k for v, k in zip(votes, kept, strict=True)) >= 0 else -1
@@ -119,7 +121,7 @@ def test_rare_merges_are_left_to_exact_arithmetic() -> None:
     plain = [TrimBounds(0.5), TrimBounds()]
     assert decided_merge("ties-mergekit", terms, settings, plain, "BF16") is not None
     for bound in (TrimBounds(factor=2.0), TrimBounds(low_exact=Fraction(1, 3)),
-                  TrimBounds(high=2.0, high_before=0)):  # fmt: skip
+                  TrimBounds(high=2.0, high_draws=0)):  # fmt: skip
         bounds = [bound, TrimBounds()]
         assert decided_merge("ties-mergekit", terms, settings, bounds, "BF16") is None
     assert decided_merge("breadcrumbs-ties", terms, settings, plain, "BF16") is None

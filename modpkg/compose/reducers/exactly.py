@@ -189,12 +189,13 @@ def trimmed(contribution: Contribution, kept: TrimBounds) -> Exact:
         low = kept.low if kept.low_exact is None else kept.low_exact
         beside = (size - ones * low).sign()
         inside &= beside >= 0
-        if kept.low_before is not None:
-            inside &= (beside > 0) | (contribution.places < kept.low_before)
-    if kept.high_before is not None:
+        if kept.low_draws is not None:
+            inside &= (beside > 0) | kept.drawn(contribution.places, kept.low_draws)
+    if kept.high_draws is not None:
         high = kept.high if kept.high_exact is None else kept.high_exact
         beside = (size - ones * high).sign()
-        inside &= (beside < 0) | ((beside == 0) & (contribution.places < kept.high_before))
+        drawn = kept.drawn(contribution.places, kept.high_draws)
+        inside &= (beside < 0) | ((beside == 0) & drawn)
     part = delta.where(inside)
     return part * kept.factor if kept.factor != 1.0 else part
 

@@ -69,6 +69,8 @@ class Blocks(Protocol):
     """The tensor's; of a model, its number of elements."""
     steps: Sequence[Mapping[str, Any]]
     """Parameters of each step."""
+    keys: Sequence[bytes]
+    """`Contribution.key` of each step; of all tensors of a model there are none."""
 
     def __call__(self) -> Iterator[Block]:
         """Yield all blocks, in order."""
@@ -76,14 +78,10 @@ class Blocks(Protocol):
     def deltas(self, index: int) -> Iterator[Array]:
         """Yield all rows of one step's delta."""
 
-    def approximate(
-        self, index: int, bound: float, first: int = 0
-    ) -> Iterator[ApproximateMagnitudes]:
+    def approximate(self, index: int, bound: float) -> Iterator[ApproximateMagnitudes]:
         """Yield the magnitudes of one step's delta, in order, as exact as is cheap.
 
-        Args:
-            bound: Of `ApproximateMagnitudes.exact`.
-            first: Blocks that end before this flat index are left out.
+        ``bound`` is that of `ApproximateMagnitudes.exact`.
         """
 
     def error(self, index: int) -> Error | None:

@@ -72,7 +72,8 @@ def _selection(blocks: Blocks, share: float) -> TrimBounds:
         different += int(np.count_nonzero(block))
         sample.append(sampled(block, blocks.count))
     wanted = int(share * different)
-    return largest_of(spreads, np.concatenate(sample), wanted, blocks.count)
+    key = b"".join(blocks.keys)
+    return largest_of(spreads, np.concatenate(sample), wanted, blocks.count, key)
 
 
 @reducer(

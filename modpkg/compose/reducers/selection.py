@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.compose.reducers.reducer import ApproximateMagnitudes
+from modpkg.compose.reducers.stream import draws_at
 from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 KEPT_ELEMENTS = 1 << 22
 """Maximum number of candidate values in memory; beyond it, a radix selection is used."""
 
+ALL_DRAWS = 1 << 64
+"""All draws of a stream are below this number."""
 _FEW = 1 << 12
 """So many values are partitioned directly; narrowing them first would take as long."""
 
@@ -40,13 +44,10 @@ class RankedMagnitude(NamedTuple):
     """The magnitude itself, where ``value`` is only next to it."""
     certain: bool = False
     """Whether every element that is equal is so without rounding."""
-    counts: Sequence[tuple[int, int]] = ()
-    """Of consecutive elements: the first one's flat index, and the number of equal ones; if known.
-    """
 
 
-Approximate = Callable[[float, int], "Iterable[ApproximateMagnitudes]"]
-"""``approximate(bound, first)``, see `modpkg.compose.reducers.reducer.Blocks.approximate`."""
+Approximate = Callable[[float], "Iterable[ApproximateMagnitudes]"]
+"""``approximate(bound)``, see `modpkg.compose.reducers.reducer.Blocks.approximate`."""
 
 
 def computed_magnitudes(values: Callable[[], Iterable[Array]]) -> Approximate:
@@ -55,11 +56,10 @@ def computed_magnitudes(values: Callable[[], Iterable[Array]]) -> Approximate:
     ``values()`` yields non-negative float64 in order, each block flat.
     """
 
-    def approximate(bound: float, first: int) -> Iterable[ApproximateMagnitudes]:
+    def approximate(_: float) -> Iterable[ApproximateMagnitudes]:
         before = 0
         for block in values():
-            if first < before + block.size:
-                yield ApproximateMagnitudes(before, block, block.__getitem__)
+            yield ApproximateMagnitudes(before, block, block.__getitem__)
             before += block.size
 
     return approximate
@@ -90,7 +90,7 @@ def kth_largest(
     rounded: set[float] = set()
     # Narrow dtypes have many equal values, the bounds among them: those are counted separately.
     inside, at_low, at_high = _Candidates(), _Candidates(), _Candidates()
-    for block in approximate(high, 0):
+    for block in approximate(high):
         if block.exact and _same(low, block.values) and _same(high, block.values):
             above += _sort_exact(block, low, high, inside, at_low, at_high)
             rounded.update(block.rounded)
@@ -107,10 +107,10 @@ def kth_largest(
         strictly &= near < high
         if not strictly.all():
             above += int(np.count_nonzero(near > high))
-            at_high.add(block.first, where, near, near == high)
+            at_high.add(where, near, near == high)
             if low < high:
-                at_low.add(block.first, where, near, near == low)
-        inside.add(block.first, where, near, strictly)
+                at_low.add(where, near, near == low)
+        inside.add(where, near, strictly)
     if above < k <= above + at_high.count:
         return at_high.ranked(high, above, certain and high not in rounded)
     above += at_high.count
@@ -152,25 +152,25 @@ def _sort_exact(
     own = block.exactly(apart)
     over = int(np.count_nonzero(values > kind(high)))
     from_high = values >= kind(high)
-    at_high.count_more(block.first, int(np.count_nonzero(from_high)) - over)
+    at_high.count += int(np.count_nonzero(from_high)) - over
     if low < high:
         beyond = values > kind(low)
         above_low = int(np.count_nonzero(beyond))
         from_low = int(np.count_nonzero(values >= kind(low)))
-        at_low.count_more(block.first, from_low - above_low)
+        at_low.count += from_low - above_low
         beyond ^= from_high
         where = np.flatnonzero(beyond)
         near = values.take(where).astype(np.float64)
         if apart.size:
-            at_low.count_more(block.first, int(np.count_nonzero(own == low)))
+            at_low.count += int(np.count_nonzero(own == low))
             inner = (own > low) & (own < high)
             where, near = np.concatenate([where, apart[inner]]), np.concatenate([near, own[inner]])
             order = where.argsort()
             where, near = where[order], near[order]
         where += block.first
-        inside.add(block.first, where, near, None)
+        inside.add(where, near, None)
     if apart.size:
-        at_high.count_more(block.first, int(np.count_nonzero(own == high)))
+        at_high.count += int(np.count_nonzero(own == high))
         over += int(np.count_nonzero(own > high))
     return over
 
@@ -204,29 +204,22 @@ class _Candidates:
     def __init__(self) -> None:
         self.count = 0
         self.values: list[Array] = []
-        self.counts: list[tuple[int, int]] = []
-        """Of each block: the first flat index, and the number of candidates in it."""
         self._places: list[Any] = []
         self._placed = 0
 
-    def add(self, first: int, places: Any, values: Array, chosen: Any) -> None:
-        """Add the values of a block that a mask chooses; all if it is None."""
+    def add(self, places: Any, values: Array, chosen: Any) -> None:
+        """Add the values that a mask chooses; all if it is None."""
         if chosen is not None:
             selected = np.flatnonzero(chosen)
             if selected.size < values.size:
                 places, values = places.take(selected), values.take(selected)
-        self.count_more(first, values.size)
+        self.count += values.size
         self._placed += values.size
         if self.count > KEPT_ELEMENTS:
             self.values, self._places = [], []
         else:
             self.values.append(values)
             self._places.append(places)
-
-    def count_more(self, first: int, count: int) -> None:
-        """Count candidates of a block that are not kept."""
-        self.count += count
-        self.counts.append((first, count))
 
     def all_places(self) -> Any:
         """Return the indices, ascending; None if there are none, too many, or not all are kept."""
@@ -235,9 +228,7 @@ class _Candidates:
 
     def ranked(self, value: float, above: int, certain: bool) -> RankedMagnitude:
         """Return the magnitude that all of them are."""
-        return RankedMagnitude(
-            value, above, self.count, self.all_places(), certain=certain, counts=self.counts
-        )
+        return RankedMagnitude(value, above, self.count, self.all_places(), certain=certain)
 
 
 def _beside(bound: float, towards: float, dtype: Any) -> Any:
@@ -248,18 +239,43 @@ def _beside(bound: float, towards: float, dtype: Any) -> Any:
         return np.nextafter(dtype.type(bound), dtype.type(towards))
 
 
-def position(approximate: Approximate, ranked: RankedMagnitude, number: int) -> int:
-    """Return the flat index of the ``number``-th element (from 1) equal to a ranked value."""
+def draw_limit(approximate: Approximate, ranked: RankedMagnitude, number: int, stream: int) -> int:
+    """Return the number below which exactly ``number`` of the draws are.
+
+    They are those of a stream, see `draws_at`, for the elements that are equal to a ranked value.
+    """
+    if number >= ranked.equal:
+        return ALL_DRAWS
+    if number <= 0:
+        return 0
     if ranked.places is not None:
-        return int(ranked.places[number - 1])
-    begin, before, value = 0, 0, ranked.value
-    for first, count in ranked.counts:  # a block may have two entries
-        if number <= before + count:
-            begin = first
-            break
-        before += count
-    number -= sum(count for first, count in ranked.counts if first < begin)
-    for block in approximate(value, begin):
+        return _ranked_draw(draws_at(stream, ranked.places), number)
+    # Draws are spread evenly, which tells where the limit is, up to twelve standard deviations.
+    slack = 12 * math.isqrt(number * (ranked.equal - number) // ranked.equal) + 16
+    low = max(0, (number - slack << 64) // ranked.equal)
+    last = min(ALL_DRAWS, (number + slack << 64) // ranked.equal) - 1
+    while True:
+        below, inside = 0, []
+        for places in _equal(approximate, ranked.value):
+            draws = draws_at(stream, places)
+            before = draws < np.uint64(low)
+            below += int(np.count_nonzero(before))
+            inside.append(draws[(draws <= np.uint64(last)) ^ before])
+        near = np.concatenate(inside)
+        if below < number <= below + near.size:
+            return _ranked_draw(near, number - below)
+        if (low, last) == (0, ALL_DRAWS - 1):
+            raise AssertionError("fewer elements have this value")
+        low, last = 0, ALL_DRAWS - 1
+
+
+def _ranked_draw(draws: Any, number: int) -> int:
+    return int(np.partition(draws, number - 1)[number - 1]) + 1
+
+
+def _equal(approximate: Approximate, value: float) -> Iterator[Any]:
+    """Yield the flat indices of the elements whose magnitude is a value."""
+    for block in approximate(value):
         values = block.values
         if block.exact and _same(value, values):
             apart = np.asarray(block.apart, np.int64)
@@ -271,10 +287,7 @@ def position(approximate: Approximate, ranked: RankedMagnitude, number: int) -> 
             near &= values <= _beside(value, np.inf, values.dtype)
             equal = np.flatnonzero(near)
             equal = equal[block.exactly(equal) == value]
-        if number <= equal.size:
-            return block.first + int(equal[number - 1])
-        number -= equal.size
-    raise AssertionError("fewer elements have this value")
+        yield equal + block.first
 
 
 def _guess(sample: Array, k: int, count: int) -> tuple[float, float]:

@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modpkg.compose.reducers.stream import draws_at
 from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -40,20 +41,24 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 
-class ThresholdRun(NamedTuple):
-    """Elements [start, stop), of which magnitudes below ``threshold`` are dropped."""
+class ThresholdCut(NamedTuple):
+    """Which of consecutive elements are dropped: those whose magnitude is below a threshold."""
 
-    start: int
-    stop: int
     threshold: float
+    draws: int | None = None
+    """Of those equal to the threshold, the ones whose draw is not below this are dropped too."""
+    stream: int = 0
+    """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
+    first: int = 0
+    """The first element's flat index in the tensor."""
 
 
-Runs = Sequence[Sequence[ThresholdRun]]
-"""For each step, consecutive runs."""
+Cuts = Sequence[ThresholdCut]
+"""One for each step."""
 
-RunsOf = Callable[[Any, int, int], Runs | None]
-"""``runs(measured, first, count)``: the runs of ``count`` elements from flat index ``first`` on;
-None if thresholds alone do not describe what was measured."""
+CutsOf = Callable[[Any, int], Cuts | None]
+"""``cuts(measured, first)``: the cuts of the elements from flat index ``first`` on; None if
+thresholds alone do not describe what was measured."""
 
 
 class NarrowFloat(NamedTuple):
@@ -76,11 +81,11 @@ class SinglePrecision(NamedTuple):
 
     ulps: int
     """Largest error against float64, in units of float32's last place; 0: exact."""
-    reduce: Callable[[Array32, list[Array32], Runs, Mask], Array32]
-    """``reduce(base, others, runs, doubt)``: flat float32 arrays, all overwritten; the others are
+    reduce: Callable[[Array32, list[Array32], Cuts, Mask], Array32]
+    """``reduce(base, others, cuts, doubt)``: flat float32 arrays, all overwritten; the others are
     deltas, unless it is ``of_values``. Returns the result, and sets ``doubt`` where comparisons may
     have another outcome."""
-    runs: RunsOf = lambda *_: ()
+    cuts: CutsOf = lambda *_: ()
     steps: int = 0
     """Largest distance between an x_i and b, in representable values of the dtype, if it is exact.
     """
@@ -122,7 +127,7 @@ def weighted_sum(
     if _short(*plain) and _short(*divided) and _short(*factors):
         singles = [np.float32(float(each)) for each in factors]
 
-        def add(base: Array32, deltas: list[Array32], _: Runs, doubt: Mask) -> Array32:
+        def add(base: Array32, deltas: list[Array32], _: Cuts, doubt: Mask) -> Array32:
             for delta, each in zip(deltas, singles, strict=True):
                 delta *= each
             for delta in deltas[1:]:
@@ -137,7 +142,7 @@ def weighted_sum(
         return None
     shares = [np.float32(float(each)) for each in factors]
 
-    def mix(base: Array32, others: list[Array32], _: Runs, doubt: Mask) -> Array32:
+    def mix(base: Array32, others: list[Array32], _: Cuts, doubt: Mask) -> Array32:
         base *= shares[0]
         for other, share in zip(others, shares[1:], strict=True):
             other *= share
@@ -152,7 +157,7 @@ def weighted_sum(
 def disjoint_merge(
     narrow: NarrowFloat,
     weights: Sequence[float],
-    runs: RunsOf,
+    cuts: CutsOf,
     *,
     votes: str = "weighted",
     divide: str = "",
@@ -171,18 +176,19 @@ def disjoint_merge(
     slack = np.float32(0 if exact or votes != "weighted" else (count + 3) * 2.0**-22)
     singles = [np.float32(weight) for weight in weights]
 
-    def reduce(base: Array32, deltas: list[Array32], trimmed: Runs, doubt: Mask) -> Array32:
+    def reduce(base: Array32, deltas: list[Array32], trimmed: Cuts, doubt: Mask) -> Array32:
         # By the bits of floats, as signed integers: masks of booleans would have to be converted.
         mask = np.empty(base.shape, np.int32)
-        for delta, thresholds, weight in zip(deltas, trimmed, singles, strict=True):
+        for delta, cut, weight in zip(deltas, trimmed, singles, strict=True):
             bits = delta.view(np.int32)
-            if any(run.threshold > 0 for run in thresholds):
+            if cut.threshold > 0:
                 np.bitwise_and(bits, np.int32(_MAGNITUDE), out=mask)
-                for start, stop, threshold in thresholds:
-                    below = _round_up(threshold).view(np.int32) - np.int32(1)
-                    np.subtract(below, mask[start:stop], out=mask[start:stop])
+                least = _round_up(cut.threshold)
+                np.subtract(least.view(np.int32) - np.int32(1), mask, out=mask)
+                lost = _lost(cut, mask) if float(least) == cut.threshold else ()
                 mask >>= np.int32(31)  # all bits of those that are kept
                 bits &= mask
+                bits[lost] = 0
             if votes == "weighted" and weight != 1:
                 delta *= weight
         vote = deltas[0] + deltas[1] if count > 1 else deltas[0].copy()
@@ -217,10 +223,21 @@ def disjoint_merge(
         return base
 
     if exact:
-        return SinglePrecision(0, reduce, runs, steps=narrow.exact << narrow.fraction)
+        return SinglePrecision(0, reduce, cuts, steps=narrow.exact << narrow.fraction)
     cancelled = narrow.cancelled - 1
     ulps = math.ceil((2 * count + 8) * 2 ** (cancelled + 1) * _MARGIN)
-    return SinglePrecision(ulps, reduce, runs, cancelled=cancelled)
+    return SinglePrecision(ulps, reduce, cuts, cancelled=cancelled)
+
+
+def _lost(cut: ThresholdCut, under: NDArray[np.int32]) -> Any:
+    """Return the indices of elements that are equal to a threshold, and dropped.
+
+    ``under`` is by how much the bits of an element are smaller than those below the threshold.
+    """
+    if cut.draws is None:
+        return ()
+    equal = np.flatnonzero(under == np.int32(-1))
+    return equal[draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws)]
 
 
 def _added(total: Any, more: Array32) -> Any:

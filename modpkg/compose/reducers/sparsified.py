@@ -4,8 +4,8 @@
 
 `sparsify` trims by magnitude or drops at random, and `merge` is a weighted sum, optionally only of
 the values with the majority sign. Where equal magnitudes straddle a threshold, as is common in
-narrow dtypes, the authors' TIES keeps all of them; the other methods keep exactly the density, the
-first ones in the tensor.
+narrow dtypes, the authors' TIES keeps all of them; the other methods keep exactly the density, and
+draw by place which ones.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from modpkg.compose.reducers.trimming import (
     KEEP_NOTHING,
     Bounds,
     TrimBounds,
-    bounds_of,
-    threshold_runs,
+    ranked_magnitude,
+    threshold_cuts,
     thresholds,
     trimmed,
 )
@@ -64,11 +64,7 @@ def drop_by_rank(contribution: Contribution, seed: int, *, rescale: bool) -> Arr
         return np.zeros_like(contribution.delta)
     if density + epsilon >= 1 or density - epsilon <= 0:
         raise ValueError("density ± epsilon must be between 0 and 1")
-    columns = contribution.delta.shape[1]
-    order = np.abs(contribution.delta).argsort(axis=1, kind="stable")
-    chance = np.empty_like(contribution.delta)
-    np.put_along_axis(chance, order, np.arange(columns, dtype=np.float64)[np.newaxis], axis=1)
-    chance /= max(columns - 1, 1)
+    chance = _ranks(np.abs(contribution.delta))
     chance *= 2 * epsilon
     chance += density - epsilon
     draws = uniform(seed, contribution.key, contribution.first, contribution.delta.shape)
@@ -76,6 +72,27 @@ def drop_by_rank(contribution: Contribution, seed: int, *, rescale: bool) -> Arr
     if rescale:
         kept /= chance
     return kept
+
+
+def _ranks(size: Array) -> Array:
+    """Return the rank of each magnitude in its row, from 0 to 1; equal ones share their mean rank.
+
+    In a row of one value that is 1/2.
+    """
+    columns = size.shape[1]
+    if columns == 1:
+        return np.full(size.shape, 0.5)
+    order = size.argsort(axis=1)
+    ascending = np.take_along_axis(size, order, axis=1)
+    places, edge = np.arange(columns), np.ones((len(size), 1), np.bool_)
+    apart = ascending[:, 1:] != ascending[:, :-1]
+    first = np.where(np.hstack([edge, apart]), places, 0)
+    last = np.where(np.hstack([apart, edge]), places, columns - 1)
+    np.maximum.accumulate(first, axis=1, out=first)
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    ranks = np.empty_like(size)
+    np.put_along_axis(ranks, order, (first + last) / (2 * (columns - 1)), axis=1)
+    return ranks
 
 
 # Merging --------------------------------------------------------------------------------------
@@ -156,7 +173,7 @@ def _ties_mergekit(
 ) -> _Single:
     divide = "weights" if parameters["normalize"] else ""
     return single.disjoint_merge(
-        narrow, weights, threshold_runs, divide=divide, factor=parameters["lambda"]
+        narrow, weights, threshold_cuts, divide=divide, factor=parameters["lambda"]
     )
 
 
@@ -197,7 +214,7 @@ def _ties_peft(
     narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
 ) -> _Single:
     votes = parameters["majority_sign"]
-    return single.disjoint_merge(narrow, weights, threshold_runs, votes=votes, divide="count")
+    return single.disjoint_merge(narrow, weights, threshold_cuts, votes=votes, divide="count")
 
 
 @reducer(
@@ -236,10 +253,11 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
     for index, step in enumerate(blocks.steps):
         # The authors' implementation keeps the k-th value too.
         count = int(step["density"] * blocks.count) + 1
-        kept = KEEP_NOTHING
-        if step["density"]:
-            kept = bounds_of(blocks, index, count / blocks.count)
-        bounds.append(TrimBounds(kept.low, low_exact=kept.low_exact))
+        kept = KEEP_NOTHING if not step["density"] else TrimBounds()
+        if step["density"] and count < blocks.count:
+            least = ranked_magnitude(blocks, index, count)
+            kept = TrimBounds(least.value, low_exact=least.exact)
+        bounds.append(kept)
     return bounds
 
 
@@ -248,7 +266,7 @@ def _ties(
 ) -> _Single:
     factor = parameters["lambda"]
     return single.disjoint_merge(
-        narrow, weights, threshold_runs, votes="total", divide="count", factor=factor
+        narrow, weights, threshold_cuts, votes="total", divide="count", factor=factor
     )
 
 

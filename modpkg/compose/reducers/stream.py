@@ -22,24 +22,37 @@ def uniform(seed: int, key: bytes, first: int, shape: tuple[int, ...]) -> Array:
     SHA-256 of seed and key. The computation is all integer: every machine draws the same numbers.
     """
     counters = np.arange(first + 1, first + 1 + int(np.prod(shape)), dtype=np.uint64)
-    return _drawn(seed, key, counters).reshape(shape)
+    return _share(_mixed(stream_of(seed, key), counters)).reshape(shape)
 
 
 def uniform_at(seed: int, key: bytes, places: Any) -> Array:
     """Return what `uniform` draws for the elements at some flat indices."""
-    return _drawn(seed, key, np.asarray(places).astype(np.uint64) + np.uint64(1))
+    return _share(draws_at(stream_of(seed, key), places))
 
 
-def _drawn(seed: int, key: bytes, x: Any) -> Array:
-    state = hashlib.sha256(b"%d:" % seed + key).digest()
-    start = int.from_bytes(state[:8], "little")
+def stream_of(seed: int, key: bytes) -> int:
+    """Return the state from which SplitMix64 draws for a seed and a key."""
+    return int.from_bytes(hashlib.sha256(b"%d:" % seed + key).digest()[:8], "little")
+
+
+def draws_at(stream: int, places: Any) -> Any:
+    """Return uint64 for the elements at some flat indices: no two of a stream are equal."""
+    return _mixed(stream, np.asarray(places).astype(np.uint64) + np.uint64(1))
+
+
+def _mixed(stream: int, x: Any) -> Any:
+    """Return the outputs of some counters, in place of them."""
     x *= np.uint64(_INCREMENT)
-    x += np.uint64(start)
+    x += np.uint64(stream)
     _mix(x, 30)
     x *= np.uint64(_FIRST)
     _mix(x, 27)
     x *= np.uint64(_SECOND)
     _mix(x, 31)
+    return x
+
+
+def _share(x: Any) -> Array:
     x >>= np.uint64(11)
     draws: Array = x.astype(np.float64)
     draws *= 2.0**-53

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.adapters.formula import UNIT, Error
-from modpkg.compose.reducers.reducer import (
-    ApproximateMagnitudes,
-    Blocks,
-    Contribution,
-    Doubt,
-)
+from modpkg.compose.reducers.reducer import Blocks, Contribution, Doubt
 from modpkg.compose.reducers.selection import (
+    ALL_DRAWS,
     RankedMagnitude,
     computed_magnitudes,
+    draw_limit,
     kth_largest,
-    position,
 )
-from modpkg.compose.reducers.single import ThresholdRun
+from modpkg.compose.reducers.single import ThresholdCut
+from modpkg.compose.reducers.stream import draws_at, stream_of
 from modpkg.core.lazy_numpy import np
 
 if TYPE_CHECKING:
@@ -32,18 +30,26 @@ class TrimBounds(NamedTuple):
 
     low: float = 0.0
     """Smallest magnitude."""
-    low_before: int | None = None
-    """Of the values equal to ``low``, only those before this flat index are kept; None: all."""
+    low_draws: int | None = None
+    """Of the values equal to ``low``, only those are kept whose draw is below this; None: all."""
     high: float = float("inf")
     """Largest magnitude."""
-    high_before: int | None = None
-    """As ``low_before``, for values equal to ``high``."""
+    high_draws: int | None = None
+    """As ``low_draws``, for values equal to ``high``; None: there is no largest one."""
     factor: float = 1.0
     """Factor of the kept values."""
     low_exact: Fraction | None = None
     """The smallest magnitude itself, where ``low`` is only next to it."""
     high_exact: Fraction | None = None
     """The largest magnitude itself, where ``high`` is only next to it."""
+    stream: int = 0
+    """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
+
+    def drawn(self, places: Any, limit: int) -> Any:
+        """Return a mask of the flat indices whose draw is below a limit."""
+        if limit >= ALL_DRAWS:
+            return np.ones(len(places), np.bool_)
+        return draws_at(self.stream, places) < np.uint64(limit)
 
 
 Bounds = Sequence[TrimBounds]
@@ -76,7 +82,11 @@ def thresholds(blocks: Blocks, *, rescale: bool = False, **_: Any) -> Bounds:
 
 
 def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = None) -> TrimBounds:
-    """Return one step's bounds, see `thresholds`."""
+    """Return one step's bounds, see `thresholds`.
+
+    Of equal magnitudes at a bound those with the smallest draws stay, so that none of their places
+    is preferred. Whether a value of 0 stays makes no difference, and is not drawn for.
+    """
     count = blocks.count
     if density >= 1 or not count:
         return TrimBounds()
@@ -85,49 +95,61 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
         wanted = max(wanted, 1)  # as in mergekit
     if not wanted:
         return KEEP_NOTHING
-    sample = np.abs(blocks.sample(index))
+    stream = stream_of(0, blocks.keys[index])
 
-    def approximate(bound: float, first: int) -> Iterator[ApproximateMagnitudes]:
-        return blocks.approximate(index, bound, first)
+    def drawn(found: RankedMagnitude, number: int) -> int:
+        if not found.value:
+            return ALL_DRAWS
+        return draw_limit(partial(blocks.approximate, index), found, number, stream)
+
+    above = min(int((gamma or 0.0) * count), count - wanted)  # density takes precedence
+    low = ranked_magnitude(blocks, index, above + wanted)
+    high = ranked_magnitude(blocks, index, above) if above else None
+    kept = TrimBounds(low.value, low_exact=low.exact)
+    inside = above + wanted - low.above
+    if high is not None and (high.value, high.exact) == (low.value, low.exact):
+        inside = wanted  # of equal values, those with the largest draws are the ones above
+    if (limit := drawn(low, inside)) < ALL_DRAWS:
+        kept = kept._replace(low_draws=limit, stream=stream)
+    if high is not None:
+        limit = drawn(high, high.equal - (above - high.above))
+        kept = kept._replace(
+            high=high.value, high_draws=limit, high_exact=high.exact, stream=stream
+        )
+    return kept
+
+
+def ranked_magnitude(blocks: Blocks, index: int, k: int) -> RankedMagnitude:
+    """Return the ``k``-th largest magnitude of one step's delta, k from 1, exactly."""
 
     def magnitudes() -> Iterator[Array]:
         return (np.abs(delta).reshape(-1) for delta in blocks.deltas(index))
 
-    above = min(int((gamma or 0.0) * count), count - wanted)  # density takes precedence
-
-    def ranked(k: int) -> RankedMagnitude:
-        return exactly_ranked(
-            blocks, index, k, kth_largest(approximate, magnitudes, sample, k, count)
-        )
-
-    low, high = ranked(above + wanted), ranked(above) if above else None
-    kept = TrimBounds(low.value, low_exact=low.exact)
-    inside = above + wanted - low.above
-    if high is not None and (high.value, high.exact) == (low.value, low.exact):
-        inside = wanted  # of equal values, the first are kept: those that ``high`` drops are last
-    if inside < low.equal:
-        kept = kept._replace(low_before=position(approximate, low, inside) + 1)
-    if high is not None:
-        inside = high.equal - (above - high.above)
-        before = position(approximate, high, inside) + 1 if inside else 0
-        kept = kept._replace(high=high.value, high_before=before, high_exact=high.exact)
-    return kept
+    sample = np.abs(blocks.sample(index))
+    approximate = partial(blocks.approximate, index)
+    found = kth_largest(approximate, magnitudes, sample, k, blocks.count)
+    return exactly_ranked(blocks, index, k, found)
 
 
 def largest_of(
-    values: Callable[[], Iterable[Array]], sample: Array, wanted: int, count: int
+    values: Callable[[], Iterable[Array]], sample: Array, wanted: int, count: int, key: bytes
 ) -> TrimBounds:
     """Return the bounds that keep the ``wanted`` largest of ``count`` values.
 
-    ``values()`` yields non-negative float64 in order, each block flat; ``sample`` has some of them.
+    Args:
+        values: Yields non-negative float64 in order, each block flat.
+        sample: Some of them.
+        key: Selects the draws that decide which of equal values stay.
     """
     if not wanted:
         return KEEP_NOTHING
     approximate = computed_magnitudes(values)
     low = kth_largest(approximate, values, sample, wanted, count)
-    inside = wanted - low.above
-    before = position(approximate, low, inside) + 1 if inside < low.equal else None
-    return TrimBounds(low.value, before)
+    stream = stream_of(0, key)
+    limit = draw_limit(approximate, low, wanted - low.above, stream)
+    if limit == ALL_DRAWS:
+        return TrimBounds(low.value)
+    return TrimBounds(low.value, limit, stream=stream)
 
 
 def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -> RankedMagnitude:
@@ -197,20 +219,16 @@ def dropped(size: Array, kept: TrimBounds, first: int, places: Any = None) -> An
 
     They are a tensor's from flat index ``first`` on, or at ``places`` if given.
     """
-    mask = size < kept.low
-    if kept.low_before is not None:
-        mask |= (size == kept.low) & _from(size, kept.low_before, first, places)
-    if kept.high_before is not None:
-        mask |= size > kept.high
-        mask |= (size == kept.high) & _from(size, kept.high_before, first, places)
-    return mask
-
-
-def _from(size: Array, place: int, first: int, places: Any) -> Any:
-    """Return a mask of the elements at or after a flat index."""
-    if places is None:
-        places = np.arange(first, first + size.size)
-    return (places >= place).reshape(size.shape)
+    flat = size.reshape(-1)
+    mask = flat < kept.low
+    if kept.high_draws is not None:
+        mask |= flat > kept.high
+    for value, limit in ((kept.low, kept.low_draws), (kept.high, kept.high_draws)):
+        if limit is not None and limit < ALL_DRAWS:
+            equal = np.flatnonzero(flat == value)
+            own = equal + first if places is None else np.asarray(places).take(equal)
+            mask[equal[~kept.drawn(own, limit)]] = True
+    return mask.reshape(size.shape)
 
 
 def trimmed(
@@ -227,11 +245,8 @@ def trimmed(
         for threshold in (kept.low, kept.high):
             if math.isfinite(threshold):
                 doubt.threshold(number, size, threshold)
-    runs = None
-    if kept.high_before is None and contribution.places is None:
-        runs = _runs(kept, contribution.first, size.size)
-    if runs is not None and len(runs) == 1:
-        values = contribution.delta * (size >= runs[0].threshold)
+    if kept.low_draws is None and kept.high_draws is None:
+        values = contribution.delta * (size >= kept.low)
     else:
         outside = dropped(size, kept, contribution.first, contribution.places)
         values = contribution.delta * ~outside
@@ -240,16 +255,11 @@ def trimmed(
     return values
 
 
-def _runs(kept: TrimBounds, first: int, size: int) -> list[ThresholdRun]:
-    """Return the thresholds of the ``size`` elements from flat index ``first`` on."""
-    cut = size if kept.low_before is None else min(max(kept.low_before - first, 0), size)
-    above = math.nextafter(kept.low, math.inf)
-    runs = [ThresholdRun(0, cut, kept.low), ThresholdRun(cut, size, above)]
-    return [run for run in runs if run.start < run.stop]
+def threshold_cuts(bounds: Bounds, first: int) -> list[ThresholdCut] | None:
+    """Return each step's cut of the elements from flat index ``first`` on.
 
-
-def threshold_runs(bounds: Bounds, first: int, size: int) -> list[list[ThresholdRun]] | None:
-    """Return each step's runs; None if thresholds alone do not describe the bounds."""
-    if any(kept.high_before is not None or kept.factor != 1.0 or kept.low_exact for kept in bounds):
+    None if thresholds alone do not describe the bounds.
+    """
+    if any(kept.high_draws is not None or kept.factor != 1.0 or kept.low_exact for kept in bounds):
         return None
-    return [_runs(kept, first, size) for kept in bounds]
+    return [ThresholdCut(kept.low, kept.low_draws, kept.stream, first) for kept in bounds]
