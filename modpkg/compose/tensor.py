@@ -235,7 +235,7 @@ class Reduction:
         if single is None:
             return None
         measured = self._measured[0] if self._measured else None
-        if single.runs(measured, 0, self._blocks.count) is None:
+        if single.cuts(measured, 0) is None:
             return None
         if self.exact is not None:
             given = (reducer.name, computed.terms, computed.settings)

@@ -9,6 +9,7 @@ together. With another tokenizer come its special tokens, as transformers' Train
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ _BESIDE = re.compile(
     r"|normalizer\.json"
 )
 _CHAT_TEMPLATE = "chat_template"
+AUTO = "auto"
+"""As ``chat_template`` of a recipe: that of most of its modules."""
 _GENERATES = re.compile(r"(?:ForCausalLM|LMHeadModel|ForConditionalGeneration)$")
 _NO_MEANING = {
     *("added_tokens_decoder", "auto_map", "backend", "is_local", "legacy", "local_files_only"),
@@ -146,7 +149,8 @@ def settle(
     """
     base = modules[recipe.base]
     others = [modules[name].files for name in recipe.modules() if name != recipe.base]
-    if recipe.tokenizer is None and not any(is_text_file(file) for own in others for file in own):
+    plain = recipe.tokenizer is None and recipe.chat_template is None
+    if plain and not any(is_text_file(file) for own in others for file in own):
         return TextSettings(files=dict(files))
     own, before = _units(files), _units(base.files)
     chosen: dict[str, tuple[str, _Unit]] = {}
@@ -193,7 +197,39 @@ def settle(
         _check_rows(model, name, base, tokens, config)
         ids = _special_ids(unit.files, tokens)
         edits, documents = _aligned(config, merged, ids)
+    if (template := _named_template(model, recipe, modules)) is not None:
+        if _TOKENIZER_UNIT not in _units(merged):
+            reason = "it has a chat_template, and no tokenizer"
+            raise ComposeError("M601", model=model, reason=reason)
+        merged = {path: blob for path, blob in merged.items() if _TEMPLATE.fullmatch(path) is None}
+        settings = documents.get(TOKENIZER_CONFIG, json_of(merged, TOKENIZER_CONFIG))
+        documents = {**documents, TOKENIZER_CONFIG: {**settings, _CHAT_TEMPLATE: template}}
     return TextSettings(files=merged, config=edits, documents=documents, notes=tuple(notes))
+
+
+def _named_template(
+    model: str, recipe: Compose, modules: Mapping[str, InstalledModule]
+) -> str | None:
+    """Return the chat template that a recipe names, which may be the one that most modules have."""
+    if recipe.chat_template != AUTO:
+        return recipe.chat_template
+    found = Counter(
+        text.strip()
+        for name in recipe.modules()
+        if (text := _default_template(modules[name].files)) is not None
+    )
+    return max(found, key=lambda text: found[text], default=None)
+
+
+def _default_template(files: Mapping[str, Path]) -> str | None:
+    """Return the text of a module's chat template; of several with names the default one."""
+    given = _template_meaning(files)
+    if isinstance(given, list) and len(given) == 2 and isinstance(given[1], dict):
+        given = given[0]  # beside additional ones
+    if isinstance(given, list):
+        named = {each.get("name"): each.get("template") for each in given if isinstance(each, dict)}
+        given = named.get("default")
+    return given if isinstance(given, str) and given.strip() else None
 
 
 def _of_tokenizer(path: str) -> bool:

@@ -61,6 +61,13 @@ _RANDOM = (
 )
 _FROM_MODELS = {"from_base": False}
 
+_TEMPLATES = {
+    "chatml": "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
+    "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+}
+"""Chat templates that have a name. The others of mergekit are those of single models."""
+
 METHODS = {
     "linear": RecipeMethod(name="linear", shared={"normalize": "normalize"}, needs_base=False),
     "task_arithmetic": RecipeMethod(name="task-arithmetic", shared=_TASK),
@@ -185,7 +192,8 @@ class MergeRecipe(SlicedRecipe):
 
     def _compose(self) -> dict[str, Any]:
         self._tokenizer()
-        return self._passthrough() if self._method.name == "passthrough" else self._merge()
+        composed = self._passthrough() if self._method.name == "passthrough" else self._merge()
+        return composed | self._template()
 
     # Merges -------------------------------------------------------------------------------
 
@@ -419,7 +427,21 @@ class MergeRecipe(SlicedRecipe):
                 f"its tokenizer_source is {source!r}; only 'base' is supported, because "
                 "modpkg does not remap embedding rows to another vocabulary"
             )
-        if self._data.get("chat_template") is not None:
-            self.notes.append(
-                "chat_template is left out; the base's own comes with its tokenizer's files"
-            )
+
+    def _template(self) -> dict[str, Any]:
+        """Return the key of ``[compose]`` for the recipe's chat template, if it has one."""
+        given = self._data.get("chat_template")
+        if given in (None, ""):
+            return {}
+        if not isinstance(given, str):
+            raise self._refuse(f"its chat_template is {given!r}, which is no text")
+        if given == "auto":
+            return {"chat_template": given}
+        if "{" not in given:
+            if given not in _TEMPLATES:
+                raise self._refuse(
+                    f"its chat_template is {given[:100]!r}; known are 'auto' and "
+                    f"{', '.join(map(repr, _TEMPLATES))}, others have to be written out"
+                )
+            given = _TEMPLATES[given]
+        return {"chat_template": given}

@@ -126,7 +126,7 @@ class Recipe:
     def _model(self, reference: Any) -> str:
         """Return the module's name for a reference to a model."""
         path, revision = self._path_of(reference)
-        if self._revisions.setdefault(path, revision) != revision:
+        if revision and self._revisions.setdefault(path, revision) != revision:
             raise self._refuse(
                 f"it has two revisions of {path}; import them as two modules, and name a copy of "
                 "it in the recipe"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from modpkg.adapters.layers import layer_path
@@ -23,9 +23,10 @@ _EMBEDS = re.compile(r"embed|(?:^|\.)w[tp]e\.", re.IGNORECASE)
 class SlicedRecipe(Recipe):
     """A recipe with ``models`` or ``slices``."""
 
-    def __init__(self, path: Path, data: dict[str, Any], keys: tuple[str, ...]) -> None:
-        super().__init__(path, data, keys)
-        self._tower = self._only_tower()
+    @cached_property
+    def _tower(self) -> dict[str, Any]:
+        """The table that has ``models`` or ``slices``."""
+        return self._only_tower()
 
     def _only_tower(self) -> dict[str, Any]:
         """Return the table that has ``models`` or ``slices``.

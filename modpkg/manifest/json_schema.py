@@ -155,6 +155,7 @@ def _composition() -> dict[str, JsonSchema]:
         "steps": _list(step, "What acts on the base."),
         "dtype": _one_of(DTYPES, "dtype of the result; the base's if left out."),
         "tokenizer": _names("the module whose tokenizer is used"),
+        "chat_template": _text('A chat template, or "auto": that of most modules.', 100_000),
         "tie_word_embeddings": {"const": False, "description": "Untie the tied tensors."},
     }
 

@@ -35,6 +35,7 @@ COMPOSITION_KEYS = (
     "steps",
     "dtype",
     "tokenizer",
+    "chat_template",
     "tie_word_embeddings",
 )
 MODEL_KEYS = (*COMPOSITION_KEYS, "task", "compose-at")

@@ -147,6 +147,7 @@ def _compose(compose: Compose) -> dict[str, Any]:
         "steps": [_step(step) for step in compose.steps],
         "dtype": compose.dtype,
         "tokenizer": compose.tokenizer,
+        "chat_template": compose.chat_template,
         "tie_word_embeddings": compose.tie_word_embeddings,
     }
 

@@ -145,6 +145,9 @@ class Compose(Struct, frozen=True, kw_only=True):
     tokenizer: ModuleName | None = None
     """The module whose tokenizer, chat template and generation settings are used; None leaves it to
     the adapters, and to the base."""
+    chat_template: str | None = None
+    """A template in place of the tokenizer's, or ``auto``: the one that most of the modules have;
+    None keeps the tokenizer's."""
     tie_word_embeddings: bool | None = None
     """False gives the tensors that the base ties, such as embedding and output layer, values of
     their own; None leaves the base's ``config.json`` as it is."""

@@ -139,6 +139,7 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
     method, layers = table.get("method"), table.get("layers")
     steps, dtype = table.get("steps"), table.get("dtype")
     tokenizer, tied = table.get("tokenizer"), table.get("tie_word_embeddings")
+    template = table.get("chat_template")
     if tied and tied.boolean():
         raise tied.fail("can only be false; leave it out to keep what the base says")
     return Compose(
@@ -149,6 +150,7 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
         steps=tuple(_step(step, dependencies) for step in steps.items()) if steps else (),
         dtype=cast(DTypeName, dtype.choice(DTYPES, "dtype")) if dtype else None,
         tokenizer=_dependency(tokenizer, dependencies) if tokenizer else None,
+        chat_template=template.lines() if template else None,
         tie_word_embeddings=False if tied else None,
     )
 

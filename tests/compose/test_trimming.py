@@ -40,7 +40,7 @@ def kept_of(computed: ComputedTensor, density: float, gamma: float | None) -> tu
     """Return the magnitudes of a delta, and a mask of those that are kept."""
     with TensorBlocks("m", "t", computed) as blocks:
         bounds = bounds_of(blocks, 0, density, gamma)
-        (delta,) = blocks.deltas(0)
+        delta = np.concatenate(list(blocks.deltas(0)))
         got = trimmed(Contribution(delta=delta, weight=1.0), bounds)
     return np.abs(delta), got != 0
 
@@ -52,13 +52,15 @@ def test_no_rows_or_columns_are_preferred(tmp_path: Path, density: float, gamma:
     assert np.count_nonzero(kept) == int(density * size.size)
     least = size[kept].min()
     tied = size == least
-    assert np.count_nonzero(tied) > 1000
+    assert np.count_nonzero(tied) > 500
     assert not kept[tied].all()  # something is decided by draw
     for axis in (0, 1):
         shares = [part.mean() for part in np.array_split(kept, 4, axis=axis)]
         assert max(shares) - min(shares) < 0.01
     # Each of the tied ones has the same chance: the variance of sums over rows is binomial.
     counts, wins = tied.sum(1), (kept & tied).sum(1)
+    some = counts > 0
+    counts, wins = counts[some], wins[some]
     chance = wins.sum() / counts.sum()
     deviations = (wins - chance * counts) / np.sqrt(counts * chance * (1 - chance))
     assert abs(deviations.mean()) < 0.2

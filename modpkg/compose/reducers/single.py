@@ -185,10 +185,13 @@ def disjoint_merge(
                 np.bitwise_and(bits, np.int32(_MAGNITUDE), out=mask)
                 least = _round_up(cut.threshold)
                 np.subtract(least.view(np.int32) - np.int32(1), mask, out=mask)
-                lost = _lost(cut, mask) if float(least) == cut.threshold else ()
+                lost = (
+                    _lost(cut, mask) if cut.draws is not None and least == cut.threshold else None
+                )
                 mask >>= np.int32(31)  # all bits of those that are kept
                 bits &= mask
-                bits[lost] = 0
+                if lost is not None:
+                    bits[lost] = 0
             if votes == "weighted" and weight != 1:
                 delta *= weight
         vote = deltas[0] + deltas[1] if count > 1 else deltas[0].copy()
@@ -234,10 +237,8 @@ def _lost(cut: ThresholdCut, under: NDArray[np.int32]) -> Any:
 
     ``under`` is by how much the bits of an element are smaller than those below the threshold.
     """
-    if cut.draws is None:
-        return ()
     equal = np.flatnonzero(under == np.int32(-1))
-    return equal[draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws)]
+    return equal[draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws or 0)]
 
 
 def _added(total: Any, more: Array32) -> Any:
