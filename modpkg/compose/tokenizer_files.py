@@ -223,9 +223,7 @@ def _named_template(
 
 def _default_template(files: Mapping[str, Path]) -> str | None:
     """Return the text of a module's chat template; of several with names the default one."""
-    given = _template_meaning(files)
-    if isinstance(given, list) and len(given) == 2 and isinstance(given[1], dict):
-        given = given[0]  # beside additional ones
+    given = _main_template(files)
     if isinstance(given, list):
         named = {each.get("name"): each.get("template") for each in given if isinstance(each, dict)}
         given = named.get("default")
@@ -329,14 +327,17 @@ def _template_meaning(files: Mapping[str, Path]) -> Any:
         for path, blob in files.items()
         if path.startswith("additional_chat_templates/")
     }
-    main: Any
-    if (path := f"{_CHAT_TEMPLATE}.jinja") in files:
-        main = read_text(files[path], errors="replace")
-    elif (path := f"{_CHAT_TEMPLATE}.json") in files:
-        main = read_json(files[path]).get(_CHAT_TEMPLATE)
-    else:
-        main = json_of(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE)
+    main = _main_template(files)
     return [main, others] if others else main
+
+
+def _main_template(files: Mapping[str, Path]) -> Any:
+    """Return the template, or a list of several that have names."""
+    if (path := f"{_CHAT_TEMPLATE}.jinja") in files:
+        return read_text(files[path], errors="replace")
+    if (path := f"{_CHAT_TEMPLATE}.json") in files:
+        return read_json(files[path]).get(_CHAT_TEMPLATE)
+    return json_of(files, TOKENIZER_CONFIG).get(_CHAT_TEMPLATE)
 
 
 def _generation_meaning(files: Mapping[str, Path]) -> Any:

@@ -32,7 +32,7 @@ from modpkg.manifest.read import parse_manifest
 
 _KEYS = (
     *("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype"),
-    *("tokenizer_source", "tokenizer", "chat_template", "modules", "name"),
+    *("tokenizer_source", "tokenizer", "chat_template", "modules"),
 )
 
 
@@ -342,7 +342,10 @@ class MergeRecipe(SlicedRecipe):
                     "int8_mask saves memory in mergekit and changes no value; it is left out"
                 )
             elif self._written != "nuslerp" or key not in (_FLATTEN, _ROW_WISE) or of_model:
-                self._note(f"{self._written} has no use for {key[:100]!r} in mergekit 0.1.5")
+                self._note(
+                    f"{key[:100]} is left out: {self._written} of mergekit 0.1.5 has no such "
+                    "parameter"
+                )
 
     # Layers of several models -------------------------------------------------------------
 
@@ -371,7 +374,7 @@ class MergeRecipe(SlicedRecipe):
             scopes = [self._scope(sources[0]), self._scope(piece)]
             for scope in scopes:
                 self._check(scope)
-            run = {"module": self._model(sources[0]["model"]), "range": extents[0]}
+            run: dict[str, Any] = {"module": self._model(sources[0]["model"]), "range": extents[0]}
             run |= self._parameters({"scale": "scale"}, [*scopes, *common])
             runs.append(run)
             paths.append(self._path_of(sources[0]["model"])[0])

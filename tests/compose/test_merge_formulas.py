@@ -13,7 +13,8 @@ from modpkg.compose.arrays import Array
 from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import ComputedTensor, Term
 from modpkg.compose.reducers import find_reducer
-from modpkg.compose.reducers.trimming import TrimBounds, largest_of
+from modpkg.compose.reducers.stream import draws_at, stream_of
+from modpkg.compose.reducers.trimming import TrimBounds, dropped, largest_of
 from modpkg.compose.tensor import Reduction
 from tests.compose.hard_tensors import Inputs
 from tests.compose.test_exact import job_of
@@ -156,14 +157,12 @@ def test_nuslerp(
     np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
 
 
-def test_the_largest_of_computed_values_are_the_first_of_equal_ones() -> None:
+def test_of_equal_computed_values_those_that_are_drawn_are_the_largest() -> None:
     values = np.array([3.0, 1.0, 2.0, 2.0, 0.0, 2.0, 5.0])
     blocks = [values[:3], values[3:]]
     for wanted in range(1, 8):
-        bounds = largest_of(lambda: iter(blocks), np.empty(0), wanted, 7)
-        kept = values > bounds.low
-        before = 7 if bounds.low_before is None else bounds.low_before
-        kept |= (values == bounds.low) & (np.arange(7) < before)
-        order = np.argsort(-values, kind="stable")[:wanted]
+        bounds = largest_of(lambda: iter(blocks), np.empty(0), wanted, 7, b"key")
+        kept = ~dropped(values, bounds, 0)
+        order = np.lexsort([draws_at(stream_of(0, b"key"), np.arange(7)), -values])[:wanted]
         assert set(np.flatnonzero(kept)) == set(order)
-    assert largest_of(lambda: iter(blocks), values, 0, 7) == TrimBounds(low=float("inf"))
+    assert largest_of(lambda: iter(blocks), values, 0, 7, b"") == TrimBounds(low=float("inf"))

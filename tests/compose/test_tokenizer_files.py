@@ -64,10 +64,14 @@ def an_adapter(folder: Path, name: str, files: dict[str, Any]) -> InstalledModul
     return with_files(made, files)
 
 
-def composed(*modules: InstalledModule, tokenizer: str | None = None) -> Composition:
+def composed(
+    *modules: InstalledModule, tokenizer: str | None = None, template: str | None = None
+) -> Composition:
     steps = tuple(Step(op="lora", module=ModuleName(each.name)) for each in modules[1:])
     named = None if tokenizer is None else ModuleName(tokenizer)
-    recipe = Compose(base=ModuleName(modules[0].name), steps=steps, tokenizer=named)
+    recipe = Compose(
+        base=ModuleName(modules[0].name), steps=steps, tokenizer=named, chat_template=template
+    )
     return plan("m", "1", recipe, {each.name: each for each in modules})
 
 
@@ -302,3 +306,39 @@ def test_a_fine_tunes_other_tokenizer_is_told(tmp_path: Path) -> None:
 def test_a_malformed_tokenizer_is_no_traceback(tmp_path: Path, broken: dict[str, Any]) -> None:
     composed(a_base(tmp_path, tokenizer()), an_adapter(tmp_path, "ad", broken))
     composed(a_base(tmp_path / "2", broken), an_adapter(tmp_path / "2", "ad", CHAT))
+
+
+def test_a_recipe_may_name_a_chat_template(tmp_path: Path) -> None:
+    files = {**CHAT, "additional_chat_templates/tool.jinja": "x"}
+    found = composed(a_base(tmp_path, files), template=TEMPLATE + "new")
+    assert found.documents["tokenizer_config.json"]["chat_template"] == TEMPLATE + "new"
+    assert found.documents["tokenizer_config.json"]["eos_token"] == "<|im_end|>"
+    assert found.files.keys() & {*files} == {"tokenizer.json", "tokenizer_config.json"}
+    with raises("M601", match="no tokenizer"):
+        composed(a_base(tmp_path / "bare", {}), template=TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("templates", "wanted"),
+    [
+        (["one", "two", "two"], "two"),
+        (["one", "two", None], "one"),
+        ([None, "two", "one"], "two"),
+        ([None, None, None], None),
+        ([[{"name": "tool", "template": "x"}, {"name": "default", "template": "two"}], None, None],
+         "two"),
+    ],
+)  # fmt: skip
+def test_the_chat_template_that_most_modules_have(
+    tmp_path: Path, templates: list[Any], wanted: str | None
+) -> None:
+    def files(template: Any) -> dict[str, Any]:
+        return tokenizer(**({} if template is None else {"chat_template": template}))
+
+    first, *others = templates
+    named = zip(("one", "two"), others, strict=True)
+    adapters = [an_adapter(tmp_path, name, files(template)) for name, template in named]
+    made = a_base(tmp_path, files(first))
+    found = composed(made, *adapters, template="auto", tokenizer="base")
+    settings = found.documents.get("tokenizer_config.json", {})
+    assert settings.get("chat_template") == wanted

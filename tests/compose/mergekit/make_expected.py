@@ -118,7 +118,9 @@ def located(value: Any, models: Path) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: str(models / item) if key in ("model", "base_model") else located(item, models)
+        key: str(models / item)
+        if key in ("model", "base_model", "path") and isinstance(item, str)
+        else located(item, models)
         for key, item in value.items()
     }
 

@@ -1,0 +1,181 @@
+"""mergekit's recipes as people write them: what they mean, and what is told of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modpkg.interop.mergekit import import_mergekit
+from modpkg.interop.mergekit_settings import WrongValue, converted, setting_of
+from modpkg.manifest.read import read_manifest
+from modpkg.manifest.schema import Compose, Filtered
+from tests.raising import raises
+
+LINEAR = "merge_method: linear\nparameters: {weight: 1}\n"
+TASK = "merge_method: task_arithmetic\nparameters: {weight: 1}\n"
+TWO = "models: [{model: a}, {model: b}]\n"
+
+
+def imported(folder: Path, recipe: str) -> tuple[Compose, str]:
+    """Return the composition of a recipe, and the notes on it."""
+    (folder / "r.yml").write_text(recipe)
+    notes = import_mergekit(folder / "r.yml", folder / "out", "m", "1.0")
+    found = read_manifest(folder / "out" / "modpkg.toml").compose
+    assert found is not None
+    return found, "\n".join(notes)
+
+
+def model(folder: Path, name: str, layers: int) -> None:
+    (folder / name).mkdir()
+    (folder / name / "config.json").write_text(json.dumps({"num_hidden_layers": layers}))
+
+
+def of_slice(end: int, more: str = "") -> str:
+    sources = f"[{{model: a, layer_range: [0, {end}]}}, {{model: b, layer_range: [0, {end}]}}]"
+    return f"slices: [{{sources: {sources}{more}}}]\n"
+
+
+def test_a_slice_has_a_base_model_of_its_own(tmp_path: Path) -> None:
+    recipe = TASK + "base_model: c\n" + of_slice(4, ", base_model: a, residual_weight: 0.5")
+    found, notes = imported(tmp_path, recipe)
+    assert (found.base, [step.module for step in found.steps]) == ("a", ["b"])
+    assert "mergekit takes these from c" in notes
+    assert "'residual_weight' of a slice is ignored" in notes
+
+
+def test_layers_of_a_slice_have_to_be_all(tmp_path: Path) -> None:
+    found, notes = imported(tmp_path, TASK + "base_model: a\n" + of_slice(4))
+    assert found.layers[0].range == (0, 4)  # a fine-tune with more of them is refused
+    assert "layers 0 to 4" in notes
+
+
+@pytest.mark.parametrize(
+    ("layers", "end", "reason"),
+    [(6, 4, "4 layers of a, which has 6"), (3, 4, "up to 4 of a, which has 3"), (4, 4, None)],
+)
+def test_layers_of_models_that_are_here(
+    tmp_path: Path, layers: int, end: int, reason: str | None
+) -> None:
+    model(tmp_path, "a", layers)
+    model(tmp_path, "b", layers)
+    recipe = TASK + "base_model: a\n" + of_slice(end)
+    if reason is None:
+        assert not imported(tmp_path, recipe)[0].layers
+    else:
+        with raises("M801", match=reason):
+            imported(tmp_path, recipe)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "note"),
+    [
+        (LINEAR + TWO + "flavour: x\n", "'flavour' of the recipe"),
+        (LINEAR + "models: [{model: a, revision: x}, {model: b}]\n", "'revision' of a model's"),
+        (LINEAR + "models: [{model: a, weight: 2}, {model: b}]\n", "'weight' of a model's entry"),
+        (LINEAR + TWO + "name: other\n", "'name' of the recipe"),
+        ("merge_method: linear\nparameters: {weight: {value: 1, fliter: x}}\n" + TWO, "'fliter'"),
+        (LINEAR + "models: [{model: {model: {path: a, revision: v1}}}, {model: b}]\n", "v1"),
+        (
+            "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\n"
+            "models: [{model: a}, {model: b, parameters: {t: 1}}]\n",
+            "t of a model is ignored",
+        ),
+    ],
+)
+def test_what_mergekit_ignores_is_noted(tmp_path: Path, recipe: str, note: str) -> None:
+    assert note in imported(tmp_path, recipe)[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (LINEAR + TWO + "slices: [{sources: []}]\n", "has models and slices"),
+        (LINEAR + "modules: {vision: {models: [{model: a}]}}\n", "its modules are 'vision'"),
+        (LINEAR + "modules: {default: {}}\n", "needs either 'models' or 'slices'"),
+        (LINEAR + "models: [{model: a@v1}, {model: a@v2}]\n", "two revisions of a"),
+        (LINEAR + TWO + "---\n" + LINEAR + TWO, "several documents"),
+        (LINEAR + TWO + "chat_template: llama3\n", "'llama3'; known are 'auto'"),
+        ("merge_method: linear\nbase_model: c\nmodels: [{model: a, parameters: {weight: 1}}]\n",
+         "c has no weight"),
+        ("merge_method: slerp\nbase_model: a\n" + TWO, "needs the parameter 't'"),
+        ("merge_method: ties\nbase_model: a\nparameters: {weight: 1, normalize: 2}\n" + TWO,
+         "neither true nor false"),
+        (TASK + "base_model: a\nslices: [{sources: [{model: b, layer_range: [2, 1]}]}]\n",
+         "no first and last layer"),
+        ("merge_method: passthrough\nbase_model: b\nmodels: [{model: a}]\n", "is another"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, recipe: str, reason: str) -> None:
+    with raises("M801", match=reason):
+        imported(tmp_path, recipe)
+
+
+def test_values_are_converted_as_pydantic_does_it() -> None:
+    assert [converted(v, bool) for v in (1, 0.0, True, "Yes", "off")] == [
+        True, False, True, True, False,
+    ]  # fmt: skip
+    assert [converted(v, float) for v in (True, "1e-5", 2)] == [1.0, 1e-5, 2.0]
+    assert [converted(v, int) for v in ("10", 10.0, 10)] == [10, 10, 10]
+    for value, kind in ((2, bool), ("maybe", bool), ("x", float), (1.5, int), (None, float)):
+        with pytest.raises(WrongValue):
+            converted(value, kind)
+    for value in ({"filter": "x"}, [{"value": []}], [{"value": 1, "filter": 2}], "inf"):
+        with pytest.raises(WrongValue):
+            setting_of([value], float)
+
+
+def test_scopes_fall_back_where_no_filter_matches() -> None:
+    scopes = [[{"filter": "mlp", "value": 1}], {"filter": "q", "value": ["2", 3]}, 4, 5]
+    assert setting_of(scopes, float) == [
+        {"filter": "mlp", "value": 1.0}, {"filter": "q", "value": [2.0, 3.0]}, {"value": 4.0},
+    ]  # fmt: skip
+    assert setting_of([[{"filter": "", "value": 1}], 2], float) == 1.0
+    assert setting_of([], float) is None
+
+
+def test_linear_counts_the_base_model_among_models_but_not_in_slices(tmp_path: Path) -> None:
+    found, _ = imported(tmp_path, LINEAR + "base_model: c\n" + TWO)
+    assert (found.base, found.parameters["base_weight"]) == ("c", 1.0)
+    (tmp_path / "x").mkdir()
+    found, _ = imported(tmp_path / "x", LINEAR + "base_model: c\n" + of_slice(2))
+    assert (found.base, found.parameters["base_weight"]) == ("c", 0.0)
+
+
+def test_scales_of_the_first_and_last_slice_count_outside_of_layers(tmp_path: Path) -> None:
+    recipe = """
+merge_method: passthrough
+base_model: c
+slices:
+  - sources: [{model: a, layer_range: [0, 2], parameters: {scale: 0.5}}]
+  - sources: [{model: b, layer_range: [2, 4]}]
+    parameters: {scale: [{filter: lm_head, value: 3}, {filter: o_proj, value: 0}]}
+"""
+    found, notes = imported(tmp_path, recipe)
+    assert found.base == "c"
+    assert found.parameters["scale"] == (
+        Filtered(value=0.5, filter="model.embed_tokens.weight"),
+        Filtered(value=3.0, filter="lm_head.weight"),
+    )
+    assert [run.tensors for run in found.layers] == [
+        ("model.embed_tokens.weight",), ("model.norm.weight", "lm_head.weight"),
+    ]  # fmt: skip
+    assert "b, which is not available" in notes
+
+
+def test_prompts_of_experts_may_have_lines(tmp_path: Path) -> None:
+    recipe = "base_model: a\ngate_mode: hidden\nexperts:\n"
+    for name in ("a", "b"):
+        recipe += f"  - source_model: {name}\n    noise_scale: 0\n    comment: x\n"
+        recipe += "    positive_prompts:\n      - |-\n        <|im_start|>user\n        Hello\n"
+    found, notes = imported(tmp_path, recipe)
+    assert found.steps[0].parameters["prompts"] == ("<|im_start|>user\nHello",)
+    assert "'comment' of an expert" in notes
+
+
+@pytest.mark.parametrize("given", ["auto", "chatml", '"{% for m in messages %}\\n{% endfor %}"'])
+def test_chat_templates_are_carried_out(tmp_path: Path, given: str) -> None:
+    found, _ = imported(tmp_path, LINEAR + TWO + f"chat_template: {given}\n")
+    assert found.chat_template is not None
+    assert ("{" in found.chat_template) == (given != "auto")
