@@ -23,6 +23,8 @@ class MixtureRecipe(Recipe):
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
         super().__init__(path, data, keys=(*_KEYS, "shared_experts"))
+        if "merge_method" in data:
+            raise self._refuse("it has experts and a merge_method; only one of them can be meant")
         if data.get("shared_experts"):
             raise self._refuse("'shared_experts' is not supported")
         mode = data.get("gate_mode", "hidden")

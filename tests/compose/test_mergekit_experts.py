@@ -90,7 +90,7 @@ def test_a_recipe_of_a_mixture_becomes_a_manifest(tmp_path: Path) -> None:
         ("experts: [{source_model: b, noise_scale: 0.1}]", "'noise_scale' of an expert"),
         ("experts: [{source_model: b, positive_prompts: x}]", "not a list of strings"),
         ("experts: [b]", "without source_model"),
-        ("merge_method: ties", "'merge_method' is not known"),
+        ("merge_method: ties", "experts and a merge_method"),
     ],
 )
 def test_unsupported_recipes_of_mixtures_are_refused(
