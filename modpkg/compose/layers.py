@@ -7,18 +7,20 @@ mergekit calls this passthrough. Imports no torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from msgspec import Struct, structs
 
-from modpkg.adapters.layers import layer_path
+from modpkg.adapters.layers import LayerPath, layer_path
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.interface import LAYERS
 from modpkg.core.jsonfile import read_json
 from modpkg.core.same_values import is_output, tied_output, ties
+from modpkg.core.text_config import edit_text, text_part
 from modpkg.core.untied import TIES
 from modpkg.manifest.schema import Layers, Setting
 
@@ -65,12 +67,18 @@ class AssembledBase(Struct, frozen=True):
     runs: tuple[AssembledRun, ...]
 
 
-def height_in(tensor: str, first: int, count: int) -> float:
-    """Return a tensor's relative position among layers, from 0 to 1; 0 outside of layers."""
-    place = layer_path(tensor)
+def height_in(tensor: str, stack: str, first: int, count: int) -> float:
+    """Return a tensor's relative position among layers, from 0 to 1; 0 outside of them."""
+    place = path_in(stack, tensor)
     if place is None:
         return 0.0
     return (place.layer - first) / (count - 1) if count > 1 else 1.0
+
+
+def path_in(stack: str, tensor: str) -> LayerPath | None:
+    """Return where a tensor is in a stack of layers, or None if it is outside of that."""
+    place = layer_path(tensor)
+    return place if place is not None and place.stack == stack else None
 
 
 def assemble(
@@ -84,11 +92,11 @@ def assemble(
             in several stacks, or the config has no number of layers.
     """
     stack = _stack(name, base)
-    tensors = {t: ref for t, ref in base.tensors.items() if layer_path(t) is None}
+    tensors = {t: ref for t, ref in base.tensors.items() if path_in(stack, t) is None}
     scales: dict[str, tuple[Setting, str, float]] = {}
     sources: list[tuple[InstalledModule, int]] = []
     assembled: list[AssembledRun] = []
-    by_layer = {run.module: _by_layer(modules[run.module]) for run in runs}
+    by_layer = {run.module: _by_layer(stack, modules[run.module]) for run in runs}
     for run in runs:
         module = modules[run.module]
         if _stack(name, module) != stack:
@@ -100,7 +108,7 @@ def assemble(
             )
         part: dict[str, TensorRef] = {}
         for wanted in run.tensors:
-            _take(name, wanted, module, part)
+            _take(name, wanted, stack, module, part)
         for earlier in assembled:  # of two runs that take a tensor, the later one has it
             for tensor in part.keys() & earlier.tensors.keys():
                 del earlier.tensors[tensor]
@@ -111,7 +119,7 @@ def assemble(
                 renamed = f"{stack}.{len(sources)}.{rest}"
                 part[renamed] = module.tensors[tensor]
                 if run.scale is not None:
-                    scales[renamed] = run.scale, tensor, height_in(renamed, first, count)
+                    scales[renamed] = run.scale, tensor, height_in(renamed, stack, first, count)
             if not own:
                 raise ComposeError(
                     "M601",
@@ -131,34 +139,53 @@ def assemble(
     )
 
 
-def _by_layer(module: InstalledModule) -> dict[int, list[tuple[str, str]]]:
+def _by_layer(stack: str, module: InstalledModule) -> dict[int, list[tuple[str, str]]]:
     """Return the tensors of each layer, each with its name in the layer."""
     layers: dict[int, list[tuple[str, str]]] = {}
     for tensor in module.tensors:
-        if (place := layer_path(tensor)) is not None:
+        if (place := path_in(stack, tensor)) is not None:
             layers.setdefault(place.layer, []).append((tensor, place.rest))
     return layers
 
 
 def _stack(name: str, module: InstalledModule) -> str:
-    stacks = sorted({place.stack for t in module.tensors if (place := layer_path(t)) is not None})
-    if len(stacks) != 1:
-        shown = ", ".join(repr(stack) for stack in stacks) or "none"
+    """Return the stack that a module's layers are taken from.
+
+    Of a model with several, as of text and images, it is the text part's: the one that has as many
+    layers as that part's config says.
+    """
+    stacks: dict[str, set[int]] = {}
+    for tensor in module.tensors:
+        if (place := layer_path(tensor)) is not None:
+            stacks.setdefault(place.stack, set()).add(place.layer)
+    key, text = text_part(read_json(module.files[CONFIG]) if CONFIG in module.files else {})
+    found = sorted(stacks)
+    if len(found) > 1 and key is not None:
+        counts = [text[each] for each in LAYERS if each in text]
+        found = [stack for stack in found if [len(stacks[stack])] == counts[:1]]
+        found = [stack for stack in found if not _OTHER_TOWER.search(stack)] or found
+    if len(found) != 1:
+        shown = ", ".join(repr(stack) for stack in found or sorted(stacks)) or "none"
         raise ComposeError(
             "M601",
             model=name,
             reason=f"{module.name} must have exactly one stack of layers to take layers from; it "
             f"has {shown}",
         )
-    return stacks[0]
+    return found[0]
 
 
-def _take(name: str, wanted: str, module: InstalledModule, tensors: dict[str, TensorRef]) -> None:
+_OTHER_TOWER = re.compile(r"vision|visual|image|audio|speech|video")
+
+
+def _take(
+    name: str, wanted: str, stack: str, module: InstalledModule, tensors: dict[str, TensorRef]
+) -> None:
     """Add those of a module's tensors that ``wanted``, a name or a dotted prefix, matches."""
     names = [
         tensor
         for tensor in module.tensors
-        if layer_path(tensor) is None
+        if path_in(stack, tensor) is None
         and (tensor.startswith(wanted) if wanted.endswith(".") else tensor == wanted)
     ]
     if not names:
@@ -206,24 +233,25 @@ def _renumbered(
     name: str, config: Mapping[str, Any], sources: Sequence[tuple[InstalledModule, int]]
 ) -> dict[str, Any]:
     """Return the config with the new number of layers, its per-layer lists rearranged."""
-    keys = [key for key in LAYERS if isinstance(config.get(key), int)]
+    _, part = text_part(config)
+    keys = [key for key in LAYERS if isinstance(part.get(key), int)]
     if not keys:
         raise ComposeError(
             "M601",
             model=name,
             reason=f"its base's {CONFIG} does not state the number of layers",
         )
-    before = int(config[keys[0]])
-    edited: dict[str, Any] = {**config, **dict.fromkeys(keys, len(sources))}
+    before = int(part[keys[0]])
+    edited: dict[str, Any] = dict.fromkeys(keys, len(sources))
     own = {
-        module.name: read_json(module.files[CONFIG])
+        module.name: text_part(read_json(module.files[CONFIG]))[1]
         for module, _ in sources
         if CONFIG in module.files
     }
-    for key, value in config.items():
+    for key, value in part.items():
         if isinstance(value, list) and len(value) == before and before > 1:
             values = [(own.get(module.name, {}).get(key), layer) for module, layer in sources]
             lists = [(items, layer) for items, layer in values if isinstance(items, list)]
             if len(lists) == len(values) and all(layer < len(items) for items, layer in lists):
                 edited[key] = [items[layer] for items, layer in lists]
-    return edited
+    return {**config, **edit_text(config, edited)}

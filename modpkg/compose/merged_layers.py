@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, structs
 
-from modpkg.adapters.layers import layer_path
 from modpkg.compose.composition import Term
-from modpkg.compose.layers import AssembledRun, height_in
+from modpkg.compose.layers import AssembledRun, height_in, path_in
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import StepContext, find_operator
 from modpkg.compose.operators.dense import DENSE
@@ -93,7 +92,7 @@ def _merged(
         )
         effects = find_operator(step.op, name).bind(context)
         steps.append(PlannedStep(number, step, module, effects, names))
-    places = {tensor: height_in(tensor, run.first, count) for tensor in run.tensors}
+    places = {tensor: height_in(tensor, run.stack, run.first, count) for tensor in run.tensors}
     merging = MergeMethod(name, own, reducer, modules, places)
     return MergedRun(merging, base, merging.terms(base, steps))
 
@@ -123,11 +122,11 @@ def _renamed(
     """
     names: dict[str, str] = {}
     for tensor in module.tensors:
-        place = layer_path(tensor)
+        place = path_in(run.stack, tensor)
         if place is None:
             if tensor in run.tensors:
                 names[tensor] = tensor
-        elif place.stack == run.stack and first <= place.layer < first + count:
+        elif first <= place.layer < first + count:
             names[f"{run.stack}.{run.first + place.layer - first}.{place.rest}"] = tensor
     tensors = {target: module.tensors[tensor] for target, tensor in names.items()}
     return structs.replace(module, tensors=tensors), names

@@ -3,13 +3,16 @@
     delta = x − base
 
 The step's scale interpolates from the base (0) to the fine-tune (1). Ilharco et al. 2023,
-https://arxiv.org/abs/2212.04089.
+https://arxiv.org/abs/2212.04089. With the parameter ``within``, a prefix like ``language_model.``,
+it is a fine-tune of only that part of the base: one tower of a model of text and images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from modpkg.adapters.formula import LEAST, BaseRows, Elements, Error, Extent, Sizes, gamma
 from modpkg.compose.composition import Term
@@ -19,9 +22,12 @@ from modpkg.core.filenames import CONFIG
 from modpkg.core.jsonfile import read_json
 from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of
+from modpkg.core.text_config import text_part
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
+
+WITHIN = "within"
 
 
 def bind(context: StepContext) -> Effects:
@@ -30,8 +36,11 @@ def bind(context: StepContext) -> Effects:
     Copies of tied tensors and computed buffers may be on one side only, see `in_terms_of`.
 
     Raises:
-        ComposeError: The module and the base have different names, shapes, or integer tensors.
+        ComposeError: The module and the base have different names, shapes, or integer tensors; or
+            the base has no part that the step names.
     """
+    if WITHIN in context.step.parameters:
+        return _bind_part(context)
     module, base = context.module, context.base
     config = read_json(module.files[CONFIG]) if CONFIG in module.files else {}
     own_tensors = in_terms_of(module.tensors, base.tensors, config, context.config)
@@ -59,6 +68,38 @@ def bind(context: StepContext) -> Effects:
             )
     left = tuple(ref for name, ref in module.tensors.items() if name not in own_tensors)
     return Effects(terms=terms, unused=left)
+
+
+def _bind_part(context: StepContext) -> Effects:
+    """Return the terms of a step on a part of the base.
+
+    The module is such a model too, of which only that part is used, or has that part alone: its
+    names are then those of the base without the prefix.
+    """
+    module, base, prefix = context.module, context.base, context.step.parameters[WITHIN]
+    if not isinstance(prefix, str) or not prefix.endswith("."):
+        raise context.refuse_step(
+            f"has {WITHIN} = {prefix!r}, which is no prefix of names that ends with a dot, like "
+            '"language_model."'
+        )
+    part = {name: ref for name, ref in base.tensors.items() if name.startswith(prefix)}
+    if not part:
+        raise context.refuse_step(f"names {prefix!r}, but no tensor of {base.name} begins with it")
+    own = {name: ref for name, ref in module.tensors.items() if name.startswith(prefix)}
+    own = own or {prefix + name: ref for name, ref in module.tensors.items()}
+    step = structs.replace(context.step, parameters={})
+    effects = bind(
+        structs.replace(
+            context,
+            step=step,
+            base=structs.replace(base, tensors=part),
+            module=structs.replace(module, tensors=own),
+            config=text_part(context.config)[1],
+        )
+    )
+    used = {id(ref) for ref in own.values()}
+    left = tuple(ref for ref in module.tensors.values() if id(ref) not in used)
+    return structs.replace(effects, unused=effects.unused + left)
 
 
 def delta(
