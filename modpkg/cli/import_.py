@@ -50,6 +50,9 @@ class _Source(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if self._hub and isinstance(value, str) and is_hub_address(value):
             return parse_hub_address(value)
+        if isinstance(value, str) and is_oci_address(value):
+            hint = f"It is imported so: modpkg import oci {value}"
+            raise click.BadParameter(hint, ctx, param)
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
@@ -72,7 +75,9 @@ class _Formats(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             places = [Path(text) for text in args if not text.startswith("-")]
-            found = next(filter(None, map(how_to_import, places)), None)
+            artifact = next(filter(is_oci_address, args), None)
+            found = f"modpkg import oci {artifact}" if artifact is not None else None
+            found = found or next(filter(None, map(how_to_import, places)), None)
             hint = f" Here: {found}" if found is not None else ""
             formats = ", ".join(self.commands)
             ctx.fail(f"Name the format before the source, one of {formats}.{hint}")

@@ -160,6 +160,8 @@ OCI_MANIFEST_BYTES = 4 << 20
 OCI_LAYERS = 10_000
 #: Any other answer of an OCI registry that is no file, such as a token, bytes.
 OCI_ANSWER_BYTES = 1 << 20
+#: Repositories of an OCI registry, and registries, of which is noted what was pushed there, each.
+OCI_SOURCES = 16
 #: The answer of a credential helper, seconds.
 HELPER_SECONDS = 30
 

@@ -37,7 +37,8 @@ from modpkg.interop.oci_artifact import (
     model_manifest,
     whole_name,
 )
-from modpkg.registry.oci_client import AT_ONCE, OciClient, in_parallel
+from modpkg.registry.oci_client import AT_ONCE, OciClient
+from modpkg.registry.oci_mounts import known_sources, note_pushed
 from modpkg.runtime.installed import find_model
 
 
@@ -154,6 +155,8 @@ def _push(
         layer.digest: (layer.size, partial(file_chunks, folder / layer.path)) for layer in layers
     }
     blobs[digest_bytes(config)] = (len(config), lambda start: iter((config[start:],)))
+    sources = known_sources(client.address)
+    client.mount_from({digest: sources[digest] for digest in blobs.keys() & sources.keys()})
 
     def push(digest: Digest) -> int:
         size, read = blobs[digest]
@@ -161,4 +164,6 @@ def _push(
         progress.advance(size)
         return size if sent else 0
 
-    return sum(in_parallel(push, sorted(blobs, key=lambda digest: -blobs[digest][0])))
+    sent = sum(client.in_parallel(push, sorted(blobs, key=lambda digest: -blobs[digest][0])))
+    note_pushed(client.address, blobs.keys())
+    return sent

@@ -53,7 +53,7 @@ from modpkg.interop.oci_artifact import (
 )
 from modpkg.manifest.read import parse_manifest
 from modpkg.manifest.values import parse_license
-from modpkg.registry.oci_client import OciClient, in_parallel
+from modpkg.registry.oci_client import OciClient
 from modpkg.release.data_names import problem_of_name
 from modpkg.resolve.lock import parse_lock
 
@@ -166,7 +166,7 @@ class _Pull:
             raise disk_full(self._folder, human_bytes(need), reserve=bounds.DISK_RESERVE)
         self._progress.stage("Pulling")
         self._progress.total(sum(layer.size for layer in missing))
-        in_parallel(self._fetch, sorted(missing, key=lambda layer: -layer.size))
+        self._client.in_parallel(self._fetch, sorted(missing, key=lambda layer: -layer.size))
 
     def read(self, layer: OciLayer, most: int) -> bytes:
         """Return the bytes of a fetched file."""

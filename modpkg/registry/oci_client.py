@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -45,6 +45,26 @@ class OciClient:
         """``writes`` is whether something will be pushed."""
         self.address = address
         self._requests = OciRequests(address, writes=writes)
+        self._sources: Mapping[Digest, str] = {}
+
+    def in_parallel(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Return what the work, done by this client, returns for each item.
+
+        At the first error the rest is stopped, and the client cannot be used any more.
+        """
+        pool = ThreadPoolExecutor(AT_ONCE, "modpkg-oci")
+        jobs = [pool.submit(work, item) for item in items]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        except BaseException as error:
+            self._requests.stopped.set()
+            if not isinstance(error, Exception):
+                abandon()  # or the pool would wait for the registry
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return [job.result() for job in jobs]
 
     def manifest(self) -> tuple[bytes, str]:
         """Return the manifest that the address names, and what type the registry says it has.
@@ -118,6 +138,7 @@ class OciClient:
             if answer.status == 206 and not told.startswith(f"bytes {start}-"):
                 raise self._requests.refusal("it sends another part than asked for", "try again")
             while True:
+                self._requests.check_going()
                 try:
                     data = pace.timed(lambda: answer.read1(ARRIVAL))
                 except (ModpkgError, Abandoned):
@@ -131,8 +152,14 @@ class OciClient:
                 if kept:
                     yield kept
 
+    def mount_from(self, sources: Mapping[Digest, str]) -> None:
+        """Let blobs be taken from other repositories of the registry, by their digests."""
+        if sources:
+            self._sources = sources
+            self._requests.read_from(set(sources.values()))
+
     def push_blob(self, digest: Digest, size: int, read: Callable[[int], Iterator[bytes]]) -> bool:
-        """Push a blob unless the repository has it; return whether it was sent.
+        """Push a blob unless the registry has it; return whether it was sent.
 
         Args:
             digest: Its digest.
@@ -150,7 +177,9 @@ class OciClient:
                 if not location:
                     if self.has_blob(digest, size):
                         return tries > 0
-                    location, offset = self._begin_upload(), 0
+                    location, offset = self._begin_upload(digest), 0
+                    if not location:
+                        return False
                 if offset < size:
                     location = self._append(location, read, offset, size)
                     offset = size
@@ -162,8 +191,16 @@ class OciClient:
                 tries = 1 if offset - begun >= bounds.PROGRESS_BYTES else tries + 1
                 self._requests.pause(tries, failure)
 
-    def _begin_upload(self) -> str:
+    def _begin_upload(self, digest: Digest) -> str:
+        """Return where an upload goes on; nowhere if another repository had the blob."""
         url = self._requests.url("blobs/uploads/")
+        if (source := self._sources.get(digest)) is not None:
+            mount = f"{url}?{urlencode({'mount': digest, 'from': source})}"
+            answer = self._requests.ask("POST", mount, expect=(201, 202, 400, 401, 403, 404, 405))
+            if answer.status == 201:
+                return ""
+            if answer.status == 202:
+                return self._next(answer, url)
         answer = self._requests.ask("POST", url, expect=(202,))
         return self._next(answer, url)
 
@@ -231,15 +268,3 @@ class OciClient:
 
     def _other(self, what: str, found: str, wanted: str) -> IntegrityError:
         return IntegrityError("M893", what=what, address=self.address, found=found, wanted=wanted)
-
-
-def in_parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return what the work returns for each item; at the first error, nothing more is begun."""
-    pool = ThreadPoolExecutor(AT_ONCE, "modpkg-oci")
-    try:
-        return list(pool.map(work, items))
-    except BaseException:
-        abandon()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -19,7 +19,6 @@ from email.message import Message
 from functools import partial
 from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
-import msgspec
 from msgspec import Struct
 
 from modpkg.core import bounds
@@ -31,17 +30,16 @@ from modpkg.manifest.config import origin
 from modpkg.registry.attempts import jittered, retry_after
 from modpkg.registry.connection import IpAddress, failure_of, open_connection
 from modpkg.registry.object_store import is_private
+from modpkg.registry.oci_challenge import challenge_in, token_in
 from modpkg.registry.oci_login import OciLogin, login_of
-from modpkg.registry.public_address import is_public
-from modpkg.registry.requests import TooLate, wait_for
+from modpkg.registry.public_address import privacy_of
+from modpkg.registry.requests import Abandoned, TooLate, wait_for
 
 RETRIES = 5
 """How often a request is tried again."""
 _PAUSE = 0.25
 _REDIRECTS = (301, 302, 303, 307, 308)
-_CHALLENGE = re.compile(r'(?:^|[\s,])(bearer|basic)\s+|([a-z_]+)="([^"]*)"', re.IGNORECASE)
 _ERROR_CODE = re.compile(rb'"code" ?: ?"([A-Z_]{1,60})"')
-_TOKEN = re.compile(r"[\x21-\x7e]{1,32768}")
 
 
 class PassingFailure(Exception):
@@ -69,16 +67,6 @@ class OciAnswer(Struct, frozen=True):
     body: bytes
 
 
-class _Token(Struct):
-    """What a server of tokens answers."""
-
-    token: str = ""
-    access_token: str = ""
-
-
-_decode_token = msgspec.json.Decoder(_Token).decode
-
-
 class OciRequests:
     """Requests about one repository. Thread-safe."""
 
@@ -96,6 +84,25 @@ class OciRequests:
         self._login: OciLogin | None = None
         self._looked_up = False
         self._reach = 0
+        self._sources: tuple[str, ...] = ()
+        self.stopped = threading.Event()
+        """Set when nobody wants an answer any more, since something else failed."""
+
+    def check_going(self) -> None:
+        """Check that answers are still wanted.
+
+        Raises:
+            Abandoned: They are not.
+        """
+        if self.stopped.is_set():
+            raise Abandoned
+
+    def read_from(self, repositories: Collection[str]) -> None:
+        """Ask that other repositories can be read too, in tokens from now on."""
+        with self._lock:
+            self._sources = tuple(sorted(repositories))
+            if self._authorization is not None and self._authorization.startswith("Bearer "):
+                self._authorization = None
 
     def url(self, path: str) -> str:
         """Return the address of what is below the repository, such as ``blobs/sha256:…``."""
@@ -193,6 +200,7 @@ class OciRequests:
         """
         if tries > RETRIES or failure.after > bounds.RETRY_AFTER_SECONDS:
             raise self.refusal(failure.reason, "try again later") from None
+        self.check_going()
         wait_for(partial(time.sleep, max(failure.after, jittered(_PAUSE * 2**tries))))
 
     def refused(self, answer: OciAnswer) -> RegistryUnreachable:
@@ -262,15 +270,27 @@ class OciRequests:
         }
         patience = max(silence, bounds.ANSWER_SECONDS)
 
+        opened: list[http.client.HTTPConnection] = []
+        unwanted = threading.Event()
+
         def begun() -> http.client.HTTPConnection:
             connection = open_connection(parts, silence, self._check_reach)
+            opened.append(connection)
             connection.putrequest(method, target, skip_accept_encoding=True)
             for name, value in whole.items():
                 connection.putheader(name, value)
             connection.endheaders()
+            if unwanted.is_set():
+                connection.close()
             return connection
 
-        connection = wait_for(begun, patience)
+        try:
+            connection = wait_for(begun, patience)
+        except BaseException:
+            unwanted.set()  # it may be opened only now, in the other thread
+            for one in opened:
+                one.close()
+            raise
         try:
             broken = self._stream(connection, body, patience) if body is not None else None
             try:
@@ -291,6 +311,7 @@ class OciRequests:
         """
         chunks = body.chunks()
         while True:
+            self.check_going()
             try:
                 chunk = next(chunks, b"")
             except OSError as error:
@@ -318,7 +339,7 @@ class OciRequests:
 
     def _check_reach(self, host: str, addresses: Sequence[IpAddress]) -> None:
         """Check that a host is in no network that is more private than the registry's own."""
-        reach = max(map(_reach, addresses), default=0)
+        reach = max(map(privacy_of, addresses), default=0)
         if host == self._host:
             self._reach = reach
         elif reach > self._reach:
@@ -330,7 +351,7 @@ class OciRequests:
         with self._lock:
             if self._authorization != used:
                 return  # another thread was faster
-            asked = _challenge(answer.headers.get_all("WWW-Authenticate") or [])
+            asked = challenge_in(answer.headers.get_all("WWW-Authenticate") or [])
             login = self._found_login()
             if asked is None:
                 self._authorization = None
@@ -353,20 +374,22 @@ class OciRequests:
         What it is for is decided here, and not by the registry.
         """
         actions = "pull,push" if self._writes else "pull"
-        values = {"scope": f"repository:{self._address.repository}:{actions}"}
-        if service := asked.get("service"):
-            values["service"] = service
+        scopes = [f"repository:{self._address.repository}:{actions}"]
+        scopes += [f"repository:{other}:pull" for other in self._sources]
+        values = [("service", service)] if (service := asked.get("service")) else []
         realm = asked["realm"]
         if login is not None and not is_private(realm):
             reason = "a login would be sent to its server of tokens without TLS"
             raise self.refusal(reason, "ask its owner")
         headers, body, method, url = {}, None, "GET", realm
         if login is not None and login.is_token:
-            values |= {"grant_type": "refresh_token", "refresh_token": login.secret}
-            data = urlencode({**values, "client_id": "modpkg"}).encode()
+            values += [("scope", " ".join(scopes)), ("client_id", "modpkg")]
+            values += [("grant_type", "refresh_token"), ("refresh_token", login.secret)]
+            data = urlencode(values).encode()
             headers["Content-Type"] = "application/x-www-form-urlencoded"
             method, body = "POST", OciBody(len(data), lambda: iter((data,)))
         else:
+            values += [("scope", scope) for scope in scopes]
             url += ("&" if urlsplit(realm).query else "?") + urlencode(values)
             if login is not None:
                 headers["Authorization"] = login.basic()
@@ -377,12 +400,8 @@ class OciRequests:
         if answer.status in (408, 425, 429) or answer.status >= 500:
             after = retry_after(answer.headers.get("Retry-After", "")) or 0.0
             raise PassingFailure(f"its server of tokens answers with {answer.status}", after)
-        try:
-            given = _decode_token(data)
-        except msgspec.MsgspecError:
-            given = _Token()
-        token = given.token or given.access_token
-        if answer.status != 200 or _TOKEN.fullmatch(token) is None:
+        token = token_in(data)
+        if answer.status != 200 or token is None:
             reason = f"its server of tokens gives none (status {answer.status})"
             raise self.refusal(reason, "ask its owner")
         return token
@@ -402,34 +421,3 @@ def _read(answer: http.client.HTTPResponse, most: int) -> bytes:
     if len(data) < most and answer.length:
         raise http.client.IncompleteRead(data)
     return data
-
-
-def _reach(address: IpAddress) -> int:
-    """Return how private an address is: 0 for the internet, 2 for this machine alone.
-
-    >>> from ipaddress import ip_address
-    >>> [_reach(ip_address(a)) for a in ("8.8.8.8", "10.0.0.1", "169.254.0.1", "::1")]
-    [0, 1, 2, 2]
-    """
-    if is_public(address):
-        return 0
-    return 1 if address.is_private and not (address.is_loopback or address.is_link_local) else 2
-
-
-def _challenge(headers: Sequence[str]) -> dict[str, str] | None:
-    """Return what a registry asks for: the parameters, and under ``""`` the scheme.
-
-    A token is preferred to a password.
-
-    >>> _challenge(['Bearer realm="https://a.example/token",service="a"'])
-    {'': 'bearer', 'realm': 'https://a.example/token', 'service': 'a'}
-    """
-    found: list[dict[str, str]] = []
-    for header in headers[:8]:
-        for scheme, key, value in _CHALLENGE.findall(header[:8192]):
-            if scheme:
-                found.append({"": scheme.lower()})
-            elif found:
-                found[-1].setdefault(key.lower(), value)
-    found.sort(key=lambda challenge: challenge[""] != "bearer")
-    return found[0] if found else None

@@ -222,6 +222,8 @@ def test_what_is_no_folder_is_not_published_to(
             "one of hf, oci, gguf, peft, mergekit, safetensors. Here: modpkg import ",
         ),
         (["import", "hf", "acme/small"], "name it hf://acme/small"),
+        (["import", "hf", "oci://a.example/small:1"], "modpkg import oci oci://a.example/small:1"),
+        (["import", "oci://a.example/small:1"], "Here: modpkg import oci oci://a.example/small:1"),
         (["import", "hf", "https://huggingface.co/acme/small"], "name it hf://acme/small"),
         (["import", "gguf", "acme/small"], "hf download acme/small --local-dir small"),
         (["import", "hf", "source", "--license", "Apache 2.0"], "did you mean 'Apache-2.0'?"),

@@ -105,7 +105,7 @@ def test_the_same_model_comes_back(
     for path in sorted(exported.rglob("*")):
         assert (Path("back") / path.relative_to(exported)).read_bytes() == path.read_bytes()
     assert not list((home / "downloads").glob("*"))
-    assert not list((home / "exports").glob("*"))
+    assert [path.name for path in (home / "exports").iterdir()] == ["pushed.json"]
 
 
 def test_the_assembly_installs_the_same_again(
@@ -166,6 +166,9 @@ def test_with_a_login(auth: str, installed: Workspace, tmp_path: Path) -> None:
         write_login(tmp_path, registry, SECRET)
         pushed = export("tiny", address)
         assert export("tiny", address)["uploaded"] == 0
+        sent = registry.count("PATCH")
+        assert 0 < export("tiny", registry.repository("prod/chat:1.0"))["uploaded"] < 5000
+        assert registry.count("PATCH") == sent  # only the manifest: the blobs were mounted
         found = run(import_command, "oci", pushed["folder"])
         assert torch.equal(logits(Path(found["folder"])), modpkg.load("tiny")(IDS).logits)
         write_login(tmp_path, registry, "another")

@@ -24,6 +24,7 @@ from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import ModpkgError
 from modpkg.core.interface import drift_of, unfit_reason
 from modpkg.core.jsonfile import parse_json
+from modpkg.core.oci_address import parse_oci_address
 from modpkg.core.packs import pack_header, read_pack_header
 from modpkg.core.records import (
     Expects,
@@ -40,9 +41,11 @@ from modpkg.interop.gguf_header import GgufHeader, read_gguf_header
 from modpkg.interop.gguf_settings import RULES, amended
 from modpkg.interop.gguf_tokenizer import check_tokenizer
 from modpkg.interop.mergekit import import_mergekit
+from modpkg.interop.oci_artifact import read_artifact, read_model_config
 from modpkg.manifest.config import parse_settings
 from modpkg.manifest.read import parse_manifest
 from modpkg.registry.index import parse_index
+from modpkg.registry.oci_client import IMAGE_MANIFEST
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import format_lock, parse_lock, read_lock
 from modpkg.toml.document import decoded
@@ -55,6 +58,7 @@ from tests.hostile.mutations import (
     mutate_lines,
     mutate_text,
 )
+from tests.registry.oci_server import as_bytes, layer_of, manifest_of
 
 Run = Callable[[bytes, Path], object]
 """Reads an input; a folder is for files that it needs."""
@@ -175,6 +179,18 @@ def _adapter(data: bytes, folder: Path) -> None:
             and all(isinstance(extent, int) and 0 <= extent <= 2**62 for extent in shape[1:])
         }
         bind_adapter("an-adapter", tensors, config, _BASE, base_name="a-base 1.0")
+
+
+_ARTIFACT = as_bytes(
+    manifest_of([layer_of("config.json", b"x"), layer_of("run.py", b"y", "code.v1.raw")])
+)
+
+
+def _artifact(data: bytes, folder: Path) -> None:
+    address = parse_oci_address("oci://models.example/team/model:1")
+    read_model_config(data)
+    for layer in read_artifact(data, IMAGE_MANIFEST, address).layers:
+        assert (folder / layer.path).resolve().is_relative_to(folder.resolve())
 
 
 def _mergekit(data: bytes, folder: Path) -> None:
@@ -448,6 +464,7 @@ TARGETS = {
         lambda: [gguf_bytes(GGUF_METADATA, GGUF_TENSORS)], _gguf, (mutate_bytes, mutate_text)
     ),
     "adapter": Target(_adapters, _adapter, _JSON),
+    "oci": Target(lambda: [_ARTIFACT], _artifact, _JSON),
     "mergekit": Target(_encoded(_RECIPES), _mergekit, _TOML),
     "cases": Target(
         lambda: [

@@ -17,6 +17,7 @@ from modpkg.core import bounds
 from modpkg.core.oci_address import parse_oci_address
 from modpkg.registry import oci_login, oci_requests
 from modpkg.registry.oci_client import OciClient
+from modpkg.registry.oci_mounts import known_sources, note_pushed
 from modpkg.registry.oci_requests import OciRequests
 from tests.raising import raises
 from tests.registry.oci_server import Asked, FakeRegistry, Reply, digest_of, fake_registry
@@ -208,6 +209,37 @@ def test_a_push_begins_again_where_nothing_was_kept(fake: FakeRegistry) -> None:
     assert [one.method for one in fake.asked].count("POST") == 2
 
 
+def test_a_mount(fake: FakeRegistry) -> None:
+    fake.on("POST", UPLOADS, (201, {}, b""))
+    one = client(fake, writes=True)
+    one.mount_from({DIGEST: "team/other"})
+    assert not one.push_blob(DIGEST, len(DATA), lambda at: iter((DATA[at:],)))
+    assert parse_qs(urlsplit(fake.asked[-1].path).query) == {
+        "mount": [DIGEST],
+        "from": ["team/other"],
+    }
+    accepting(fake)  # which knows no mounts
+    assert one.push_blob(DIGEST, len(DATA), lambda at: iter((DATA[at:],)))
+    fake.on("POST", UPLOADS, (403, {}, b""), (202, {"Location": f"{UPLOADS}one"}, b""))
+    assert one.push_blob(DIGEST, len(DATA), lambda at: iter((DATA[at:],)))
+
+
+def test_what_was_pushed_is_noted(home: Path) -> None:
+    first, second = (parse_oci_address(f"oci://a.example/{name}") for name in ("one", "two"))
+    assert known_sources(first) == {}
+    note_pushed(first, [DIGEST])
+    assert known_sources(first) == {}
+    assert known_sources(second) == {DIGEST: "one"}
+    assert known_sources(parse_oci_address("oci://b.example/two")) == {}
+    for number in range(bounds.OCI_SOURCES):
+        note_pushed(parse_oci_address(f"oci://a.example/r{number}"), [])
+    assert known_sources(second) == {}
+    (home / "exports/pushed.json").write_bytes(b"[")
+    assert known_sources(second) == {}
+    note_pushed(first, [DIGEST])
+    assert known_sources(second) == {DIGEST: "one"}
+
+
 def test_an_upload_elsewhere(fake: FakeRegistry) -> None:
     accepting(fake, "http://127.0.0.1:1/uploads/one")
     with raises("M892", match="to another place, 127.0.0.1:1"):
@@ -345,8 +377,9 @@ def test_no_redirect_into_a_private_network() -> None:
             requests._check_reach("storage.example", [ip_address("1.1.1.1"), ip_address(private)])
     requests._check_reach("models.example", [ip_address("10.0.0.9")])
     requests._check_reach("storage.example", [ip_address("10.0.0.1")])
-    with raises("M892", match="private network"):
-        requests._check_reach("metadata.example", [ip_address("169.254.169.254")])
+    for local in ("169.254.169.254", "::ffff:169.254.169.254", "127.0.0.1", "64:ff9b::a9fe:1"):
+        with raises("M892", match="private network"):
+            requests._check_reach("metadata.example", [ip_address(local)])
 
 
 @pytest.mark.parametrize(

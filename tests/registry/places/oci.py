@@ -66,10 +66,14 @@ class DockerRegistry(StoreServer):
     def fill(self) -> None:
         pass
 
+    def count(self, *methods: str) -> int:
+        """Return how many requests there were with these methods."""
+        text = self.output.read_text(errors="replace")
+        return sum(text.count(f'"{method} /v2/') for method in methods)
+
     def writes(self) -> int:
         """Return how many requests there were that send something."""
-        text = self.output.read_text(errors="replace")
-        return sum(text.count(f'"{method} /v2/') for method in ("POST", "PATCH", "PUT"))
+        return self.count("POST", "PATCH", "PUT")
 
 
 @contextmanager
@@ -132,9 +136,10 @@ def _tokens(folder: Path) -> Iterator[dict[str, str]]:
             if "Authorization" in self.headers and not known:
                 self.send_error(401)
                 return
-            kind, repository, actions = asked["scope"][0].split(":")
-            given = [one for one in actions.split(",") if known]
-            access = [{"type": kind, "name": repository, "actions": given}]
+            access = [
+                {"type": kind, "name": name, "actions": actions.split(",") if known else []}
+                for kind, name, actions in (scope.split(":") for scope in asked["scope"])
+            ]
             moment = int(time.time())
             claims = {
                 "iss": "tests",
