@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import limit_option, project_options, with_workspace
 from modpkg.cli.output import faint, good, print_json, say, strong, table, tell
-from modpkg.community.modules.reference import find_view
+from modpkg.community.modules.reference import find_view, find_weights
 from modpkg.community.patch.base import fetch_base
 from modpkg.core.errors import UsageError
 from modpkg.core.filenames import MANIFEST
@@ -159,8 +159,9 @@ def merge_command(
     choices = read_choices(resolution) if resolution is not None else None
     store, progress = workspace.store, workspace.progress
     with store.lock(), tempfile.TemporaryDirectory(prefix="modpkg-merge-") as folder:
-        module = fetch_base(base, workspace)
-        views = [find_view(text, workspace) for text in parents]
+        found = fetch_base(base, workspace)
+        module = found.module
+        views = [find_weights(text, workspace) for text in parents]
         merge = plan_merge(module, views, store, progress, choices)
         if svg is not None:
             labels = ", ".join(view.label for view in merge.parents)
@@ -188,6 +189,7 @@ def merge_command(
             name=chosen,
             version=number,
             origins=merge_origins(merge),
+            parts=found.parts,
         )
     by = scores[0].method if scores else None if chosen_method is None else chosen_method.name
     if as_json:

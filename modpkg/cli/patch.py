@@ -13,7 +13,7 @@ from modpkg.cli.documents import ModuleDocument
 from modpkg.cli.module_names import files, names_or_files
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, note, print_json, say, strong, table, tell
-from modpkg.community.modules.reference import find_view
+from modpkg.community.modules.reference import find_view, find_weights
 from modpkg.community.patch.base import fetch_base, is_published
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.names import module_name, parse_version
@@ -106,15 +106,16 @@ def patch_create_command(
     from modpkg.community.patch.create import create, write_patch
 
     given = parse_version(version)
-    module = fetch_base(base, workspace)
-    view = find_view(copy, workspace)
+    found = fetch_base(base, workspace)
+    module = found.module
+    view = find_weights(copy, workspace)
     chosen = module_name(name or f"{view.name or Path(copy).resolve().name}-patch")
     folder = out if out is not None else Path(chosen)
     with tempfile.TemporaryDirectory(prefix="modpkg-") as spool:
         patch = create(
             module,
             view,
-            deltas=is_published(module, workspace),
+            deltas=is_published(found, workspace),
             progress=workspace.progress,
             spool=Path(spool),
         )
@@ -125,6 +126,7 @@ def patch_create_command(
             version=str(given),
             license=license_ or module.record.license,
             origin=view,
+            parts=found.parts,
         )
     if as_json:
         print_json(_document(chosen, str(given), folder, patch))
@@ -232,7 +234,8 @@ def patch_apply_command(
     from modpkg.community.patch.candidate import candidate_name, write_candidate
 
     with workspace.store.lock():
-        module = fetch_base(base, workspace)
+        found = fetch_base(base, workspace)
+        module = found.module
         view = find_view(patch, workspace)
         chosen, number = candidate_name(module, name, version)
         folder = out if out is not None else Path(f"{chosen}-{number}")
@@ -248,6 +251,7 @@ def patch_apply_command(
             name=chosen,
             version=number,
             origins=origins,
+            parts=found.parts,
         )
     if as_json:
         print_json(ModuleDocument(chosen, str(number), str(folder)))

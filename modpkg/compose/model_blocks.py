@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ class ModelBlocks:
         self,
         model: str,
         computed: Sequence[tuple[str, ComputedTensor]],
-        inner: Mapping[str, InnerTensor],
-        folder: Path,
+        inner: Mapping[str, InnerTensor] = MappingProxyType({}),
+        folder: Path = Path(),
     ) -> None:
         """Take the tensors; inputs that are not stored are computed into ``folder`` when read."""
         self._model, self._computed = model, computed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from modpkg.compose.composition import Composition
 from modpkg.compose.nested import ComposedModule, inner_tensors
 from modpkg.compose.plan import COMPOSE_ENGINE, plan
 from modpkg.core.digests import parse_digest
@@ -43,7 +44,8 @@ class ModuleGraph(Mapping[str, InstalledModule]):
         if recipe is None:
             return module
         if name not in self._composed:
-            self._composed[name] = self._planned(module, recipe)
+            composition = plan(module.name, module.version, recipe, self)
+            self._composed[name] = composed_module(module, composition, self._blobs)
         return self._composed[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -52,33 +54,35 @@ class ModuleGraph(Mapping[str, InstalledModule]):
     def __len__(self) -> int:
         return len(self._stored)
 
-    def _planned(self, module: InstalledModule, recipe: Compose) -> ComposedModule:
-        """Return a module as its recipe composes it.
 
-        Raises:
-            ComposeError: It reads virtual tokens, or cannot be composed.
-        """
-        composition = plan(module.name, module.version, recipe, self)
-        if composition.prompt is not None:
-            raise ComposeError("M221", module=module.name, tokens=composition.prompt.module)
-        made = inner_tensors(composition, COMPOSE_ENGINE)
-        refs = composition.kept | {name: ref for name, (ref, _) in made.items()}
-        documents = {**composition.documents, CONFIG: composition.config}
-        written = {
-            path: self._blobs.path(parse_digest(self._blobs.add(json_text(document))))
-            for path, document in documents.items()
-        }
-        return ComposedModule(
-            name=module.name,
-            version=module.version,
-            kind=module.kind,
-            release=module.release,
-            record=module.record,
-            tensors=dict(sorted(refs.items())),
-            files={**composition.files, **written},
-            composition=composition,
-            inner=composition.inner | {ref.file: inner for ref, inner in made.values()},
-        )
+def composed_module(
+    module: InstalledModule, composition: Composition, blobs: BlobTree
+) -> ComposedModule:
+    """Return a module as a composition makes it, with the files that are written for it in blobs.
+
+    Raises:
+        ComposeError: It reads virtual tokens.
+    """
+    if composition.prompt is not None:
+        raise ComposeError("M221", module=module.name, tokens=composition.prompt.module)
+    made = inner_tensors(composition, COMPOSE_ENGINE)
+    refs = composition.kept | {name: ref for name, (ref, _) in made.items()}
+    documents = {**composition.documents, CONFIG: composition.config}
+    written = {
+        path: blobs.path(parse_digest(blobs.add(json_text(document))))
+        for path, document in documents.items()
+    }
+    return ComposedModule(
+        name=module.name,
+        version=module.version,
+        kind=module.kind,
+        release=module.release,
+        record=module.record,
+        tensors=dict(sorted(refs.items())),
+        files={**composition.files, **written},
+        composition=composition,
+        inner=composition.inner | {ref.file: inner for ref, inner in made.values()},
+    )
 
 
 def materialised(module: InstalledModule, store: Store) -> InstalledModule:

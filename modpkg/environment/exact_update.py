@@ -30,6 +30,8 @@ def exact_update(
             kept = kept_versions(manifest, lock, names)
             chosen = resolve(roots_of(manifest), catalog, locked=kept, policy=policy).modules
             one, two = chosen.get(ModuleName(module)), chosen.get(ModuleName(base))
-            if one and two and catalog.drift(one.release, two.release) is None:
+            if not (one and two and two.release.line.provides is not None):
+                continue
+            if catalog.drift(one.release, two.release) is None:
                 return f"modpkg update {' '.join(names)}"
     return None

@@ -11,6 +11,7 @@ from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import InstallError, ResolutionImpossible
 from modpkg.core.installed import TensorRef
 from modpkg.core.interface import Drift, drift_of, unfit_reason
+from modpkg.core.names import read_requirement
 from modpkg.core.records import ReleaseRecord, TouchedTensor
 from modpkg.environment.generations import EXACT
 from modpkg.environment.registries import Registries
@@ -82,7 +83,11 @@ def fits_of(records: Mapping[str, ReleaseRecord], registries: Registries) -> lis
     for record in records.values():
         for base_name, digest in record.expects.items():
             base = records.get(base_name)
-            if base is None or base.provides is None:
+            if base is None:
+                continue
+            if base.provides is None:
+                drift = _drift_of_parts(record, base, records)
+                fits.append(Fit(record.name, base_name, base.version, drift))
                 continue
             expects = registries.of(record.name).expects(digest)
             provides = registries.of(base_name).provides(base.provides)
@@ -97,6 +102,26 @@ def fits_of(records: Mapping[str, ReleaseRecord], registries: Registries) -> lis
             before = {name: expects.tensors[name] for name in drift.changed}
             fits.append(Fit(record.name, base_name, base.version, drift, before))
     return fits
+
+
+def _drift_of_parts(
+    record: ReleaseRecord, base: ReleaseRecord, records: Mapping[str, ReleaseRecord]
+) -> Drift:
+    """Return how a composed base differs from the one that a module was made for: in its parts.
+
+    Its weights are known only once it is composed.
+    """
+    made_for = {origin.name: origin.version for origin in record.provenance.built_from}
+    needed = dict.fromkeys([base.name])
+    pending = [base]
+    while pending:
+        for text in pending.pop().requires:
+            name = str(read_requirement(text).name)
+            if name in records and name not in needed and name != record.name:
+                needed[name] = None
+                pending.append(records[name])
+    differ = [name for name in needed if made_for.get(name) != records[name].version]
+    return Drift(touched=len(record.tensors), changed=(), ports=tuple(differ))
 
 
 def drifting(workspace: Workspace, manifest: Manifest, lock: Lock) -> list[Fit]:

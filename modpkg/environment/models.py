@@ -158,7 +158,9 @@ def _base_record(
     if record.kind not in ON_A_BASE or (name := base_of(record)) is None:
         return None
     base = records.get(name)
-    return base if base is not None and CONFIG in base.files else None
+    if base is None or (CONFIG not in base.files and recipe_of(base, ()) is None):
+        return None
+    return base
 
 
 def files_of_recipes(

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from modpkg.core.digests import Digest
 from modpkg.core.filenames import CONFIG
-from modpkg.core.records import Provides, ReleaseRecord
+from modpkg.core.records import BuiltFrom, Provides, ReleaseRecord
 
 
 class Base(Struct, frozen=True):
@@ -21,6 +21,9 @@ class Base(Struct, frozen=True):
     provides: Provides
     read: Callable[[str, str], bytes]
     """Return one of its files by digest; the second argument names it in errors."""
+    parts: tuple[BuiltFrom, ...] = ()
+    """What it is composed of, if it has no weights of its own: then ``record`` has those that it is
+    composed to, which no registry has."""
     others: Callable[[], Iterable[Base]] = tuple
     """Return the other releases that it may have been made for, newest first."""
 

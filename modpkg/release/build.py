@@ -27,6 +27,7 @@ from modpkg.core.records import (
     Provenance,
     RegistryInfo,
     ReleaseRecord,
+    TensorEntry,
     canonical_json,
 )
 from modpkg.core.tree import BlobTree
@@ -134,7 +135,7 @@ def build(
             parts,
             known=known,
             provides=provides,
-            patched=base.record.tensors if base is not None and module.kind == "patch" else None,
+            patched=_patched(module, base),
             deltas=deltas,
             whole=set(content.weights.values()) if imported else (),
             progress=progress,
@@ -192,6 +193,13 @@ def build(
     return Built(line=line, record=record, tally=packed.tally, untied=tuple(sorted(ties)))
 
 
+def _patched(module: ModuleTable, base: Base | None) -> Mapping[str, TensorEntry] | None:
+    """Return the tensors that a patch's may be written as changes of; those of a registry."""
+    if base is None or base.parts or module.kind != "patch":
+        return None
+    return base.record.tensors
+
+
 def _kept_files(content: Content, files: Mapping[str, FileEntry]) -> dict[Path, Digest]:
     """Return the large files, besides weights, that are in the release as they are."""
     found = {}
@@ -241,7 +249,7 @@ def _check_finite(module: ModuleTable, parts: Mapping[str, Part]) -> None:
 def _built_from(
     manifest: Manifest, base: Base | None, origins: Sequence[BuiltFrom]
 ) -> list[BuiltFrom]:
-    """Return a release's provenance: its base first, then its origins."""
+    """Return a release's provenance: its base, what that is composed of, and its origins."""
     expected = [(origin.name, origin.version) for origin in manifest.origins]
     if [(origin.name, parse_version(origin.version)) for origin in origins] != expected:
         raise AssertionError(f"{manifest.path}: [provenance] was not looked up in a registry")
@@ -249,7 +257,9 @@ def _built_from(
         return list(origins)
     own = BuiltFrom(base.record.name, base.record.version, base.release)
     same = [origin for origin in origins if origin.release == own.release]
-    return [*(same or [own]), *(origin for origin in origins if origin not in same)]
+    named = {origin.release for origin in origins}
+    parts = [part for part in base.parts if part.release not in named]
+    return [*(same or [own]), *parts, *(origin for origin in origins if origin not in same)]
 
 
 def requires_of(manifest: Manifest) -> tuple[list[str], dict[str, list[str]]]:

@@ -183,14 +183,15 @@ class Catalog:
     def unfit(self, parent: Release, release: Release) -> str | None:
         """Return why ``parent`` does not fit ``release``; None if it does, or expects nothing.
 
-        Computed once per pair of interfaces, which many releases share.
+        Computed once per pair of interfaces, which many releases share. What a composed release
+        provides follows from its parts, so it is compared when a composition is planned.
         """
         expects = parent.line.expects.get(release.name)
         if expects is None:
             return None
         provides = release.line.provides
         if provides is None:
-            return "it provides no interface"
+            return None if release.line.kind == "model" else "it provides no interface"
         pair = (expects, provides)
         if pair not in self._fits:
             self._fits[pair] = unfit_reason(
@@ -218,10 +219,12 @@ class Catalog:
 
 def _drift(parent: Release, digest: str, release: Release) -> str | None:
     line, registry = release.line, release.registry
+    if line.provides is None:
+        return None  # of a composed release; see `modpkg.environment.fits`
     try:
         tensors = registry.record(line).tensors
     except (IntegrityError, RecordError):
         return f"the release record of {release} is missing or damaged"
     expects = parent.registry.expects(digest)
-    drift = drift_of(expects, registry.provides(line.provides or ""), tensors)
+    drift = drift_of(expects, registry.provides(line.provides), tensors)
     return None if drift.exact else drift.text()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from modpkg.community.modules.reference import view_of_folder
 from modpkg.core.names import parse_requirement
 from modpkg.environment.first_load import compose_at_load
 from modpkg.environment.install import Installation, install
@@ -13,8 +16,10 @@ from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
+from modpkg.manifest.read import read_manifest
 from modpkg.resolve.lock import read_lock
 from tests import tiny
+from tests.command import modpkg, modpkg_json
 from tests.modules import write_module
 from tests.raising import raises
 
@@ -30,6 +35,7 @@ def dense(*names: str) -> str:
     return ", ".join(f'{{ op = "dense", module = "{name}", scale = 0.5 }}' for name in names)
 
 
+Q = "model.layers.0.self_attn.q_proj.weight"
 RECIPES = {
     "talker": 'base = "tiny"\nsteps = [{ op = "lora", module = "tiny-lora" }]',
     "second": f'base = "talker"\nmethod = "ties-mergekit"\nsteps = [{dense("other", "tiny")}]',
@@ -200,3 +206,105 @@ def test_modules_nested_too_deep_are_refused(
     project = app(tmp_path / "deep", '[dependencies]\nthird = "*"\n')
     with raises("M218", match="more than 1 deep, as talker is"):
         plan_install(Workspace(project), InstallRequest())
+
+
+# Patches and merges of composed modules ---------------------------------------------------------
+
+
+@pytest.fixture
+def copy(registry: Path, tmp_path: Path) -> Path:
+    """A fine-tuned copy of what ``second`` is composed to: a few values are others."""
+    project = app(tmp_path / "whole", '[dependencies]\nsecond = "*"\n')
+    installed(project)
+    environment = Workspace(project).environment
+    folder = environment.folder(1) / "models" / "second"
+    export_hf(folder, environment.packs, tmp_path / "copy")
+    tensors = load_file(tmp_path / "copy" / "model.safetensors")
+    tensors[Q][0, :2] += 0.5
+    save_file(tensors, tmp_path / "copy" / "model.safetensors")
+    return tmp_path / "copy"
+
+
+def test_a_patch_of_a_composed_module(registry: Path, tmp_path: Path, copy: Path) -> None:
+    modpkg("patch", "create", copy, "--base", "second==1.0", "--out", tmp_path / "fix")
+    manifest = read_manifest(tmp_path / "fix" / "modpkg.toml")
+    pins = [str(dependency.requirement) for dependency in manifest.dependencies]
+    assert pins[0] == "second==1.0"
+    assert {"tiny==1.0", "tiny-lora==1.0", "talker==1.0", "other==1.0"} == set(pins[1:])
+    built = modpkg_json("build", "--json", tmp_path / "fix")
+    assert list(built["expects"]) == ["second"]
+    modpkg("publish", tmp_path / "fix")
+    project = app(tmp_path / "fixed", '[dependencies]\ncopy-patch = "*"\n')
+    done = installed(project)
+    assert [fit.drift.exact for fit in done.plan.fits if fit.base == "second"] == [True]
+    compose_at_load(Workspace(project), 1, "copy-patch")
+    model = Workspace(project).environment.model("copy-patch")
+    wanted = view_of_folder(str(copy), Workspace(project).progress).tensors
+    assert {n: ref.digest for n, ref in model.tensors.items()} == {
+        n: ref.digest for n, ref in wanted.items()
+    }
+    modpkg(
+        "patch", "apply", "copy-patch==1.0.0", "--base", "second==1.0", "--out", tmp_path / "again"
+    )
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert again.keys() == load_file(copy / "model.safetensors").keys()
+    assert again[Q].equal(load_file(copy / "model.safetensors")[Q])
+
+
+def test_a_patch_of_a_composed_module_of_other_parts(
+    registry: Path, tmp_path: Path, copy: Path
+) -> None:
+    modpkg("patch", "create", copy, "--base", "second==1.0", "--out", tmp_path / "fix")
+    modpkg("build", tmp_path / "fix")
+    modpkg("publish", tmp_path / "fix")
+    tiny.publish(tiny.write_adapter(tmp_path / "newer", "2.0", seed=8), registry)
+    project = app(
+        tmp_path / "other-parts",
+        '[dependencies]\ncopy-patch = "*"\nsecond = "*"\n[overrides]\ntiny-lora = "==2.0"\n[models.mine]\n'
+        'base = "second"\nsteps = [{ op = "patch", module = "copy-patch" }]\n',
+    )
+    plan = plan_install(Workspace(project), InstallRequest())
+    (fit,) = [fit for fit in plan.fits if fit.base == "second"]
+    assert fit.drift.ports == ("tiny-lora",)
+    with raises("M731", match="copy-patch"):
+        installed(project)
+
+
+def test_merging_copies_of_a_composed_module(registry: Path, tmp_path: Path, copy: Path) -> None:
+    other = tmp_path / "other-copy"
+    shutil.copytree(copy, other)
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"] += 1.0
+    save_file(tensors, other / "model.safetensors")
+    merged = tmp_path / "merged"
+    modpkg("merge", copy, other, "--base", "second==1.0", "--out", merged)
+    manifest = read_manifest(merged / "modpkg.toml")
+    assert manifest.module is not None
+    assert (manifest.module.kind, manifest.compose) == ("base", None)
+    assert {origin.name for origin in manifest.origins} >= {"second", "tiny", "tiny-lora", "other"}
+    found = load_file(merged / "model.safetensors")
+    assert all(found[name].equal(tensors[name]) for name in tensors)
+    modpkg("build", merged)
+    # a composed release is a parent like any other
+    parents = ("talker==1.0", "other==1.0")
+    modpkg("merge", *parents, "--base", "tiny==1.0", "--method", "mean", "--out", tmp_path / "mean")
+
+
+def test_an_adapter_of_a_composed_module(registry: Path, tmp_path: Path) -> None:
+    folder = tiny.write_adapter(tmp_path / "late", seed=4)
+    text = (folder / "modpkg.toml").read_text()
+    text = text.replace("tiny-lora", "late-lora").replace('tiny = ">=1"', 'second = ">=1"')
+    (folder / "modpkg.toml").write_text(text)
+    built = modpkg_json("build", "--json", folder)
+    assert list(built["expects"]) == ["second"]
+    modpkg("publish", folder)
+    project = app(tmp_path / "adapted", '[dependencies]\nlate-lora = "*"\n')
+    done = installed(project)
+    assert [fit.drift.exact for fit in done.plan.fits if fit.base == "second"] == [True]
+    compose_at_load(Workspace(project), 1, "late-lora")
+    tiny.publish(tiny.write_adapter(tmp_path / "newer", "2.0", seed=8), registry)
+    again = install(Workspace(project), InstallRequest(upgrade=None))
+    (fit,) = [fit for fit in again.plan.fits if fit.base == "second"]
+    assert fit.drift.ports == ("tiny-lora",)
+    with raises("M414", match="late-lora"):
+        install(Workspace(project), InstallRequest(strict=True))

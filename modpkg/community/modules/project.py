@@ -7,6 +7,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from modpkg.community.modules.composed import composed_base
 from modpkg.community.modules.memory import memory_of
 from modpkg.community.modules.rows import rows_warning
 from modpkg.core.errors import ManifestError, PublishError, ReleaseError
@@ -98,7 +99,8 @@ def build_project(
         by_name: dict[str, Registry] = {
             dependency.name: registries.of(dependency.name) for dependency in manifest.dependencies
         }
-        base = find_base(manifest, by_name, _version(manifest, against))
+        version = _version(manifest, against)
+        base = composed_base(project, version) or find_base(manifest, by_name, version)
     project.progress.stage(f"Building {module.name}")
     built = build(
         manifest,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
+from modpkg.community.modules.composed import compose_release, is_composed
 from modpkg.community.modules.view import (
     ModuleView,
     view_of_content,
@@ -150,6 +151,20 @@ def find_view(text: str, workspace: Workspace) -> ModuleView:
     if not reference.can_be_name:
         raise ReleaseError("M804", what=text, reason="there is no such folder")
     return view_of_model(workspace, reference.name, reference.generation)
+
+
+def find_weights(text: str, workspace: Workspace) -> ModuleView:
+    """Return what a person named, see `find_view`; a release that has a recipe is composed.
+
+    Raises:
+        What `find_view` raises, and what composing can raise.
+    """
+    view = find_view(text, workspace)
+    if view.record is None or not is_composed(view.record):
+        return view
+    module = compose_release(workspace, module_name(view.record.name), view.record.version).module
+    name, version = view.name, view.version
+    return view_of_files(view.label, module.tensors, module.files, name=name, version=version)
 
 
 def view_of_model(workspace: Workspace, name: ModuleName, number: int | None = None) -> ModuleView:

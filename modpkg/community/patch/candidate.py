@@ -13,6 +13,7 @@ from modpkg.core.filenames import MANIFEST, REPORT
 from modpkg.core.files import copy_file, make_folder, write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName, module_name, parse_version
+from modpkg.core.records import BuiltFrom
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
 from modpkg.manifest.normal import manifest_text
@@ -63,11 +64,13 @@ def write_candidate(
     name: str,
     version: str,
     origins: Sequence[Origin],
+    parts: Sequence[BuiltFrom] = (),
 ) -> None:
     """Write a module project with the base's manifest and other weights and files.
 
-    ``origins`` go under ``[provenance]``, sorted. A test report is left out, as it is about other
-    weights, and so is a manifest among ``files``: it is the base's.
+    What is made of a base that is composed has weights of its own, and no recipe. ``origins`` and
+    the ``parts`` of such a base go under ``[provenance]``, sorted. A test report is left out, as it
+    is about other weights, and so is a manifest among ``files``: it is the base's.
 
     Raises:
         ConversionError: ``out`` is not empty.
@@ -76,9 +79,14 @@ def write_candidate(
     """
     normal: dict[str, Any] = dict(base.record.manifest)
     normal["module"] = {**normal["module"], "name": name, "version": version}
+    if normal.pop("compose", None) is not None:
+        normal["module"]["kind"] = "base"
+        normal = {k: v for k, v in normal.items() if k not in ("dependencies", "extras")}
+    known = {(origin, number) for origin, number, _ in origins}
+    more = [(p.name, p.version, "built") for p in parts if (p.name, p.version) not in known]
     built = [
         {"name": origin, "version": number, "relation": relation}
-        for origin, number, relation in sorted(set(origins))
+        for origin, number, relation in sorted({*origins, *more})
     ]
     normal["provenance"] = {"built-from": built}
     text = manifest_text(normal)

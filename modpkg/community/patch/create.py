@@ -24,7 +24,7 @@ from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.packs import pack_chunks
 from modpkg.core.progress import Progress
-from modpkg.core.records import PatchedTensor, PatchRecord, canonical_json
+from modpkg.core.records import BuiltFrom, PatchedTensor, PatchRecord, canonical_json
 from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of, type_of
 from modpkg.interop.module_project import new_project
@@ -213,10 +213,13 @@ def write_patch(
     version: str,
     license: str,
     origin: ModuleView | None = None,
+    parts: Iterable[BuiltFrom] = (),
 ) -> None:
     """Write a patch as a module project of kind ``patch``.
 
-    ``origin`` is the release that the patch was created from, if it was one.
+    ``origin`` is the release that the patch was created from, if it was one; ``parts`` are what a
+    base is composed of that has no weights of its own: they are pinned, as its weights depend on
+    their versions.
 
     Raises:
         ConversionError: ``out`` is not empty.
@@ -233,6 +236,9 @@ def write_patch(
         },
         "dependencies": [f"{record.base}=={record.version}"],
     }
+    if pins := [f"{part.name}=={part.version}" for part in parts]:
+        normal["module"]["against"] = f"{record.base}=={record.version}"
+        normal["dependencies"] += pins
     if origin is not None and origin.name is not None:
         made = {"name": origin.name, "version": origin.version, "relation": "built"}
         normal["provenance"] = {"built-from": [made]}
