@@ -260,8 +260,8 @@ def test_a_patch_of_a_composed_module_of_other_parts(
     tiny.publish(tiny.write_adapter(tmp_path / "newer", "2.0", seed=8), registry)
     project = app(
         tmp_path / "other-parts",
-        '[dependencies]\ncopy-patch = "*"\nsecond = "*"\n[overrides]\ntiny-lora = "==2.0"\n[models.mine]\n'
-        'base = "second"\nsteps = [{ op = "patch", module = "copy-patch" }]\n',
+        '[dependencies]\ncopy-patch = "*"\nsecond = "*"\n[overrides]\ntiny-lora = "==2.0"\n'
+        '[models.mine]\nbase = "second"\nsteps = [{ op = "patch", module = "copy-patch" }]\n',
     )
     plan = plan_install(Workspace(project), InstallRequest())
     (fit,) = [fit for fit in plan.fits if fit.base == "second"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from modpkg.community.evaluate.test_target import TestTarget, find_target
-from modpkg.community.evaluate.trial import (
+from modpkg.community.modules.trial import (
     Assembly,
     PinnedRelease,
     plan_trial,

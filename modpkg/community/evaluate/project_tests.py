@@ -12,7 +12,7 @@ from modpkg.community.evaluate.report import TestRun
 from modpkg.community.evaluate.suite import SuiteTest, all_tests, check_packages, tests_of_project
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.community.evaluate.test_target import TestTarget, find_target
-from modpkg.community.evaluate.trial import plan_trial, trial_registries
+from modpkg.community.modules.trial import plan_trial, trial_registries
 from modpkg.community.modules.view import ModuleView
 from modpkg.core.errors import TestError
 from modpkg.core.filenames import REPORT

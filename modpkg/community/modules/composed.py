@@ -8,7 +8,7 @@ from functools import partial
 from msgspec import Struct, structs
 from packaging.version import Version
 
-from modpkg.community.evaluate.trial import PinnedRelease, plan_trial, trial_manifest
+from modpkg.community.modules.trial import PinnedRelease, plan_trial, trial_manifest
 from modpkg.core.digests import digest_file, parse_digest
 from modpkg.core.filenames import CONFIG, TOKENIZER
 from modpkg.core.installed import InstalledModule

@@ -11,8 +11,8 @@ from modpkg.community.evaluate.builds import built_release, view_of_tree
 from modpkg.community.evaluate.report import TestRun
 from modpkg.community.evaluate.suite import SuiteTest, all_tests, check_packages
 from modpkg.community.evaluate.test_runner import TestRunner
-from modpkg.community.evaluate.trial import trial_registries
 from modpkg.community.modules.reference import parse_reference
+from modpkg.community.modules.trial import trial_registries
 from modpkg.community.modules.view import ModuleView, view_of_release
 from modpkg.community.vet.dependants import Dependant, dependants_of
 from modpkg.community.vet.verdict import (
