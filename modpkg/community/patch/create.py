@@ -245,14 +245,14 @@ def write_patch(
     types: dict[str, tuple[str, tuple[int, ...]]] = {}
     data: dict[str, Iterable[bytes]] = {}
     for tensor, item in record.tensors.items():
-        ref, parts = patch.copies[tensor], patch.forms[tensor].inputs
+        ref, inputs = patch.copies[tensor], patch.forms[tensor].inputs
         for role, own in item.inputs.items():
-            if parts is None:
+            if inputs is None:
                 types[own] = type_of(ref)
                 data[own] = file_chunks(Path(ref.file), ref.offset, ref.length)
             else:
-                types[own] = DTYPE_NAMES[parts[role].dtype], tuple(parts[role].shape)
-                data[own] = _chunks(parts, role)
+                types[own] = DTYPE_NAMES[inputs[role].dtype], tuple(inputs[role].shape)
+                data[own] = _chunks(inputs, role)
     text = manifest_text(normal)
     with new_project(out) as staged:
         parse_manifest(text, staged / MANIFEST)
