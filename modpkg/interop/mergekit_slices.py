@@ -123,3 +123,11 @@ class SlicedRecipe(Recipe):
             ["model.embed_tokens.weight"] if before else ["model.norm.weight", "lm_head.weight"]
         )
         return assumed, False
+
+    def _assumed(self, path: str, names: list[str], *, before: bool) -> None:
+        """Note which tensors of a model are assumed to be before, or after, its layers."""
+        self._note(
+            f"tensors {'before the first' if before else 'after the last'} layer come from "
+            f"{path}, which is not available: {' and '.join(names)} are assumed; check "
+            "that it has them"
+        )

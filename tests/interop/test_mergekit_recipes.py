@@ -45,7 +45,43 @@ def test_a_slice_has_a_base_model_of_its_own(tmp_path: Path) -> None:
     assert "'residual_weight' of a slice is ignored" in notes
 
 
-def test_layers_of_a_slice_have_to_be_all(tmp_path: Path) -> None:
+def test_layers_of_a_slice_may_be_a_part(tmp_path: Path) -> None:
+    model(tmp_path, "a", 6)
+    found, notes = imported(tmp_path, TASK + "base_model: a\n" + of_slice(4))
+    (run,) = found.layers
+    assert (run.module, run.range, run.steps[0].module) == ("a", (0, 4), "b")
+    assert run.tensors == ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+    assert not found.steps
+    assert "are assumed" in notes
+
+
+def test_slices_are_merged_one_by_one(tmp_path: Path) -> None:
+    recipe = """
+merge_method: slerp
+base_model: a
+slices:
+  - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [1, 3]}]
+    parameters: {t: [{filter: mlp, value: 0.3}]}
+  - base_model: b
+    sources: [{model: b, layer_range: [2, 4]}, {model: c, layer_range: [2, 4]}]
+parameters: {t: [0, 1]}
+"""
+    found, notes = imported(tmp_path, recipe)
+    first, second = found.layers
+    assert (found.base, found.method, found.parameters) == ("a", "slerp", {})
+    assert (first.module, first.steps[0].module, first.steps[0].range) == ("a", "b", (1, 3))
+    assert first.parameters["t"] == (Filtered(0.3, "mlp"), Filtered((0.0, 1.0)))
+    assert (second.module, second.steps[0].module, second.steps[0].range) == ("b", "c", None)
+    assert second.parameters["t"] == (0.0, 1.0)
+    assert first.tensors == ("model.embed_tokens.weight",)
+    assert second.tensors == ("model.norm.weight", "lm_head.weight")
+    assert "mergekit 0.1.5 merges only" not in notes
+    more = "slices:\n  - sources: [{model: a, layer_range: [4, 5]}]"
+    (tmp_path / "x").mkdir()
+    assert "only the first 1" in imported(tmp_path / "x", recipe.replace("slices:", more))[1]
+
+
+def test_layers_of_a_slice_are_all_where_models_are_not_here(tmp_path: Path) -> None:
     found, notes = imported(tmp_path, TASK + "base_model: a\n" + of_slice(4))
     assert found.layers[0].range == (0, 4)  # a fine-tune with more of them is refused
     assert "layers 0 to 4" in notes
@@ -53,7 +89,7 @@ def test_layers_of_a_slice_have_to_be_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("layers", "end", "reason"),
-    [(6, 4, "4 layers of a, which has 6"), (3, 4, "up to 4 of a, which has 3"), (4, 4, None)],
+    [(3, 4, "up to 4 of a, which has 3"), (4, 4, None)],
 )
 def test_layers_of_models_that_are_here(
     tmp_path: Path, layers: int, end: int, reason: str | None
@@ -104,6 +140,13 @@ def test_what_mergekit_ignores_is_noted(tmp_path: Path, recipe: str, note: str) 
          "neither true nor false"),
         (TASK + "base_model: a\nslices: [{sources: [{model: b, layer_range: [2, 1]}]}]\n",
          "no first and last layer"),
+        (TASK + "base_model: a\nslices: [{sources: [{model: a, layer_range: [0, 1]}, "
+         "{model: b, layer_range: [0, 2]}]}]\n", "different numbers of layers"),
+        (TASK + "base_model: c\n" + of_slice(2).replace("[0,", "[1,"), "among the sources"),
+        ("merge_method: linear\nparameters: {weight: [{filter: layers.1, value: 1}, {value: 2}]}\n"
+         + of_slice(2).replace("[0,", "[1,"), "the number of a layer"),
+        (LINEAR.replace("{", "{normalize: false, ") + "slices: [{sources: [{model: a, "
+         "layer_range: [0, 1]}]}, {sources: [{model: b, layer_range: [0, 1]}]}]\n", "one source"),
         ("merge_method: passthrough\nbase_model: b\nmodels: [{model: a}]\n", "is another"),
     ],
 )  # fmt: skip
