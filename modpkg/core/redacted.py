@@ -95,7 +95,11 @@ def _place(scheme: str, place: str) -> str:
         host, _, path = behind.partition("/") if at else (HIDDEN, "", path)
         host = f"{HIDDEN}@{host}" if at else host
     parts = path.split("/")
-    if scheme == "hf":  # names of a hub and commits, which can look like tokens
+    if scheme in (
+        "hf",
+        "oci",
+        "oci+http",
+    ):  # names, commits and digests, which can look like tokens
         kept = [HIDDEN if _PREFIXED.fullmatch(part) else part for part in parts]
         return f"{host}{slash}{'/'.join(kept)}"
     shown = [_part(part, parts[max(0, at - 3) : at]) for at, part in enumerate(parts)]

@@ -22,6 +22,8 @@ from modpkg.core.redacted import is_token, redacted
         ("https://h/r?abc#d", "https://h/r?***#***"),
         (f"hf://o/Model4You2Use99@{'0a' * 20}", f"hf://o/Model4You2Use99@{'0a' * 20}"),
         ("hf://o/hf_0123456789abcdef", "hf://o/***"),
+        (f"oci://h:50/o/chat@sha256:{'0a' * 32}", f"oci://h:50/o/chat@sha256:{'0a' * 32}"),
+        ("oci://me:pw@h/chat:1", "oci://***@h/chat:1"),
         ("s3://b/r?X-Amz-Signature=0a", "s3://b/r?X-Amz-Signature=***"),
         ("https://h/t/x1/acme", "https://h/t/***/acme"),
         ("https://h/ghp_0123456789abcdef/r", "https://h/***/r"),

@@ -16,6 +16,7 @@ from modpkg.runtime.dense import ACTIVATIONS, project
 from modpkg.runtime.pooling import embed
 from tests.command import modpkg, refused
 from tests.raising import raises
+from tests.registry.places.oci import docker_registry
 from tests.runtime.helpers import bert, tokenizer
 
 TEXTS = ["the cat sat on a mat", "it slept", "and then the cat"]
@@ -57,7 +58,7 @@ def imported(source: Path, name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_embeddings_are_those_of_sentence_transformers(saved: Path) -> None:
+def test_embeddings_are_those_of_sentence_transformers(saved: Path, tmp_path: Path) -> None:
     imported(saved, "small")
     modpkg("install", "small")
     wanted = encoded(saved)
@@ -79,6 +80,12 @@ def test_embeddings_are_those_of_sentence_transformers(saved: Path) -> None:
             r"changed|added|removed", output.partition("tensors")[2].splitlines()[0]
         )
     assert torch.equal(encoded(package.path("small")), wanted)
+
+    with docker_registry(tmp_path / "oci") as registry:
+        modpkg("export", "small", registry.repository("small"))
+        modpkg("import", "oci", registry.repository("small"), "--out", "pulled")
+    assert torch.equal(encoded(Path("pulled")), wanted)
+    assert "[[composed]]" in Path("pulled/assembly/modpkg.lock").read_text()
 
 
 @pytest.mark.filterwarnings("ignore")
