@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -244,6 +245,9 @@ class OciRequests:
             with contextlib.closing(answer):
                 yield answer
         except (OSError, http.client.HTTPException, UnicodeError) as error:
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+                remedy = "correct the address, or connect to its network"
+                raise self.refusal(failure_of(error), remedy) from None
             raise PassingFailure(failure_of(error)) from None
         except TooLate:
             raise PassingFailure("it did not answer in time") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -405,6 +406,19 @@ def test_no_login_over_plain_http(fake: FakeRegistry, monkeypatch: pytest.Monkey
     with raises("M892", match="without TLS"):
         client(fake).has_blob(DIGEST, 1)
     assert all("Authorization" not in one.headers for one in fake.asked)
+
+
+def test_no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unknown(host: str, *_: Any, **__: Any) -> Any:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with raises("M892", match="cannot be resolved; correct the address"):
+        OciClient(parse_oci_address("oci://nowhere.example/a")).manifest()
+    assert asked == ["nowhere.example"]
 
 
 def test_a_redirect_loop(fake: FakeRegistry) -> None:
