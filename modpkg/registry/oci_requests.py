@@ -226,7 +226,16 @@ class OciRequests:
         return f"log in to an account that may: docker login {self._address.host}"
 
     def _joined(self, url: str, location: str) -> str:
-        return urljoin(url, quote(location, safe="%/:=&?~#+!$,;'@()*[]"))
+        """Return where an answer leads to; its text is that of an address."""
+        try:
+            joined = urljoin(url, quote(location, safe="%/:=&?~#+!$,;'@()*[]"))
+            _ = urlsplit(joined).port
+        except ValueError:
+            raise self._no_address() from None
+        return joined
+
+    def _no_address(self) -> RegistryUnreachable:
+        return self.refusal("it leads to what is no address", "ask its owner")
 
     @contextlib.contextmanager
     def _sent(
@@ -329,13 +338,10 @@ class OciRequests:
 
     def _checked(self, url: str) -> SplitResult:
         """Return the parts of an address that may be asked, as far as its text tells."""
-        try:
-            parts = urlsplit(url)
-            host, _ = parts.hostname or "", parts.port
-        except ValueError:
-            raise self.refusal("it redirects to what is no address", "ask its owner") from None
+        parts = urlsplit(url)
+        host = parts.hostname or ""
         if not host or parts.username is not None or len(url) > bounds.ADDRESS_CHARACTERS * 4:
-            raise self.refusal("it redirects to what is no address", "ask its owner")
+            raise self._no_address()
         plain = self._origin.startswith("http://") and (host == self._host or is_loopback(host))
         if parts.scheme != "https" and not (parts.scheme == "http" and plain):
             raise self.refusal(f"{host[:100]} would be asked without TLS", "ask its owner")
@@ -381,7 +387,7 @@ class OciRequests:
         scopes = [f"repository:{self._address.repository}:{actions}"]
         scopes += [f"repository:{other}:pull" for other in self._sources]
         values = [("service", service)] if (service := asked.get("service")) else []
-        realm = asked["realm"]
+        realm = self._joined(self._origin, asked["realm"])
         if login is not None and not is_private(realm):
             reason = "a login would be sent to its server of tokens without TLS"
             raise self.refusal(reason, "ask its owner")

@@ -393,6 +393,23 @@ def test_no_redirect_to_what_is_not_asked(url: str) -> None:
         requests._checked(url)
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["http://[", "http://[x]/", "http://h:99999/", "//", "http://h:x/", "\x00", "http://a@b/c", ""],
+)
+def test_locations_that_are_none(location: str, fake: FakeRegistry) -> None:
+    fake.on("GET", BLOB, (307, {"Location": location}, b""))
+    with raises("M892", "M862"):
+        read(fake)
+    fake.on("POST", UPLOADS, (202, {"Location": location}, b""))
+    with raises("M892"):
+        push(fake)
+    challenge = {"WWW-Authenticate": f'Bearer realm="{location}",service="s"'}
+    fake.on("HEAD", BLOB, (401, challenge, b""))
+    with raises("M892"):
+        client(fake).has_blob(DIGEST, 1)
+
+
 def test_no_login_over_plain_http(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     basic = {"WWW-Authenticate": 'Basic realm="x"'}
     fake.on("HEAD", BLOB, (401, basic, b""))
