@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from modpkg.adapters.changes import Adapter
+from modpkg.adapters.layers import layer_path
 from modpkg.adapters.names import AdapterTensors, NameMapping
 from modpkg.adapters.saved_modules import CLASSIFIERS, rows_of, token_indices
 from modpkg.core.records import TensorType
@@ -26,6 +27,16 @@ _OUTPUT = re.compile(
 )
 _LOGITS = re.compile(r"(?:^|\.)final_logits_bias$")
 """A bias that has the vocabulary as second extent."""
+
+
+def has_token_rows(tensor: str) -> bool:
+    """Return whether a tensor of this name has a row for each token.
+
+    >>> has_token_rows("model.embed_tokens.weight"), has_token_rows("model.norm.weight")
+    (True, False)
+    """
+    named = _INPUT.search(tensor) or _OUTPUT.search(tensor)
+    return named is not None and layer_path(tensor) is None
 
 
 def resized_rows(adapter: Adapter, tensors: AdapterTensors, mapping: NameMapping) -> dict[str, int]:

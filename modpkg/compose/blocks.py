@@ -23,6 +23,7 @@ from modpkg.compose.composition import NOTHING, ComputedTensor, Term
 from modpkg.compose.exact_numbers import Exact, finite_numbers
 from modpkg.compose.low_rank import LowRankFactors
 from modpkg.compose.memory import BLOCK_ELEMENTS, SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
+from modpkg.compose.moved_rows import MovedReader
 from modpkg.compose.narrow_floats import below, inexact_below
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import ApproximateMagnitudes, Contribution, find_reducer
@@ -260,7 +261,10 @@ class TensorBlocks:
         again = _is_measured(model, computed)
         source = computed.source
         rows = computed.rows
-        self.base = RowReader(source, again=again, trusted=source.file in trusted, rows=rows)
+        if computed.moved is not None:
+            self.base: RowReader = MovedReader(computed.moved, again=again, trusted=trusted)
+        else:
+            self.base = RowReader(source, again=again, trusted=source.file in trusted, rows=rows)
         self.terms = [
             BoundTerm(
                 self._what, model, tensor, term, source, again=again, trusted=trusted, rows=rows

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from modpkg.compose.result_packs import result_packs
+from modpkg.compose.row_places import MovedRows
 from modpkg.core.dtypes import bits_of
 from modpkg.core.errors import PatchError
 from modpkg.core.filenames import COMPOSED_RECORD
@@ -62,16 +63,19 @@ class ComputedTensor(Struct, frozen=True, kw_only=True):
     rows: int | None = None
     """The result's first extent, where it is not the source's: rows that the source lacks start as
     zeros, and those beyond are dropped."""
+    moved: MovedRows | None = None
+    """The rows that are read in place of those of ``source``, the first of its tensors."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The result's shape."""
         whole = tuple(self.source.shape)
-        return whole if self.rows is None else (self.rows, *whole[1:])
+        rows = self.rows if self.moved is None else self.moved.count
+        return whole if rows is None else (rows, *whole[1:])
 
     def inputs(self) -> list[TensorRef]:
         """Return every tensor that the result is computed from."""
-        refs = [self.source]
+        refs = [self.source] if self.moved is None else [*self.moved.tensors]
         for term in self.terms:
             refs += term.inputs.values()
             if term.importance is not None:

@@ -25,6 +25,7 @@ PROCESSORS = (
     "video_preprocessor_config.json",
 )
 """What is done to images, sounds and films before the model: always the base's."""
+_PROPERTIES = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 _SPECIAL_TOKENS_MAP, ADDED_TOKENS = "special_tokens_map.json", "added_tokens.json"
 
 
@@ -89,6 +90,19 @@ def tokens_of(files: Mapping[str, Path]) -> dict[str, int]:
         token: number
         for token, number in pairs
         if isinstance(token, str) and isinstance(number, int) and not isinstance(number, bool)
+    }
+
+
+def added_tokens(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the properties of the tokens that a tokenizer has beside its vocabulary, by text."""
+    listed = json_of(files, TOKENIZER).get("added_tokens")
+    decoder = json_of(files, TOKENIZER_CONFIG).get("added_tokens_decoder")
+    tokens = [*(listed if isinstance(listed, list) else ())]
+    tokens += decoder.values() if isinstance(decoder, dict) else ()
+    return {
+        token["content"]: {key: token[key] for key in _PROPERTIES if key in token}
+        for token in reversed(tokens)
+        if isinstance(token, dict) and isinstance(token.get("content"), str)
     }
 
 

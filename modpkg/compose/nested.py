@@ -47,6 +47,7 @@ def made_fields(computed: ComputedTensor) -> dict[str, Any]:
         "settings": computed.settings,
         "terms": [term.key_fields() for term in computed.terms],
         **({} if computed.rows is None else {"rows": computed.rows}),
+        **({} if computed.moved is None else {"moved": computed.moved.key_fields()}),
     }
 
 
@@ -185,7 +186,11 @@ def substituted(computed: ComputedTensor, made: Mapping[str, TensorRef]) -> Comp
     ]
     if terms:
         terms = [*in_order(terms, find_reducer(computed.reducer, ""))]
-    return structs.replace(computed, source=real(computed.source), terms=tuple(terms))
+    moved = computed.moved
+    if moved is not None:
+        moved = structs.replace(moved, tensors=tuple(real(ref) for ref in moved.tensors))
+    source = real(computed.source)
+    return structs.replace(computed, source=source, terms=tuple(terms), moved=moved)
 
 
 def stored_place(ref: TensorRef, made: Mapping[str, TensorRef]) -> TensorRef:

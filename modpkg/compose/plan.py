@@ -30,6 +30,7 @@ from modpkg.compose.reducers import find_reducer
 from modpkg.compose.settings import value_for
 from modpkg.compose.tokenizer_files import settle
 from modpkg.compose.untied import bind_untied, untied_base
+from modpkg.compose.vocabulary import aligned
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.dtypes import CONFIG_DTYPES, FLOATS
 from modpkg.core.errors import ComposeError
@@ -38,7 +39,7 @@ from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
 from modpkg.core.tensors import canonical_identity
-from modpkg.manifest.schema import Compose, Setting
+from modpkg.manifest.schema import UNION, Compose, Setting
 
 COMPOSE_ENGINE = "5"
 """Raised whenever the same inputs would give other bytes."""
@@ -77,6 +78,12 @@ def plan(
     config = read_json(base.files[CONFIG])
     for named in recipe.modules():
         _module(name, modules, named)
+    moved = None
+    if recipe.vocabulary is not None:
+        moved = aligned(name, recipe, recipe.vocabulary, config, modules)
+        modules, config, base = moved.modules, moved.config, moved.modules[recipe.base]
+        if recipe.tokenizer is None and recipe.vocabulary.source != UNION:
+            recipe = structs.replace(recipe, tokenizer=recipe.vocabulary.source)
     scales: Mapping[str, tuple[Setting, str, float]] = {}
     merged: list[MergedRun] = []
     if recipe.layers:
@@ -124,6 +131,7 @@ def plan(
     kept, computed = _split(name, base, recipe, table, merging, steps, scales, merged)
     used = [modules[each] for each in dict.fromkeys(recipe.modules())]
     inner, parts = of_modules(used)
+    inner |= moved.inner if moved is not None else {}
     for planned in steps:
         for tensor, expected in planned.effects.expected.items():
             file = base.tensors[tensor].file
@@ -153,7 +161,7 @@ def plan(
         unverified=_unverified(used, steps),
         config={**edited, **text.config},
         files=text.files,
-        documents=text.documents,
+        documents=text.documents | (moved.documents if moved is not None else {}),
         notes=text.notes,
         routers=routers,
         prompt_reader=prompt_reader,

@@ -23,6 +23,14 @@ LOCK_ADDRESS = 4000
 NUMBER_CHARACTERS = 100
 #: Values of one setting of a step.
 SETTING_VALUES = 1000
+#: Tokens with a row of their own in a composition's vocabulary.
+VOCABULARY_TOKENS = 10_000
+#: A token of them, characters.
+TOKEN_CHARACTERS = 500
+#: Its number.
+TOKEN_NUMBER = 100_000_000
+#: What the rows of a vocabulary may be a multiple of.
+VOCABULARY_MULTIPLE = 1 << 16
 #: A layer's number in a step's range.
 STEP_LAYERS = 100_000
 #: ``max-new-tokens`` of a task, tokens.

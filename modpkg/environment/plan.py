@@ -413,7 +413,7 @@ def _fetch_configs(
     """
     records = [transfer.records[name] for name in recipe.modules() if name in transfer.records]
     with_text = [record for record in records if any(map(is_text_file, record.files))]
-    reads_text |= recipe.tokenizer is not None or recipe.chat_template is not None
+    reads_text |= (recipe.tokenizer, recipe.vocabulary, recipe.chat_template) != (None, None, None)
     reads_text |= any(record.name != recipe.base for record in with_text)
     for name in recipe.modules():
         record = transfer.records.get(name)

@@ -16,7 +16,8 @@ from modpkg.interop.bounded_yaml import MalformedYaml, read_yaml
 from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
 from modpkg.interop.mergekit_merges import MergedRecipe
-from modpkg.interop.mergekit_settings import value_outside_layers
+from modpkg.interop.mergekit_settings import WrongValue, value_outside_layers
+from modpkg.interop.mergekit_vocabulary import vocabulary_of
 from modpkg.interop.model_card import license_of, read_card
 from modpkg.interop.module_project import new_project
 from modpkg.manifest.read import parse_manifest
@@ -87,9 +88,8 @@ class MergeRecipe(MergedRecipe):
         super().__init__(path, data, _KEYS)
 
     def _compose(self) -> dict[str, Any]:
-        self._tokenizer()
         composed = self._passthrough() if self._method.name == "passthrough" else self._merge()
-        return composed | self._template()
+        return composed | self._vocabulary(composed["base"]) | self._template()
 
     # Layers of several models -------------------------------------------------------------
 
@@ -153,23 +153,18 @@ class MergeRecipe(MergedRecipe):
 
     # Tokenizers ---------------------------------------------------------------------------
 
-    def _tokenizer(self) -> None:
-        source = self._data.get("tokenizer_source")
-        section = self._data.get("tokenizer")
-        if isinstance(section, dict):
-            if set(section) - {"source"}:
-                raise self._refuse("'tokenizer' with its own tokens is not supported")
-            source = section.get("source")
-        if source == "base":
-            self.notes.append(
-                "tokenizer_source: the base's tokenizer is used, and embedding rows are merged by "
-                "index; models with another vocabulary are refused"
-            )
-        elif source is not None:
-            raise self._refuse(
-                f"its tokenizer_source is {source!r}; only 'base' is supported, because "
-                "modpkg does not remap embedding rows to another vocabulary"
-            )
+    def _vocabulary(self, base: str) -> dict[str, Any]:
+        """Return the key of ``[compose]`` for the tokens that rows are merged by, if it has one."""
+        named = self._data.get("base_model") is not None or any(
+            each.get("base_model") is not None for each in self._tower.get("slices") or ()
+        )
+        try:
+            found = vocabulary_of(self._data, base, named, self._model, self._ignored)
+        except WrongValue as error:
+            raise self._refuse(f"its tokenizer {error}") from None
+        if found:
+            self._note("rows without a token of the result are dropped, as mergekit does")
+        return {"vocabulary": found} if found else {}
 
     def _template(self) -> dict[str, Any]:
         """Return the key of ``[compose]`` for the recipe's chat template, if it has one."""

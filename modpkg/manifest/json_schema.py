@@ -19,6 +19,10 @@ from modpkg.core.bounds import (
     TASK_NEW_TOKENS,
     TASK_STOPS,
     TASK_TEMPERATURE,
+    TOKEN_CHARACTERS,
+    TOKEN_NUMBER,
+    VOCABULARY_MULTIPLE,
+    VOCABULARY_TOKENS,
 )
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.records import KINDS, RELATIONS
@@ -32,6 +36,7 @@ from modpkg.manifest.sections import (
     TASK_KINDS,
 )
 from modpkg.manifest.settings import PARAMETER
+from modpkg.manifest.vocabulary import MISSING
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 JsonSchema = dict[str, Any]
@@ -106,6 +111,36 @@ def _parameters() -> JsonSchema:
     }
 
 
+def _vocabulary() -> JsonSchema:
+    token = _table(
+        keys.TOKEN_KEYS,
+        {
+            "token": _text("The token.", TOKEN_CHARACTERS),
+            "module": _names("the module whose row it gets; zeros if left out"),
+            "of": _text("The token of that module whose row it is.", TOKEN_CHARACTERS),
+            "number": {"type": "integer", "minimum": 0, "maximum": TOKEN_NUMBER},
+            "force": _BOOLEAN,
+        },
+        "Where the row of a token comes from.",
+        ("token",),
+    )
+    return _table(
+        keys.VOCABULARY_KEYS,
+        {
+            "source": _text("The module whose tokens the result has, or union: those of all."),
+            "missing": _one_of(MISSING, "Whose row a module gets of a token that it lacks."),
+            "tokens": _list(token, "Tokens with a row of their own.", maxItems=VOCABULARY_TOKENS),
+            "pad_to_multiple_of": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": VOCABULARY_MULTIPLE,
+            },
+        },
+        "Moves rows of embedding and output layer to where their tokens are.",
+        ("source",),
+    )
+
+
 def _composition() -> dict[str, JsonSchema]:
     step = _table(
         keys.STEP_KEYS,
@@ -155,6 +190,7 @@ def _composition() -> dict[str, JsonSchema]:
         "steps": _list(step, "What acts on the base."),
         "dtype": _one_of(DTYPES, "dtype of the result; the base's if left out."),
         "tokenizer": _names("the module whose tokenizer is used"),
+        "vocabulary": _vocabulary(),
         "chat_template": _text('A chat template, or "auto": that of most modules.', 100_000),
         "tie_word_embeddings": {"const": False, "description": "Untie the tied tensors."},
     }

@@ -35,6 +35,7 @@ COMPOSITION_KEYS = (
     "steps",
     "dtype",
     "tokenizer",
+    "vocabulary",
     "chat_template",
     "tie_word_embeddings",
 )
@@ -42,6 +43,8 @@ MODEL_KEYS = (*COMPOSITION_KEYS, "task", "compose-at")
 STEP_KEYS = ("op", "module", "scale", "replace", "parameters")
 LAYERS_KEYS = ("module", "range", "scale", "tensors", "steps", "method", "parameters")
 LAYERS_STEP_KEYS = ("op", "module", "range", "scale", "parameters")
+VOCABULARY_KEYS = ("source", "missing", "tokens", "pad_to_multiple_of")
+TOKEN_KEYS = ("token", "module", "of", "number", "force")
 FILTERED_KEYS = ("filter", "value")
 SAMPLING_KEYS = ("temperature", "top_p", "stop")
 TASK_KEYS = ("kind", "prompt", "system", "chat", "max_new_tokens", *SAMPLING_KEYS)

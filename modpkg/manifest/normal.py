@@ -9,7 +9,7 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_requirement, requirement_text, specifier_text
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import toml_key, toml_value
-from modpkg.manifest.keys import CARD_KEYS
+from modpkg.manifest.keys import CARD_KEYS, TOKEN_KEYS
 from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import (
     Compose,
@@ -21,6 +21,7 @@ from modpkg.manifest.schema import (
     Step,
     Task,
     Test,
+    Vocabulary,
 )
 from modpkg.manifest.settings import plain_setting
 from modpkg.toml.node import ManifestSource, Node
@@ -147,9 +148,28 @@ def _compose(compose: Compose) -> dict[str, Any]:
         "steps": [_step(step) for step in compose.steps],
         "dtype": compose.dtype,
         "tokenizer": compose.tokenizer,
+        "vocabulary": None if compose.vocabulary is None else _vocabulary(compose.vocabulary),
         "chat_template": compose.chat_template,
         "tie_word_embeddings": compose.tie_word_embeddings,
     }
+
+
+def _vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    rows = [
+        {
+            key: value
+            for key in TOKEN_KEYS
+            if (value := getattr(row, key)) is not None and value is not False
+        }
+        for row in vocabulary.tokens
+    ]
+    data = {
+        "source": vocabulary.source,
+        "missing": vocabulary.missing if vocabulary.missing != "base" else None,
+        "tokens": rows or None,
+        "pad_to_multiple_of": vocabulary.pad_to_multiple_of,
+    }
+    return {key: value for key, value in data.items() if value is not None}
 
 
 def _step(step: Step) -> dict[str, Any]:

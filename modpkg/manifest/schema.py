@@ -129,6 +129,38 @@ class Layers(Struct, frozen=True, kw_only=True):
     """The method's parameters; they take precedence over the recipe's. Sorted by name."""
 
 
+class TokenRow(Struct, frozen=True, kw_only=True):
+    """Where the row of one token comes from, for the modules that lack it."""
+
+    token: str
+    module: ModuleName | None = None
+    """The module whose row it is; None: it is zeros."""
+    of: str | None = None
+    """The token of that module whose row it is; None: the same one."""
+    number: int | None = None
+    """The same, by its number."""
+    force: bool = False
+    """Whether it replaces the rows of the modules that have the token, too."""
+
+
+Missing = Literal["base", "mean"]
+UNION = "union"
+"""As the source of a vocabulary: the tokens of all modules."""
+
+
+class Vocabulary(Struct, frozen=True, kw_only=True):
+    """The tokens of the result: each module's rows are moved to where they are."""
+
+    source: str
+    """The module whose tokens they are, or `UNION`: all modules', the base's first."""
+    missing: Missing = "base"
+    """Which row a module gets of a token that it lacks, and several others have: the base's, or the
+    mean of theirs. Without one in the base, and of one module only, there is no choice."""
+    tokens: tuple[TokenRow, ...] = ()
+    pad_to_multiple_of: int | None = None
+    """The number of rows is a multiple of it; the added ones are the mean of the others."""
+
+
 class Compose(Struct, frozen=True, kw_only=True):
     """``[compose]`` of a model module, or ``[models.NAME]`` of an app."""
 
@@ -145,6 +177,8 @@ class Compose(Struct, frozen=True, kw_only=True):
     tokenizer: ModuleName | None = None
     """The module whose tokenizer, chat template and generation settings are used; None leaves it to
     the adapters, and to the base."""
+    vocabulary: Vocabulary | None = None
+    """The tokens that rows are moved to; None merges rows of the same number."""
     chat_template: str | None = None
     """A template in place of the tokenizer's, or ``auto``: the one that most of the modules have;
     None keeps the tokenizer's."""
@@ -160,6 +194,8 @@ class Compose(Struct, frozen=True, kw_only=True):
         named = [s for owner in owners if isinstance(s := owner.get(IMPORTANCE), str)]
         taken = [*(run.module for run in self.layers), *(step.module for step in steps)]
         texts = [self.tokenizer] if self.tokenizer is not None else []
+        if self.vocabulary is not None and self.vocabulary.source != UNION:
+            texts.append(ModuleName(self.vocabulary.source))
         return list(dict.fromkeys([self.base, *taken, *named, *texts]))
 
 

@@ -51,6 +51,7 @@ from modpkg.manifest.schema import (
 )
 from modpkg.manifest.settings import PARAMETER, read_setting, scalar
 from modpkg.manifest.values import inner_path, parse_license, prompt, word
+from modpkg.manifest.vocabulary import read_vocabulary
 from modpkg.toml.node import Node, Table, brief, hint
 
 DTYPES: tuple[str, ...] = get_args(DTypeName)
@@ -139,7 +140,11 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
     method, layers = table.get("method"), table.get("layers")
     steps, dtype = table.get("steps"), table.get("dtype")
     tokenizer, tied = table.get("tokenizer"), table.get("tie_word_embeddings")
-    template = table.get("chat_template")
+    template, tokens = table.get("chat_template"), table.get("vocabulary")
+
+    def module(name: Node) -> ModuleName:
+        return _dependency(name, dependencies)
+
     if tied and tied.boolean():
         raise tied.fail("can only be false; leave it out to keep what the base says")
     return Compose(
@@ -150,6 +155,7 @@ def _composition(table: Table, dependencies: Collection[ModuleName]) -> Compose:
         steps=tuple(_step(step, dependencies) for step in steps.items()) if steps else (),
         dtype=cast(DTypeName, dtype.choice(DTYPES, "dtype")) if dtype else None,
         tokenizer=_dependency(tokenizer, dependencies) if tokenizer else None,
+        vocabulary=read_vocabulary(tokens, module) if tokens else None,
         chat_template=template.lines() if template else None,
         tie_word_embeddings=False if tied else None,
     )

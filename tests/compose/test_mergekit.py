@@ -147,8 +147,9 @@ def tied(tensor: str) -> torch.Tensor:
         ("merge_method: linear\nmodels: [{model: a}, {model: b}]", "has no weight"),
         ("merge_method: linear\nmodels: []", "has none of them"),
         (
-            "merge_method: karcher\nmodels: [{model: a}, {model: b}]\ntokenizer_source: union",
-            "tokenizer_source is 'union'",
+            "merge_method: karcher\nmodels: [{model: a}, {model: b}]\n"
+            "tokenizer_source: union\ntokenizer: {}",
+            "only one of them can be meant",
         ),
         (
             "merge_method: nuslerp\nmodels: [{model: a}, {model: b}]\n"
@@ -184,7 +185,7 @@ def test_differences_from_the_recipe_are_noted(tmp_path: Path) -> None:
     recipe += "tokenizer_source: base\nparameters: {int8_mask: true, weight: 1}\n"
     (tmp_path / "r.yml").write_text(recipe + "models: [{model: org/base}, {model: x/Tuned_1}]")
     notes = " ".join(import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0"))
-    for word in ("int8_mask", "tokenizer_source", "revision main", "tuned-1"):
+    for word in ("int8_mask", "rows without a token", "revision main", "tuned-1"):
         assert word in notes
 
 

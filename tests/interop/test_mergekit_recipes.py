@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.core.names import ModuleName
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.interop.mergekit_settings import WrongValue, converted, setting_of
 from modpkg.manifest.read import read_manifest
-from modpkg.manifest.schema import Compose, Filtered
+from modpkg.manifest.schema import Compose, Filtered, TokenRow, Vocabulary
 from tests.raising import raises
 
 LINEAR = "merge_method: linear\nparameters: {weight: 1}\n"
@@ -222,3 +223,49 @@ def test_chat_templates_are_carried_out(tmp_path: Path, given: str) -> None:
     found, _ = imported(tmp_path, LINEAR + TWO + f"chat_template: {given}\n")
     assert found.chat_template is not None
     assert ("{" in found.chat_template) == (given != "auto")
+
+
+SLERP = "merge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\n" + TWO
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted"),
+    [
+        (SLERP + "tokenizer_source: base\n", Vocabulary(source="a")),
+        (SLERP + "tokenizer_source: org/b\n", Vocabulary(source="org-b")),
+        (SLERP + "tokenizer: {}\n", Vocabulary(source="union")),
+        (LINEAR + TWO + "tokenizer_source: union\n", Vocabulary(source="union", missing="mean")),
+        (
+            SLERP + "tokenizer: {source: base, pad_to_multiple_of: 64, extra: 1, tokens: {x: "
+            "{source: {kind: model_token, model: b, token_id: 3}, force: 1}, y: {source: b}}}\n",
+            Vocabulary(
+                source="a",
+                tokens=(
+                    TokenRow(token="x", module=ModuleName("b"), number=3, force=True),
+                    TokenRow(token="y", module=ModuleName("b")),
+                ),
+                pad_to_multiple_of=64,
+            ),
+        ),
+    ],
+)
+def test_tokenizers_are_carried_out(tmp_path: Path, recipe: str, wanted: Vocabulary) -> None:
+    found, notes = imported(tmp_path, recipe)
+    assert found.vocabulary == wanted
+    assert wanted.source == "union" or wanted.source in found.modules()
+    assert ("'extra' of tokenizer" in notes) == ("extra" in recipe)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        ("{x: {}}", "names no source"),
+        ("{x: {source: {kind: other, model: a}}}", "which is none"),
+        ("{x: {source: {kind: model_token, model: a}}}", "which is none"),
+        ("{x: 1}", "which is no mapping"),
+        ("[x]", "which is no mapping"),
+    ],
+)
+def test_tokens_without_a_row_are_refused(tmp_path: Path, tokens: str, reason: str) -> None:
+    with raises("M801", match=reason):
+        imported(tmp_path, SLERP + f"tokenizer: {{source: union, tokens: {tokens}}}\n")

@@ -134,7 +134,15 @@ def _compose(old: Compose | None, new: Compose | None, tuned: Level) -> list[Fac
         return [Fact("compose", "it became an assembly of modules, or stopped being one", "major")]
     facts = [
         Fact("compose", f"the {what} changed", "major")
-        for what in ("base", "dtype", "layers", "tokenizer", "chat_template", "tie_word_embeddings")
+        for what in (
+            "base",
+            "dtype",
+            "layers",
+            "tokenizer",
+            "vocabulary",
+            "chat_template",
+            "tie_word_embeddings",
+        )
         if getattr(old, what) != getattr(new, what)
     ]
     had, has = ([(step.op, str(step.module)) for step in c.steps] for c in (old, new))

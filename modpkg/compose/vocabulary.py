@@ -1,0 +1,289 @@
+"""The tokens of a composition that has a ``vocabulary``: rows are merged by token, not by number.
+
+As mergekit has it: each model's rows are moved to the numbers of the result's tokens, and then
+merged. A model that lacks a token gets the row of the only model that has it, else the base's,
+else the mean of those that have it. The result's tokens are those of one model, or all of them,
+the base's first.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, structs
+
+from modpkg.adapters.vocabulary import has_token_rows
+from modpkg.compose.composition import INNER, ComputedTensor, InnerTensor
+from modpkg.compose.named_tokens import ADDED_TOKENS, VOCABULARY, added_tokens, tokens_of
+from modpkg.compose.nested import made_fields
+from modpkg.compose.row_places import MEAN, ZEROS, MovedRows, packed
+from modpkg.core.digests import Digest, digest_bytes, digest_file
+from modpkg.core.dtypes import FLOATS
+from modpkg.core.errors import ComposeError
+from modpkg.core.filenames import TOKENIZER
+from modpkg.core.installed import InstalledModule, TensorRef
+from modpkg.core.jsonfile import read_json
+from modpkg.core.records import canonical_json
+from modpkg.core.text_config import edit_text, vocabulary
+from modpkg.manifest.schema import UNION, Compose, TokenRow, Vocabulary
+
+_JSON = frozenset({TOKENIZER, "vocab.json"})
+"""Files that tell the tokens in JSON."""
+_ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "special": False}
+"""What a token that is added by its text alone is like."""
+
+
+class AlignedModules(Struct, frozen=True):
+    """The modules of a recipe, with rows where the result's tokens are."""
+
+    modules: dict[str, InstalledModule]
+    config: dict[str, Any]
+    documents: dict[str, dict[str, Any]]
+    """The tokenizer, where it has more tokens than that of a module."""
+    inner: dict[str, InnerTensor]
+    """The tensors with moved rows, as in `Composition`."""
+
+
+def aligned(
+    name: str,
+    recipe: Compose,
+    vocabulary_: Vocabulary,
+    config: Mapping[str, Any],
+    modules: Mapping[str, InstalledModule],
+) -> AlignedModules:
+    """Return the modules of a recipe with their rows moved.
+
+    Raises:
+        ComposeError: A step is no merge, the tokens of a module are not known, or a token has no
+            row where the recipe says.
+        RecordError: A tokenizer is no JSON.
+    """
+
+    def refuse(reason: str) -> ComposeError:
+        return ComposeError("M601", model=name, reason=f"its vocabulary cannot be used: {reason}")
+
+    steps = [*recipe.steps, *(step for run in recipe.layers for step in run.steps)]
+    other = next((step for step in steps if step.op != "dense"), None)
+    if other is not None:
+        raise refuse(f"rows are moved in merges of whole models, and {other.module} is no such one")
+    if any(run.steps for run in recipe.layers):
+        raise refuse("rows are not moved where layers are merged one by one")
+    merged = [recipe.base, *(run.module for run in recipe.layers), *(s.module for s in steps)]
+    models = [modules[each] for each in dict.fromkeys(merged)]
+    source = modules[recipe.base if vocabulary_.source == UNION else vocabulary_.source]
+    plain = not vocabulary_.tokens and vocabulary_.pad_to_multiple_of is None
+    if plain and all(_has_tokens_of(each, source) for each in models):
+        return AlignedModules(dict(modules), dict(config), {}, {})
+    base = modules[recipe.base]
+    known = {base.name: _tokens(base, refuse)}
+    for module in models:
+        own = any(VOCABULARY.fullmatch(path) for path in module.files)
+        known[module.name] = _tokens(module, refuse) if own else known[base.name]
+    tokens = dict(known[source.name] if source in models else _all_tokens(source, refuse))
+    new: dict[str, dict[str, Any]] = {}
+    if vocabulary_.source == UNION:
+        new |= _others(models, known, tokens)
+    for row in vocabulary_.tokens:
+        if row.token not in tokens and row.token not in new:
+            new[row.token] = {**_ADDED, "content": row.token, "normalized": True}
+    for token in new:
+        tokens[token] = len(tokens)
+    if sorted(tokens.values()) != [*range(len(tokens))]:
+        raise refuse(f"the tokens of {source.name} are not numbered one after the other")
+    together = [each.name for each in models] if recipe.steps else None
+    groups = [together] if together else [[each.name] for each in models]
+    rows = {row.token: row for row in vocabulary_.tokens}
+    padding = -len(tokens) % (vocabulary_.pad_to_multiple_of or 1)
+    result = dict(modules)
+    inner: dict[str, InnerTensor] = {}
+    for group in groups:
+        favoured = recipe.base if vocabulary_.missing == "base" else ""
+        table = _Alignment(refuse, favoured, [modules[each] for each in group], known, rows)
+        for each in group:
+            result[each] = table.moved(modules[each], tokens, padding, inner)
+    named = vocabulary(config)
+    if named is None:
+        raise refuse(f"the config of {base.name} has no number of tokens")
+    edited = {**config, **edit_text(config, {named[0]: len(tokens) + padding})}
+    documents = {}
+    if new:
+        documents[TOKENIZER] = _with_tokens(source, tokens, new, refuse)
+    return AlignedModules(result, edited, documents, inner)
+
+
+def _has_tokens_of(module: InstalledModule, source: InstalledModule) -> bool:
+    """Return whether a module's tokenizer is that of another, file by file, and is no JSON.
+
+    What its tokens are is then not known, and need not be.
+    """
+
+    def files(of: InstalledModule) -> dict[str, Digest]:
+        taken = (path for path in of.files if VOCABULARY.fullmatch(path) or path == ADDED_TOKENS)
+        return {path: digest_file(of.files[path]) for path in taken}
+
+    known = files(source)
+    return not known.keys() & _JSON and files(module) in ({}, known)
+
+
+def _all_tokens(module: InstalledModule, refuse: Any) -> dict[str, int]:
+    if not module.files.keys() & _JSON:
+        raise refuse(f"{module.name} has no {TOKENIZER}, so its tokens are not known")
+    return tokens_of(module.files)
+
+
+def _tokens(module: InstalledModule, refuse: Any) -> dict[str, int]:
+    """Return the tokens of a module that have rows, by text."""
+    tokens = _all_tokens(module, refuse)
+    rows = [ref.shape[0] for tensor, ref in module.tensors.items() if has_token_rows(tensor)]
+    if not rows:
+        raise refuse(f"{module.name} has no tensor with a row for each token")
+    return {token: n for token, n in tokens.items() if 0 <= n < min(rows)}
+
+
+def _others(
+    models: Sequence[InstalledModule],
+    known: Mapping[str, Mapping[str, int]],
+    tokens: Mapping[str, int],
+) -> dict[str, dict[str, Any]]:
+    """Return the tokens of models that the first lacks: in their order, those added last."""
+    plain: dict[str, dict[str, Any]] = {}
+    added: dict[str, dict[str, Any]] = {}
+    for module in models:
+        own = known[module.name]
+        properties = added_tokens(module.files)
+        for token in sorted(own.keys() - tokens.keys(), key=own.__getitem__):
+            if token in properties:
+                added.setdefault(token, {**_ADDED, "normalized": True, **properties[token]})
+            else:
+                plain.setdefault(token, {**_ADDED, "content": token, "normalized": True})
+    return {token: each for token, each in plain.items() if token not in added} | added
+
+
+def _with_tokens(
+    module: InstalledModule,
+    tokens: Mapping[str, int],
+    new: Mapping[str, dict[str, Any]],
+    refuse: Any,
+) -> dict[str, Any]:
+    """Return a module's tokenizer with more tokens."""
+    if TOKENIZER not in module.files:
+        raise refuse(f"{module.name} has no {TOKENIZER} that tokens can be added to")
+    document = read_json(module.files[TOKENIZER])
+    entries = [{**each, "id": tokens[token]} for token, each in new.items()]
+    return {**document, "added_tokens": [*(document.get("added_tokens") or ()), *entries]}
+
+
+class _Alignment:
+    """Moves the rows of models that are merged with each other."""
+
+    def __init__(
+        self,
+        refuse: Any,
+        base: str,
+        models: Sequence[InstalledModule],
+        known: Mapping[str, Mapping[str, int]],
+        rows: Mapping[str, TokenRow],
+    ) -> None:
+        self._refuse, self._base, self._models = refuse, base, models
+        self._known, self._given = known, rows
+
+    def moved(
+        self,
+        module: InstalledModule,
+        tokens: Mapping[str, int],
+        padding: int,
+        inner: dict[str, InnerTensor],
+    ) -> InstalledModule:
+        """Return one of the models with its rows moved; the tensors to compute go to ``inner``."""
+        tensors = dict(module.tensors)
+        for tensor in module.tensors:
+            if has_token_rows(tensor):
+                rows = self._rows(module, tensor, tokens, padding)
+                if not rows.is_plain():
+                    tensors[tensor] = _made(module.name, tensor, rows, inner)
+        return structs.replace(module, tensors=tensors)
+
+    def _rows(
+        self, module: InstalledModule, tensor: str, tokens: Mapping[str, int], padding: int
+    ) -> MovedRows:
+        having = [module, *(m for m in self._models if m.name != module.name)]
+        having = [each for each in having if tensor in each.tensors]
+        refs = tuple(each.tensors[tensor] for each in having)
+        names = [each.name for each in having]
+        sources, rows = array("i", [ZEROS]) * len(tokens), array("i", [0]) * len(tokens)
+        means: dict[int, tuple[tuple[int, int], ...]] = {}
+        for token, number in tokens.items():
+            found = self._row(token, names)
+            if len(found) == 1:
+                sources[number], rows[number] = found[0]
+            elif found:
+                sources[number], means[number] = MEAN, tuple(found)
+        used = {*sources, *(source for parts in means.values() for source, _ in parts)} - {MEAN}
+        for source in used - {ZEROS}:
+            ref = refs[source]
+            if (ref.dtype, list(ref.shape[1:])) != (refs[0].dtype, list(refs[0].shape[1:])):
+                raise self._refuse(
+                    f"rows of {tensor!r} come from {names[source]}, whose dtype or width is another"
+                )
+        if refs[0].dtype not in FLOATS:
+            raise self._refuse(f"{tensor!r} of {module.name} is {refs[0].dtype}")
+        return MovedRows(
+            tensors=refs,
+            sources=packed(sources),
+            rows=packed(rows),
+            means=means,
+            padding=padding,
+        )
+
+    def _row(self, token: str, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Return where the row of a token comes from, for the first of the models.
+
+        It is one row, several for their mean, or none for zeros.
+        """
+        having = [n for n, name in enumerate(names) if token in self._known[name]]
+        given = self._given.get(token)
+        if having[:1] == [0] and not (given is not None and given.force):
+            return [(0, self._known[names[0]][token])]
+        if given is not None:
+            return self._given_row(given, names)
+        if len(having) > 1 and self._base in names and names.index(self._base) in having:
+            having = [names.index(self._base)]
+        # In an order that does not depend on whose row it is: a mean is rounded once.
+        return sorted(
+            ((n, self._known[names[n]][token]) for n in having), key=lambda part: names[part[0]]
+        )
+
+    def _given_row(self, given: TokenRow, names: Sequence[str]) -> list[tuple[int, int]]:
+        if given.module is None:
+            return []
+        if given.module not in names:
+            raise self._refuse(
+                f"the row of {given.token!r} is of {given.module}, which is not merged with it"
+            )
+        known = self._known[given.module]
+        number = given.number if given.number is not None else known.get(given.of or given.token)
+        module = self._models[[each.name for each in self._models].index(given.module)]
+        rows = min(ref.shape[0] for t, ref in module.tensors.items() if has_token_rows(t))
+        if number is None or number >= rows:
+            raise self._refuse(f"{given.module} has no row for {given.token!r}")
+        return [(names.index(given.module), number)]
+
+
+def _made(model: str, tensor: str, rows: MovedRows, inner: dict[str, InnerTensor]) -> TensorRef:
+    """Return a reference to moved rows, and add how they are made."""
+    own = rows.tensors[0]
+    computed = ComputedTensor(source=own, dtype=own.dtype, moved=rows)
+    identity = digest_bytes(canonical_json(made_fields(computed)))
+    inner[INNER + identity] = InnerTensor(
+        model=model, name=tensor, composition="", computed=computed
+    )
+    return TensorRef(
+        file=INNER + identity,
+        offset=0,
+        length=computed.length,
+        dtype=own.dtype,
+        shape=list(computed.shape),
+        digest=identity,
+    )
