@@ -68,8 +68,6 @@ def aligned(
     other = next((step for step in steps if step.op != "dense"), None)
     if other is not None:
         raise refuse(f"rows are moved in merges of whole models, and {other.module} is no such one")
-    if any(run.steps for run in recipe.layers):
-        raise refuse("rows are not moved where layers are merged one by one")
     merged = [recipe.base, *(run.module for run in recipe.layers), *(s.module for s in steps)]
     models = [modules[each] for each in dict.fromkeys(merged)]
     source = modules[recipe.base if vocabulary_.source == UNION else vocabulary_.source]
@@ -92,17 +90,21 @@ def aligned(
         tokens[token] = len(tokens)
     if sorted(tokens.values()) != [*range(len(tokens))]:
         raise refuse(f"the tokens of {source.name} are not numbered one after the other")
-    together = [each.name for each in models] if recipe.steps else None
-    groups = [together] if together else [[each.name] for each in models]
     rows = {row.token: row for row in vocabulary_.tokens}
     padding = -len(tokens) % (vocabulary_.pad_to_multiple_of or 1)
-    result = dict(modules)
+    tensors = {module.name: dict(module.tensors) for module in models}
     inner: dict[str, InnerTensor] = {}
-    for group in groups:
-        favoured = recipe.base if vocabulary_.missing == "base" else ""
+    for tensor in sorted({t for own in tensors.values() for t in own if has_token_rows(t)}):
+        group = list(dict.fromkeys(_merged_in(recipe, tensor)))
+        favoured = group[0] if vocabulary_.missing == "base" else ""
         table = _Alignment(refuse, favoured, [modules[each] for each in group], known, rows)
-        for each in group:
-            result[each] = table.moved(modules[each], tokens, padding, inner)
+        for module in table.having(tensor):
+            moved = table.rows_of(module, tensor, tokens, padding)
+            if not moved.is_plain():
+                tensors[module.name][tensor] = _made(module.name, tensor, moved, inner)
+    result = dict(modules)
+    for each, made in tensors.items():
+        result[each] = structs.replace(modules[each], tensors=made)
     named = vocabulary(config)
     if named is None:
         raise refuse(f"the config of {base.name} has no number of tokens")
@@ -111,6 +113,16 @@ def aligned(
     if new:
         documents[TOKENIZER] = _with_tokens(source, tokens, new, refuse)
     return AlignedModules(result, edited, documents, inner)
+
+
+def _merged_in(recipe: Compose, tensor: str) -> list[str]:
+    """Return the modules that are merged in a tensor outside of layers, the base first."""
+    if recipe.steps:
+        return [recipe.base, *(step.module for step in recipe.steps)]
+    for run in reversed(recipe.layers):
+        if any(tensor.startswith(t) if t.endswith(".") else tensor == t for t in run.tensors):
+            return [run.module, *(step.module for step in run.steps)]
+    return [recipe.base]
 
 
 def _has_tokens_of(module: InstalledModule, source: InstalledModule) -> bool:
@@ -189,27 +201,15 @@ class _Alignment:
         self._refuse, self._base, self._models = refuse, base, models
         self._known, self._given = known, rows
 
-    def moved(
-        self,
-        module: InstalledModule,
-        tokens: Mapping[str, int],
-        padding: int,
-        inner: dict[str, InnerTensor],
-    ) -> InstalledModule:
-        """Return one of the models with its rows moved; the tensors to compute go to ``inner``."""
-        tensors = dict(module.tensors)
-        for tensor in module.tensors:
-            if has_token_rows(tensor):
-                rows = self._rows(module, tensor, tokens, padding)
-                if not rows.is_plain():
-                    tensors[tensor] = _made(module.name, tensor, rows, inner)
-        return structs.replace(module, tensors=tensors)
+    def having(self, tensor: str) -> list[InstalledModule]:
+        """Return those of the models that have a tensor."""
+        return [module for module in self._models if tensor in module.tensors]
 
-    def _rows(
+    def rows_of(
         self, module: InstalledModule, tensor: str, tokens: Mapping[str, int], padding: int
     ) -> MovedRows:
-        having = [module, *(m for m in self._models if m.name != module.name)]
-        having = [each for each in having if tensor in each.tensors]
+        """Return the rows of a tensor of one of the models, moved."""
+        having = [module, *(m for m in self.having(tensor) if m.name != module.name)]
         refs = tuple(each.tensors[tensor] for each in having)
         names = [each.name for each in having]
         sources, rows = array("i", [ZEROS]) * len(tokens), array("i", [0]) * len(tokens)

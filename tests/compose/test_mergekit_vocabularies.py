@@ -183,12 +183,19 @@ def test_only_merges_of_whole_models_move_rows(tmp_path: Path) -> None:
     )
     with raises("M601", match="merges of whole models"):
         plan("m", "1.0", lora, modules)
+
+
+def test_layers_that_are_merged_move_the_rows_of_their_models(tmp_path: Path) -> None:
+    """One slice of all layers is the merge of whole models."""
+    modules = models(tmp_path)
     step = Step(op="dense", module=ModuleName("b"))
+    run = Layers(module=ModuleName("a"), range=(0, 1), steps=(step,), tensors=(EMBEDDING, OUTPUT))
     layered = Compose(
-        base=ModuleName("a"),
-        method="mean",
-        layers=(Layers(module=ModuleName("a"), range=(0, 1), steps=(step,)),),
-        vocabulary=Vocabulary(source="union"),
+        base=ModuleName("a"), method="mean", layers=(run,), vocabulary=Vocabulary(source="union")
     )
-    with raises("M601", match="one by one"):
-        plan("m", "1.0", layered, modules)
+    found = [
+        compose(plan("m", "1.0", recipe, modules), tmp_path / str(number)).tensors
+        for number, recipe in enumerate((layered, recipe_of("union")))
+    ]
+    for name in (EMBEDDING, OUTPUT):
+        assert raw(found[0][name]) == raw(found[1][name])
