@@ -27,9 +27,10 @@ from modpkg.community.bisect.trials import Command, Trials
 from modpkg.core.progress import Progress
 from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock
+from modpkg.environment.open_registries import OpenRegistries
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
-from modpkg.environment.registries import OpenRegistries, Registries
+from modpkg.environment.registries import Registries
 from modpkg.resolve.lock import Lock
 
 MODULES, VERSIONS = 40, 20

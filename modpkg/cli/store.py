@@ -14,6 +14,7 @@ from modpkg.cli.options import json_option, offline_option, span_option, with_wo
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
 from modpkg.core.errors import InstallError, UsageError
 from modpkg.core.files import human_bytes, parse_bytes, shown
+from modpkg.environment.hub_modules import remove_unused
 from modpkg.environment.repair import repair
 from modpkg.environment.workspace import Workspace
 from modpkg.store.contents import scan_store
@@ -180,6 +181,8 @@ def gc_command(
         warn=workspace.progress.warn,
         dry_run=dry_run,
     )
+    if not dry_run:
+        remove_unused(age, now=time.time())
     if as_json:
         print_json(
             GarbageDocument(

@@ -9,9 +9,11 @@ import click
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.core.files import human_bytes
+from modpkg.core.hub_address import is_hub_address
 from modpkg.environment.locking import check_lock
 from modpkg.environment.vendor import vendor
 from modpkg.environment.workspace import Workspace
+from modpkg.manifest.edit import toml_value
 
 
 @click.command("vendor")
@@ -30,7 +32,16 @@ def vendor_command(workspace: Workspace, folder: Path, as_json: bool) -> None:
         return
     modules = counted(done.modules, "module")
     tell(f"{good('Vendored')} {modules} into {folder}/ ({human_bytes(done.size)}).")
-    if len(done.folders) == 1:
+    of_hub = {m.registry for m in lock.module if is_hub_address(lock.source_of(m.name))}
+    if of_hub:
+        tell("Install from it with these lines in config.toml there:")
+    for name in sorted(of_hub):
+        place = done.folders[name].absolute().as_uri()
+        tell(f'  [registry."hf://{name}"]\n  mirrors = {toml_value([place])}')
+    if of_hub:
+        for name in done.folders.keys() - of_hub:
+            tell(f"  {name}: {done.folders[name]}")
+    elif len(done.folders) == 1:
         tell(f"Install from it: modpkg install --frozen --offline --registry {folder}")
     else:
         for name, path in done.folders.items():

@@ -205,7 +205,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ],
         InstallError,
     ),
-    "M890": InstallError,
+    **dict.fromkeys(["M852", "M890"], InstallError),
     **dict.fromkeys(["M506"], EnvironmentDamaged),
     **dict.fromkeys(
         ["M601", "M602", "M603", "M604", "M605", "M606", "M607", "M608", "M609", "M620", "M621"],

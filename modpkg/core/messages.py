@@ -495,6 +495,11 @@ MESSAGES: dict[str, str] = {
         "made the lock, or run 'modpkg lock --accept-changed {name}'."
     ),
     "M851": "{name} is made of {address}, {reason}; {remedy}.",
+    "M852": (
+        "{name} is the model {address} of a hub, which has no versions to choose from: name its "
+        "revision with 'modpkg add hf://ORG/NAME@REVISION --name {name}', or take it out with "
+        "'modpkg remove {name}' before another module gets its name."
+    ),
     "M855": (
         "{source} {text} would be a folder, which does not exist, and looks like {what}; write "
         "{right}, or ./{text} for a new folder."

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from modpkg.core.errors import LockError, ManifestError
 from modpkg.core.hub_address import HubAddress, is_hub_address, parse_hub_address
+from modpkg.core.names import read_requirement
 from modpkg.environment.hub_release import Description, HubBase, version_of
 from modpkg.manifest.schema import HubModel, Manifest
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.policy import VersionRange
 
 if TYPE_CHECKING:
     from modpkg.environment.hub_modules import HubModules
@@ -38,12 +40,35 @@ class HubDependencies:
         }
         self._modules = modules
         self._registry_of = registry_of
-        self._open: dict[tuple[str, HubAddress], Registry] = {}
+        self._open: dict[Hashable, Registry] = {}
         self.again: Container[str] = ()
         """Names whose commit in the lock is not kept."""
 
     def __contains__(self, name: object) -> bool:
         return name in self._sources
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._sources
+
+    def moving(
+        self, again: Container[str], bounds: Mapping[str, VersionRange], lock: Lock | None
+    ) -> set[str]:
+        """Return which names of ``again`` are to be at the newest commit.
+
+        A commit of the lock is kept where ``bounds`` allow it and not the newest, and with an
+        adapter that of its base.
+        """
+        names = {name for name in self._sources if name in again}
+        for name in sorted(names & bounds.keys()):
+            module = lock.find(name) if lock is not None else None
+            if module is None or self._locked(name, lock) is None:
+                continue
+            specifier = bounds[name].specifier
+            newest = self.newest(name, lock)
+            if specifier.contains(module.version) and not specifier.contains(newest):
+                names -= {name, *(read_requirement(text).name for text in module.requires)}
+        return names
 
     def registry(self, name: str, lock: Lock | None) -> Registry:
         """Return the registry that has one release of a name: that of its commit.
@@ -56,14 +81,19 @@ class HubDependencies:
             ManifestError: It is an adapter, and its base is not known; or it is none.
             ModpkgError: The commit cannot be told, or nothing can be made of it.
         """
-        address = self._locked(name, lock) or self._modules().commit(self._sources[name].address)
-        key = name, address
-        if key not in self._open:
+        modules = [lock.find(other) for other in self._sources] if lock is not None else []
+        state = [(one.name, one.address, one.release) for one in modules if one is not None]
+        key = (name, *state, *(other for other in self._sources if other in self.again))
+        if key in self._open:
+            return self._open[key]
+        kept = self._locked(name, lock)
+        address = kept[0] if kept else self._modules().commit(self._sources[name].address)
+        release = kept[1] if kept else None
 
-            def find_base(description: Description) -> HubBase | None:
-                return self._base(name, address, description)
+        def find_base(description: Description) -> HubBase | None:
+            return self._base(name, address, description, lock)
 
-            self._open[key] = self._modules().registry(name, address, find_base)
+        self._open[key] = self._modules().registry(name, address, find_base, release)
         return self._open[key]
 
     def newest(self, name: str, lock: Lock | None) -> str:
@@ -83,7 +113,7 @@ class HubDependencies:
         if base in self:
             return version_of(commit, f"{base}=={self.newest(base, lock)}")
         version = (self._sources[name].against or "").partition("==")[2]
-        return version_of(commit, str(self._release(base, version)))
+        return version_of(commit, str(self._release(base, version, lock)))
 
     def check(self, module: LockedModule, registry: Registry) -> None:
         """Check that what is made of a commit here is what is locked.
@@ -102,8 +132,8 @@ class HubDependencies:
                 locked=module.release[7:19],
             )
 
-    def _locked(self, name: str, lock: Lock | None) -> HubAddress | None:
-        """Return the commit of the lock; None if it has none, or it is not kept."""
+    def _locked(self, name: str, lock: Lock | None) -> tuple[HubAddress, str] | None:
+        """Return the commit of the lock, and its release; None if it has none, or is not kept."""
         source = self._sources[name]
         module = lock.find(name) if lock is not None and name not in self.again else None
         if module is None or lock is None or lock.source_of(name) != str(source):
@@ -112,9 +142,11 @@ class HubDependencies:
             return None
         address = parse_hub_address(module.address)
         same = address.repository == source.address.repository
-        return address if same and address.pinned else None
+        return (address, module.release) if same and address.pinned else None
 
-    def _base(self, name: str, address: HubAddress, description: Description) -> HubBase | None:
+    def _base(
+        self, name: str, address: HubAddress, description: Description, lock: Lock | None
+    ) -> HubBase | None:
         def refuse(reason: str, remedy: str) -> ManifestError:
             return ManifestError("M851", name=name, address=address, reason=reason, remedy=remedy)
 
@@ -139,7 +171,7 @@ class HubDependencies:
                 )
             against = same[0]
         base, _, version = against.partition("==")
-        found = self._release(base, version)
+        found = self._release(base, version, lock)
         if found.line.provides is None:
             raise refuse(
                 f"which is an adapter, and {base} has no weights that it could act on",
@@ -147,8 +179,8 @@ class HubDependencies:
             )
         return found
 
-    def _release(self, base: str, version: str) -> HubBase:
+    def _release(self, base: str, version: str, lock: Lock | None) -> HubBase:
         """Return a release of a registry, or without a version the one of a model of a hub."""
-        registry = self._registry_of(base)
+        registry = self.registry(base, lock) if base in self else self._registry_of(base)
         line = registry.line(base, version) if version else registry.index(base)[0]
         return HubBase(registry, line)

@@ -8,10 +8,14 @@ the same release everywhere, so that a lock can name its digest.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,18 +25,24 @@ from modpkg.core.errors import InstallError, ManifestError, ModpkgError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import make_folder, remove_tree, rename, write_atomically
 from modpkg.core.home import home
-from modpkg.core.hub_address import HubAddress
+from modpkg.core.hub_address import HubAddress, hub_endpoint
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_file
 from modpkg.core.tree import BlobTree
-from modpkg.environment.hub_release import Description, FindBase, HubBase, version_of
+from modpkg.environment.hub_release import (
+    NAME_CHARACTERS,
+    Description,
+    FindBase,
+    HubBase,
+    version_of,
+)
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.registry.hub_client import open_hub
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
-from modpkg.transfer.fetch import fetch_all
+from modpkg.transfer.fetch import check_space, fetch_all
 from modpkg.transfer.plan import plan_transfer
 
 _WAITING = "Waiting for another modpkg command that fetches {address} …"
@@ -101,20 +111,41 @@ class HubModules:
                 self._commits[address] = address.at(client.head(address))
         return self._commits[address]
 
-    def registry(self, name: str, address: HubAddress, find_base: FindBase) -> Registry:
+    def registry(
+        self, name: str, address: HubAddress, find_base: FindBase, locked: str | None = None
+    ) -> Registry:
         """Return the registry of the module that is made of a commit.
+
+        ``locked`` is the release that it has to be, if that is known: it can come from a mirror of
+        the repository, such as a vendored copy.
 
         Raises:
             InstallError, ModpkgError: As for `folder`.
         """
+        for mirror in self._settings().of(str(address.at(None))).mirrors if locked else ():
+            if (found := self._mirrored(mirror, name, address, locked)) is not None:
+                return found
         folder = self.folder(name, address, find_base)
         if folder not in self._open:
             self._open[folder] = self._opened(folder, address)
         return self._open[folder]
 
-    def _opened(self, folder: Path, address: HubAddress) -> Registry:
+    def _mirrored(
+        self, mirror: str, name: str, address: HubAddress, locked: str | None
+    ) -> Registry | None:
+        """Return a mirror if it has a release; None if not."""
+        registry = self._opened(mirror, address)
+        try:
+            releases = [line.release for line in registry.index(name)]
+            named = registry.name == address.repository[:NAME_CHARACTERS]
+            return registry if named and locked in releases else None
+        except ModpkgError as error:
+            self._progress.warn(f"skipping the mirror {mirror} of {address.repository}: {error}")
+            return None
+
+    def _opened(self, place: Path | str, address: HubAddress) -> Registry:
         registry = Registry(
-            str(folder),
+            str(place),
             cache=self._store.blobs,
             offline=self._offline,
             warn=self._progress.warn,
@@ -130,7 +161,7 @@ class HubModules:
             InstallError: It is not there, and may not be made.
             ModpkgError: It cannot be fetched, imported or built.
         """
-        place = home() / "hub" / f"{address.repository.replace('/', '--')}@{address.revision}"
+        place = _folder() / f"{address.repository.replace('/', '--')}@{address.revision}"
         if place in self._making:
             raise ManifestError("M851", name=name, address=address, **_CIRCULAR)
         self._making.append(place)
@@ -162,6 +193,8 @@ class HubModules:
         if (description := _read_description(place)) is None:
             return None
         folder = place / _folder_name(name, find_base(description))
+        with contextlib.suppress(OSError):
+            os.utime(place)  # it is used
         if folder in self._open or not folder.is_dir():
             return folder if folder in self._open else None
         try:
@@ -207,11 +240,25 @@ class HubModules:
         )
         with self._store.lock():
             plan = plan_transfer([module], {name: registry}, self._store)
+            check_space(self._store.root, plan.disk)
             fetch_all(plan, [module], self._store)
         tree = BlobTree(folder)
         for pack in map(parse_digest, plan.records[name].packs):
             if (folder / elsewhere_path(pack)).exists():
                 tree.path(pack).unlink()
+
+
+def _folder() -> Path:
+    """Return the folder of what is made of the hub that is asked: another one may differ."""
+    return home() / "hub" / re.sub(r"[^\w.-]", "_", urlsplit(hub_endpoint()).netloc)
+
+
+def remove_unused(age: float, *, now: float) -> None:
+    """Remove what was made of commits, of any hub, and not used for ``age`` seconds."""
+    for place in (home() / "hub").glob("*/*@*"):
+        with contextlib.suppress(OSError):
+            if place.is_dir() and now - place.stat().st_mtime > age:
+                remove_tree(place)
 
 
 def _folder_name(name: str, base: HubBase | None) -> str:

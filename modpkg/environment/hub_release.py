@@ -11,6 +11,9 @@ from modpkg.core.hub_address import HubAddress
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 
+NAME_CHARACTERS = 100
+"""Of the name of a registry, which is that of the repository as far as it fits."""
+
 
 class HubBase(Struct, frozen=True):
     """The release of a base that an adapter of a hub is made against."""

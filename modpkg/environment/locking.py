@@ -247,7 +247,8 @@ def make_lock(
     kept = kept_versions(manifest, previous, upgrade)
     known = previous.module if previous is not None else ()
     registries.expect(known)
-    catalog = registries.catalog([module.name for module in known if module.name not in kept])
+    again = [module.name for module in known if module.name not in kept]
+    catalog = registries.catalog(again, policy.constraints)
     roots = roots_of(manifest)
     resolution = resolve(roots, catalog, locked=kept, policy=policy)
     lock = lock_of(

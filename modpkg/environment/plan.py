@@ -159,6 +159,8 @@ def edit_manifest(
         plain = not requirement.specifier and not requirement.extras
         if old is not None and plain and registry == Remembered(text).written(name, old):
             continue
+        if old is not None and old.hub is not None:
+            raise InstallError("M852", name=name, address=old.hub.address)
         given = requirement.specifier
         if old is not None and not given:
             given = old.requirement.specifier

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import (
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modpkg.core.errors import LockError, ModpkgError, RegistryError
 from modpkg.core.names import listed
-from modpkg.core.tree import BlobTree
 from modpkg.environment.generations import ModuleState
 from modpkg.environment.hub_dependencies import HubDependencies
 from modpkg.environment.inherited import Match, inherited, inherited_of_lock
+from modpkg.environment.open_registries import OpenRegistries
 from modpkg.environment.policy import bounds_of
 from modpkg.environment.promise import Promise
 from modpkg.environment.rivals import Rivals
-from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import (
@@ -30,65 +36,10 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import BUILT_IN, recorded_address, same_place
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.policy import VersionRange
 
 if TYPE_CHECKING:
-    from modpkg.environment.hub_modules import HubModules
-
-
-class OpenRegistries:
-    """The registries that one command has opened, by address: each is opened and read once."""
-
-    def __init__(
-        self,
-        cache: BlobTree,
-        *,
-        offline: bool = False,
-        warn: Callable[[str], None] | None = None,
-        hub: Callable[[], HubModules] | None = None,
-    ) -> None:
-        """``hub`` returns what makes modules of models of a hub."""
-        self._cache = cache
-        self._hub = hub
-        self._offline = offline
-        self.warn = warn
-        self._open: dict[tuple[str, bool], Registry] = {}
-        self.expected: dict[str, str] = {}
-        """By name, a version of which whoever resolves tells by himself that it was lost."""
-        self.needed: set[str] = set()
-        """Modules that will be asked for, as far as they are known."""
-
-    @cached_property
-    def settings(self) -> Settings:
-        return read_settings(self.warn)
-
-    def at(self, address: str, base: Path, *, origin: str = "", quiet: bool = False) -> Registry:
-        """Return the registry at an address; a relative path is relative to ``base``.
-
-        ``origin`` is what named the address, for messages.
-
-        With ``quiet`` it does not warn: for a registry that is only read to give a hint.
-        """
-        place = address if "://" in address else str((base / Path(address).expanduser()).absolute())
-        key = (place, quiet)
-        if key not in self._open:
-            self._open[key] = Registry(
-                address,
-                base=base,
-                cache=self._cache,
-                offline=self._offline,
-                warn=None if quiet else self.warn,
-                settings=self.settings,
-                origin=origin,
-            )
-            self._open[key].expected = self.expected
-            self._open[key].files.needed = self.needed
-        return self._open[key]
-
-    def hub(self) -> HubModules:
-        """Return what makes modules of models of a hub."""
-        if self._hub is None:
-            raise AssertionError("models of a hub are not made here")
-        return self._hub()
+    pass
 
 
 class Registries:
@@ -267,14 +218,21 @@ class Registries:
         """Leave it to the caller to tell which locked versions a registry has lost or replaced."""
         self._opened.expected.update((module.name, module.version) for module in modules)
 
-    def catalog(self, again: Container[str] = ()) -> Catalog:
+    def catalog(
+        self,
+        again: Container[str] = (),
+        bounds: Mapping[str, VersionRange] = {},
+        locks: Sequence[Lock] = (),
+    ) -> Catalog:
         """Return the catalog that the resolver selects from.
 
-        What is locked keeps its registry, but for the names in ``again``.
+        What is locked keeps its registry, but for the names in ``again``. Of models of a hub there
+        is one commit: that of the lock, or for these names the newest, unless ``bounds`` exclude
+        it. With ``locks`` there are those of these locks.
         """
         modules = self._lock.module if self._lock is not None else ()
         self._opened.needed.update(self._direct, (module.name for module in modules))
-        self.of_hub.again = again
+        self.of_hub.again = self.of_hub.moving(again, bounds, self._lock)
         kept = {module.name: module for module in modules if module.name not in again}
         claims = inherited(self._direct, self._open, kept, self._match)
         chosen, contested = claims.chosen, dict(claims.contested)
@@ -285,12 +243,17 @@ class Registries:
             contested.update(self._contested())
         assigned = {name: self._open(alias) for name, alias in chosen.items()}
         assigned |= {name: self.of(name) for name in self._direct}
+        further = {}
+        for name in self.of_hub.names if locks else ():
+            each = dict.fromkeys(self.of_hub.registry(name, lock) for lock in locks)
+            assigned[name], *further[name] = each
         return Catalog(
             self._open(DEFAULT),
             assigned,
             overrides=self._overrides,
             contested=contested,
             elsewhere=self.elsewhere,
+            further=further,
         )
 
     @cached_property

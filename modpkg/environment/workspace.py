@@ -36,7 +36,8 @@ from modpkg.environment.project import Project, find_project
 
 if TYPE_CHECKING:
     from modpkg.environment.hub_modules import Fetch, HubModules
-    from modpkg.environment.registries import OpenRegistries, Registries
+    from modpkg.environment.open_registries import OpenRegistries
+    from modpkg.environment.registries import Registries
     from modpkg.manifest.config import Settings
     from modpkg.manifest.schema import Manifest
     from modpkg.resolve.lock import Lock
@@ -162,7 +163,7 @@ class Workspace:
 
     @cached_property
     def open_registries(self) -> OpenRegistries:
-        from modpkg.environment.registries import OpenRegistries
+        from modpkg.environment.open_registries import OpenRegistries
 
         return OpenRegistries(
             self.store.blobs,

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import write_atomically
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import parse_version
 from modpkg.core.regular_file import read_file
 
@@ -39,7 +40,9 @@ def yanked_releases(
     """
     warnings = []
     for module in lock.module:
-        registry = by_name[module.name]
+        registry = by_name.get(module.name)
+        if registry is None or registry.stands_for:
+            continue  # of a hub, which takes back nothing
         if registry.folder is None and not consulted(module.name):
             continue
         try:
@@ -99,7 +102,9 @@ def yanked_since(workspace: Workspace) -> list[str]:
     lock = workspace.usable_lock()
     if lock is None:
         return []
-    return note_yanked(workspace.environment, lock, workspace.registries.by_name(lock))
+    of_registries = [m for m in lock.module if not is_hub_address(lock.source_of(m.name))]
+    by_name = workspace.registries.by_name(msgspec.structs.replace(lock, module=of_registries))
+    return note_yanked(workspace.environment, lock, by_name)
 
 
 def note_yanked(environment: Environment, lock: Lock, by_name: Mapping[str, Registry]) -> list[str]:
@@ -107,7 +112,9 @@ def note_yanked(environment: Environment, lock: Lock, by_name: Mapping[str, Regi
     current = environment.current()
     indexes = {}
     for module in lock.module:
-        if (folder := by_name[module.name].folder) is not None:
+        registry = by_name.get(module.name)
+        if registry is not None and not registry.stands_for and registry.folder is not None:
+            folder = registry.folder
             index = folder.absolute() / "index" / f"{module.name}.jsonl"
             indexes[str(index)] = _stamp(index)
     warnings = yanked_releases(lock, by_name)

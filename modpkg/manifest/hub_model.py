@@ -54,6 +54,19 @@ def read_hub_model(
     return HubModel(address, None if against is None else _against(against))
 
 
+def parse_hub_model(text: str) -> HubModel:
+    """Return what a lock records of a dependency that is a model of a hub.
+
+    >>> parse_hub_model("hf://org/name@main against base").entries()
+    {'hub': 'org/name', 'rev': 'main', 'against': 'base'}
+
+    Raises:
+        RegistryError: It is no address on a hub.
+    """
+    address, _, against = text.partition(" against ")
+    return HubModel(parse_hub_address(address), against or None)
+
+
 def _repository(node: Node) -> HubAddress:
     text = node.text()
     if "@" in text or ":" in text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from packaging.version import Version
 
@@ -77,6 +77,7 @@ class Catalog:
         overrides: By name, the range that replaces every requirement on it.
         contested: By name, the error to raise where it is asked for: its registry is not known.
         elsewhere: Returns a hint for a name that its registry does not have.
+        further: By name that is a model of a hub, those of other commits of it.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Catalog:
         overrides: Mapping[str, VersionRange] | None = None,
         contested: Mapping[str, ModpkgError] | None = None,
         elsewhere: Callable[[str], str] | None = None,
+        further: Mapping[str, Sequence[Registry]] | None = None,
     ) -> None:
         self._default = default
         self.overrides: Mapping[str, VersionRange] = overrides or {}
         self._contested: Mapping[str, ModpkgError] = contested or {}
         self._elsewhere = elsewhere
         self._assigned = dict(assigned or {})
+        self._further = further or {}
         self._releases: dict[str, list[Release]] = {}
         self._fits: dict[tuple[str, str], str | None] = {}
         self._drifts: dict[tuple[str, str], str | None] = {}
@@ -107,6 +110,7 @@ class Catalog:
             overrides=overrides,
             contested=self._contested,
             elsewhere=self._elsewhere,
+            further=self._further,
         )
         other._fits = self._fits
         other._drifts = self._drifts
@@ -161,9 +165,11 @@ class Catalog:
     def releases(self, name: str) -> list[Release]:
         """Return all releases of a name, newest first; none if its registry does not have it."""
         if name not in self._releases:
-            registry = self.registry(name)
-            lines = registry.resolved_index(name)
-            releases = [Release(line, registry, self.overrides) for line in lines]
+            releases = [
+                Release(line, registry, self.overrides)
+                for registry in (self.registry(name), *self._further.get(name, ()))
+                for line in registry.resolved_index(name)
+            ]
             releases.sort(key=lambda release: release.version)
             for place, release in enumerate(releases):
                 release.place = place

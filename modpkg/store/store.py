@@ -62,17 +62,28 @@ class Store:
         self.verified = VerifiedFiles()
         """Packs whose tensors this process has verified, when it fetched them."""
         self._read: dict[str, dict[str, PackTensor]] = {}
+        self._holders = 0
+        """How often this process holds the lock."""
 
     @contextlib.contextmanager
     def lock(self, *, exclusive: bool = False) -> Iterator[None]:
         """Lock the store while its contents are relied on; ``exclusive`` to remove any of them.
 
+        Who holds it may ask for it again, to rely on them.
+
         Raises:
             InstallError: A part of it is a link of somebody else, or locks do not work.
         """
+        if self._holders and not exclusive:
+            yield
+            return
         check_links_of_owner(self.root, FOLDERS)
         with file_lock(self.root / "lock", exclusive=exclusive):
-            yield
+            self._holders += 1
+            try:
+                yield
+            finally:
+                self._holders -= 1
 
     def record(self, release: str, what: str) -> ReleaseRecord | None:
         """Return a release record; None if it is not in the store. ``what`` names it in errors.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_what_was_made_is_mended(
     lock = lock_of(app)
     shutil.rmtree(app / ".modpkg")
     works(run, "install", "--frozen", "--offline")
-    (made,) = (tmp_path / "home" / "hub").glob("org--base@*/base")
+    (made,) = (tmp_path / "home" / "hub").glob("*/org--base@*/base")
     shutil.rmtree(made / "blobs")
     fails(run, "M501", "install", "--offline", "--upgrade-package", "base")
     works(run, "lock")
@@ -201,7 +202,8 @@ def test_added_and_removed(hub: Hub, app: Path, run: Run) -> None:
     for command in (["list"], ["tree"], ["why", "tiny"], ["info", "polite"], ["licenses"]):
         assert "1.0.0.post" in works(run, *command) or command == ["licenses"]
     assert "org/base" in works(run, "info", "tiny")
-    works(run, "vendor", app / "vendored")
+    fails(run, "M852", "install", "tiny>=1")
+    works(run, "install", "tiny")
     works(run, "remove", "polite")
     works(run, "remove", "tiny")
     assert lock_of(app).module == []
@@ -249,3 +251,60 @@ def test_what_is_refused(hub: Hub, app: Path, run: Run) -> None:
     fails(run, "M862", "lock")
     fails(run, "M501", "lock", "--offline")
     assert not (app / "modpkg.lock").exists()
+
+
+def test_vendored(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    works(run, "lock")
+    told = works(run, "vendor", app / "vendored")
+    lines = [line.strip() for line in told.splitlines() if line.startswith("  ")]
+    assert '[registry."hf://org/base"]' in lines
+    on_another_machine(app, tmp_path, monkeypatch)
+    home = Path(os.environ["MODPKG_HOME"])
+    home.mkdir()
+    (home / "config.toml").write_text("\n".join(lines))
+    hub.repositories.clear()
+    works(run, "install", "--frozen", "--offline")
+    assert not (home / "hub").exists()
+
+
+def test_what_is_up_to_date_needs_no_hub(hub: Hub, app: Path, tmp_path: Path, run: Run) -> None:
+    works(run, "install")
+    shutil.rmtree(tmp_path / "home" / "hub")
+    hub.seen.clear()
+    (app / ".modpkg" / "yanked.json").unlink(missing_ok=True)
+    assert "Nothing to do" in works(run, "install", "--offline")
+    (pack, *_) = (tmp_path / "home" / "store" / "packs").rglob("??/*")
+    pack.chmod(0o644)
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1
+    pack.write_bytes(data)
+    assert not hub.seen
+    assert "repaired" in works(run, "store", "verify")
+    assert hub.seen
+    works(run, "store", "gc", "--older-than", "1 hour")
+    (place,) = (tmp_path / "home" / "hub").glob("*/org--base@*/")
+    os.utime(place, (1, 1))
+    works(run, "store", "gc")
+    assert not place.exists()
+
+
+def test_of_ones_own_environment(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    works(run, "install", "hf://org/base", "hf://org/polite")
+    assert "polite" in works(run, "list")
+
+
+def test_an_update_that_is_tested(hub: Hub, app: Path, run: Run) -> None:
+    works(run, "install")
+    hub.repositories["org/base"].commit(base_files(**{"model.safetensors": base_weights(5)}))
+    before = lock_of(app).module
+    old = f"grep {before[0].version} $MODPKG_PROJECT/modpkg.lock"
+    assert "stays at" in works(run, "update", "--test", old)
+    assert lock_of(app).module == before
+    works(run, "update", "--test", "true")
+    assert {m.name: m.version for m in lock_of(app).module} != {m.name: m.version for m in before}

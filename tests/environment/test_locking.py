@@ -11,7 +11,8 @@ import pytest
 
 from modpkg.core.tree import BlobTree
 from modpkg.environment.locking import make_lock, stale_reason
-from modpkg.environment.registries import OpenRegistries, Registries
+from modpkg.environment.open_registries import OpenRegistries
+from modpkg.environment.registries import Registries
 from modpkg.manifest.read import parse_manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter

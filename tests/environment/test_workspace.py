@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import modpkg.environment.registries as registries
+import modpkg.environment.open_registries as registries
 import modpkg.manifest.read as reading
 import modpkg.registry.reader as reader
 from modpkg.cli import cli

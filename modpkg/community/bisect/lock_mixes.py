@@ -17,6 +17,7 @@ from packaging.version import Version
 from modpkg.community.bisect.lock_diff import LockDiff, Names
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import LockError, ResolutionImpossible
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import module_name, parse_requirement, specifier_text
 from modpkg.core.records import canonical_json
 from modpkg.environment.locking import requirements_of, roots_of
@@ -24,6 +25,7 @@ from modpkg.environment.policy import locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
 from modpkg.manifest.edit import remove_dependency, set_dependency
+from modpkg.manifest.hub_model import parse_hub_model
 from modpkg.manifest.schema import Manifest
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog
@@ -84,7 +86,7 @@ class LockMixes:
         ]
         self._required = tuple(_by_name(lock.requirements) for lock in (old, new))
         self._registries = registries
-        self._catalog: Catalog = registries.catalog()
+        self._catalog: Catalog = registries.catalog(locks=(new, old))
         self._policy = policy_of(self._manifest, datetime.now(timezone.utc))
         sides = [self._roots(required) for required in self._required]
         self.diff = LockDiff(
@@ -237,6 +239,8 @@ def _by_name(requirements: Iterable[str]) -> dict[str, str]:
 def _value(text: str) -> dict[str, Any]:
     """Return the manifest's value of a requirement that a lock records."""
     written, _, alias = text.partition(" @ ")
+    if is_hub_address(alias):
+        return {**parse_hub_model(alias).entries()}
     requirement = parse_requirement(written)
     value: dict[str, Any] = {"version": specifier_text(requirement.specifier) or "*"}
     if requirement.extras:

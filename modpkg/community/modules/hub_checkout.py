@@ -23,7 +23,7 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import SPEC, RegistryInfo, ReleaseRecord, canonical_json
 from modpkg.core.regular_file import open_file, read_file
 from modpkg.core.tree import BlobTree
-from modpkg.environment.hub_release import Description, HubBase
+from modpkg.environment.hub_release import NAME_CHARACTERS, Description, HubBase
 from modpkg.interop.hf import import_hf
 from modpkg.interop.hub_download import Downloaded, downloaded, named_by
 from modpkg.interop.peft import import_peft
@@ -37,9 +37,6 @@ from modpkg.release.build_stamps import STAMPS
 
 _BUILT_WITH = "modpkg, of a hub"
 """Without modpkg's version, which would give the same commit another release in each."""
-
-_LONGEST = 100
-"""Characters that the name of a registry may have."""
 
 
 @contextlib.contextmanager
@@ -93,7 +90,7 @@ class HubCheckout:
             discard(project)
         for warning in (*warnings, *self._got.left):
             self._progress.warn(f"{name}: {warning}")
-        info = RegistryInfo(spec=SPEC, name=self._got.address.repository[:_LONGEST])
+        info = RegistryInfo(spec=SPEC, name=self._got.address.repository[:NAME_CHARACTERS])
         write_atomically(out / REGISTRY_INFO, canonical_json(info) + b"\n")
         published = moment_text(self._got.listing.modified)
         line = msgspec.structs.replace(built.line, published=published)
