@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from modpkg.adapters.memory import read_memory
 from modpkg.compose.operators.dense import DENSE
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
+from modpkg.compose.output_layer import untied_by
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG
 from modpkg.core.installed import InstalledModule
@@ -70,10 +71,15 @@ def untied_base(
     for step in recipe.steps:
         if (record := untied_record(modules[step.module])) is not None:
             records[step.module] = record
+    if not records:  # those of adapters say more: they name all tensors that are tied
+        for step in recipe.steps:
+            if step.op == DENSE.name:
+                record = untied_by(modules[step.module], base, config)
+                records |= {} if record is None else {step.module: record}
     if not records:
         raise refuse(
-            f"it has {TIES} = false, and no adapter in its steps changes only one of several tied "
-            "tensors; remove that line"
+            f"it has {TIES} = false, but no adapter in its steps changes only one of several tied "
+            "tensors, and no fine-tune has an output layer of its own; remove that line"
         )
     owner, record = next(iter(records.items()))
     if other := next((each for each in records if records[each] != record), None):

@@ -233,13 +233,3 @@ def test_a_copy_of_a_tied_embedding_does_not_stay_behind(tmp_path: Path) -> None
             Compose(base=ModuleName("b"), layers=(run("a", 0, 2, tensors=(OUTPUT,)),)),
             modules,
         )
-
-
-def test_tied_and_untied_models_are_not_merged(tmp_path: Path) -> None:
-    modules = tied_and_untied(tmp_path)
-    for one, other in (("a", "b"), ("b", "a")):
-        recipe = Compose(base=ModuleName(one), steps=(merged(other, scale=0.5),))
-        with raises("M601", match="'lm_head.weight'"):
-            plan("m", "1", recipe, modules)
-    recipe = Compose(base=ModuleName("a"), steps=(merged("c", scale=0.5),))
-    assert OUTPUT not in plan("m", "1", recipe, modules).computed

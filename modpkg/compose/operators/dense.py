@@ -17,12 +17,12 @@ from msgspec import structs
 from modpkg.adapters.formula import LEAST, BaseRows, Elements, Error, Extent, Sizes, gamma
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
+from modpkg.compose.output_layer import config_of, untied_by, with_tied_output
 from modpkg.core.dtypes import FLOATS
-from modpkg.core.filenames import CONFIG
-from modpkg.core.jsonfile import read_json
 from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of
 from modpkg.core.text_config import text_part
+from modpkg.core.untied import TIES
 
 if TYPE_CHECKING:
     from modpkg.adapters.formula import Array
@@ -33,7 +33,8 @@ WITHIN = "within"
 def bind(context: StepContext) -> Effects:
     """Return a term for each tensor of floats.
 
-    Copies of tied tensors and computed buffers may be on one side only, see `in_terms_of`.
+    Copies of tied tensors and computed buffers may be on one side only, see `in_terms_of`; the
+    output layer of a tied fine-tune of an untied base is its embedding.
 
     Raises:
         ComposeError: The module and the base have different names, shapes, or integer tensors; or
@@ -42,17 +43,25 @@ def bind(context: StepContext) -> Effects:
     if WITHIN in context.step.parameters:
         return _bind_part(context)
     module, base = context.module, context.base
-    config = read_json(module.files[CONFIG]) if CONFIG in module.files else {}
-    own_tensors = in_terms_of(module.tensors, base.tensors, config, context.config)
+    config = config_of(module)
+    own_tensors = with_tied_output(
+        in_terms_of(module.tensors, base.tensors, config, context.config),
+        base.tensors,
+        config,
+        context.config,
+    )
     wanted = in_terms_of(base.tensors, own_tensors, context.config, config)
     for one, other, names in (
         (module, base, own_tensors.keys() - base.tensors.keys()),
         (base, module, wanted.keys() - own_tensors.keys()),
     ):
         if names:
+            remedy = ""
+            if one is module and untied_by(module, base, context.config) is not None:
+                remedy = f"; {TIES} = false in the recipe gives the base an output layer of its own"
             raise context.refuse(
                 f"step 'dense' names {module.name}, but {one.name} has {min(names)!r} and "
-                f"{other.name} does not"
+                f"{other.name} does not{remedy}"
             )
     tensors = context.on_base()
     terms: dict[str, Term] = {}
