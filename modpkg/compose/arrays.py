@@ -55,21 +55,20 @@ def widened(stored: Stored, ref: TensorRef) -> Array:
     return stored.astype(np.float64)
 
 
-def in_single(stored: Stored) -> NDArray[np.float32]:
-    """Return bfloat16, or finite float16, as a new float32 array, exactly."""
-    if stored.dtype == np.float16:  # three times as fast as numpy's conversion
-        half = stored.view(np.uint16).astype(np.uint32)
-        sign = half & np.uint32(0x8000)
-        sign <<= np.uint32(16)
-        half ^= sign >> np.uint32(16)
-        half <<= np.uint32(13)
-        single = half.view(np.float32)
-        single *= np.float32(2.0**112)  # the exponents' biases; subnormals become normal
-        half |= sign
-        return single
-    bits = stored.astype(np.uint32)
+def in_single(
+    stored: Stored, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return bfloat16, or finite float16, as float32, exactly: a new array, or ``out``."""
+    single = np.empty(stored.shape, np.float32) if out is None else out
+    bits = single.view(np.uint32)
+    np.copyto(bits, stored.view(np.uint16))
     bits <<= np.uint32(16)
-    return bits.view(np.float32)
+    if stored.dtype == np.float16:  # three times as fast as numpy's conversion
+        signed = bits.view(np.int32)
+        signed >>= np.int32(3)
+        bits &= np.uint32(0x8FFFFFFF)  # without copies of the sign
+        single *= np.float32(2.0**112)  # the exponents' biases; subnormals become normal
+    return single
 
 
 def in_double(stored: Stored) -> Array:

@@ -33,13 +33,17 @@ def doubtful(values: Array, bound: Any, dtype: str) -> Any:
     return mask
 
 
-def doubtful_places(values: Array, bound: float, dtype: str) -> Any:
-    """Return the flat indices where `doubtful` is true, for one bound; most are told apart fast."""
-    flat = values.reshape(-1)
-    if not np.isfinite(bound):
+def doubtful_places(values: Array, bound: Any, dtype: str) -> Any:
+    """Return the flat indices where `doubtful` is true; most are told apart fast.
+
+    ``bound`` is a number, or an array of the values' shape.
+    """
+    flat, bounds = values.reshape(-1), np.asarray(bound).reshape(-1)
+    most = float(bounds.max(initial=0.0))
+    if not np.isfinite(most):
         return np.arange(flat.size)
-    where = _near_ties(flat, bound, dtype)
-    return where[doubtful(flat[where], bound, dtype)]
+    where = _near_ties(flat, most, dtype)
+    return where[doubtful(flat[where], bounds[where] if bounds.size > 1 else most, dtype)]
 
 
 _NEAR = {"BF16": (0xFFFF, 0x8000), "F16": (0x0FFF, 0)}

@@ -2,22 +2,26 @@
 
     result = base + L @ R        L of shape (rows, rank), R of shape (rank, columns)
 
-Each stage computes a value v and a proven bound e of its error. If everything within e of v rounds
-to the same value of the dtype, that is the result; otherwise the element goes to the next stage:
-
-1. float32 for all elements, with coarse bounds by row. It costs a fifth of float64.
-2. The same v with a bound of its own, for elements near a tie or near 0.
-3. float64, for the few that are left, and whatever is in doubt there goes to the last stage.
+1. In float32, two numbers are computed between which each exact result X lies: low < X < high. If
+   both round to the same value of the dtype, so does X, as rounding is monotone.
+2. The few other elements, near a tie or near 0, are computed in float64.
+3. What float64 leaves in doubt goes to the last stage.
 
 With u the unit roundoff and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical
 Algorithms, 2002, section 3.1), a sum of r products in any order, with or without fused
 multiply-adds, is within γ_r · Σ |l_k| |r_k| <= γ_r · ‖l‖ ‖r‖ (Cauchy-Schwarz) of the exact one.
-Each factor of a product was rounded at most once more, and so is the sum with the base:
+Each factor of a product was rounded at most twice more. So let
 
-    |v − exact| <= γ_(r+3) ‖l_i‖ ‖r_j‖ + u |v|
+    b_j = γ_(r+8) · max ‖l‖ · ‖r_j‖ + 3·u·V
+
+for some rows and columns, where no sum is larger than V. If L has a column of ones more, and R the
+row −b, then p, an element of L @ R, is within b − 3·u·V of the exact product less b. The sums
+low = base + p and high = low + 2·b are rounded once, by at most u·V: so low <= X − 2·u·V, and
+high >= X + u·V. Both are other numbers than X, and X may be a tie: a float32 that is one rounds
+away from 0, and low and high are on both sides of it.
 
 Where float32 underflows, it is off by less than 2⁻¹²⁶ for each product and factor instead, even if
-the processor flushes subnormals. Where it overflows, v is not finite, and that is a doubt too.
+the processor flushes subnormals. Where it overflows, low is not finite, and that is a doubt too.
 """
 
 from __future__ import annotations
@@ -30,10 +34,10 @@ from numpy.typing import NDArray
 
 from modpkg.adapters.formula import UNIT, gamma
 from modpkg.compose.arrays import Array, Stored, in_double, in_single
-from modpkg.compose.doubt import doubtful
+from modpkg.compose.doubt import doubtful_places
 from modpkg.compose.memory import PRODUCT_ELEMENTS
-from modpkg.compose.narrow_floats import LAYOUTS, round_to_narrow
-from modpkg.compose.rounding import rounded
+from modpkg.compose.narrow_floats import LAYOUTS, largest_magnitudes, nearest_narrow
+from modpkg.compose.rounding import is_finite, rounded
 from modpkg.compose.rows import RowReader
 
 LastStage = Callable[[NDArray[np.int64]], Stored]
@@ -42,14 +46,19 @@ LastStage = Callable[[NDArray[np.int64]], Stored]
 _UNIT = 2.0**-24
 """The unit roundoff of float32."""
 _LEAST_NORMAL = 2.0**-126
-_LEAST_STEPS, _MOST_STEPS = 16, 1024
-"""Bounds of a coarse bound, in units of float32's last place. All ties of float16 are more than the
-larger one away from powers of two, where that unit changes."""
-_STEP_ELEMENTS = 1 << 18
-"""Elements of a step of the first stage: few enough for a core's cache, and enough that many
-threads seldom wait for Python's lock. The doubts of a block of many steps are settled at once."""
+MOST_RANK = 1 << 13
+"""Here γ is less than 0.001, so that it changes no bound's second digit."""
+_LARGEST = {"BF16": 2.0**127, "F16": 2.0**15}
+"""Sums that are smaller do not round to infinity."""
+_WIDTH, _TILE = 1 << 11, 1 << 16
+"""Columns and elements that are computed at once: they stay in a core's cache."""
+_UNPACKED = 1_000_000
+"""OpenBLAS multiplies matrices with at most so many products as they are, and packs larger ones,
+which takes twice as long where the rank is small."""
+_LEAST_HEIGHT, _PACKED_HEIGHT = 12, 128
+"""Rows of a tile: with fewer than the first the products are packed, and then of so many rows."""
 _GATHERED = 1 << 20
-"""Values that the second and third stage gather at once."""
+"""Values that the second stage gathers at once."""
 
 
 class LowRankFactors(NamedTuple):
@@ -70,7 +79,7 @@ class LowRankReduction:
         check: Callable[[Stored], None],
         last: LastStage | None = None,
     ) -> None:
-        """Prepare the factors.
+        """Prepare the factors, of at most `MOST_RANK`.
 
         Args:
             check: Called with the results that float32 could not decide, among them all that are
@@ -80,20 +89,26 @@ class LowRankReduction:
         self._dtype, self._layout, self._base = dtype, LAYOUTS[dtype], base
         self._last, self._check = last, check
         self._left, self._columns = factors.left, np.ascontiguousarray(factors.right.T)
-        self._left_single = factors.left.astype(np.float32)
-        self._right_single = np.ascontiguousarray(factors.right, np.float32)
-        rank = factors.left.shape[1]
+        height, rank = factors.left.shape
+        self._left_single = np.empty((height, rank + 1), np.float32)
+        self._left_single[:, :rank] = factors.left
         self._row_norms = np.sqrt(np.einsum("ij,ij->i", self._left, self._left))
         self._column_norms = np.sqrt(np.einsum("ij,ij->i", self._columns, self._columns))
-        count = rank + 5  # and the errors of the norms and of this bound itself
-        self._gamma = count * _UNIT / (1 - count * _UNIT)
-        self._gamma_double = gamma(count)
+        self._gamma = (rank + 8) * _UNIT / (1 - (rank + 8) * _UNIT)
+        self._gamma_double = gamma(rank + 5)
+        longest = float(self._column_norms.max(initial=0.0))
         # What a float32 that underflows is off, in a factor, a product or a sum.
-        largest = float(self._column_norms.max(initial=0.0))
-        self._flushed = rank * _LEAST_NORMAL * (2.0 + self._row_norms + largest)
-        self._row_bounds = self._gamma * self._row_norms * largest + self._flushed
-        self._steps, self._infinity = 0, 0
-        self._small: Any = None
+        self._flushed = (rank + 4) * _LEAST_NORMAL * (2.0 + self._row_norms + longest)
+        self._reach = 1.01 * self._row_norms * longest + self._flushed
+        self._tiles = list(_tiles(factors.right))
+        width = self._tiles[0][1].shape[1]
+        height = min(_UNPACKED // ((rank + 1) * width), _TILE // width)
+        if height * width < _TILE and height < _LEAST_HEIGHT:
+            height = _PACKED_HEIGHT
+        self._height = max(1, height & ~3 or height)
+        shape = self._height, width
+        self._low, self._high = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._bits = np.empty(shape, np.uint16)
         self._gathered = max(1, _GATHERED // max(rank, 1))
 
     def within(self, first: int, last: int) -> Iterator[Stored]:
@@ -104,98 +119,69 @@ class LowRankReduction:
 
     def _block(self, start: int, stop: int) -> Stored:
         base = self._base.stored(start, stop)
-        result = np.empty_like(base)
-        values, doubt = np.empty(base.shape, np.float32), np.zeros(base.shape, np.bool_)
-        step = max(1, _STEP_ELEMENTS // self._base.columns)
-        for first in range(0, stop - start, step):
-            some = slice(first, first + step)
-            self._round(
-                start + first, base[some], values[some], doubt[some], result[some].view(np.uint16)
-            )
+        result, doubt = np.empty_like(base), np.zeros(base.shape, np.bool_)
+        reach = self._reach[start:stop] + 1.01 * largest_magnitudes(base)
+        bounds = self._gamma / 1.01 * self._reach[start:stop] + 3.1 * _UNIT * reach
+        bounds += self._flushed[start:stop]
+        self._left_single[start:stop, -1] = -bounds
+        for first in range(0, stop - start, self._height):
+            rows = slice(first, min(first + self._height, stop - start))
+            bound = float(bounds[rows].max())
+            for columns, right in self._tiles:
+                some = rows, columns
+                self._round(start + first, base[some], right, bound, doubt[some], result[some])
+        if not reach.max() < _LARGEST[self._dtype]:
+            doubt |= ~is_finite(result, self._dtype)
         where = np.flatnonzero(doubt)
         for first in range(0, where.size, self._gathered):
             places = where[first : first + self._gathered]
-            self._settle(start, base.reshape(-1), values.reshape(-1), places, result.reshape(-1))
+            self._settle(start, base.reshape(-1), places, result.reshape(-1))
         return result
 
-    def _round(self, start: int, base: Stored, values: Any, doubt: Any, result: Any) -> None:
-        """Compute some rows in float32: their values, and what they round to unless in doubt."""
-        stop = start + len(base)
-        np.matmul(self._left_single[start:stop], self._right_single, out=values)
-        wide = in_single(base)
-        if not self._steps:
-            self._choose_steps(wide, start, stop)
-        values += wide
-        result[:] = narrow = round_to_narrow(values, self._steps, self._layout, doubt)
-        narrow += narrow  # without the sign
-        doubt |= narrow <= self._small[start:stop]
-        if int(narrow.max(initial=0)) >= self._infinity:
-            doubt |= narrow >= self._infinity
+    def _round(
+        self, start: int, base: Stored, right: Any, bound: float, doubt: Any, result: Stored
+    ) -> None:
+        """Compute a tile, from a row on, in float32: what it rounds to unless in doubt."""
+        if not bound < np.inf:
+            doubt.fill(True)
+            return
+        rows, width = base.shape
+        low, high = self._low[:rows, :width], self._high[:rows, :width]
+        np.matmul(self._left_single[start : start + rows], right, out=low)
+        low += in_single(base, out=high)
+        np.add(low, np.float32(2.001 * bound), out=high)
+        narrow = nearest_narrow(low, self._layout, doubt, result.view(np.uint16))
+        doubt |= narrow != nearest_narrow(high, self._layout, doubt, self._bits[:rows, :width])
 
-    def _choose_steps(self, values: NDArray[np.float32], start: int, stop: int) -> None:
-        """Choose the coarse bound in units of the last place, by the first block's values.
-
-        With a larger one more values are near a tie, with a smaller one more are too small for it.
-        """
-        sizes = np.abs(values.reshape(-1)[:: max(1, values.size // 4096)])
-        typical, bound = float(np.median(sizes)), float(np.median(self._row_bounds[start:stop]))
-        span = 1 << (22 - self._layout.fraction)  # between a tie and the next representable value
-        wanted = 0.0
-        if 0 < typical < np.inf and bound < np.inf:
-            wanted = (bound / typical * 2.0**23 * span) ** 0.5
-        most = min(_MOST_STEPS, span // 8)
-        self._steps = steps = int(min(max(wanted, _LEAST_STEPS), most))
-        # |v| >= 2^e is enough if 2^(e − 23) · (steps − 1) is at least the bound.
-        _, exponents = np.frexp(self._row_bounds * (2.0**23 / (steps - 1)))
-        bias = 127 - self._layout.bias
-        most_bits = 0xFF if bias == 127 else 0x1F
-        exponents = np.where(np.isfinite(self._row_bounds), exponents + bias, most_bits)
-        bits = np.clip(exponents, 1, most_bits).astype(np.uint16) << self._layout.fraction
-        self._small = (2 * bits).reshape(-1, 1)
-        self._infinity = 2 * (most_bits << self._layout.fraction)
-
-    def _settle(self, start: int, base: Stored, values: Any, where: Any, result: Stored) -> None:
+    def _settle(self, start: int, base: Stored, where: Any, result: Stored) -> None:
         """Compute the results at some places of a block, which begins at a row."""
         width = self._base.columns
         rows = where // width
         columns = where - rows * width
         rows += start
-        norms = self._row_norms.take(rows)
-        norms *= self._column_norms.take(columns)
-        doubt = self._in_doubt(values.take(where), self._gamma * norms + self._flushed.take(rows))
-        left = np.flatnonzero(doubt)
-        if not left.size:
-            return
-        where, rows, columns, norms = (each.take(left) for each in (where, rows, columns, norms))
         double = np.einsum(
             "ij,ij->i", self._left.take(rows, axis=0), self._columns.take(columns, axis=0)
         )
         double += in_double(base.take(where))
-        norms *= self._gamma_double
-        norms += (norms > 0) * (2.0**-1000 + 1.01 * UNIT * np.abs(double))
-        final, doubt = rounded(double, self._dtype), doubtful(double, norms, self._dtype)
-        if self._last is not None and doubt.any():
-            final[doubt] = self._last(where[doubt] + start * width)
+        bounds = self._row_norms.take(rows)
+        bounds *= self._column_norms.take(columns)
+        bounds *= self._gamma_double
+        bounds += (bounds > 0) * (2.0**-1000 + 1.01 * UNIT * np.abs(double))
+        final = rounded(double, self._dtype)
+        if self._last is not None:
+            left = doubtful_places(double, bounds, self._dtype)
+            if left.size:
+                final[left] = self._last(where[left] + start * width)
         self._check(final)
         result[where] = final
 
-    def _in_doubt(self, values: NDArray[np.float32], bounds: Array) -> NDArray[np.bool_]:
-        """Return where values, off by ``bounds`` and a rounding, may be on a tie's other side."""
-        tie = 1 << (22 - self._layout.fraction)
-        bits = values.view(np.uint32)
-        away = (bits & np.uint32(2 * tie - 1)).astype(np.int32)
-        away -= tie
-        np.absolute(away, out=away)
-        np.minimum(away, tie // 2, out=away)  # below a power of two, the next tie is at that
-        exponents = bits & np.uint32(0xFF << 23)
-        if self._layout.bias:
-            normal = exponents >= np.uint32(self._layout.bias + 1 << 23)
-            normal &= exponents <= np.uint32(self._layout.bias + 30 << 23)
-            exponents *= normal
-        unit = exponents.view(np.float32).astype(np.float64)
-        unit *= 2.0**-23  # of the last place; 0 where it is subnormal, and then it is in doubt
-        distance = unit * away
-        unit *= 0.51
-        unit += bounds
-        certain: NDArray[np.bool_] = distance > unit
-        return ~certain
+
+def _tiles(right: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield R in parts of about the same width, each with a row of ones more."""
+    columns = right.shape[1]
+    width = -(-columns // -(-columns // _WIDTH))
+    for start in range(0, columns, width):
+        where = slice(start, start + width)
+        part = np.ones((len(right) + 1, right[:, where].shape[1]), np.float32)
+        part[:-1] = right[:, where]
+        yield where, part

@@ -193,41 +193,81 @@ def cancelled(
     return mask
 
 
+def largest_magnitudes(stored: Stored) -> Array:
+    """Return the largest magnitude of each row; not finite if a value of it is not."""
+    bits = stored.view(np.uint16)
+    largest, positive = bits.max(axis=1), bits.view(np.int16).max(axis=1).view(np.uint16)
+    largest[largest > _SIGNLESS] &= _SIGNLESS  # a negative one
+    np.maximum(largest, positive, out=largest, where=positive <= _SIGNLESS)
+    return in_double(largest.view(stored.dtype))
+
+
 def round_to_narrow(
-    single: NDArray[np.float32], ulps: int, layout: BitLayout, doubt: NDArray[np.bool_]
+    single: NDArray[np.float32],
+    ulps: int,
+    layout: BitLayout,
+    doubt: NDArray[np.bool_],
+    out: NDArray[np.uint16] | None = None,
 ) -> NDArray[np.uint16]:
     """Return the bits of the nearest narrow floats, setting ``doubt`` where a float32 within
-    ``ulps`` may round to another. Values in doubt are rounded as they are.
+    ``ulps`` may round to another; ``single`` is overwritten.
 
     If ``ulps`` is 0, ties go to even; otherwise ties are in doubt, as are subnormal and non-finite
-    results.
+    results of float16.
     """
     bits: Any = single.view(np.uint32)
-    dropped = np.uint32(23 - layout.fraction)
     tie = 1 << (22 - layout.fraction)
-    sign = None
-    if layout.bias:
-        sign = bits >> np.uint32(16)
-        sign &= np.uint32(1 << 15)
-        bits = bits & np.uint32((1 << 31) - 1)
-        least, most = (layout.bias + 1) << 23, (layout.bias + 30) << 23
-        doubt |= bits - np.uint32(least) > np.uint32(most - least)
+    narrow = np.empty(single.shape, np.uint16) if out is None else out
+    sign = _signs_taken(bits, layout, doubt)
     if ulps:
-        low = bits.astype(np.uint16)
-        low += np.uint16(tie + ulps & 0xFFFF)  # the distance to the tie, from -ulps on
+        np.copyto(narrow, bits, casting="unsafe")
+        narrow += np.uint16(tie + ulps & 0xFFFF)  # the distance to the tie, from -ulps on
         if layout.bias:
-            low &= np.uint16(2 * tie - 1)
-        doubt |= low <= np.uint16(2 * ulps)
-        bits = bits + np.uint32(tie)
+            narrow &= np.uint16(2 * tie - 1)
+        doubt |= narrow <= np.uint16(2 * ulps)
+        bits += np.uint32(tie)
     else:
-        odd = bits >> dropped
+        odd = bits >> np.uint32(23 - layout.fraction)
         odd &= np.uint32(1)
         odd += np.uint32(tie - 1)
-        odd += bits
-        bits = odd
-    bits >>= dropped
-    narrow: NDArray[np.uint16] = bits.astype(np.uint16)
+        bits += odd
+    return _cut(bits, layout, sign, narrow)
+
+
+def nearest_narrow(
+    single: NDArray[np.float32],
+    layout: BitLayout,
+    doubt: NDArray[np.bool_],
+    out: NDArray[np.uint16],
+) -> NDArray[np.uint16]:
+    """Return, in ``out``, the bits of the nearest narrow floats; ties go away from 0.
+
+    ``single`` is overwritten; ``doubt`` is set where a float16 is subnormal or not finite.
+    """
+    bits: Any = single.view(np.uint32)
+    sign = _signs_taken(bits, layout, doubt)
+    bits += np.uint32(1 << (22 - layout.fraction))
+    return _cut(bits, layout, sign, out)
+
+
+def _signs_taken(bits: Any, layout: BitLayout, doubt: NDArray[np.bool_]) -> Any:
+    """Remove float32's signs where a dtype has another exponent, and return them in its place."""
+    if not layout.bias:
+        return None
+    sign = bits >> np.uint32(16)
+    sign &= np.uint32(1 << 15)
+    bits &= np.uint32((1 << 31) - 1)
+    least, most = (layout.bias + 1) << 23, (layout.bias + 30) << 23
+    doubt |= bits - np.uint32(least) > np.uint32(most - least)
+    return sign.astype(np.uint16)
+
+
+def _cut(bits: Any, layout: BitLayout, sign: Any, out: Any) -> NDArray[np.uint16]:
+    """Write narrow floats: float32 without the last fraction bits."""
+    bits >>= np.uint32(23 - layout.fraction)
+    np.copyto(out, bits, casting="unsafe")
     if sign is not None:
-        narrow -= np.uint16(layout.bias << layout.fraction & 0xFFFF)
-        narrow |= sign.astype(np.uint16)
+        out -= np.uint16(layout.bias << layout.fraction & 0xFFFF)
+        out |= sign
+    narrow: NDArray[np.uint16] = out
     return narrow

@@ -15,7 +15,7 @@ from modpkg.compose.certified import Certified
 from modpkg.compose.composition import ComputedTensor, InnerTensor
 from modpkg.compose.decided_merge import DecidedMerge, decided_merge
 from modpkg.compose.exact import ExactTensor, is_exact
-from modpkg.compose.low_rank import LowRankReduction
+from modpkg.compose.low_rank import MOST_RANK, LowRankReduction
 from modpkg.compose.narrow_floats import NarrowReduction
 from modpkg.compose.reducers import Contribution, Reducer, as_arguments, find_reducer
 from modpkg.compose.reducers.single import NARROW
@@ -208,7 +208,7 @@ class Reduction:
         if dtype != computed.source.dtype or dtype not in NARROW:
             return None
         factors = self._blocks.low_rank()
-        if factors is None:
+        if factors is None or factors.left.shape[1] > MOST_RANK:
             return None
         last = None if self.exact is None else self.exact.at
         return LowRankReduction(dtype, self._blocks.base, factors, self._check, last)

@@ -93,7 +93,8 @@ def test_each_element_is_the_exact_sum_rounded(tmp_path: Path, kind: str, dtype:
     made = plan_of(tmp_path, w, pairs).computed[f"{Q}.weight"]
     with (
         mock.patch.object(low_rank, "PRODUCT_ELEMENTS", 5 * COLUMNS),
-        mock.patch.object(low_rank, "_STEP_ELEMENTS", 2 * COLUMNS),
+        mock.patch.object(low_rank, "_WIDTH", COLUMNS - 3),
+        mock.patch.object(low_rank, "_TILE", 2 * COLUMNS),
         mock.patch.object(low_rank, "_GATHERED", 7 * RANK),
     ):
         found = tensor_in_memory("model", "w", made)
@@ -113,7 +114,7 @@ def test_the_last_stage_is_asked_for_few_elements(tmp_path: Path) -> None:
     settle, at = LowRankReduction._settle, ExactTensor.at
 
     def counted(self: LowRankReduction, *given: Any) -> None:
-        settled.append(len(given[3]))
+        settled.append(len(given[2]))
         settle(self, *given)
 
     def asked(self: ExactTensor, places: Any) -> Any:
