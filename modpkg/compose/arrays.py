@@ -55,9 +55,7 @@ def widened(stored: Stored, ref: TensorRef) -> Array:
     return stored.astype(np.float64)
 
 
-def in_single(
-    stored: Stored, out: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
+def in_single(stored: Stored, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Return bfloat16, or finite float16, as float32, exactly: a new array, or ``out``."""
     single = np.empty(stored.shape, np.float32) if out is None else out
     bits = single.view(np.uint32)

@@ -12,13 +12,13 @@ Algorithms, 2002, section 3.1), a sum of r products in any order, with or withou
 multiply-adds, is within γ_r · Σ |l_k| |r_k| <= γ_r · ‖l‖ ‖r‖ (Cauchy-Schwarz) of the exact one.
 Each factor of a product was rounded at most twice more. So let
 
-    b_j = γ_(r+8) · max ‖l‖ · ‖r_j‖ + 3·u·V
+    b = γ_(r+8) · ‖l‖ · max ‖r‖ + 3.1·u·V
 
-for some rows and columns, where no sum is larger than V. If L has a column of ones more, and R the
-row −b, then p, an element of L @ R, is within b − 3·u·V of the exact product less b. The sums
-low = base + p and high = low + 2·b are rounded once, by at most u·V: so low <= X − 2·u·V, and
-high >= X + u·V. Both are other numbers than X, and X may be a tie: a float32 that is one rounds
-away from 0, and low and high are on both sides of it.
+for a row of L in which no sum is larger than V. If L has a column −b more, and R a row of ones,
+then p, an element of L @ R, is within b − 3·u·V of the exact product less b. The sums
+low = base + p and high = low + 2·b are rounded once, by at most u·V (and high may be any larger):
+so low <= X − u·V, and high >= X + u·V. Both are other numbers than X. So if X is a tie, they are on
+both sides of it, and differ; if both round to the same value, ties away from 0, so does X.
 
 Where float32 underflows, it is off by less than 2⁻¹²⁶ for each product and factor instead, even if
 the processor flushes subnormals. Where it overflows, low is not finite, and that is a doubt too.
@@ -47,7 +47,7 @@ _UNIT = 2.0**-24
 """The unit roundoff of float32."""
 _LEAST_NORMAL = 2.0**-126
 MOST_RANK = 1 << 13
-"""Here γ is less than 0.001, so that it changes no bound's second digit."""
+"""Here γ is less than 0.001, so that 0.1·u·V is more than γ · 3.1·u·V."""
 _LARGEST = {"BF16": 2.0**127, "F16": 2.0**15}
 """Sums that are smaller do not round to infinity."""
 _WIDTH, _TILE = 1 << 11, 1 << 16

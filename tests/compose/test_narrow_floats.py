@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from modpkg.compose import narrow_floats
 from modpkg.compose.arrays import STORED, Array, Stored, in_double, in_single
 from modpkg.compose.in_memory import tensor_in_memory
-from modpkg.compose.narrow_floats import NarrowReduction, cancelled, out_of_range, round_to_narrow
+from modpkg.compose.narrow_floats import (
+    NarrowReduction,
+    cancelled,
+    largest_magnitudes,
+    nearest_narrow,
+    out_of_range,
+    round_to_narrow,
+)
 from modpkg.compose.reducers import REDUCERS, Contribution, as_arguments
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.reducers.trimming import TrimBounds, threshold_cuts
@@ -339,21 +346,35 @@ def test_rounding_is_to_nearest_and_flags_ties(patterns: list[int], ulps: int, d
     values = np.array(patterns + ties, np.uint32)
     doubt = np.zeros(values.size, np.bool_)
     single = values.copy().view(np.float32)
-    found = round_to_narrow(single, ulps, layout, doubt)
-    assert (single.view(np.uint32) == values).all()
+    found = round_to_narrow(single.copy(), ulps, layout, doubt)
+    unsure = np.zeros(values.size, np.bool_)
+    nearest = nearest_narrow(single.copy(), layout, unsure, np.empty(values.size, np.uint16))
     wanted = rounded(single.astype(np.float64), dtype).view(np.uint16)
     assert (found == wanted)[~doubt].all()
-    # low-rank sums keep what was in doubt and proves certain
     tied = (values & np.uint32(2 * tie - 1)) == tie
     in_range = np.ones(values.size, np.bool_)
     if dtype == "F16":
         in_range = (abs(single) >= 2.0**-14) & (abs(single) <= 2.0**15)
-    assert (found == wanted)[in_range & ~tied].all()
+    assert (nearest == wanted)[in_range & ~tied].all()
+    away = rounded(single.astype(np.float64) * (1 + 2.0**-30), dtype).view(np.uint16)
+    assert (nearest == away)[in_range].all()
+    assert (unsure == (doubt if not ulps else unsure & ~in_range)).all()
     normal = np.ones(values.size, np.bool_)
     if dtype == "F16":
         normal = (abs(single) >= 2.0**-14) & (abs(single) <= 2.0**15)
     near_tie = abs((values & np.uint32(2 * tie - 1)).astype(int) - tie) <= ulps if ulps else False
     assert (doubt == (near_tie | ~normal)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_largest_magnitude_of_each_row(dtype: str) -> None:
+    largest = INFINITY[dtype]
+    rows = [[0, 0x8000], [1, 0x8002], [3, 0x8001], [0x8000 | largest - 1, 5], [largest, 0xFFFF]]
+    stored = np.array(rows, np.uint16).view(STORED[dtype])
+    found = largest_magnitudes(stored)
+    wanted = np.abs(in_double(stored)).max(axis=1)
+    assert found[:4].tolist() == wanted[:4].tolist()
+    assert not np.isfinite(found[4])
 
 
 def test_float16_is_widened_exactly() -> None:
