@@ -151,19 +151,18 @@ def _by_layer(stack: str, module: InstalledModule) -> dict[int, list[tuple[str, 
 def _stack(name: str, module: InstalledModule) -> str:
     """Return the stack that a module's layers are taken from.
 
-    Of a model with several, as of text and images, it is the text part's: the one that has as many
-    layers as that part's config says.
+    Of a model with several, as of text and images, it is the text part's: by the names of the
+    others, or because it has as many layers as that part's config says.
     """
     stacks: dict[str, set[int]] = {}
     for tensor in module.tensors:
         if (place := layer_path(tensor)) is not None:
             stacks.setdefault(place.stack, set()).add(place.layer)
+    found = [each for each in sorted(stacks) if not _OTHER_TOWER.search(each)] or sorted(stacks)
     key, text = text_part(read_json(module.files[CONFIG]) if CONFIG in module.files else {})
-    found = sorted(stacks)
     if len(found) > 1 and key is not None:
         counts = [text[each] for each in LAYERS if each in text]
         found = [stack for stack in found if [len(stacks[stack])] == counts[:1]]
-        found = [stack for stack in found if not _OTHER_TOWER.search(stack)] or found
     if len(found) != 1:
         shown = ", ".join(repr(stack) for stack in found or sorted(stacks)) or "none"
         raise ComposeError(

@@ -72,6 +72,15 @@ def test_one_tower_is_merged(
             assert torch.equal(got[name], tensor)
 
 
+def test_a_part_may_have_several_prefixes(models: dict[str, InstalledModule]) -> None:
+    """As in a model whose language model has no prefix of its own: ``model.`` and ``lm_head.``."""
+    prefixes = ("language_model.lm_head.", f"{IMAGE}.1.")
+    composition = planned(models, steps=(merged("b", parameters={"within": prefixes}),))
+    assert composition.computed.keys() == {"language_model.lm_head.weight", f"{IMAGE}.1.w"}
+    with raises("M601", match="text does not"):
+        planned(models, steps=(merged("text", parameters={"within": prefixes}),))
+
+
 def test_parts_that_do_not_fit_are_refused(models: dict[str, InstalledModule]) -> None:
     for prefix, message in (
         ("language_model", "ends with a dot"),

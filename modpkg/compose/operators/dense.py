@@ -3,8 +3,9 @@
     delta = x − base
 
 The step's scale interpolates from the base (0) to the fine-tune (1). Ilharco et al. 2023,
-https://arxiv.org/abs/2212.04089. With the parameter ``within``, a prefix like ``language_model.``,
-it is a fine-tune of only that part of the base: one tower of a model of text and images.
+https://arxiv.org/abs/2212.04089. With the parameter ``within``, a prefix like ``language_model.``
+or several, it is a fine-tune of only that part of the base: one tower of a model of text and
+images.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.compose.output_layer import config_of, untied_by, with_tied_output
 from modpkg.core.dtypes import FLOATS
+from modpkg.core.installed import TensorRef
 from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of
 from modpkg.core.text_config import text_part
@@ -82,20 +84,28 @@ def bind(context: StepContext) -> Effects:
 def _bind_part(context: StepContext) -> Effects:
     """Return the terms of a step on a part of the base.
 
-    The module is such a model too, of which only that part is used, or has that part alone: its
-    names are then those of the base without the prefix.
+    The module is such a model too, of which only that part is used; or it is that part alone, with
+    the base's names without the prefix, if there is one prefix.
     """
-    module, base, prefix = context.module, context.base, context.step.parameters[WITHIN]
-    if not isinstance(prefix, str) or not prefix.endswith("."):
-        raise context.refuse_step(
-            f"has {WITHIN} = {prefix!r}, which is no prefix of names that ends with a dot, like "
-            '"language_model."'
-        )
-    part = {name: ref for name, ref in base.tensors.items() if name.startswith(prefix)}
-    if not part:
-        raise context.refuse_step(f"names {prefix!r}, but no tensor of {base.name} begins with it")
-    own = {name: ref for name, ref in module.tensors.items() if name.startswith(prefix)}
-    own = own or {prefix + name: ref for name, ref in module.tensors.items()}
+    module, base, given = context.module, context.base, context.step.parameters[WITHIN]
+    prefixes = given if isinstance(given, tuple) else (given,)
+    part: dict[str, TensorRef] = {}
+    own: dict[str, TensorRef] = {}
+    for prefix in prefixes:
+        if not isinstance(prefix, str) or not prefix.endswith("."):
+            raise context.refuse_step(
+                f"has {WITHIN} = {prefix!r}, which is no prefix of names that ends with a dot, "
+                'like "language_model."'
+            )
+        found = {name: ref for name, ref in base.tensors.items() if name.startswith(prefix)}
+        if not found:
+            raise context.refuse_step(
+                f"names {prefix!r}, but no tensor of {base.name} begins with it"
+            )
+        part |= found
+        own |= {name: ref for name, ref in module.tensors.items() if name.startswith(prefix)}
+    if not own and len(prefixes) == 1:
+        own = {f"{prefixes[0]}{name}": ref for name, ref in module.tensors.items()}
     step = structs.replace(context.step, parameters={})
     effects = bind(
         structs.replace(
