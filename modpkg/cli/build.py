@@ -31,6 +31,8 @@ class BuildDocument(IndexLine, kw_only=True):
     """A built release, as a registry's index would have it."""
 
     weights: Tally
+    checked_with: list[str]
+    """The releases that its recipe was checked with, as name and version."""
 
 
 @click.command("build")
@@ -57,6 +59,9 @@ def build_command(
     requirement allows; if it fits another one too, which differs where it acts, build asks. The
     registry of the base is read. Tensors that the target registry already has are referred to, and
     those that changed since the previous release are written as changes.
+
+    A recipe is planned with the newest releases of its modules that it allows, so that what
+    installing it would refuse is told here.
     """
     project = module_project(folder, workspace)
     target = out if out is not None else project.project.folder / DIST
@@ -88,7 +93,8 @@ def build_command(
     )
     refresh_schema(folder)
     if as_json:
-        print_json(BuildDocument(**asdict(built.line), weights=built.tally))
+        checked = list(built.checked_with)
+        print_json(BuildDocument(**asdict(built.line), weights=built.tally, checked_with=checked))
     else:
         _show(built, target)
     if built.untied:
@@ -110,6 +116,8 @@ def _show(built: Built, target: Path) -> None:
         tell(f"  weights  {', '.join([f'{tally.tensors} tensors', *known])}")
     size = sum(entry.size for entry in built.record.files.values())
     tell(f"  files    {len(built.record.files)}, {human_bytes(size)}")
+    if built.checked_with:
+        tell(f"  recipe   can be composed of {listed(built.checked_with)}")
     for origin in built.record.provenance.built_from:
         how = "against " if origin.relation is UNSET else f"{origin.relation} from"
         tell(f"  {how} {origin.name} {origin.version}")

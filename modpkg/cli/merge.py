@@ -11,6 +11,7 @@ import click
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from modpkg.cli.merge_method import AUTO, method_again, read_method
 from modpkg.cli.module_names import names_or_files
 from modpkg.cli.options import limit_option, project_options, with_workspace
 from modpkg.cli.output import faint, good, print_json, say, strong, table, tell
@@ -24,11 +25,9 @@ from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 
 if TYPE_CHECKING:
-    from modpkg.community.patch.merge import ConflictMethod, MergePlan, MergeResult
+    from modpkg.community.patch.merge import MergePlan, MergeResult
     from modpkg.community.patch.method_tournament import MethodScore
-    from modpkg.manifest.schema import Setting
-
-AUTO = "auto"
+    from modpkg.manifest.schema import RememberedMerge
 
 
 class MergedTensor(Struct, frozen=True, kw_only=True):
@@ -84,17 +83,15 @@ class MergeDocument(Struct, frozen=True, kw_only=True):
     folder: str | UnsetType = UNSET
     method: str | UnsetType | None = UNSET
     """How conflicts were merged; null if there was no method."""
+    result: str | UnsetType = UNSET
+    """Digest of the merged tensors, as under ``[provenance]`` of the manifest."""
     tried: list[MethodResult] | UnsetType = UNSET
     """Best first; empty without ``--method auto``."""
 
 
 @click.command("merge")
-@click.argument(
-    "parents", metavar="PATCH PATCH ...", nargs=-1, required=True, shell_complete=names_or_files
-)
-@click.option(
-    "--base", required=True, metavar="NAME==VERSION", help="The release that they were made from."
-)
+@click.argument("parents", metavar="PATCH PATCH ...", nargs=-1, shell_complete=names_or_files)
+@click.option("--base", metavar="NAME==VERSION", help="The release that they were made from.")
 @click.option(
     "--method",
     metavar="METHOD",
@@ -103,6 +100,9 @@ class MergeDocument(Struct, frozen=True, kw_only=True):
 )
 @click.option(
     "--parameter", multiple=True, metavar="KEY=VALUE", help="For the method: density=0.5."
+)
+@click.option(
+    "--weights", metavar="W,W,...", help="For the method, the weight of each PATCH: 0.7,0.3."
 )
 @click.option(
     "--importance",
@@ -124,15 +124,22 @@ class MergeDocument(Struct, frozen=True, kw_only=True):
     help="Write the conflicts to a file as a heat map by layer.",
 )
 @click.option("--check", is_flag=True, help="Only report conflicts; exit status 1 if any.")
+@click.option(
+    "--again",
+    metavar="MERGED",
+    help="Make an earlier merge (a folder or a release) again, and compare; of its parents, name "
+    "those that are folders.",
+)
 @limit_option
 @project_options
 @with_workspace
 def merge_command(
     workspace: Workspace,
     parents: tuple[str, ...],
-    base: str,
+    base: str | None,
     method: str | None,
     parameter: tuple[str, ...],
+    weights: str | None,
     importance: tuple[str, ...],
     resolution: Path | None,
     out: Path | None,
@@ -140,6 +147,7 @@ def merge_command(
     version: str | None,
     svg: Path | None,
     check: bool,
+    again: str | None,
     time_limit: float,
     as_json: bool,
 ) -> int:
@@ -148,20 +156,56 @@ def merge_command(
     Each PATCH is a patch (a folder, or a release NAME==VERSION) or a whole copy. Changes at
     different places are combined; where they set one value differently, a --method or a
     --resolution file has to decide. The result is a module project with the base's manifest and
-    tests, and its parents under [provenance].
+    tests; [provenance] has its parents and how they were merged.
     """
     from modpkg.community.patch.candidate import candidate_name, write_candidate
     from modpkg.community.patch.conflicts import conflicts_svg
-    from modpkg.community.patch.merge import merge_origins, plan_merge, run_merge
+    from modpkg.community.patch.merge import (
+        ConflictMethod,
+        check_method,
+        merge_origins,
+        plan_merge,
+        run_merge,
+    )
+    from modpkg.community.patch.remembered_merge import (
+        check_same_merge,
+        choices_again,
+        parents_again,
+        remember_merge,
+    )
     from modpkg.community.patch.resolution_file import read_choices
+    from modpkg.interop.module_project import check_new_project
 
-    chosen_method = _method(method, parameter, importance, len(parents), workspace)
     choices = read_choices(resolution) if resolution is not None else None
+    before: RememberedMerge | None = None
+    if again is not None:
+        given: dict[str, object] = {"--base": base, "--method": method, "--parameter": parameter}
+        given |= {"--weights": weights, "--resolution": resolution, "--version": version}
+        for option, value in given.items():
+            if value:
+                message = f"--again has {option} from {again}: leave it out."
+                raise UsageError("M901", message=message)
+        before = _remembered(again, workspace)
+        parents, base = tuple(parents_again(before, parents)), before.base
+        choices = choices_again(before, again)
+        chosen_method = method_again(before, importance, workspace)
+    else:
+        if base is None or not parents:
+            raise UsageError("M901", message="Name two patches, and what they are for by --base.")
+        chosen_method = read_method(method, parameter, weights, importance, len(parents), workspace)
+        if chosen_method is not None:
+            check_method(chosen_method, len(parents))
     store, progress = workspace.store, workspace.progress
+    if out is not None:
+        check_new_project(out)
     with store.lock(), tempfile.TemporaryDirectory(prefix="modpkg-merge-") as folder:
         found = fetch_base(base, workspace)
         module = found.module
         views = [find_weights(text, workspace) for text in parents]
+        chosen, number = candidate_name(module, name, version, after=views)
+        target = out if out is not None else Path(f"{chosen}-{number}")
+        if not check and again is None:
+            check_new_project(target)
         merge = plan_merge(module, views, store, progress, choices)
         if svg is not None:
             labels = ", ".join(view.label for view in merge.parents)
@@ -176,30 +220,36 @@ def merge_command(
         scores: list[MethodScore] = []
         if method == AUTO and merge.open:
             result, scores = _automatic(merge, workspace, Path(folder), time_limit)
+            chosen_method = ConflictMethod(name=scores[0].method)
         else:
             result = run_merge(merge, chosen_method, store, Path(folder), progress)
-        chosen, number = candidate_name(module, name, version, after=merge.parents)
-        target = out if out is not None else Path(f"{chosen}-{number}")
-        progress.stage("Writing")
-        write_candidate(
-            module,
-            result.tensors,
-            result.files,
-            target,
-            name=chosen,
-            version=number,
-            origins=merge_origins(merge),
-            parts=found.parts,
-        )
-    by = scores[0].method if scores else None if chosen_method is None else chosen_method.name
+        remembered = remember_merge(merge, chosen_method, choices, result.tensors)
+        if before is not None:
+            check_same_merge(before, remembered, str(again))
+        if before is None or out is not None:
+            progress.stage("Writing")
+            write_candidate(
+                module,
+                result.tensors,
+                result.files,
+                target,
+                name=chosen,
+                version=number,
+                origins=merge_origins(merge),
+                parts=found.parts,
+                merge=remembered,
+            )
+    by = None if chosen_method is None else chosen_method.name
     if as_json:
+        written = before is None or out is not None
         print_json(
             replace(
                 _document(merge),
                 name=chosen,
                 version=number,
-                folder=str(target),
+                folder=str(target) if written else UNSET,
                 method=by,
+                result=remembered.result,
                 tried=[
                     MethodResult(score.method, score.failed, score.gain, score.report)
                     for score in scores
@@ -208,6 +258,9 @@ def merge_command(
         )
         return 0
     _show_scores(scores)
+    if before is not None:
+        tell(f"{good('Merged again')}: {again} has the same weights.")
+        return 0
     if unknown := [view.label for view in merge.parents if view.name is None]:
         tell(faint(f"Not under [provenance], because they are not modules: {', '.join(unknown)}."))
     way = f" by {by}" if by is not None and merge.open else ""
@@ -215,41 +268,12 @@ def merge_command(
     return 0
 
 
-def _method(
-    name: str | None,
-    parameters: Sequence[str],
-    importance: Sequence[str],
-    parents: int,
-    workspace: Workspace,
-) -> ConflictMethod | None:
-    """Return the method that the options choose; None without one, and for ``auto``."""
-    from modpkg.community.patch.merge import ConflictMethod
-    from modpkg.compose.reducers import find_reducer
-
-    if name in (None, AUTO):
-        if parameters or importance:
-            raise UsageError("M901", message="--parameter and --importance need a --method.")
-        return None
-    if importance and len(importance) != parents:
-        raise UsageError("M901", message="Give one --importance for each PATCH, in their order.")
-    find_reducer(name, "--method")
-    values: dict[str, Setting] = {}
-    for text in parameters:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise UsageError("M901", message=f"Write --parameter {key}=VALUE.")
-        values[key] = _value(value)
-    weights = tuple(find_view(folder, workspace).refs() for folder in importance)
-    return ConflictMethod(name=name, parameters=values, importance=weights)
-
-
-def _value(text: str) -> Setting:
-    if text in ("true", "false"):
-        return text == "true"
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _remembered(text: str, workspace: Workspace) -> RememberedMerge:
+    """Return how a module was merged."""
+    manifest = find_view(text, workspace).manifest
+    if manifest is None or manifest.merge is None:
+        raise UsageError("M901", message=f"{text} says nothing of a merge under [provenance].")
+    return manifest.merge
 
 
 def _automatic(

@@ -14,7 +14,7 @@ from modpkg.cli.module_names import files, names_or_files
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, note, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import find_view, find_weights
-from modpkg.community.patch.base import fetch_base, is_published
+from modpkg.community.patch.base import check_base, fetch_base, is_published
 from modpkg.core.files import human_bytes, shown
 from modpkg.core.names import module_name, parse_version
 from modpkg.environment.workspace import Workspace
@@ -85,6 +85,13 @@ def patch_command() -> None:
     "--version", "version", default="1.0.0", show_default=True, help="The patch's version."
 )
 @_LICENSE
+@click.option(
+    "--factors",
+    metavar="LORA",
+    help="The LoRA (as PEFT saves it) that was merged into DIR, if there is one: its factors are "
+    "written, and not searched.",
+    shell_complete=files,
+)
 @project_options
 @with_workspace
 def patch_create_command(
@@ -95,6 +102,7 @@ def patch_create_command(
     name: str | None,
     version: str,
     license_: str | None,
+    factors: str | None,
     as_json: bool,
 ) -> None:
     """Create a patch with the difference between DIR and a published release.
@@ -104,13 +112,20 @@ def patch_create_command(
     for bit.
     """
     from modpkg.community.patch.create import create, write_patch
+    from modpkg.community.patch.given_factors import given_factors
+    from modpkg.interop.module_project import check_new_project
+    from modpkg.manifest.values import parse_license
 
     given = parse_version(version)
-    found = fetch_base(base, workspace)
-    module = found.module
+    license_ = None if license_ is None else parse_license(license_)
+    check_base(base, workspace)
     view = find_weights(copy, workspace)
     chosen = module_name(name or f"{view.name or Path(copy).resolve().name}-patch")
     folder = out if out is not None else Path(chosen)
+    check_new_project(folder)
+    found = fetch_base(base, workspace)
+    module = found.module
+    handed = {} if factors is None else given_factors(module, find_view(factors, workspace))
     with tempfile.TemporaryDirectory(prefix="modpkg-") as spool:
         patch = create(
             module,
@@ -118,6 +133,7 @@ def patch_create_command(
             deltas=is_published(found, workspace),
             progress=workspace.progress,
             spool=Path(spool),
+            factors=handed,
         )
         write_patch(
             patch,

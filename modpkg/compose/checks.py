@@ -9,15 +9,13 @@ from pathlib import Path
 from modpkg.compose.composition import Composition, Term, is_inner
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import Effects, find_operator
+from modpkg.compose.recipe_settings import ON, ON_BASE
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.errors import ComposeError, PatchError
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.tensors import identity_of
 from modpkg.manifest.schema import Compose
 from modpkg.release.finite import count_nonfinite
-
-ON_BASE = ("on", "base")
-"""A step with this parameter acts on the base, whatever other steps do."""
 
 
 def check_alone(
@@ -75,7 +73,7 @@ def check_together(model: str, steps: Sequence[PlannedStep]) -> None:
     first: dict[str, PlannedStep] = {}
     multiplied: dict[str, PlannedStep] = {}
     for planned in steps:
-        on_base = planned.step.parameters.get(ON_BASE[0]) == ON_BASE[1]
+        on_base = planned.step.parameters.get(ON) == ON_BASE
         for target, term in planned.effects.terms.items():
             if find_operator(term.op, model).multiplies and not on_base:
                 multiplied.setdefault(target, planned)

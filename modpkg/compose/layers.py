@@ -88,8 +88,9 @@ def assemble(
     """Return the base with the layers of ``runs`` in place of its own, renumbered.
 
     Raises:
-        ComposeError: A run names layers or tensors that its module does not have, the layers are
-            in several stacks, or the config has no number of layers.
+        ComposeError: A run names layers or tensors that its module does not have, or that have
+            other shapes than the base's; the layers are in several stacks, or the config has no
+            number of layers.
     """
     stack = _stack(name, base)
     tensors = {t: ref for t, ref in base.tensors.items() if path_in(stack, t) is None}
@@ -97,6 +98,10 @@ def assemble(
     sources: list[tuple[InstalledModule, int]] = []
     assembled: list[AssembledRun] = []
     by_layer = {run.module: _by_layer(stack, modules[run.module]) for run in runs}
+    shapes: dict[str, list[list[int]]] = {}
+    for layer_tensors in _by_layer(stack, base).values():
+        for tensor, rest in layer_tensors:
+            shapes.setdefault(rest, []).append(list(base.tensors[tensor].shape))
     for run in runs:
         module = modules[run.module]
         if _stack(name, module) != stack:
@@ -108,7 +113,7 @@ def assemble(
             )
         part: dict[str, TensorRef] = {}
         for wanted in run.tensors:
-            _take(name, wanted, stack, module, part)
+            _take(name, wanted, base, stack, module, part)
         for earlier in assembled:  # of two runs that take a tensor, the later one has it
             for tensor in part.keys() & earlier.tensors.keys():
                 del earlier.tensors[tensor]
@@ -116,6 +121,7 @@ def assemble(
         for layer in range(*run.range):
             own = by_layer[run.module].get(layer, ())
             for tensor, rest in own:
+                _check_shape(base, module, tensor, shapes.get(rest, ()))
                 renamed = f"{stack}.{len(sources)}.{rest}"
                 part[renamed] = module.tensors[tensor]
                 if run.scale is not None:
@@ -177,8 +183,25 @@ def _stack(name: str, module: InstalledModule) -> str:
 _OTHER_TOWER = re.compile(r"vision|visual|image|audio|speech|video")
 
 
+def _check_shape(
+    base: InstalledModule, module: InstalledModule, tensor: str, shapes: Sequence[list[int]]
+) -> None:
+    """Check that a tensor has a shape that the base's config describes: one of its own."""
+    own = list(module.tensors[tensor].shape)
+    if shapes and own not in shapes:
+        raise ComposeError("M604",
+            module=module.name, tensor=tensor, actual=own, target=tensor, base=base.name,
+            expected=shapes[0],
+        )  # fmt: skip
+
+
 def _take(
-    name: str, wanted: str, stack: str, module: InstalledModule, tensors: dict[str, TensorRef]
+    name: str,
+    wanted: str,
+    base: InstalledModule,
+    stack: str,
+    module: InstalledModule,
+    tensors: dict[str, TensorRef],
 ) -> None:
     """Add those of a module's tensors that ``wanted``, a name or a dotted prefix, matches."""
     names = [
@@ -194,6 +217,8 @@ def _take(
             reason=f"{module.name} has no tensor {wanted!r} outside of its layers",
         )
     for tensor in names:
+        if tensor in base.tensors:
+            _check_shape(base, module, tensor, [list(base.tensors[tensor].shape)])
         tensors[tensor] = module.tensors[tensor]
 
 

@@ -16,13 +16,13 @@ from modpkg.compose.layers import AssembledRun, height_in, path_in
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import StepContext, find_operator
 from modpkg.compose.operators.dense import DENSE
+from modpkg.compose.recipe_settings import recipe_of_run
 from modpkg.compose.reducers import find_reducer
-from modpkg.compose.settings import with_fallback
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
-from modpkg.manifest.schema import Compose, Layers
+from modpkg.manifest.schema import Compose
 
 
 class MergedRun(Struct, frozen=True):
@@ -65,7 +65,7 @@ def _merged(
         raise refuse("they have steps and a scale; give each step the scale that it should have")
     base = structs.replace(owner, tensors=run.tensors)
     config = read_json(owner.files[CONFIG]) if CONFIG in owner.files else {}
-    own = _recipe_of(recipe, layers)
+    own = recipe_of_run(recipe, layers)
     reducer = find_reducer(own.method, f"[compose] of {name}")
     if reducer.across:
         raise refuse(
@@ -95,22 +95,6 @@ def _merged(
     places = {tensor: height_in(tensor, run.stack, run.first, count) for tensor in run.tensors}
     merging = MergeMethod(name, own, reducer, modules, places)
     return MergedRun(merging, base, merging.terms(base, steps))
-
-
-def _recipe_of(recipe: Compose, layers: Layers) -> Compose:
-    """Return a run as a recipe; the recipe's parameters are those of its own method."""
-    parameters = layers.parameters
-    if layers.method in (None, recipe.method):
-        parameters = {
-            key: with_fallback(parameters[key], value) if key in parameters else value
-            for key, value in recipe.parameters.items()
-        } | {key: value for key, value in parameters.items() if key not in recipe.parameters}
-    return Compose(
-        base=layers.module,
-        method=layers.method or recipe.method,
-        parameters=parameters,
-        steps=layers.steps,
-    )
 
 
 def _renamed(

@@ -10,7 +10,8 @@ from msgspec import Struct, structs
 
 from modpkg.compose.composition import NOTHING, Term
 from modpkg.compose.operators import Effects
-from modpkg.compose.reducers import REQUIRED, Reducer
+from modpkg.compose.parameter import REQUIRED, Parameter
+from modpkg.compose.reducers import Reducer
 from modpkg.compose.settings import value_for
 from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, TensorRef
@@ -37,9 +38,7 @@ class PlannedStep(Struct, frozen=True):
 class MergeMethod:
     """A recipe's method with its parameters, which may differ by tensor.
 
-    Raises:
-        ComposeError: A parameter is unknown, missing or of the wrong type, or the method takes
-            another number of steps.
+    The recipe has passed `check_settings`.
     """
 
     def __init__(
@@ -52,34 +51,23 @@ class MergeMethod:
     ) -> None:
         self._model, self._recipe, self._reducer = model, recipe, reducer
         self._modules, self._places = modules, places
-        known = {**reducer.parameters, **reducer.step_parameters}
-        for key in recipe.parameters:
-            if key not in known:
-                raise self._refuse(f"method {recipe.method!r} has no parameter {key!r}", known)
-        least, most = reducer.steps
-        terms = len(recipe.steps)
-        if terms and (terms < least or (most is not None and terms > most)):
-            count = f"{least}" if least == most else f"{least} to {most}"
-            count = f"{least} or more" if most is None else count
-            steps = "step" if count == "1" else "steps"
-            raise self._refuse(f"method {recipe.method!r} takes {count} {steps}, not {terms}")
 
     @property
     def method(self) -> str:
         """The method's name."""
         return self._recipe.method
 
-    def _refuse(self, reason: str, known: Iterable[str] = ()) -> ComposeError:
-        more = f"; it has {', '.join(sorted(known)) or 'none'}" if known else ""
-        return ComposeError("M601", model=self._model, reason=reason + more)
+    def _refuse(self, reason: str) -> ComposeError:
+        return ComposeError("M601", model=self._model, reason=reason)
 
     # One tensor ---------------------------------------------------------------------------
 
     def settings(self, tensor: str) -> dict[str, Any]:
         """Return every parameter of the method for a tensor, defaults included."""
         return {
-            key: self._value(key, default, [self._recipe.parameters], tensor, tensor)
-            for key, default in self._reducer.parameters.items()
+            key: self._value(key, one, [self._recipe.parameters], tensor, tensor)
+            for key, one in self._reducer.parameters.items()
+            if not one.each
         }
 
     def scale(self, planned: PlannedStep, tensor: str) -> float:
@@ -97,8 +85,9 @@ class MergeMethod:
     def _step_settings(self, planned: PlannedStep, tensor: str) -> dict[str, Any]:
         scopes = [planned.step.parameters, self._recipe.parameters]
         return {
-            key: self._value(key, default, scopes, tensor, planned.own_name(tensor))
-            for key, default in self._reducer.step_parameters.items()
+            key: self._value(key, one, scopes, tensor, planned.own_name(tensor))
+            for key, one in self._reducer.parameters.items()
+            if one.each
         }
 
     def _setting(self, setting: Setting, tensor: str, named: str) -> Any:
@@ -108,7 +97,7 @@ class MergeMethod:
     def _value(
         self,
         key: str,
-        default: Any,
+        one: Parameter,
         scopes: Sequence[Mapping[str, Setting]],
         tensor: str,
         named: str,
@@ -118,32 +107,16 @@ class MergeMethod:
                 continue
             value = self._setting(scope[key], tensor, named)
             if value is not None:
-                return self._checked(key, default, value)
-        if default is REQUIRED:
+                try:
+                    return one.read(key, value)
+                except ValueError as error:
+                    raise self._refuse(str(error)) from None
+        if one.default is REQUIRED:
             raise self._refuse(
                 f"method {self._recipe.method!r} needs the parameter {key!r}, which has no value "
                 f"for {tensor!r}"
             )
-        return default
-
-    def _checked(self, key: str, default: Any, value: Any) -> Any:
-        """Return a parameter's value, an integral float as int where the parameter is an int.
-
-        Raises:
-            ComposeError: The type differs from the default's, or the value is out of bounds.
-        """
-        kind = float if default is REQUIRED else type(default)
-        if key == IMPORTANCE and isinstance(value, str):
-            return value
-        if kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if type(value) is not kind:
-            noun = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
-            raise self._refuse(f"parameter {key!r} is {value!r}, but must be {noun[kind]}")
-        low, high = self._reducer.bounds.get(key, (-math.inf, math.inf))
-        if kind in (int, float) and not low <= value <= high:
-            raise self._refuse(f"parameter {key!r} is {value}, but must be {low} to {high}")
-        return value
+        return one.default
 
     # All tensors --------------------------------------------------------------------------
 
@@ -173,11 +146,6 @@ class MergeMethod:
         for planned in steps:
             scale = self.scale(planned, target)
             term = planned.effects.terms.get(target)
-            if not self._reducer.weighted and scale != 1.0:
-                raise self._refuse(
-                    f"step {planned.number} has a scale, but method {self._recipe.method!r} takes "
-                    "no weights"
-                )
             if term is None and folded:
                 continue
             if term is None:
@@ -189,15 +157,28 @@ class MergeMethod:
                 key += str(planned.number).encode()
             grouped.setdefault(key, (term, []))[1].append(scale)
         summed = []
+        # Where steps are counted, one of weight 0 among others is an end of an arc.
+        counted = self._reducer.steps[1] is not None and any(
+            math.fsum(scales) for _, scales in grouped.values()
+        )
         for term, scales in grouped.values():
             scale = math.fsum(scales)
             if folded and scale * term.weight:
                 summed.append(structs.replace(term, weight=scale * term.weight))
-            elif not folded and (scale or not self._reducer.weighted):
+            elif not folded and (scale or counted or not self._reducer.weighted):
                 summed.append(structs.replace(term, scale=scale))
         if all(term.op == NOTHING for term in summed):
             return ()
-        return in_order(summed, self._reducer)
+        ordered = in_order(summed, self._reducer)
+        if self._reducer.check is not None:
+            self._check(target, ordered)
+        return ordered
+
+    def _check(self, target: str, terms: Sequence[Term]) -> None:
+        assert self._reducer.check is not None  # noqa: S101
+        weights, steps = [term.scale for term in terms], [term.settings for term in terms]
+        if reason := self._reducer.check(weights, self.settings(target), steps):
+            raise self._refuse(f"{target!r}: {reason}")
 
     def _with_settings(
         self, base: InstalledModule, planned: PlannedStep, target: str, term: Term

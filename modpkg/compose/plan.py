@@ -26,7 +26,7 @@ from modpkg.compose.operators import Effects, StepContext, find_operator
 from modpkg.compose.operators.adapter import check_prompt
 from modpkg.compose.operators.head import model_files
 from modpkg.compose.operators.patch import PATCHED
-from modpkg.compose.reducers import find_reducer
+from modpkg.compose.recipe_settings import check_settings
 from modpkg.compose.settings import value_for
 from modpkg.compose.tokenizer_files import settle
 from modpkg.compose.untied import bind_untied, untied_base
@@ -65,6 +65,7 @@ def plan(
             tensor of a module is not used.
         ComposeError, ReleaseError: A module does not fit the base.
     """
+    reducer = check_settings(name, recipe)
     base = _module(name, modules, recipe.base)
     if base.kind not in ("base", "model") or not base.tensors:
         raise ComposeError(
@@ -94,7 +95,6 @@ def plan(
     if recipe.tie_word_embeddings is False:
         untied = untied_base(name, part_of or recipe, base, config, modules)
         base, config = untied.base, untied.config
-    reducer = find_reducer(recipe.method, f"[compose] of {name}")
     merging = MergeMethod(name, recipe, reducer, modules, positions(list(base.tensors)))
     steps: list[PlannedStep] = []
     for number, step in enumerate(recipe.steps, start=1):
@@ -269,12 +269,6 @@ def _split(
         scale = value_for(setting, source, height)
         if scale is None or table[tensor].dtype not in FLOATS:
             continue
-        if recipe.method != "passthrough":
-            raise ComposeError(
-                "M601",
-                model=name,
-                reason='layers with a scale need method = "passthrough"',
-            )
         everywhere.pop(tensor, None)
         if scale != 1.0:
             everywhere[tensor] = {"scale": scale}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
 
 
@@ -38,6 +40,26 @@ def with_fallback(setting: Setting, other: Setting) -> Setting:
         return (*setting, Filtered(other))
     gradient = tuple(item for item in other if not isinstance(item, Filtered))
     return (*setting, Filtered(gradient)) if gradient else setting + other
+
+
+def values_in(setting: Setting) -> Iterator[Scalar]:
+    """Yield every value that is written in a setting; others are between two of them.
+
+    >>> list(values_in((0.0, Filtered(value=(1.0, 2.0), filter="mlp"))))
+    [0.0, 1.0, 2.0]
+    """
+    for item in setting if isinstance(setting, tuple) else (setting,):
+        value = item.value if isinstance(item, Filtered) else item
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+def varies_by_layer(setting: Setting) -> bool:
+    """Return whether a setting has a gradient with different values."""
+    if not isinstance(setting, tuple):
+        return False
+    gradients = [item.value for item in setting if isinstance(item, Filtered)]
+    gradients.append(tuple(item for item in setting if not isinstance(item, Filtered)))
+    return any(isinstance(each, tuple) and len(set(each)) > 1 for each in gradients)
 
 
 def _at(gradient: Gradient, position: float) -> Scalar:

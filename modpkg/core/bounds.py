@@ -33,6 +33,10 @@ TOKEN_NUMBER = 100_000_000
 VOCABULARY_MULTIPLE = 1 << 16
 #: A layer's number in a step's range.
 STEP_LAYERS = 100_000
+#: Copies that were merged into a module.
+MERGE_PARENTS = 100
+#: Choices of a resolution file that a manifest remembers.
+MERGE_CHOICES = 10_000
 #: ``max-new-tokens`` of a task, tokens.
 TASK_NEW_TOKENS = 1_000_000
 #: ``temperature`` of a task.

@@ -157,6 +157,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
             "M216",
             "M217",
             "M220",
+            "M235",
             "M420",
             "M421",
             "M422",
@@ -239,6 +240,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(
         ["M730", "M731", "M732", "M733", "M734", "M735", "M736", "M740", "M741", "M742"], PatchError
     ),
+    **dict.fromkeys(["M236", "M237", "M238", "M239"], PatchError),
     "M770": LicenseError,
     **dict.fromkeys(["M790", "M791", "M792", "M793", "M794", "M795", "M796", "M797"], BisectError),
     **dict.fromkeys(["M513", "M801", "M803", "M805"], ConversionError),

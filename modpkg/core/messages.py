@@ -116,6 +116,20 @@ MESSAGES: dict[str, str] = {
         "{module} reads the virtual tokens of {tokens}, which no tensor has, so nothing can be "
         "composed of it; compose the others without it, and add {tokens} to the last recipe."
     ),
+    "M235": (
+        "The recipe of {module} cannot be composed of the releases that resolve now ({releases}): "
+        "{reason}. Correct [compose], or the versions under [dependencies]."
+    ),
+    "M236": (
+        "{what} cannot be merged again: {parent} has other weights than the copy that was merged; "
+        "give the folder as it was."
+    ),
+    "M237": (
+        "{what} was merged to {expected}, and now to {actual}: it was made by another version of "
+        "modpkg, or its manifest was changed."
+    ),
+    "M238": ("{what} cannot give factors: {reason}; leave --factors out, and they are searched."),
+    "M239": ("{what} is of kind {kind!r}, and a patch is for whole weights: {remedy}."),
     "M301": (
         "There is no registry at {url}: it has no registry.json; {remedy}, name another "
         "with --registry, MODPKG_REGISTRY or under [registries] in modpkg.toml or config.toml, or "

@@ -109,7 +109,7 @@ def recipe_of(record: ReleaseRecord, extras: Collection[str]) -> Compose | None:
     own = manifest_of(record) if record.kind == "model" else None
     if own is None or own.compose is None:
         return None
-    return _with_extras(record.name, own, set(extras), own.compose)
+    return with_extras(own, set(extras))
 
 
 def recipes_within(
@@ -178,8 +178,7 @@ def _own_models(manifest: Manifest) -> Iterator[tuple[str, Compose, Task | None]
     for name, recipe in manifest.models.items():
         yield name, recipe, manifest.tasks.get(name)
     if manifest.module is not None and manifest.compose is not None:
-        own = _with_extras(manifest.module.name, manifest, set(), manifest.compose)
-        yield manifest.module.name, own, manifest.task
+        yield manifest.module.name, with_extras(manifest, set()), manifest.task
 
 
 def manifest_of(record: ReleaseRecord) -> Manifest:
@@ -197,8 +196,11 @@ def manifest_of(record: ReleaseRecord) -> Manifest:
     return manifest
 
 
-def _with_extras(name: str, manifest: Manifest, active: set[str], recipe: Compose) -> Compose:
-    """Return the recipe without the steps whose module belongs to an inactive extra."""
+def with_extras(manifest: Manifest, active: set[str]) -> Compose:
+    """Return a module's recipe without the steps whose module belongs to an inactive extra."""
+    if manifest.module is None or manifest.compose is None:
+        raise AssertionError(f"{manifest.path} has no [compose]")
+    name, recipe = manifest.module.name, manifest.compose
     wanted = {dependency.name for dependency in manifest.dependencies}
     for extra, group in manifest.extras.items():
         if extra in active:

@@ -10,23 +10,11 @@ from msgspec import Struct
 
 from modpkg.compose.composition import Composition
 from modpkg.compose.memory import needs_torch, peak_bytes
-from modpkg.compose.plan import plan as plan_composition
-from modpkg.compose.tokenizer_files import is_text_file
 from modpkg.core import system
-from modpkg.core.digests import parse_digest
-from modpkg.core.errors import InstallError, ModpkgError
+from modpkg.core.errors import InstallError
 from modpkg.core.extras import require_torch, require_transformers
-from modpkg.core.filenames import (
-    ADAPTER_CONFIG,
-    CONFIG,
-    MEMORY,
-    PATCH,
-    PATCHED_FILES,
-    ROUTER,
-    TOKENIZER_CONFIG,
-)
 from modpkg.core.names import ModuleName, Requirement, module_name, specifier_text
-from modpkg.environment.composed_modules import ModuleGraph
+from modpkg.environment.compositions import compositions_of, fetch_file
 from modpkg.environment.fits import Fit, drifting, fits_of, require_exact
 from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
@@ -41,19 +29,16 @@ from modpkg.environment.locking import (
 from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
-from modpkg.environment.registries import Registries
 from modpkg.environment.remember import Remembered, moved, remember
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
-from modpkg.manifest.schema import COMMAND_LINE, Compose, Dependency, HubModel, Manifest, Strategy
+from modpkg.manifest.schema import COMMAND_LINE, Dependency, HubModel, Manifest, Strategy
 from modpkg.manifest.starter import without_examples
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
 from modpkg.transfer.plan import TransferPlan, plan_transfer
-
-_PLANNED_FROM = (CONFIG, ADAPTER_CONFIG, MEMORY, ROUTER, PATCH, TOKENIZER_CONFIG)
 
 
 class InstallRequest(Struct, kw_only=True):
@@ -257,14 +242,11 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
     if manifest.resolution.strict:
         require_exact(fits)
     for name, path in files_of_recipes(manifest, transfer.records):
-        _fetch_file(name, path, transfer, registries)
+        fetch_file(name, path, transfer, registries)
     models = recipes(manifest, lock, transfer.records, store.blobs)
     licences = check_licences(manifest.licenses, transfer.records)
     require_accepted(licences, manifest, lock)
-    for model in models:
-        for recipe in (model.recipe, *model.within.values()):
-            _fetch_configs(recipe, transfer, registries, reads_text=bool(model.within))
-    compositions, not_alone = _compositions(models, lock, transfer, store)
+    compositions, not_alone = compositions_of(models, lock, transfer, registries, store)
     models = [model for model in models if model.name in compositions]
     now = [compositions[model.name] for model in models if not model.at_load]
     compose_bytes, compose_memory = _compose_cost(now, store)
@@ -351,34 +333,6 @@ def _lines_of(now: tuple[Dependency, ...], then: tuple[Dependency, ...]) -> tupl
     return tuple(msgspec.structs.replace(bound, where=where[bound.name]) for bound in now)
 
 
-def _compositions(
-    models: Sequence[ModelRecipe], lock: Lock, transfer: TransferPlan, store: Store
-) -> tuple[dict[str, Composition], dict[str, str]]:
-    """Return the composition of every model, and why others that are implied have none.
-
-    Raises:
-        ModpkgError: A model that a recipe asks for cannot be composed.
-    """
-    modules = {
-        module.name: store.module(transfer.records[module.name], module.release, transfer.places)
-        for module in lock.module
-    }
-    compositions: dict[str, Composition] = {}
-    not_alone: dict[str, str] = {}
-    within = {name: recipe for model in models for name, recipe in model.within.items()}
-    graph = ModuleGraph(modules, within, store.blobs)
-    for model in models:
-        try:
-            planned = plan_composition(model.name, model.version, model.recipe, graph)
-        except ModpkgError as error:
-            if not model.implied:
-                raise
-            not_alone[model.name] = str(error)
-            continue
-        compositions[model.name] = planned
-    return compositions, not_alone
-
-
 def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[int, int]:
     """Return how many bytes composing writes, and its peak memory.
 
@@ -404,31 +358,6 @@ def _with_policy(manifest: Manifest, request: InstallRequest) -> Manifest:
         exclude_newer=request.exclude_newer,
         strict=request.strict,
     )
-
-
-def _fetch_configs(
-    recipe: Compose, transfer: TransferPlan, registries: Registries, *, reads_text: bool
-) -> None:
-    """Fetch the small files that planning a composition reads into the store.
-
-    ``reads_text`` tells whether it reads those about texts, whatever the recipe is.
-    """
-    records = [transfer.records[name] for name in recipe.modules() if name in transfer.records]
-    with_text = [record for record in records if any(map(is_text_file, record.files))]
-    reads_text |= (recipe.tokenizer, recipe.vocabulary, recipe.chat_template) != (None, None, None)
-    reads_text |= any(record.name != recipe.base for record in with_text)
-    for name in recipe.modules():
-        record = transfer.records.get(name)
-        for path in record.files if record is not None else ():
-            planned = path in _PLANNED_FROM or path.startswith(PATCHED_FILES)
-            if planned or (reads_text and is_text_file(path)):
-                _fetch_file(name, path, transfer, registries)
-
-
-def _fetch_file(name: str, path: str, transfer: TransferPlan, registries: Registries) -> None:
-    """Fetch a file of a module into the store, if it is not there."""
-    digest = parse_digest(transfer.records[name].files[path].digest)
-    registries.of(name).blob(digest, f"{path} of {name}")
 
 
 def _version_changes(current: Generation | None, lock: Lock) -> tuple[VersionChange, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from modpkg.compose.recipe_settings import check_settings
 from modpkg.core.bounds import RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
 from modpkg.core.errors import ConversionError, ModpkgError
 from modpkg.core.extras import require_extra
@@ -54,7 +55,9 @@ def import_mergekit(
     text = recipe.manifest(name, version, spdx)
     with new_project(out) as staged:
         try:
-            parse_manifest(text, staged / MANIFEST)
+            manifest = parse_manifest(text, staged / MANIFEST)
+            if manifest.compose is not None:
+                check_settings(name, manifest.compose)
         except ModpkgError as error:
             raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
         write_atomically(staged / MANIFEST, text.encode())

@@ -107,11 +107,8 @@ class MethodRecipe(SlicedRecipe):
             raise self._refuse(f"its merge_method is {written!r}; known are {', '.join(METHODS)}")
         self._written, self._method = written, METHODS[written]
         reducer = find_reducer(self._method.name, "mergekit")
-        self._kinds = {
-            name: float if default is REQUIRED else type(default)
-            for name, default in {**reducer.parameters, **reducer.step_parameters}.items()
-        }
-        self._required = {n for n, default in reducer.parameters.items() if default is REQUIRED}
+        self._kinds = {name: one.type for name, one in reducer.parameters.items()}
+        self._required = {n for n, default in reducer.defaults.items() if default is REQUIRED}
         self.summary = f"{written} merge"
         self.notes += [f"{written}: {note}" for note in self._method.notes]
 

@@ -13,6 +13,8 @@ from modpkg.core.bounds import (
     CARD_ENTRIES,
     CARD_ENTRY_CHARACTERS,
     DECLARED_TEST_SECONDS,
+    MERGE_CHOICES,
+    MERGE_PARENTS,
     SETTING_VALUES,
     STEP_LAYERS,
     STOP_CHARACTERS,
@@ -29,6 +31,7 @@ from modpkg.core.records import KINDS, RELATIONS
 from modpkg.manifest import keys
 from modpkg.manifest.dependencies import COMPOSE_AT
 from modpkg.manifest.limits import LIMITS, MOST
+from modpkg.manifest.merge import MOST_VALUES
 from modpkg.manifest.resolution import FITS, STRATEGIES
 from modpkg.manifest.sections import (
     DTYPES,
@@ -237,6 +240,46 @@ def _tests() -> JsonSchema:
     return _list(test)
 
 
+def _merge() -> JsonSchema:
+    release = _text("A release, as clamp==1.0.0.")
+    digest = _text("sha256: and 64 hex digits.", pattern="^sha256:[0-9a-f]{64}$")
+    count = {"type": "integer", "minimum": 0, "maximum": MOST_VALUES}
+    parent = _table(
+        keys.MERGE_PARENT_KEYS,
+        {
+            "release": release,
+            "folder": _text("The name of a folder, for what is no release."),
+            "weights": digest,
+            "weight": {**_NUMBER, "description": "Its weight, 1 if left out."},
+            "importance": digest,
+        },
+        "One of the copies.",
+        ("weights",),
+    )
+    choice = _table(
+        keys.CHOICE_KEYS,
+        {"tensors": _text("A pattern."), "files": _text("A pattern."), "choice": _text()},
+        "An entry of the resolution file.",
+        ("choice",),
+    )
+    return _table(
+        keys.MERGE_KEYS,
+        {
+            "base": release,
+            "parents": _list(parent, minItems=2, maxItems=MERGE_PARENTS),
+            "method": _text("How conflicts were decided."),
+            "parameters": _parameters(),
+            "resolution": _list(choice, "In the file's order.", maxItems=MERGE_CHOICES),
+            "conflicts": _table(
+                keys.CONFLICT_KEYS, dict.fromkeys(keys.CONFLICT_KEYS, count), "What they were."
+            ),
+            "result": digest,
+        },
+        "How it was merged.",
+        ("base", "parents", "result"),
+    )
+
+
 def _dependencies(about: str) -> JsonSchema:
     entry = _table(
         keys.DEPENDENCY_KEYS,
@@ -314,6 +357,7 @@ def manifest_schema() -> JsonSchema:
                     "What it was imported from, as hf://ORG/NAME@COMMIT or oci://HOST/REPO@DIGEST.",
                     4000,
                 ),
+                "merge": _merge(),
             },
             "Its origins.",
         )

@@ -10,6 +10,7 @@ from modpkg.core.names import parse_requirement, requirement_text, specifier_tex
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import toml_key, toml_value
 from modpkg.manifest.keys import CARD_KEYS, TOKEN_KEYS
+from modpkg.manifest.merge import merge_data
 from modpkg.manifest.read import manifest_of
 from modpkg.manifest.schema import (
     Compose,
@@ -77,6 +78,7 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
             "provenance": {
                 "built-from": [_origin(origin) for origin in manifest.origins],
                 "imported-from": manifest.imported_from,
+                "merge": manifest.merge and merge_data(manifest.merge),
             },
             "card": {key: list(getattr(manifest.card, key.replace("-", "_"))) for key in CARD_KEYS},
             "registries": dict(manifest.registries),

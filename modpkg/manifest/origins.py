@@ -28,7 +28,7 @@ def read_origins(node: Node | None, owner: ModuleTable | None) -> tuple[Origin, 
     origins: dict[tuple[ModuleName, Version], Origin] = {}
     tables = node.table(PROVENANCE_KEYS)
     built_from = tables.get("built-from")
-    if built_from is None and tables.get("imported-from") is None:
+    if not tables.entries:
         tables.need("built-from", _EXAMPLE)
     for item in built_from.items() if built_from is not None else ():
         table = item.table(ORIGIN_KEYS)

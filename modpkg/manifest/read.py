@@ -19,6 +19,7 @@ from modpkg.manifest.dependencies import (
 )
 from modpkg.manifest.keys import MANIFEST_TABLES, MODULE_KEYS
 from modpkg.manifest.licenses import read_licenses
+from modpkg.manifest.merge import read_merge
 from modpkg.manifest.origins import read_imported_from, read_origins
 from modpkg.manifest.resolution import read_bounds, read_resolution
 from modpkg.manifest.schema import Compose, ComposeAt, FilesTable, Manifest, ModuleTable, Task
@@ -112,6 +113,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         files=read_files(files) if files else FilesTable(),
         origins=read_origins(table.get("provenance"), module),
         imported_from=read_imported_from(table.get("provenance")),
+        merge=read_merge(table.get("provenance")),
         card=read_card(table.get("card")),
         registries=registries,
         models=models,

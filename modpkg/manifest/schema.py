@@ -287,6 +287,56 @@ class Origin(Struct, frozen=True, kw_only=True):
     """``file:line``, for explanations."""
 
 
+class MergedParent(Struct, frozen=True, kw_only=True):
+    """One of the copies that were merged."""
+
+    release: str = ""
+    """``NAME==VERSION``; "" for a folder."""
+    folder: str = ""
+    """The last part of a folder's path; "" for a release."""
+    weights: str
+    """Digest of the copy's tensors, as `modpkg.core.interface.weights_digest` computes it."""
+    weight: float = 1.0
+    importance: str = ""
+    """Digest of the tensors that weigh its values; "" without."""
+
+
+class MergeChoice(Struct, frozen=True):
+    """An entry of the resolution file."""
+
+    table: str
+    """``tensors`` or ``files``."""
+    pattern: str
+    choice: str
+
+
+class MergeConflicts(Struct, frozen=True, kw_only=True):
+    """What had to be decided."""
+
+    tensors: int = 0
+    values: int = 0
+    """Changed to different values at the same place."""
+    opposite: int = 0
+    """Of those, the ones changed in opposite directions."""
+    files: int = 0
+
+
+class RememberedMerge(Struct, frozen=True, kw_only=True):
+    """How a module was merged."""
+
+    base: str
+    """The release that the copies were made from, as ``NAME==VERSION``."""
+    parents: tuple[MergedParent, ...]
+    method: str | None = None
+    """How conflicts were decided that no entry of the resolution file decides."""
+    parameters: dict[str, Setting] = {}
+    resolution: tuple[MergeChoice, ...] = ()
+    """In the file's order: the first that matches holds."""
+    conflicts: MergeConflicts = MergeConflicts()
+    result: str
+    """Digest of the merged tensors."""
+
+
 class Card(Struct, frozen=True, kw_only=True):
     """``[card]``: what a model card says, for people and for hubs; nothing depends on it."""
 
@@ -342,6 +392,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     imported_from: str | None = None
     """``[provenance]``: where an imported module's files are from, pinned to a commit or a
     digest."""
+    merge: RememberedMerge | None = None
+    """``[provenance]``: how `modpkg merge` made it, if it did."""
     card: Card = Card()
     registries: dict[str, str] = {}
     models: dict[ModuleName, Compose] = {}

@@ -66,6 +66,8 @@ class Built(Struct, frozen=True):
     tally: Tally
     untied: tuple[str, ...] = ()
     """The base's tied tensors, if the module is an adapter that changes only some of them."""
+    checked_with: tuple[str, ...] = ()
+    """The releases that its recipe was checked with, as ``name version``."""
 
 
 def acts_on_base(manifest: Manifest) -> bool:

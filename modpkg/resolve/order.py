@@ -115,7 +115,7 @@ class Order:
 
 
 def plainly_final(text: str) -> bool:
-    """Return whether a version's text, or those of several together, has only digits and full stops.
+    """Return whether a version's text, or those of several, has only digits and full stops.
 
     Most have.
 

@@ -10,9 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modpkg.community.patch.base import check_base
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.read import read_manifest
 from tests import tiny
 from tests.command import modpkg, modpkg_json, refused
 from tests.community.changed import same_bits
+from tests.raising import raises
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 NORM = "model.norm.weight"
@@ -177,6 +181,84 @@ def test_a_merge_reports_conflicts_and_how_to_resolve_them(
     resolution.write_text(f'[tensors]\n"{NORM}" = "ours"\n')
     assert "names no conflict" in refused(*asked, "--resolution", resolution, "--out", "x")
     assert not Path("x").exists()
+
+
+def test_a_merge_is_remembered_and_made_again(parents: list[Path], base: Path) -> None:
+    copy = copy_of(base, "copy", QUERY, seed=5)
+    asked = ("merge", "--base", "tiny==1.0", *parents, copy)
+    result = modpkg_json(*asked, "--method", "linear", "--weights", "3,1,4")
+    before, found = weights(base)[QUERY][0, 3], weights(Path("tiny-1.0.1"))[QUERY][0, 3]
+    assert abs(found - before - (3 * 1 + 1 * 3 + 4 * 5) / 8) < 1e-6
+    manifest = read_manifest(Path("tiny-1.0.1/modpkg.toml"))
+    merge = manifest.merge
+    assert merge is not None
+    assert (merge.base, merge.method, merge.result) == ("tiny==1.0", "linear", result["result"])
+    assert [one.release or one.folder for one in merge.parents] == [
+        *("one==1.0.0", "two==1.0.0", "copy"),
+    ]
+    assert [one.weight for one in merge.parents] == [3.0, 1.0, 4.0]
+    assert (merge.conflicts.tensors, merge.conflicts.values) == (1, 1)
+    assert str(base.parent) not in Path("tiny-1.0.1/modpkg.toml").read_text()
+    modpkg("build", "tiny-1.0.1")
+    modpkg("publish", "tiny-1.0.1")
+    for earlier in ("tiny-1.0.1", "tiny==1.0.1"):
+        assert "the same weights" in modpkg("merge", "--again", earlier, copy).stdout
+    modpkg("merge", "--again", "tiny==1.0.1", copy, "--out", "twice")
+    assert same_bits(weights(Path("twice")), weights(Path("tiny-1.0.1")))
+
+    again = ("merge", "--again", "tiny-1.0.1")
+    assert "takes 1 folders" in refused(*again, status=2)
+    assert "leave it out" in refused(*again, copy, "--base", "tiny==1.0", status=2)
+    other = copy_of(base, "other", QUERY, seed=6)
+    assert "copy has other weights" in refused(*again, other)
+    path = Path("tiny-1.0.1/modpkg.toml")
+    path.write_text(path.read_text().replace("weight = 4.0", "weight = 2.0"))
+    assert "was merged to sha256:" in refused(*again, copy)
+    assert "says nothing of a merge" in refused("merge", "--again", "tiny==1.0", status=2)
+
+
+def test_a_resolution_is_remembered_in_its_order(parents: list[Path], tmp_path: Path) -> None:
+    resolution = tmp_path / "r.toml"
+    resolution.write_text(f'[tensors]\n"{QUERY}" = "theirs"\n"*.q_proj.*" = "ours"\n')
+    asked = ("merge", "--base", "tiny==1.0", *parents, "--resolution", resolution)
+    modpkg(*asked, "--out", "resolved")
+    merge = read_manifest(Path("resolved/modpkg.toml")).merge
+    assert merge is not None
+    assert [(one.pattern, one.choice) for one in merge.resolution] == [
+        (QUERY, "theirs"),
+        ("*.q_proj.*", "ours"),
+    ]
+    assert (merge.method, merge.parameters) == (None, {})
+    assert "the same weights" in modpkg("merge", "--again", "resolved").stdout
+
+
+def test_a_method_for_another_number_names_its_relative(parents: list[Path]) -> None:
+    asked = ("merge", "--base", "tiny==1.0", *parents)
+    text = refused(*asked, "--method", "slerp", "--parameter", "t=0.5")
+    assert "takes 1 step, not 2; its relative 'nuslerp' takes 1 to 2 steps" in text
+    text = refused(*asked, "--method", "mean", "--weights", "1,2")
+    assert "takes no weights; its relative 'linear' does" in text
+    assert "--weights 1.0,1.0" in refused(*asked, "--method", "linear", "--weights", "1", status=2)
+    modpkg(*asked, "--method", "linear", "--out", "linear")
+    modpkg(*asked, "--method", "mean", "--out", "mean")
+    assert same_bits(weights(Path("linear")), weights(Path("mean")))
+
+
+def test_a_patch_of_what_is_no_base_is_refused_before_any_work(
+    parents: list[Path], base: Path
+) -> None:
+    copy = copy_of(base, "tuned", QUERY)
+    with raises("M239", match="'modpkg patch apply --base tiny==1.0 one==1.0.0'"):
+        check_base("one==1.0.0", Workspace())
+    text = refused("patch", "create", "--base", "one==1.0.0", copy)
+    assert "it was made for tiny 1.0. Name --base tiny==1.0" in text
+    Path("full").mkdir()
+    Path("full/file").touch()
+    text = refused("patch", "create", "--base", "tiny==1.0", base / "nowhere", "--out", "full")
+    assert "nowhere" in text
+    assert "full" in refused("patch", "create", "--base", "tiny==1.0", copy, "--out", "full")
+    text = refused("patch", "create", "--base", "tiny==1.0", copy, "--license", "x", status=2)
+    assert "licence" in text
 
 
 def test_wrong_usage_of_a_merge_is_refused(parents: list[Path]) -> None:

@@ -170,12 +170,12 @@ def merged_tensors(
     """Yield tensors merged by a method from fine-tunes, in every dtype."""
     rng = np.random.default_rng(seed)
     reducer = find_reducer(method, "model")
-    step = dict(reducer.step_parameters)
+    step = dict(reducer.step_defaults)
     if "density" in step:
         step["density"] = _DENSITY
     if "epsilon" in step:
         step["epsilon"] = ULP["BF16"]  # as large as many changes
-    settings = {**reducer.parameters, **parameters}
+    settings = {**reducer.defaults, **parameters}
     weights = [(0.5, 0.5), (0.3, 0.7), (1.0,), (0.37, -0.2, 1.1), (1 / 3, 1 / 3, 1 / 3)]
     alike = [(1.0,)] if reducer.steps == (1, 1) else [(1.0, 1.0), (1.0, 1.0, 1.0)]
     if reducer.across:  # each tensor has a term for each step

@@ -105,7 +105,7 @@ def exact_of(
 ) -> ExactTensor:
     reducer = find_reducer(computed.reducer, "m")
     assert is_exact("m", computed, reducer)
-    settings: Mapping[str, Any] = {**reducer.parameters, **computed.settings}
+    settings: Mapping[str, Any] = {**reducer.defaults, **computed.settings}
     arguments = as_arguments(reducer, settings)
     return ExactTensor(blocks, computed.dtype, reducer, arguments, measured)
 
@@ -284,7 +284,7 @@ def merged_model(
     models = models[: len(weights)]
     refs = [inputs.tensor(each.reshape(-1, 15), dtype) for each in (start, *models)]
     reducer = find_reducer(method, "m")
-    steps = {**reducer.step_parameters}
+    steps = {**reducer.step_defaults}
     if "density" in steps:
         steps["density"] = DENSITY
     if "gamma" in steps:
@@ -307,7 +307,7 @@ def merged_model(
         dtype=dtype,
         terms=terms,
         reducer=method,
-        settings={**reducer.parameters, **settings},
+        settings={**reducer.defaults, **settings},
     )
     values = [
         np.array(as_double(np.frombuffer(Path(ref.file).read_bytes(), STORED[dtype]), dtype))
@@ -356,7 +356,7 @@ def test_of_equal_values_as_many_are_kept_as_asked_for(tmp_path: Path) -> None:
         dtype="F32",
         terms=(term,),
         reducer="breadcrumbs",
-        settings=find_reducer("breadcrumbs", "m").parameters,
+        settings=find_reducer("breadcrumbs", "m").defaults,
     )
     assert sorted(reduced(computed).tolist()) == [0.0] * 9 + [1.0] * 3
 

@@ -275,20 +275,20 @@ def test_a_whole_model_as_an_expert_needs_others_drop(tmp_path: Path) -> None:
     ("parameters", "message"),
     [
         ({"experts_per_token": 3.0}, "experts_per_token is 3, and has to be from 1 to 2"),
-        ({"experts_per_token": 0.0}, "has to be from 1 to 2"),
-        ({"experts_per_token": 1.5}, "has to be an integer"),
+        ({"experts_per_token": 0.0}, "must be at least 1"),
+        ({"experts_per_token": 1.5}, "must be an integer"),
         ({"experts_per_token": 1.0}, "does not distinguish experts"),
-        ({"gates": "hiden"}, "'hiden'; supported are hidden"),
+        ({"gates": "hiden"}, "'hiden', but must be 'hidden'"),
         ({"gates": "vectors"}, "one has none"),
         ({"gates": "hidden"}, "one has no prompts"),
-        ({"others": "keep"}, 'is not "drop"'),
+        ({"others": "keep"}, "must be 'drop'"),
         ({"density": 1.0}, "no parameter 'density'"),
     ],
 )
 def test_invalid_router_parameters(tmp_path: Path, parameters: Any, message: str) -> None:
     base = dense(tmp_path)
     experts = [expert(tmp_path, base, "one", 1), base]
-    with raises("M609", match=message):
+    with raises("M601", "M609", match=message):
         mixed(base, experts, {"gates": "uniform", **parameters})
 
 

@@ -45,7 +45,7 @@ class Merge:
                 for x, s in zip(self.models, scales, strict=True)
             ),
             reducer=method,
-            settings={**reducer.parameters, **settings},
+            settings={**reducer.defaults, **settings},
         )
         with np.errstate(all="ignore"), TensorBlocks("m", "t", computed) as blocks:
             parts = [part.reshape(-1) for part in Reduction(job_of(computed), blocks)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
 from packaging.version import Version
 
 from modpkg.community.modules.composed import composed_base
@@ -88,8 +89,8 @@ def build_project(
         older: Whether an older base is taken if the module does not fit the newest one.
 
     Raises:
-        ReleaseError: The manifest has another ``against``; and what looking up the base and the
-            origins, and what building can raise.
+        ReleaseError: The manifest has another ``against``, or a recipe that cannot be composed; and
+            what looking up the base and the origins, and what building can raise.
     """
     manifest, registries = project.manifest, project.registries
     module = module_table(manifest)
@@ -101,6 +102,11 @@ def build_project(
         }
         version = _version(manifest, against)
         base = composed_base(project, version) or find_base(manifest, by_name, version)
+    checked: tuple[str, ...] = ()
+    if manifest.compose is not None:
+        from modpkg.environment.foreseen import check_recipe
+
+        checked = check_recipe(project, manifest)
     project.progress.stage(f"Building {module.name}")
     built = build(
         manifest,
@@ -119,7 +125,7 @@ def build_project(
         warning = rows_warning(built.record, collect(manifest).files, base)
         if warning is not None:
             project.progress.warn(warning)
-    return built
+    return replace(built, checked_with=checked) if checked else built
 
 
 def _version(manifest: Manifest, against: str | None) -> Version | None:

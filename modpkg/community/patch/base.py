@@ -5,11 +5,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 from modpkg.community.modules.composed import compose_release, is_composed
-from modpkg.community.modules.reference import fetch_named
+from modpkg.community.modules.reference import fetch_named, parse_release
 from modpkg.core.errors import ModpkgError, PatchError
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import module_name
-from modpkg.core.records import BuiltFrom
+from modpkg.core.records import ACTING_KINDS, BuiltFrom
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.opening import writable_place
 from modpkg.registry.place import registry_at
@@ -44,6 +44,30 @@ def fetch_base(text: str, workspace: Workspace) -> PatchBase:
             "composed of",
         )
     return PatchBase(base)
+
+
+def check_base(text: str, workspace: Workspace) -> None:
+    """Check, before anything is fetched, that a patch can be for the release ``NAME==VERSION``.
+
+    Raises:
+        UsageError: `text` has no version.
+        NotFound: The registry has no such release.
+        PatchError: It is a change to another release, which the patch has to be for.
+    """
+    name, version = parse_release(text)
+    registry = workspace.registries.of(name)
+    line = registry.line(name, version)
+    if line.kind not in ACTING_KINDS:
+        return
+    record = registry.record(line)
+    origin = record.provenance.built_from[0]
+    remedy = (
+        f"it was made for {origin.name} {origin.version}. Name --base "
+        f"{origin.name}=={origin.version}, and the new patch has both changes; for the new one "
+        f"alone, publish the whole model ('modpkg patch apply --base {origin.name}=="
+        f"{origin.version} {name}=={version}' writes that of a patch), and name it"
+    )
+    raise PatchError("M239", what=f"{name} {version}", kind=line.kind, remedy=remedy)
 
 
 def is_published(base: PatchBase, workspace: Workspace) -> bool:

@@ -16,8 +16,10 @@ from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.records import BuiltFrom
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
+from modpkg.manifest.merge import merge_data
 from modpkg.manifest.normal import manifest_text
 from modpkg.manifest.read import parse_manifest
+from modpkg.manifest.schema import RememberedMerge
 from modpkg.release.content import check_path
 
 Origin = tuple[str, str, str]
@@ -65,12 +67,14 @@ def write_candidate(
     version: str,
     origins: Sequence[Origin],
     parts: Sequence[BuiltFrom] = (),
+    merge: RememberedMerge | None = None,
 ) -> None:
     """Write a module project with the base's manifest and other weights and files.
 
     What is made of a base that is composed has weights of its own, and no recipe. ``origins`` and
-    the ``parts`` of such a base go under ``[provenance]``, sorted. A test report is left out, as it
-    is about other weights, and so is a manifest among ``files``: it is the base's.
+    the ``parts`` of such a base go under ``[provenance]``, sorted, and so does how it was merged. A
+    test report is left out, as it is about other weights, and so is a manifest among ``files``: it
+    is the base's.
 
     Raises:
         ConversionError: ``out`` is not empty.
@@ -89,6 +93,8 @@ def write_candidate(
         for origin, number, relation in sorted({*origins, *more})
     ]
     normal["provenance"] = {"built-from": built}
+    if merge is not None:
+        normal["provenance"]["merge"] = merge_data(merge)
     text = manifest_text(normal)
     with new_project(out) as staged:
         for path, file in sorted(files.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import Struct
 
 from modpkg.community.modules.same_names import as_named_by, config_of
 from modpkg.community.modules.view import ModuleView
+from modpkg.community.patch.given_factors import Factors
 from modpkg.community.patch.tensor_encodings import Form, Inputs, find_form
 from modpkg.compose.mapping import DTYPE_NAMES
 from modpkg.compose.operators.head import is_document
@@ -74,6 +76,7 @@ def create(
     deltas: bool,
     progress: Progress | None = None,
     spool: Path | None = None,
+    factors: Mapping[str, Factors] = MappingProxyType({}),
 ) -> Patch:
     """Return the patch that turns ``base`` into ``copy``, bit for bit.
 
@@ -88,6 +91,7 @@ def create(
         progress: Counts the bytes of changed tensors.
         spool: Folder that lives as long as the patch, for tensors that are joined from several of
             the copy's; without it, the copy has to have the base's names.
+        factors: Those of a LoRA that was merged into the copy, by tensor; others are searched.
 
     Raises:
         PatchError: The two have no tensor in common, the copy is an adapter, or they are equal.
@@ -136,7 +140,7 @@ def create(
     if not (changed or removed or files or removed_files):
         raise PatchError("M734", copy=copy.label, base=label)
     advance = None if progress is None else progress.advance
-    forms = _forms(base, copy.label, changed, deltas, advance)
+    forms = _forms(base, copy.label, changed, deltas, advance, factors)
     return Patch(
         base=label,
         forms=forms,
@@ -170,9 +174,11 @@ def _forms(
     changed: Mapping[str, TensorRef],
     deltas: bool,
     progress: Callable[[int], None] | None,
+    factors: Mapping[str, Factors],
 ) -> dict[str, Form]:
     def find(name: str) -> Form:
-        return find_form(name, what, base.tensors.get(name), changed[name], deltas=deltas)
+        own, given = base.tensors.get(name), factors.get(name)
+        return find_form(name, what, own, changed[name], deltas=deltas, factors=given)
 
     forms = {}
     for name, form in zip(changed, parallel_map(find, changed), strict=True):

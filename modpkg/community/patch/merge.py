@@ -18,6 +18,8 @@ from modpkg.community.patch.merge_files import MergedFiles, merge_files
 from modpkg.community.patch.resolution_file import Choice, Choices
 from modpkg.compose.executor import compose
 from modpkg.compose.plan import plan
+from modpkg.compose.recipe_settings import check_settings, takes
+from modpkg.compose.reducers import find_reducer
 from modpkg.core.digests import digest_file
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import PatchError
@@ -34,7 +36,11 @@ from modpkg.manifest.schema import IMPORTANCE, Compose, Setting, Step
 from modpkg.store.store import Store
 
 MEAN = "mean"
-_OF_COPIES: dict[str, dict[str, Setting]] = {MEAN: {"with_base": False}}
+_OF_COPIES: dict[str, dict[str, Setting]] = {
+    MEAN: {"with_base": False},
+    "linear": {"base_weight": 0.0},
+    "karcher": {"with_base": False},
+}
 """Parameters that differ from the method's defaults here: the base is not one of the parents."""
 
 
@@ -67,6 +73,32 @@ class ConflictMethod(Struct, frozen=True, kw_only=True):
     parameters: Mapping[str, Setting] = {}
     importance: tuple[Mapping[str, TensorRef], ...] = ()
     """For each parent, the weights of its values."""
+    weights: tuple[float, ...] = ()
+    """For each parent, its weight; empty: 1."""
+
+    def recipe(self, model: str, numbers: Sequence[int]) -> Compose:
+        """Return the recipe that merges the copies of parents, called ``parent-1`` and so on.
+
+        Raises:
+            ComposeError: The method does not merge so many, or its parameters are wrong.
+        """
+        steps = []
+        for number in numbers:
+            parameters: dict[str, Setting] = {}
+            if self.importance:
+                parameters[IMPORTANCE] = f"importance-{number + 1}"
+            scale = self.weights[number] if self.weights else 1.0
+            name = module_name(f"parent-{number + 1}")
+            steps.append(Step(op="dense", module=name, scale=scale, parameters=parameters))
+        values = {**_OF_COPIES.get(self.name, {}), **self.parameters}
+        recipe = Compose(
+            base=module_name("base"),
+            method=self.name,
+            parameters=dict(sorted(values.items())),
+            steps=tuple(steps),
+        )
+        check_settings(model, recipe)
+        return recipe
 
 
 def plan_merge(
@@ -174,6 +206,7 @@ def run_merge(
     tensors: dict[str, TensorRef | None] = {}
     for name, number in merge.overlaps.clean.items():
         tensors[name] = base.get(name) if number is None else parents[number].get(name)
+    label = f"merge of {merge.label}"
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     together = []
     for item in merge.overlaps.tensors:
@@ -188,9 +221,12 @@ def run_merge(
             name = MEAN if chosen == MEAN or method is None else method.name
             _check_method(item, name, base)
             groups.setdefault((name, item.parents), []).append(item.name)
-    for (name, numbers), names in sorted(groups.items()):
-        how = method if method is not None and method.name == name else ConflictMethod(name=name)
-        tensors |= _reduced(merge, how, numbers, names, store, scratch, progress)
+    recipes = {}
+    for name, numbers in groups:  # all of them before anything is computed
+        how = method if method is not None and method.name == name else ConflictMethod(name=MEAN)
+        recipes[name, numbers] = how, how.recipe(label, numbers)
+    for group, names in sorted(groups.items()):
+        tensors |= _reduced(merge, *recipes[group], group[1], names, store, scratch, progress)
     tensors |= _combined(merge, together, scratch / "combined.safetensors")
     files = merge_files(
         merge.base.files,
@@ -203,6 +239,17 @@ def run_merge(
         write_atomically(paths[path], data)
     there = {name: ref for name, ref in tensors.items() if ref is not None}
     return MergeResult(dict(sorted(there.items())), paths)
+
+
+def check_method(method: ConflictMethod, parents: int) -> None:
+    """Check, before anything is read, that a method can merge some of so many parents.
+
+    Raises:
+        ComposeError: It merges another number, or its parameters or weights are wrong.
+    """
+    reducer = find_reducer(method.name, "--method")
+    count = next((n for n in range(parents, 1, -1) if takes(reducer, n)), parents)
+    method.recipe(f"--method {method.name}", range(count))
 
 
 def _choice_of(chosen: Mapping[str, Choice]) -> Callable[[str], str | int | None]:
@@ -250,6 +297,7 @@ def _check_method(item: Overlap, method: str, base: Mapping[str, TensorRef]) -> 
 def _reduced(
     merge: MergePlan,
     method: ConflictMethod,
+    recipe: Compose,
     numbers: Sequence[int],
     names: Sequence[str],
     store: Store,
@@ -266,23 +314,13 @@ def _reduced(
         return structs.replace(own, name=name, kind="base", tensors=wanted, files={CONFIG: config})
 
     modules = {"base": module("base", own.tensors)}
-    steps = []
     for number in numbers:
         name = f"parent-{number + 1}"
         modules[name] = module(name, merge.overlaps.parents[number])
-        parameters: dict[str, Setting] = {}
         if method.importance:
             weighs = f"importance-{number + 1}"
             modules[weighs] = module(weighs, method.importance[number])
-            parameters[IMPORTANCE] = weighs
-        steps.append(Step(op="dense", module=module_name(name), parameters=parameters))
-    recipe = Compose(
-        base=module_name("base"),
-        method=method.name,
-        parameters=dict(sorted({**_OF_COPIES.get(method.name, {}), **method.parameters}.items())),
-        steps=tuple(steps),
-    )
-    progress.stage(f"MergePlan by {method.name}")
+    progress.stage(f"Merging by {method.name}")
     composition = plan(f"merge of {merge.label}", "0", recipe, modules)
     composed = compose(composition, store.root, verified=store.verified)
     return composed.tensors

@@ -65,7 +65,13 @@ class Form(Struct, frozen=True, kw_only=True):
 
 
 def find_form(
-    name: str, what: str, base: TensorRef | None, copy: TensorRef, *, deltas: bool
+    name: str,
+    what: str,
+    base: TensorRef | None,
+    copy: TensorRef,
+    *,
+    deltas: bool,
+    factors: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Form:
     """Return the smallest form of a tensor that restores the copy bit for bit.
 
@@ -76,6 +82,8 @@ def find_form(
         copy: The copy's tensor.
         deltas: Whether a whole tensor would be published as a lossless change of the base's; the
             other forms then have to be smaller than that.
+        factors: a (rank, columns) and b (rows, rank) of a product that was added to the base's
+            tensor, if it is known; without, it is searched.
 
     Raises:
         PatchError: The copy has non-finite values.
@@ -99,7 +107,7 @@ def find_form(
     best = Form(inputs=None, bytes=length, elements=elements, changed=changed)
     if copy.dtype not in FLOATS or not elements:
         return best
-    search = _FormSearch(name, matrix(old), matrix(new), copy.dtype, changed)
+    search = _FormSearch(name, matrix(old), matrix(new), copy.dtype, changed, factors)
     for candidate in search.candidates(length):
         size = search.size(candidate)
         if size < best.bytes and search.exact(candidate):
@@ -134,8 +142,15 @@ class _FormSearch:
     """The forms of one tensor, given the base's and the copy's matrices in their own dtype."""
 
     def __init__(
-        self, name: str, old: torch.Tensor, new: torch.Tensor, dtype: str, changed: int
+        self,
+        name: str,
+        old: torch.Tensor,
+        new: torch.Tensor,
+        dtype: str,
+        changed: int,
+        factors: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
+        self._factors = factors
         self._name, self._old, self._new = name, old, new
         self._dtype, self._changed = dtype, changed
         self._height = max(1, BLOCK_ELEMENTS // max(old.shape[1], 1))
@@ -158,6 +173,11 @@ class _FormSearch:
                 torch.cat([start + m.nonzero()[:, 0] for start, m in self._moved()])
             )
         height, columns = self._old.shape
+        if self._factors is not None:
+            a, b = (factor.float().contiguous() for factor in self._factors)
+            if self._dtype != "F64" and (form := self._corrected({"a": a, "b": b}, limit)):
+                yield form
+            return
         if self._old.numel() > _LARGEST or min(height, columns) < 2:
             return
         old, new = self._old.double(), self._new.double()

@@ -28,6 +28,7 @@ from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
 from modpkg.core.files import check_no_links, human_bytes, shown
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
+from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import ModuleTable
@@ -146,6 +147,7 @@ def publish_project(
     Raises:
         PublishError: This version was not built, its build is damaged, nothing can be published
             to the registry, it has another release of this version, or the version is too low.
+        ReleaseError: Its recipe cannot be composed of the releases that resolve now.
         UsageError: The reason is empty, or more than one line.
     """
     manifest = project.manifest
@@ -190,6 +192,10 @@ def _publish_build(
     writer = RegistryWriter(place)
     line = line_to_publish(project, built, lines[0], place, reason, dry_run=dry_run)
     known, already = is_registry(place), _has(place, line)
+    if not already and line.kind == "model":
+        from modpkg.environment.foreseen import check_recipe
+
+        check_recipe(project, manifest_of(built.record(line)))
     elsewhere = {}
     if by_reference is not False:
         from modpkg.registry.by_reference import kept_places

@@ -18,6 +18,7 @@ from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.operators.replace import REPLACE
 from modpkg.compose.operators.router import ROUTER
 from modpkg.compose.operators.sparse import SPARSE
+from modpkg.compose.parameter import Parameter
 from modpkg.compose.plugins import find, known
 from modpkg.core.errors import ComposeError
 
@@ -34,8 +35,13 @@ def _of_methods() -> Iterator[Operator]:
             yield Operator(bind=bind, **structs.asdict(formula))
 
 
+_DECLARED: dict[str, dict[str, Parameter]] = {"prompt": {"task": Parameter(type=int, least=0)}}
+"""Settings of the operators of PEFT's methods."""
+
 OPERATORS: dict[str, Operator] = {
-    operator.name: operator
+    operator.name: structs.replace(
+        operator, parameters=operator.parameters or _DECLARED.get(operator.name, {})
+    )
     for operator in (
         *_of_methods(),
         *(DENSE, EXPERT, HEAD, OVER_OPERATOR, PARTS_OPERATOR, PATCHED, REPLACE, ROUTER, SPARSE),

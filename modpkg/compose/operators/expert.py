@@ -16,6 +16,7 @@ from modpkg.adapters import ExpertBinding, bind_expert
 from modpkg.adapters.expert import PARTS, layers_of
 from modpkg.compose.mixture import dense_of
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
+from modpkg.compose.parameter import Parameter
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ROUTER
 from modpkg.core.tensors import identity_of, types_of
@@ -25,6 +26,8 @@ PROMPTS = ("prompts", "negative_prompts")
 OTHERS = "others"
 """The parameter of a step that drops tensors that the mixture does not use: ``"drop"``."""
 VECTORS = "vectors"
+ROUTER_OP = "router"
+"""The operator of the step that is a mixture's router."""
 
 
 def bind(context: StepContext) -> Effects:
@@ -36,11 +39,8 @@ def bind(context: StepContext) -> Effects:
     """
     module, base, step = context.module, context.base, context.step
     refuse = context.refuse_mixture
-    check_step(context, (*PROMPTS, OTHERS))
     experts = experts_in(context.recipe)
-    if [one.module for one in experts].count(step.module) > 1:
-        raise refuse(f"its recipe has {module.name} as an expert twice")
-    router = router_of(context)
+    router = router_of(context.model, context.recipe)
     if ROUTER in module.files:
         raise refuse(f'{module.name} is a router, not an expert; write op = "router"')
     is_base = step.module == context.recipe.base
@@ -84,26 +84,27 @@ def binding_of(context: StepContext, step: Step) -> ExpertBinding:
     return bind_expert(module.name, types, base.tensors, base_name=context.base_name)
 
 
-def check_step(context: StepContext, known: tuple[str, ...]) -> None:
-    """Check the keys of a mixture's step, and the recipe's method; ``known`` are its parameters.
+def check_mixture(model: str, recipe: Compose) -> None:
+    """Check the steps of a mixture among each other, and the recipe's method.
 
     Raises:
-        ComposeError: A key, a parameter or the method is not supported for mixtures.
+        ComposeError: A key or the method is not supported for mixtures, a module is an expert
+            twice, or there is not one router.
     """
-    step = context.step
+    for step in recipe.steps:
+        if step.op in (EXPERT.name, ROUTER_OP) and (step.scale != 1.0 or step.replace):
+            reason = "has scale or replace, which a mixture does not support"
+            raise _refuse(model, f"step {step.op!r} of {step.module} {reason}")
+    if recipe.method != "sum":
+        raise _refuse(model, f"it needs method 'sum', but the recipe has {recipe.method!r}")
+    names = [one.module for one in experts_in(recipe)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise _refuse(model, f"its recipe has {twice[0]} as an expert twice")
+    router_of(model, recipe)
 
-    def refuse(reason: str) -> ComposeError:
-        return context.refuse_mixture(f"step {step.op!r} of {step.module} {reason}")
 
-    if step.scale != 1.0 or step.replace:
-        raise refuse("has scale or replace, which a mixture does not support")
-    for key in step.parameters:
-        if key not in known:
-            raise refuse(f"has no parameter {key!r}; it has {', '.join(known)}")
-    if step.parameters.get(OTHERS, "drop") != "drop":
-        raise refuse('has a parameter others that is not "drop"')
-    if context.recipe.method != "sum":
-        raise refuse(f"needs method 'sum', but the recipe has {context.recipe.method!r}")
+def _refuse(model: str, reason: str) -> ComposeError:
+    return ComposeError("M609", model=model, reason=reason)
 
 
 def experts_in(recipe: Compose) -> list[Step]:
@@ -111,17 +112,18 @@ def experts_in(recipe: Compose) -> list[Step]:
     return [step for step in recipe.steps if step.op == EXPERT.name]
 
 
-def router_of(context: StepContext) -> Step:
+def router_of(model: str, recipe: Compose) -> Step:
     """Return the one step of a recipe that is its router.
 
     Raises:
         ComposeError: The recipe has no router, or more than one.
     """
-    routers = [step for step in context.recipe.steps if step.op == "router"]
+    routers = [step for step in recipe.steps if step.op == ROUTER_OP]
     if len(routers) != 1:
-        raise context.refuse_mixture(
+        raise _refuse(
+            model,
             f'it has {len(routers)} routers; experts need one, like {{ op = "router", '
-            f'module = "{context.recipe.base}", parameters = {{ gates = "uniform" }} }}',
+            f'module = "{recipe.base}", parameters = {{ gates = "uniform" }} }}',
         )
     return routers[0]
 
@@ -138,4 +140,11 @@ def texts(parameters: Mapping[str, Setting], key: str) -> tuple[str, ...] | None
     return tuple(map(str, items)) if all(isinstance(item, str) for item in items) else None
 
 
-EXPERT = Operator(name="expert", bind=bind)
+DROPS = Parameter(default="", type=str, choices=("drop",))
+
+EXPERT = Operator(
+    name="expert",
+    bind=bind,
+    parameters={**{key: Parameter(default="", type=str) for key in PROMPTS}, OTHERS: DROPS},
+    check=check_mixture,
+)

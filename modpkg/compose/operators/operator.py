@@ -11,6 +11,7 @@ from msgspec import Struct
 from modpkg.adapters.changes import ModuleOnBase
 from modpkg.adapters.formula import Formula
 from modpkg.compose.composition import ExpectedValues, PromptReader, RouterWeight, Term
+from modpkg.compose.parameter import Parameter
 from modpkg.core.errors import ComposeError
 from modpkg.core.installed import InstalledModule, Prompt, TensorRef
 from modpkg.core.tensors import types_of
@@ -110,3 +111,8 @@ class Operator(Formula, frozen=True, kw_only=True):
 
     bind: Callable[[StepContext], Effects]
     """Plans a step; must not import torch."""
+    parameters: dict[str, Parameter] | None = None
+    """The settings that its steps may have, beside the method's; None: it does not declare them,
+    so that every one is accepted."""
+    check: Callable[[str, Compose], None] | None = None
+    """``check(model, recipe)``: refuses a recipe for what shows without its modules."""

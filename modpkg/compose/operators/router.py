@@ -19,23 +19,26 @@ from modpkg.adapters.expert import Layer, experts_of, layers_of
 from modpkg.compose.composition import ModuleRow, PromptReader, PromptRow, RouterWeight
 from modpkg.compose.mixture import MixtureArchitecture, dense_of, mixture_config
 from modpkg.compose.operators.expert import (
+    DROPS,
     OTHERS,
     PROMPTS,
+    ROUTER_OP,
     VECTORS,
     binding_of,
-    check_step,
+    check_mixture,
     experts_in,
     router_of,
     texts,
 )
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
+from modpkg.compose.parameter import Parameter
 from modpkg.core.digests import digest_file
 from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import ROUTER as ROUTER_FILE
 from modpkg.core.filenames import TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.tensors import types_of
-from modpkg.manifest.schema import Step
+from modpkg.manifest.schema import Compose, Step
 
 ACTIVE_EXPERTS = "experts_per_token"
 UNIFORM = "uniform"
@@ -61,25 +64,18 @@ def bind(context: StepContext) -> Effects:
     """
     module, base, step = context.module, context.base, context.step
     refuse = context.refuse_mixture
-    check_step(context, ("gates", ACTIVE_EXPERTS, OTHERS))
-    router_of(context)
     experts = experts_in(context.recipe)
     layers = layers_of(base.tensors)
     dense = dense_of(context.config, base.tensors, layers, refuse)
     prompt_reader = None
     if step.module == context.recipe.base:
-        mode = step.parameters.get("gates")
-        if mode not in _GATES:
-            raise refuse(f"gates of its router is {mode!r}; supported are {', '.join(_GATES)}")
+        mode = step.parameters["gates"]
         if mode in FROM_PROMPTS:
             prompt_reader = _prompt_reader(context, str(mode))
         rows = _rows(context, layers, experts, str(mode), refuse)
     else:
         mode = ROUTER_FILE
         rows = _module_rows(context, experts, refuse)
-    for expert in experts:
-        if mode not in FROM_PROMPTS and any(key in expert.parameters for key in PROMPTS):
-            raise refuse(f"{expert.module} has prompts, which its router does not use")
     per_token = _per_token(step, len(experts), mode == UNIFORM, refuse)
     dtype = CONFIG_DTYPES.get(
         context.recipe.dtype or "", base.tensors[layers[0].block("up_proj")].dtype
@@ -103,13 +99,40 @@ def bind(context: StepContext) -> Effects:
     )
 
 
+def check_router(model: str, recipe: Compose) -> None:
+    """Check a mixture's steps, and that its router has what it chooses by; see `check_mixture`.
+
+    Raises:
+        ComposeError: They do not go together.
+    """
+    check_mixture(model, recipe)
+    step, experts = router_of(model, recipe), experts_in(recipe)
+
+    def refuse(reason: str) -> ComposeError:
+        return ComposeError("M609", model=model, reason=reason)
+
+    mode = step.parameters.get("gates")
+    if step.module != recipe.base and mode is not None:
+        raise refuse(f"its router is {step.module}, and gates needs the base as the module")
+    if step.module == recipe.base and not isinstance(mode, str):
+        raise refuse(f"gates of its router is {mode!r}; supported are {', '.join(_GATES)}")
+    for expert in experts:
+        written = [key for key in PROMPTS if key in expert.parameters]
+        if written and mode not in FROM_PROMPTS:
+            raise refuse(f"{expert.module} has prompts, which its router does not use")
+        positive, negative = (texts(expert.parameters, key) for key in PROMPTS)
+        if mode in FROM_PROMPTS and (not positive or negative is None):
+            raise refuse(f"gates is {mode!r}, and {expert.module} has no prompts")
+    _per_token(step, len(experts), mode == UNIFORM, refuse)
+
+
 def _per_token(step: Step, experts: int, uniform: bool, refuse: Refuse) -> int:
     """Return how many experts a token is sent to."""
     if not experts:
         raise refuse('it has a router and no experts; add { op = "expert", module = … }')
     value = step.parameters.get(ACTIVE_EXPERTS, float(experts if uniform else min(2, experts)))
-    if isinstance(value, bool) or not isinstance(value, float) or not value.is_integer():
-        raise refuse(f"{ACTIVE_EXPERTS} is {value!r}, and has to be an integer")
+    if not isinstance(value, float):
+        raise refuse(f"{ACTIVE_EXPERTS} is {value!r}, and has to be one integer")
     if not 1 <= value <= experts:
         raise refuse(f"{ACTIVE_EXPERTS} is {value:g}, and has to be from 1 to {experts}")
     if uniform and value < experts:
@@ -123,8 +146,6 @@ def _per_token(step: Step, experts: int, uniform: bool, refuse: Refuse) -> int:
 def _module_rows(context: StepContext, experts: list[Step], refuse: Refuse) -> LayerRows:
     """Return the rows of a router module."""
     module, base, step = context.module, context.base, context.step
-    if "gates" in step.parameters:
-        raise refuse(f"its router is {module.name}, and gates needs the base as the module")
     if ROUTER_FILE not in module.files:
         raise refuse(f"{module.name} is not a router: it has no {ROUTER_FILE}")
     names = experts_of(module.files[ROUTER_FILE])
@@ -164,9 +185,7 @@ def _rows(
         if mode == VECTORS:
             columns.append(_vectors(context, expert, layers, refuse))
             continue
-        positive, negative = (texts(expert.parameters, key) for key in PROMPTS)
-        if not positive or negative is None:
-            raise refuse(f"gates is {mode!r}, and {expert.module} has no prompts")
+        positive, negative = (texts(expert.parameters, key) or () for key in PROMPTS)
         columns.append([PromptRow(place, positive, negative) for place in range(len(layers))])
     return {
         layer.number: tuple(column[place] for column in columns)
@@ -216,4 +235,13 @@ def _zero_shared_expert(
     }
 
 
-ROUTER = Operator(name="router", bind=bind)
+ROUTER = Operator(
+    name=ROUTER_OP,
+    bind=bind,
+    parameters={
+        "gates": Parameter(default="", type=str, choices=_GATES),
+        ACTIVE_EXPERTS: Parameter(default=2, type=int, least=1),
+        OTHERS: DROPS,
+    },
+    check=check_router,
+)

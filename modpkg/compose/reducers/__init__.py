@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modpkg.compose.parameter import REQUIRED, Parameter
 from modpkg.compose.plugins import find, known
 from modpkg.compose.reducers import (
     arcee_fusion,
@@ -14,7 +15,6 @@ from modpkg.compose.reducers import (
     weighted,
 )
 from modpkg.compose.reducers.reducer import (
-    REQUIRED,
     ApproximateMagnitudes,
     Block,
     Blocks,
@@ -54,6 +54,7 @@ __all__ = [
     "Block",
     "Blocks",
     "Contribution",
+    "Parameter",
     "Reducer",
     "SinglePrecision",
     "as_arguments",

@@ -100,7 +100,7 @@ def salience(blocks: Blocks) -> Salience:
     return Salience(width, whole, threshold)
 
 
-@reducer("arcee-fusion", steps=(1, 1), weighted=False, measure=salience)
+@reducer("arcee-fusion", steps=(1, 1), relative="sce", weighted=False, measure=salience)
 def arcee_fusion(base: Array, contributions: Sequence[Contribution], measured: Salience) -> Array:
     """``arcee-fusion``: the step's values where their importance is an outlier of the tensor's.
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from modpkg.compose.parameter import REQUIRED
 from modpkg.compose.reducers import exactly
-from modpkg.compose.reducers.reducer import REQUIRED, Contribution, reducer
+from modpkg.compose.reducers.reducer import Contribution, reducer
 from modpkg.compose.reducers.weighted import add_scaled
 from modpkg.core.lazy_numpy import np
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     "nearswap",
     exact=exactly.NEARSWAP,
     steps=(1, 1),
+    relative="linear",
     weighted=False,
     bounds={"t": (0.0, math.inf)},
 )

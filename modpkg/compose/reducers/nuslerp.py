@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modpkg.compose.reducers import together
 from modpkg.compose.reducers.reducer import Blocks, Contribution, reducer
 from modpkg.compose.reducers.spherical import (
     Products,
@@ -46,16 +47,7 @@ def _ends(
 def measured(
     blocks: Blocks, *, from_base: bool, base_weight: float, vectors: str
 ) -> Products | Vectors:
-    """Return the inner products over the tensor, or those of its columns.
-
-    Raises:
-        ValueError: There is another number of steps, or no such vectors.
-    """
-    if from_base != (len(blocks.steps) == 2):
-        wanted = "two steps" if from_base else "one step"
-        raise ValueError(f"nuslerp with from_base = {str(from_base).lower()} takes {wanted}")
-    if vectors not in ("tensor", "rows", "columns"):
-        raise ValueError("vectors must be 'tensor', 'rows' or 'columns'")
+    """Return the inner products over the tensor, or those of its columns."""
     if vectors == "tensor" or len(blocks.shape) < 2:
         return products(blocks)
     if vectors == "rows":
@@ -86,7 +78,14 @@ def _factors(sums: Sequence[Array], t: float) -> tuple[Array, Array]:
     )
 
 
-@reducer("nuslerp", steps=(1, 2), measure=measured)
+@reducer(
+    "nuslerp",
+    steps=(1, 2),
+    relative="multislerp",
+    check=together.nuslerp,
+    choices={"vectors": ("tensor", "rows", "columns")},
+    measure=measured,
+)
 def nuslerp(
     base: Array,
     contributions: Sequence[Contribution],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from msgspec import Struct
 
 from modpkg.adapters.formula import LEAST, UNIT, Error, gamma, largest
+from modpkg.compose.parameter import REQUIRED, TYPES, Parameter
 from modpkg.core.lazy_numpy import np
+from modpkg.manifest.schema import IMPORTANCE
 
 if TYPE_CHECKING:
     from modpkg.compose.arrays import Array
@@ -97,9 +100,6 @@ class Blocks(Protocol):
         """Return a flat sample of one step's delta, from all over the tensor."""
 
 
-REQUIRED: Any = inspect.Parameter.empty
-
-
 class Reach(NamedTuple):
     """A result is base · b + Σ delta_i · d_i: bounds of |b| and of each |d_i|."""
 
@@ -171,6 +171,9 @@ class Doubt:
             self.mask |= near & some
 
 
+Check = Callable[[Sequence[float], Mapping[str, Any], Sequence[Mapping[str, Any]]], str]
+
+
 class Reducer(Struct, frozen=True, kw_only=True):
     """A registered reducer: entry points of the group ``modpkg.reducers`` name such objects.
 
@@ -189,12 +192,8 @@ class Reducer(Struct, frozen=True, kw_only=True):
     measure: Callable[..., Any] | None = None
     across: bool = False
     """Whether it is measured once over all computed tensors instead of per tensor."""
-    parameters: dict[str, Any] = {}
-    """Defaults of the method's parameters (`REQUIRED`: none). Values have their default's type."""
-    step_parameters: dict[str, Any] = {}
-    """Defaults of the parameters that each step may set."""
-    bounds: dict[str, tuple[float, float]] = {}
-    """Smallest and largest value of numeric parameters."""
+    parameters: dict[str, Parameter] = {}
+    """The method's settings, and those that each of its steps may have."""
     single: (
         Callable[[NarrowFloat, Sequence[float], Mapping[str, Any]], SinglePrecision | None] | None
     ) = None
@@ -207,33 +206,72 @@ class Reducer(Struct, frozen=True, kw_only=True):
     additive: bool = False
     """Whether equal contributions may be merged by adding their weights."""
     steps: tuple[int, int | None] = (1, None)
-    """Minimum and maximum number of steps."""
+    """Minimum and maximum number of steps; with a maximum, steps of weight 0 count too, unless all
+    have it."""
+    relative: str = ""
+    """The method to take with another number of steps."""
+    check: Check | None = None
+    """``check(weights, parameters, steps)``: why the weights and settings of a tensor's steps do
+    not go together; "" if they do."""
     everywhere: Callable[[Mapping[str, Any]], bool] | None = None
     """Whether, with these parameters, tensors that no step changes differ from the base's too."""
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of the method's own parameters (`REQUIRED`: none)."""
+        return {key: one.default for key, one in self.parameters.items() if not one.each}
+
+    @property
+    def step_defaults(self) -> dict[str, Any]:
+        """The defaults of the parameters that each step may set."""
+        return {key: one.default for key, one in self.parameters.items() if one.each}
+
 
 def reducer(
-    name: str, *, step: Mapping[str, Any] | None = None, **options: Any
+    name: str,
+    *,
+    step: Mapping[str, Any] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+    **options: Any,
 ) -> Callable[[Callable[..., Array]], Reducer]:
     """Decorate a function as a `Reducer`; its keyword-only arguments are the method's parameters.
 
     An argument named like a Python keyword ends in an underscore (``lambda_``), which manifests
-    omit. A parameter without a default is required.
+    omit. A parameter without a default is required; values have the type of the default, or the
+    annotated one.
+
+    Args:
+        name: The method's name.
+        step: Defaults of the parameters that each step may set.
+        bounds: Smallest and largest value of numeric parameters.
+        choices: The only values of parameters that are strings.
+        options: Other fields of the `Reducer`.
     """
+
+    def declared(key: str, default: Any, annotation: Any = "", *, each: bool) -> Parameter:
+        least, most = (bounds or {}).get(key, (-math.inf, math.inf))
+        kind = float if default is REQUIRED else type(default)
+        return Parameter(
+            default=default,
+            type=TYPES.get(getattr(annotation, "__name__", annotation), kind),
+            least=least,
+            most=most,
+            choices=(choices or {}).get(key, ()),
+            each=each,
+            module=key == IMPORTANCE,
+        )
 
     def decorate(function: Callable[..., Array]) -> Reducer:
         parameters = {
-            parameter.name.rstrip("_"): parameter.default
+            (key := parameter.name.rstrip("_")): declared(
+                key, parameter.default, parameter.annotation, each=False
+            )
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
-        return Reducer(
-            name=name,
-            reduce=function,
-            parameters=parameters,
-            step_parameters=dict(step or {}),
-            **options,
-        )
+        parameters |= {key: declared(key, value, each=True) for key, value in (step or {}).items()}
+        return Reducer(name=name, reduce=function, parameters=parameters, **options)
 
     return decorate
 

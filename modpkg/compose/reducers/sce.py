@@ -79,6 +79,7 @@ def _selection(blocks: Blocks, share: float) -> TrimBounds:
 @reducer(
     "sce",
     steps=(2, None),
+    relative="arcee-fusion",
     weighted=False,
     measure=measured,
     bounds={"select_topk": (0.0, 1.0), "equal_below": (0.0, math.inf)},

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from modpkg.compose.reducers import exactly, single
+from modpkg.compose.reducers import exactly, single, together
 from modpkg.compose.reducers.reducer import Blocks, Contribution, Doubt, reducer
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.trimming import (
@@ -62,8 +62,6 @@ def drop_by_rank(contribution: Contribution, seed: int, *, rescale: bool) -> Arr
         return contribution.delta
     if density <= 0:
         return np.zeros_like(contribution.delta)
-    if density + epsilon >= 1 or density - epsilon <= 0:
-        raise ValueError("density ± epsilon must be between 0 and 1")
     chance = _ranks(np.abs(contribution.delta))
     chance *= 2 * epsilon
     chance += density - epsilon
@@ -222,6 +220,7 @@ def _ties_peft(
     exact=exactly.TIES_PEFT,
     step={"density": 1.0},
     bounds=_SHARE,
+    choices={"majority_sign": ("total", "frequency")},
     measure=thresholds,
     single=_ties_peft,
 )
@@ -239,8 +238,6 @@ def ties_peft(
     without the weights. PEFT 0.21, utils/merge_utils.py; Yadav et al. 2023,
     https://arxiv.org/abs/2306.01708.
     """
-    if majority_sign not in ("total", "frequency"):
-        raise ValueError("majority_sign must be 'total' or 'frequency'")
     parts = _trimmed(contributions, bounds, doubt)
     weights = _weights(contributions)
     delta = disjoint_merge(parts, weights, votes=majority_sign, divide="count", doubt=doubt)
@@ -273,6 +270,7 @@ def _ties(
 @reducer(
     "ties",
     exact=exactly.TIES,
+    relative="ties-mergekit",
     step={"density": 0.2},
     single=_ties,
     bounds=_SHARE,
@@ -352,7 +350,7 @@ def dare_ties(
 _DELLA = {"density": 1.0, "epsilon": 0.15}
 
 
-@reducer("della", step=_DELLA, bounds=_SHARE)
+@reducer("della", step=_DELLA, bounds=_SHARE, check=together.della)
 def della(
     base: Array,
     contributions: Sequence[Contribution],
@@ -372,7 +370,7 @@ def della(
     return add_scaled(base, delta, lambda_)
 
 
-@reducer("della-linear", step=_DELLA, bounds=_SHARE, additive=True)
+@reducer("della-linear", step=_DELLA, bounds=_SHARE, check=together.della, additive=True)
 def della_linear(
     base: Array,
     contributions: Sequence[Contribution],

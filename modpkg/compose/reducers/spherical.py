@@ -11,7 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from modpkg.compose.reducers.reducer import REQUIRED, Blocks, Contribution, reducer
+from modpkg.compose.parameter import REQUIRED
+from modpkg.compose.reducers import together
+from modpkg.compose.reducers.reducer import Blocks, Contribution, reducer
 from modpkg.compose.reducers.weighted import add_scaled
 from modpkg.core.lazy_numpy import np
 
@@ -86,7 +88,7 @@ def of_models(factors: Sequence[float]) -> list[float]:
     return [math.fsum(factors), *factors[1:]]
 
 
-@reducer("slerp", steps=(1, 1), weighted=False, measure=products)
+@reducer("slerp", steps=(1, 1), relative="nuslerp", weighted=False, measure=products)
 def slerp(
     base: Array, contributions: Sequence[Contribution], inner: Products, *, t: float = REQUIRED
 ) -> Array:
@@ -101,7 +103,7 @@ def slerp(
     return combined(base, contributions, of_models(arc(cos, t, straight=abs(cos) > _NEARLY_ONE)))
 
 
-@reducer("multislerp", measure=products)
+@reducer("multislerp", check=together.multislerp, bounds={"eps": (1e-30, 1.0)}, measure=products)
 def multislerp(
     base: Array,
     contributions: Sequence[Contribution],
@@ -159,7 +161,13 @@ def _around(table: Products, weights: Sequence[float], eps: float) -> list[float
     ]
 
 
-@reducer("karcher", weighted=False, measure=products)
+@reducer(
+    "karcher",
+    weighted=False,
+    relative="multislerp",
+    bounds={"max_iter": (0, 10_000), "tol": (1e-15, 1.0)},
+    measure=products,
+)
 def karcher(
     base: Array,
     contributions: Sequence[Contribution],
@@ -219,7 +227,7 @@ def _karcher(table: Products, rounds: int, tol: float) -> list[float]:
     return [reach * mean[i] / lengths[i] if i in mean else 0.0 for i in range(len(lengths))]
 
 
-@reducer("model-stock", steps=(2, None), weighted=False, measure=products)
+@reducer("model-stock", steps=(2, None), relative="slerp", weighted=False, measure=products)
 def model_stock(
     base: Array,
     contributions: Sequence[Contribution],

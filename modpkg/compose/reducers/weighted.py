@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from modpkg.compose.reducers import exactly, single
+from modpkg.compose.reducers import exactly, single, together
 from modpkg.compose.reducers.reducer import Contribution, reducer
 from modpkg.core.lazy_numpy import np
 
@@ -94,6 +94,7 @@ def _linear(
 
 @reducer(
     "linear",
+    check=together.linear,
     exact=exactly.LINEAR,
     additive=True,
     single=_linear,
@@ -125,7 +126,7 @@ def _mean(
     return single.weighted_sum(narrow, weights, len(weights) + parameters["with_base"])
 
 
-@reducer("mean", exact=exactly.MEAN, weighted=False, single=_mean)
+@reducer("mean", exact=exactly.MEAN, weighted=False, relative="linear", single=_mean)
 def mean(base: Array, contributions: Sequence[Contribution], *, with_base: bool = True) -> Array:
     """``mean``: the mean of the base (if with_base) and every step's model: a uniform soup.
 
@@ -140,14 +141,28 @@ def _has_scale(parameters: Mapping[str, Any]) -> bool:
     return bool(parameters["scale"] != 1.0)
 
 
-@reducer("passthrough", exact=exactly.PASSTHROUGH, steps=(0, 0), everywhere=_has_scale)
+@reducer(
+    "passthrough",
+    exact=exactly.PASSTHROUGH,
+    steps=(0, 0),
+    relative="linear",
+    everywhere=_has_scale,
+)
 def passthrough(base: Array, contributions: Sequence[Contribution], *, scale: float = 1.0) -> Array:
     """``passthrough``: scale · base; for models assembled from the layers of several."""
     base *= scale
     return base
 
 
-@reducer("fisher", exact=exactly.FISHER, step={"importance": 1.0})
+_AT_LEAST_0 = (0.0, math.inf)
+
+
+@reducer(
+    "fisher",
+    exact=exactly.FISHER,
+    step={"importance": 1.0},
+    bounds={"importance": _AT_LEAST_0, "base_importance": _AT_LEAST_0},
+)
 def fisher(
     base: Array, contributions: Sequence[Contribution], *, base_importance: float = 0.0
 ) -> Array:
