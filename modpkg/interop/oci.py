@@ -101,7 +101,7 @@ def export_oci(
         config = model_config(
             descriptor,
             layers,
-            architecture=_architecture(staged),
+            family=_family(staged),
             dtypes={dtype for dtype, _ in tensors.values()},
             parameters=sum(prod(shape) for _, shape in tensors.values()),
         )
@@ -126,7 +126,7 @@ def _headers(folder: Path, paths: Sequence[str]) -> dict[str, tuple[str, tuple[i
     return found
 
 
-def _architecture(folder: Path) -> str | None:
+def _family(folder: Path) -> str | None:
     kind = read_json(folder / CONFIG).get("model_type") if (folder / CONFIG).exists() else None
     return kind if isinstance(kind, str) else None
 

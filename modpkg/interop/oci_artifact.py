@@ -9,6 +9,7 @@ artifacts.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -111,7 +112,7 @@ def model_config(
     descriptor: ModelDescriptor,
     layers: Iterable[OciLayer],
     *,
-    architecture: str | None,
+    family: str | None,
     dtypes: Collection[str],
     parameters: int,
 ) -> bytes:
@@ -120,21 +121,20 @@ def model_config(
     Args:
         descriptor: What it says of the model.
         layers: The files.
-        architecture: The ``model_type`` of the model's config.json.
+        family: The ``model_type`` of the model's config.json.
         dtypes: The dtypes of its tensors, as safetensors spells them.
         parameters: How many numbers they have in all.
     """
     precision = _PRECISIONS.get(next(iter(dtypes), "")) if len(dtypes) == 1 else "mixed"
     config = {
-        "architecture": "transformer",
         "format": "safetensors",
         "paramSize": _param_size(parameters),
         "precision": precision,
     }
-    family = {} if architecture is None else {"family": architecture}
+    kind = {} if family is None else {"family": family}
     return canonical_json(
         {
-            "descriptor": {**msgspec.to_builtins(descriptor), **family},
+            "descriptor": {**msgspec.to_builtins(descriptor), **kind},
             "config": {key: value for key, value in config.items() if value is not None},
             "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
         }
@@ -236,9 +236,9 @@ def read_artifact(data: bytes, told: str, address: OciAddress) -> ReadArtifact:
         else:
             raise _refusal(address, f"{path} is of a kind unknown here ({layer.media_type[:200]})")
     paths = [layer.path for layer in layers]
-    if len(set(paths)) != len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise _refusal(address, f"it has {twice} twice")
+    for before, path in pairwise(sorted(paths)):
+        if before == path:
+            raise _refusal(address, f"it has {path} twice")
     if (problem := twin_problem(paths)) is not None:
         raise _refusal(address, problem)
     return ReadArtifact(manifest.config, tuple(layers), tuple(left))

@@ -51,6 +51,7 @@ from modpkg.interop.oci_artifact import (
     read_model_config,
     whole_name,
 )
+from modpkg.manifest.edit import toml_value
 from modpkg.manifest.read import parse_manifest
 from modpkg.manifest.values import parse_license
 from modpkg.registry.oci_client import OciClient
@@ -281,7 +282,7 @@ def import_oci(
         make_folder(out / ASSEMBLY)
         for file, data in source.project.items():
             write_atomically(out / ASSEMBLY / file, data)
-        text = read_text(out / MANIFEST) + f'\n[files]\nexclude = ["{ASSEMBLY}/*"]\n'
+        text = read_text(out / MANIFEST) + f"\n[files]\nexclude = {toml_value(sorted(_PROJECT))}\n"
         parse_manifest(text, out / MANIFEST)
         write_atomically(out / MANIFEST, text.encode())
     return [*warnings, *source.left]

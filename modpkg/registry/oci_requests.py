@@ -216,6 +216,8 @@ class OciRequests:
                 reason = reason.replace("lets", "does not let")
             return self.refusal(reason, self._how_to_log_in())
         remedy = "ask its owner" if answer.status != 404 else "correct the address"
+        if answer.status == 404 and self._writes:
+            remedy = "make the repository there first, or correct the address"
         return self.refusal(f"it answers with status {answer.status}{code}", remedy)
 
     def refusal(self, reason: str, remedy: str) -> RegistryUnreachable:

@@ -14,8 +14,10 @@ import torch
 from click.testing import CliRunner
 
 import modpkg
+from modpkg.cli.build import build_command
 from modpkg.cli.export import export_command
 from modpkg.cli.import_ import import_command
+from modpkg.cli.publish import publish_command
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.names import parse_requirement
 from modpkg.core.oci_address import parse_oci_address
@@ -28,6 +30,7 @@ from modpkg.interop.hf import export_hf
 from modpkg.interop.oci import export_oci
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.oci_client import OciClient
+from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import read_lock
 from tests.raising import raises
 from tests.registry.places.oci import SECRET, USER, DockerRegistry, docker_registry, skopeo_pull
@@ -99,7 +102,7 @@ def test_the_same_model_comes_back(
     manifest = read_manifest(Path("back/modpkg.toml"))
     assert manifest.module is not None
     assert (manifest.module.license, manifest.imported_from) == ("MIT", f"{address}@{digest}")
-    assert manifest.files.exclude == ("assembly/*",)
+    assert manifest.files.exclude == ("assembly/modpkg.lock", "assembly/modpkg.toml")
     exported = Path("hf")
     CliRunner().invoke(export_command, ["lora-1", str(exported)])
     for path in sorted(exported.rglob("*")):
@@ -129,6 +132,23 @@ def test_the_assembly_installs_the_same_again(
     monkeypatch.setenv("MODPKG_PROJECT", str(folder))
     again = export("lora-1", address)
     assert (again["folder"], again["uploaded"]) == (pushed["folder"], 0)
+
+
+def test_what_came_back_is_a_module(
+    registry: DockerRegistry, installed: Workspace, home: Path
+) -> None:
+    wanted = modpkg.load("lora-1")(IDS).logits
+    address = registry.repository("team/module:1")
+    export("lora-1", address)
+    run(import_command, "oci", address)
+    run(build_command, "module")
+    run(publish_command, "module", "--registry", str(home / "registry"))
+    install(Workspace(find_project()), InstallRequest(add=[parse_requirement("module")]))
+    assert torch.equal(modpkg.load("module")(IDS).logits, wanted)
+    published = Registry(str(home / "registry"))
+    record = published.record(published.line("module", "1.0.0"))
+    assert not [path for path in record.files if path.startswith("assembly")]
+    assert record.manifest["provenance"]["imported-from"].startswith("oci://127.0.0.1:")
 
 
 def test_an_app_s_own_model(registry: DockerRegistry, installed: Workspace, home: Path) -> None:

@@ -150,10 +150,7 @@ _SCHEMA = {
         "config": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {
-                key: {"type": "string"}
-                for key in ("architecture", "format", "paramSize", "precision")
-            },
+            "properties": {key: {"type": "string"} for key in ("format", "paramSize", "precision")},
         },
         "modelfs": {
             "type": "object",
@@ -176,7 +173,7 @@ def test_what_is_written() -> None:
     ]
     descriptor = ModelDescriptor(name="chat", version="1.0", licenses=["MIT", "Apache-2.0"])
     config = model_config(
-        descriptor, layers, architecture="llama", dtypes={"BF16"}, parameters=134_515_008
+        descriptor, layers, family="llama", dtypes={"BF16"}, parameters=134_515_008
     )
     jsonschema.validate(json.loads(config), _SCHEMA)
     assert json.loads(config)["config"]["precision"] == "bf16"
