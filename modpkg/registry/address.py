@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from modpkg.core.bounds import ADDRESS_CHARACTERS
 from modpkg.core.errors import RegistryError
 from modpkg.core.hub_address import is_hub_address, parse_hub_address
+from modpkg.core.oci_address import is_oci_address
 from modpkg.manifest.config import SCHEMES
 
 _LOCAL = ("", "localhost")
@@ -39,6 +40,8 @@ def _problem(address: str) -> str | None:
         _ = parts.port
     except ValueError:
         return "its port is no number up to 65535"
+    if is_oci_address(address):
+        return "an OCI registry holds models ('modpkg export NAME oci://…'), and no modules"
     if parts.scheme not in SCHEMES:
         return f"a registry is at one of {', '.join(SCHEMES)}, and not at {parts.scheme!r}"
     if parts.scheme == "file":

@@ -13,6 +13,7 @@ import contextlib
 import http.client
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -256,8 +257,12 @@ class OciRequests:
             with contextlib.closing(answer):
                 yield answer
         except (OSError, http.client.HTTPException, UnicodeError) as error:
+            remedy = None
             if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
                 remedy = "correct the address, or connect to its network"
+            elif isinstance(error, ssl.SSLCertVerificationError):
+                remedy = "name a file with its authority in SSL_CERT_FILE, or correct the address"
+            if remedy is not None:  # it would be the same again
                 raise self.refusal(failure_of(error), remedy) from None
             raise PassingFailure(failure_of(error)) from None
         except TooLate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.hf import export_hf
 from modpkg.interop.oci import export_oci
 from modpkg.manifest.read import read_manifest
+from modpkg.registry import connection
 from modpkg.registry.oci_client import OciClient
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import read_lock
 from tests.raising import raises
 from tests.registry.places.oci import SECRET, USER, DockerRegistry, docker_registry, skopeo_pull
+from tests.registry.servers import make_certificate
 from tests.runtime.helpers import publish_two_adapters
 
 IDS = torch.tensor([[3, 4, 5]])
@@ -196,10 +199,34 @@ def test_with_a_login(auth: str, installed: Workspace, tmp_path: Path) -> None:
             export("tiny", address)
 
 
-def write_login(tmp_path: Path, registry: DockerRegistry, secret: str) -> None:
+def test_over_tls(installed: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that is not this machine by its name is spoken to over TLS alone."""
+    host, lookup = "registry.example", socket.getaddrinfo
+
+    def found(name: str, *arguments: Any, **options: Any) -> Any:
+        return lookup("127.0.0.1" if name == host else name, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    certificate = make_certificate(tmp_path / "registry.pem", host)
+    with docker_registry(tmp_path / "tls", "basic", certificate) as registry:
+        write_login(tmp_path, registry, SECRET, host)
+        address = f"oci://{host}:{registry.port}/team/chat:1.0"
+        with raises("M892", match="certificate is not trusted"):
+            export("tiny", address)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        connection._tls.cache_clear()
+        pushed = export("tiny", address)
+        run(import_command, "oci", pushed["folder"])
+    connection._tls.cache_clear()
+    assert torch.equal(logits(Path("chat")), modpkg.load("tiny")(IDS).logits)
+
+
+def write_login(
+    tmp_path: Path, registry: DockerRegistry, secret: str, host: str = "127.0.0.1"
+) -> None:
     pair = base64.b64encode(f"{USER}:{secret}".encode()).decode()
     (tmp_path / "docker").mkdir(exist_ok=True)
-    config = {"auths": {f"127.0.0.1:{registry.port}": {"auth": pair}}}
+    config = {"auths": {f"{host}:{registry.port}": {"auth": pair}}}
     (tmp_path / "docker/config.json").write_text(json.dumps(config))
 
 

@@ -163,10 +163,10 @@ def serve(
             running.shutdown()
 
 
-def make_certificate(path: Path) -> Path:
-    """Write a key and a certificate for localhost, signed by itself."""
+def make_certificate(path: Path, host: str = "localhost") -> Path:
+    """Write a key and a certificate for this machine under a name, signed by itself."""
     key = path.with_suffix(".key")
-    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    names = f"subjectAltName=DNS:{host},IP:127.0.0.1"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-keyout", str(key), "-out", str(path), "-subj", "/CN=localhost", "-addext", names]
     command += ["-addext", "basicConstraints=critical,CA:FALSE"]

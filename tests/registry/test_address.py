@@ -26,6 +26,7 @@ BAD = [
     ("http://127.0.0.1/a\nb", "it has a control character"),
     ("folder\0", "it has a control character"),
     ("ftp://models.example", "a registry is at one of http, https, s3, .* and not at 'ftp'"),
+    ("oci://models.example/chat", "modpkg export NAME oci://"),
     ("memory:///", "and not at 'memory'"),
     ("file://models.example/acme", "a file of another machine"),
 ]

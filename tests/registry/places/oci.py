@@ -42,9 +42,10 @@ class DockerRegistry(StoreServer):
     name = "docker-registry"
     path = "/v2/"
 
-    def __init__(self, auth: dict[str, object]) -> None:
+    def __init__(self, auth: dict[str, object], certificate: Path | None = None) -> None:
         super().__init__()
         self._auth = auth
+        self._tls = {} if certificate is None else {"certificate": certificate, "key": certificate}
         self.output = Path()
 
     def repository(self, name: str) -> str:
@@ -55,7 +56,10 @@ class DockerRegistry(StoreServer):
         config = {
             "version": "0.1",
             "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-            "http": {"addr": f"127.0.0.1:{self.port}"},
+            "http": {
+                "addr": f"127.0.0.1:{self.port}",
+                "tls": {key: str(path) for key, path in self._tls.items()},
+            },
             **({"auth": self._auth} if self._auth else {}),
         }
         (folder / "config.yml").write_text(json.dumps(config))
@@ -77,23 +81,29 @@ class DockerRegistry(StoreServer):
 
 
 @contextmanager
-def docker_registry(folder: Path, auth: str = "") -> Iterator[DockerRegistry]:
-    """Run Docker's registry: open, or where ``auth`` is "basic" or "token", with a login."""
+def docker_registry(
+    folder: Path, auth: str = "", certificate: Path | None = None
+) -> Iterator[DockerRegistry]:
+    """Run Docker's registry: open, or where ``auth`` is "basic" or "token", with a login.
+
+    With a ``certificate`` it speaks TLS.
+    """
     folder.mkdir(parents=True)
     if auth == "token":
-        with _tokens(folder) as tokens, _running(folder, {"token": tokens}) as running:
-            yield running
+        with _tokens(folder) as tokens:
+            registry = DockerRegistry({"token": tokens}, certificate)
+            with _running(folder, registry) as running:
+                yield running
         return
     if auth == "basic":
         (folder / "users").write_text(_HASHED + "\n")
     users = {"htpasswd": {"realm": "tests", "path": str(folder / "users")}}
-    with _running(folder, users if auth else {}) as running:
+    with _running(folder, DockerRegistry(users if auth else {}, certificate)) as running:
         yield running
 
 
 @contextmanager
-def _running(folder: Path, auth: dict[str, object]) -> Iterator[DockerRegistry]:
-    registry = DockerRegistry(auth)
+def _running(folder: Path, registry: DockerRegistry) -> Iterator[DockerRegistry]:
     groups = registry.start(folder, os.getpid())
     try:
         registry.await_answer(folder, groups)
