@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from modpkg.community.modules.project import build_project
 from modpkg.community.modules.reference import view_of_folder
 from modpkg.core.names import parse_requirement
 from modpkg.environment.first_load import compose_at_load
@@ -197,6 +198,13 @@ def test_a_module_that_is_composed_of_itself_is_refused(registry: Path, tmp_path
     )
     with raises("M219", match="third → second → talker → third"):
         plan_install(Workspace(project), InstallRequest())
+
+
+def test_a_module_that_is_composed_of_itself_is_not_built(registry: Path, tmp_path: Path) -> None:
+    recipe = f'base = "tiny"\nsteps = [{dense("third")}]'
+    folder = write_merge(tmp_path / "loop", "talker", recipe, "tiny", "third", version="1.1")
+    with raises("M219", match="talker → third → talker"):
+        build_project(Workspace(Project(folder / "modpkg.toml")), tmp_path / "dist")
 
 
 def test_modules_nested_too_deep_are_refused(
