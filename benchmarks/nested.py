@@ -13,9 +13,9 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -55,29 +55,27 @@ class Figures(NamedTuple):
 def run(home: Path, *arguments: str | Path, cwd: Path | None = None) -> Figures:
     """Run a command with its own home, and measure it."""
     environment = {**os.environ, "MODPKG_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    done = threading.Event()
-    most = 0
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.02):
-            most = max(most, size_of(home / "store" / "composed"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    begun = time.monotonic()
     command = [sys.executable, "-m", "modpkg", *map(str, arguments)]
-    before = Path.cwd()
-    os.chdir(cwd or before)
-    process = os.posix_spawn(sys.executable, command, environment)
-    os.chdir(before)
-    _, status, usage = os.wait4(process, 0)
-    seconds = time.monotonic() - begun
-    done.set()
-    watcher.join()
-    if status:
+    begun = time.monotonic()
+    memory = disk = 0
+    with subprocess.Popen(command, env=environment, cwd=cwd) as process:
+        while process.poll() is None:
+            disk = max(disk, size_of(home / "store" / "composed"))
+            memory = max(memory, peak_memory(process.pid))
+            time.sleep(0.02)
+    if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    return Figures(seconds, usage.ru_maxrss * 1024, most)
+    return Figures(time.monotonic() - begun, memory, disk)
+
+
+def peak_memory(process: int) -> int:
+    """Return the most bytes that a running process had resident; 0 if it has just ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    peaks = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(peaks[0].split()[1]) * 1024 if peaks else 0
 
 
 def size_of(folder: Path) -> int:

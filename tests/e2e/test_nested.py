@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -103,15 +105,16 @@ def test_three_deep_is_one_install(registry: Path, tmp_path: Path) -> None:
     composed = list((tmp_path / "home").rglob("composed.json"))
     assert len(composed) == 1  # neither inner result is written
     assert {licence.name for licence in done.plan.licences} == {m.name for m in lock.module}
-    steps = by_steps(registry, tmp_path)
-    assert result(project, "third") == steps
+    assert result(project, "third") == by_steps(RECIPES, PARTS, registry, tmp_path)
 
 
-def by_steps(registry: Path, tmp_path: Path) -> str:
+def by_steps(
+    recipes: Mapping[str, str], parts: Mapping[str, Sequence[str]], registry: Path, tmp_path: Path
+) -> str:
     """Install, export and publish each as a base of its own weights; return the last result."""
     weights: list[str] = []
-    for name, compose in RECIPES.items():
-        own = {part: f"{part}-w" if part in weights else part for part in PARTS[name]}
+    for name, compose in recipes.items():
+        own = {part: f"{part}-w" if part in weights else part for part in parts[name]}
         for part in weights:
             compose = compose.replace(f'"{part}"', f'"{part}-w"')
         needed = "".join(f'{part} = "*"\n' for part in own.values())
@@ -127,6 +130,38 @@ def by_steps(registry: Path, tmp_path: Path) -> str:
         tiny.publish(base, registry)
         weights.append(name)
     return result(project, f"{name}-s")
+
+
+REAL = {
+    "first": 'base = "smollm2-135m"\nsteps = [{ op = "lora", module = "summarize-lora" }]',
+    "cut": 'base = "first"\nlayers = [{ module = "first", range = [0, 2] }]',
+    "plain": 'base = "smollm2-135m"\nlayers = [{ module = "smollm2-135m", range = [5, 7] }]',
+    "last": 'base = "plain"\nmethod = "task-arithmetic"\n'
+    'steps = [{ op = "dense", module = "cut", scale = 0.3 }]',
+}
+REAL_PARTS = {
+    "first": ("smollm2-135m", "summarize-lora"),
+    "cut": ("first",),
+    "plain": ("smollm2-135m",),
+    "last": ("plain", "cut"),
+}
+
+
+def test_real_weights_three_deep(
+    examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge of two layers each of SmolLM2, and of SmolLM2 with its LoRA."""
+    registry = tmp_path / "registry"
+    shutil.copytree(examples, registry, copy_function=os.link)
+    monkeypatch.setenv("MODPKG_REGISTRY", str(registry))
+    for name, compose in REAL.items():
+        tiny.publish(
+            write_merge(tmp_path / "real" / name, name, compose, *REAL_PARTS[name]), registry
+        )
+    project = app(tmp_path / "nested", '[dependencies]\nlast = "*"\n')
+    installed(project)
+    assert len(list((tmp_path / "home").rglob("composed.json"))) == 1
+    assert result(project, "last") == by_steps(REAL, REAL_PARTS, registry, tmp_path)
 
 
 def test_two_outer_models_share_what_they_are_made_of(registry: Path, tmp_path: Path) -> None:
