@@ -91,8 +91,13 @@ def is_measured_across(computed: ComputedTensor) -> bool:
 
 
 def _draws(computed: ComputedTensor) -> bool:
-    """Return whether a tensor's name decides values, by what a random method draws."""
-    return bool(computed.terms) and "seed" in find_reducer(computed.reducer, "").parameters
+    """Return whether a tensor's name may decide values: random methods draw by it, and those that
+    measure a tensor may draw which of equal magnitudes stay."""
+    if not computed.terms:
+        return False
+    reducer = find_reducer(computed.reducer, "")
+    draws = {"seed", "density"} & {*reducer.parameters, *reducer.step_parameters}
+    return bool(draws) or reducer.measure is not None
 
 
 def unfolded_kept(

@@ -11,12 +11,13 @@ from modpkg.core.bounds import RECIPE_BYTES, RECIPE_DEPTH, RECIPE_VALUES
 from modpkg.core.errors import ConversionError, ModpkgError
 from modpkg.core.extras import require_extra
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.files import write_atomically
+from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.regular_file import read_text
 from modpkg.interop.bounded_yaml import MalformedYaml, read_yaml
 from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
 from modpkg.interop.mergekit_merges import MergedRecipe
+from modpkg.interop.mergekit_recipe import PARTS
 from modpkg.interop.mergekit_settings import WrongValue, value_outside_layers
 from modpkg.interop.mergekit_vocabulary import vocabulary_of
 from modpkg.interop.model_card import license_of, read_card
@@ -52,15 +53,19 @@ def import_mergekit(
     spdx, warnings = license_of(read_card(source.parent), license)
     if license is None:
         spdx = UNKNOWN_LICENSE
-    text = recipe.manifest(name, version, spdx)
+    texts = {"": recipe.manifest(name, version, spdx)}
+    texts |= {f"{PARTS}/{n}": text for n, text in recipe.part_manifests(version, spdx).items()}
     with new_project(out) as staged:
-        try:
-            manifest = parse_manifest(text, staged / MANIFEST)
-            if manifest.compose is not None:
-                check_settings(name, manifest.compose)
-        except ModpkgError as error:
-            raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
-        write_atomically(staged / MANIFEST, text.encode())
+        for folder, text in texts.items():
+            path = staged / folder / MANIFEST
+            try:
+                manifest = parse_manifest(text, path)
+                if manifest.compose is not None:
+                    check_settings(name, manifest.compose)
+            except ModpkgError as error:
+                raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
+            make_folder(path.parent)
+            write_atomically(path, text.encode())
     return warnings + recipe.notes
 
 

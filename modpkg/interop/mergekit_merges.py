@@ -118,8 +118,8 @@ class MergedRecipe(MethodRecipe):
             names = self._names_of(sources)
             given = piece.get("base_model") or self._data.get("base_model")
             base, written = names[0], False
-            if given is not None and self._path_of(given) in [
-                self._path_of(source["model"]) for source in sources
+            if given is not None and self._reference(given) in [
+                self._reference(source["model"]) for source in sources
             ]:
                 base, written = self._model(given), True
             elif self._method.needs_base:

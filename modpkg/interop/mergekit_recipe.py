@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.manifest.edit import toml_value
 
+PARTS = "parts"
+"""Folder of the models with a LoRA, in the project that needs them."""
+
 
 class Recipe:
     """A recipe that is being converted; each step that changes its meaning adds to `notes`."""
@@ -22,6 +26,9 @@ class Recipe:
     def __init__(self, path: Path, data: dict[str, Any], keys: Collection[str]) -> None:
         self._path, self._data = path, data
         self._names: dict[str, str] = {}
+        self._used: dict[str, None] = {}
+        self.parts: dict[tuple[str, str], str] = {}
+        """By model and LoRA, the name of the module that is both."""
         self._revisions: dict[str, str] = {}
         self.notes: list[str] = []
         self._ignored(data, keys, "the recipe")
@@ -79,7 +86,7 @@ class Recipe:
             ("summary", self.summary),
         ):  # fmt: skip
             lines.append(f"{key} = {toml_value(value)}")
-        lines += ["", "[dependencies]", *(f'{module} = "*"' for module in self._names.values())]
+        lines += ["", "[dependencies]", *(f'{module} = "*"' for module in self._used)]
         lines += ["", "[compose]"]
         for key, value in compose.items():
             if key in ("steps", "layers"):
@@ -87,7 +94,35 @@ class Recipe:
                 lines.append(f"{key} = [\n{items},\n]")
             elif value not in ({}, None):
                 lines.append(f"{key} = {toml_value(value)}")
+        if self.parts:
+            lines += ["", "[files]", f"exclude = [{toml_value(f'{PARTS}/*')}]"]
         return "\n".join(lines) + "\n"
+
+    def part_manifests(self, version: str, license: str) -> dict[str, str]:
+        """Return the texts of the manifests of models with a LoRA, by name."""
+        texts = {}
+        for (model, lora), name in self.parts.items():
+            step = {"op": "lora", "module": lora}
+            texts[name] = "\n".join(
+                [
+                    "[module]",
+                    f"name = {toml_value(name)}",
+                    f"version = {toml_value(version)}",
+                    'kind = "model"',
+                    f"license = {toml_value(license)}",
+                    f"summary = {toml_value(f'{model} with {lora}')}",
+                    "",
+                    "[dependencies]",
+                    f'{model} = "*"',
+                    f'{lora} = "*"',
+                    "",
+                    "[compose]",
+                    f"base = {toml_value(model)}",
+                    f"steps = [{toml_value(step)}]",
+                    "",
+                ]
+            )
+        return texts
 
     def _folder(self, path: str) -> Path:
         """Return where a model is, if it is a folder here."""
@@ -105,27 +140,66 @@ class Recipe:
 
     def _path_of(self, reference: Any) -> tuple[str, str]:
         """Return a model's path, and its revision or nothing, for a reference to it."""
-        if isinstance(reference, dict):
-            self._ignored(reference, ("model", "lora", "override_architecture"), "a model")
-            inner = reference.get("model")
-            if reference.get("lora") or not isinstance(inner, str | dict):
-                raise self._refuse("a model with a LoRA has to be composed first, by a [compose]")
-            if reference.get("override_architecture") is not None:
-                self._note("override_architecture is left out; a model is what its config says")
-            if isinstance(inner, dict):
-                path, revision = inner.get("path"), inner.get("revision")
-                inner = f"{path}@{revision}" if isinstance(path, str) and revision else path
-            reference = inner
-        if not isinstance(reference, str) or not reference.strip():
-            raise self._refuse(f"{reference!r} names no model")
-        if "+" in reference:
-            raise self._refuse(f"{reference!r} is a model with a LoRA; compose that one first")
-        path, _, revision = reference.partition("@")
+        path, _, revision = self._reference(reference)[0].partition("@")
         return path, revision
 
+    def _reference(self, reference: Any) -> tuple[str, str]:
+        """Return a reference's model and LoRA, or nothing: each a path or ``PATH@REVISION``."""
+        lora: Any = None
+        if isinstance(reference, dict):
+            self._ignored(reference, ("model", "lora", "override_architecture"), "a model")
+            if reference.get("override_architecture") is not None:
+                self._note("override_architecture is left out; a model is what its config says")
+            lora = reference.get("lora")
+            reference = self._pinned(reference.get("model"))
+        elif isinstance(reference, str):
+            reference, _, lora = reference.partition("+")
+        if lora:
+            return self._text(reference), self._text(self._pinned(lora))
+        return self._text(reference), ""
+
+    def _pinned(self, place: Any) -> Any:
+        """Return a path with its revision as one text, where a mapping has them."""
+        if not isinstance(place, dict):
+            return place
+        path, revision = place.get("path"), place.get("revision")
+        return f"{path}@{revision}" if isinstance(path, str) and revision else path
+
+    def _text(self, place: Any) -> str:
+        if not isinstance(place, str) or not place.strip() or "+" in place:
+            raise self._refuse(f"{place!r} names no model")
+        return place
+
     def _model(self, reference: Any) -> str:
-        """Return the module's name for a reference to a model."""
-        path, revision = self._path_of(reference)
+        """Return the module's name for a reference to a model, which may have a LoRA."""
+        model, lora = self._reference(reference)
+        name = self._module(model)
+        if lora:
+            name = self._with_lora(name, self._module(lora))
+        self._used[name] = None
+        return name
+
+    def _with_lora(self, model: str, lora: str) -> str:
+        """Return the name of the module that is a model with a LoRA."""
+        for (base, adapter), name in self.parts.items():
+            if (base, adapter) == (model, lora):
+                return name
+        taken = {*self._names.values(), *self.parts.values()}
+        name = next(
+            text
+            for number in itertools.count(1)
+            if (text := f"{model}-{lora}" + f"-{number}" * (number > 1)) not in taken
+        )
+        self.parts[model, lora] = name
+        self._note(
+            f"{name!r} is {model!r} with the adapter {lora!r}, a module of its own in "
+            f"{PARTS}/{name}: build and publish it before this one"
+        )
+        return name
+
+    def _module(self, place: str) -> str:
+        """Return the module's name for a path, or ``PATH@REVISION``."""
+        path, _, revision = place.partition("@")
         if revision and self._revisions.setdefault(path, revision) != revision:
             raise self._refuse(
                 f"it has two revisions of {path}; import them as two modules, and name a copy of "

@@ -143,7 +143,7 @@ def tied(tensor: str) -> torch.Tensor:
         ("- a list", "no mapping at the top level"),
         ("merge_method: fish", "merge_method is 'fish'"),
         ("merge_method: slerp\nmodels: [{model: a}, {model: b}]", "needs a base_model"),
-        ("merge_method: linear\nmodels: [{model: a+lora}]", "a model with a LoRA"),
+        ("merge_method: linear\nmodels: [{model: a+b+c}]", "names no model"),
         ("merge_method: linear\nmodels: [{model: a}, {model: b}]", "has no weight"),
         ("merge_method: linear\nmodels: []", "has none of them"),
         (

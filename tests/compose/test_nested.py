@@ -23,7 +23,7 @@ from modpkg.core.system_processes import can_fork
 from modpkg.core.tree import BlobTree
 from modpkg.environment.composed_modules import ModuleGraph
 from modpkg.manifest.schema import Compose, Layers, Step
-from tests.compose.helpers import adapter, base, module
+from tests.compose.helpers import adapter, base, module, values
 from tests.raising import raises
 
 WIDTH, ROWS, LAYERS = 48, 40, 2
@@ -167,6 +167,29 @@ def test_an_adapter_and_layers_of_composed_modules(
     assert composition.config["num_hidden_layers"] == 3
     composed = compose(composition, tmp_path / "store")
     assert composed.result == step_by_step(modules, recipes, tmp_path).result
+
+
+@pytest.mark.parametrize("method", ["ties-mergekit", "dare-linear", "linear"])
+def test_a_tensor_under_another_name_has_the_values_of_its_own(
+    modules: dict[str, InstalledModule], tmp_path: Path, method: str
+) -> None:
+    modules = {**modules, "one": rounded(modules["one"], tmp_path)}
+    runs = tuple(Layers(module=ModuleName("m1"), range=(k, k + 1)) for k in (1, 0))
+    density = {} if method == "linear" else {"density": 0.3}
+    recipes = {
+        "m1": recipe("base", step("dense", "one"), method=method, **density),
+        "m2": Compose(base=ModuleName("m1"), layers=runs),
+    }
+    composition = nested(modules, recipes, tmp_path)
+    assert bool(composition.inner) == (method != "linear")
+    composed = compose(composition, tmp_path / "store")
+    assert composed.result == step_by_step(modules, recipes, tmp_path).result
+
+
+def rounded(fine_tune: InstalledModule, folder: Path) -> InstalledModule:
+    """Return a module of small integers, of which many have the same magnitude."""
+    tensors = {name: tensor.round() for name, tensor in values(fine_tune.tensors).items()}
+    return module(folder, f"{fine_tune.name}-r", "base", tensors, config=CONFIG)
 
 
 def test_what_is_stored_of_an_inner_result_is_read(

@@ -19,6 +19,7 @@ from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
+from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest.read import read_manifest
 from modpkg.resolve.lock import read_lock
 from tests import tiny
@@ -249,6 +250,25 @@ def test_modules_nested_too_deep_are_refused(
     project = app(tmp_path / "deep", '[dependencies]\nthird = "*"\n')
     with raises("M218", match="more than 1 deep, as talker is"):
         plan_install(Workspace(project), InstallRequest())
+
+
+def test_a_recipe_of_mergekit_with_a_lora(registry: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yml").write_text(
+        "merge_method: ties\nbase_model: tiny\nparameters: {density: 0.5, weight: 0.5}\n"
+        "models: [{model: tiny+tiny-lora}, {model: other}]\n"
+    )
+    import_mergekit(tmp_path / "recipe.yml", tmp_path / "merged", "merged", "1.0", license="MIT")
+    for folder in (tmp_path / "merged" / "parts" / "tiny-tiny-lora", tmp_path / "merged"):
+        tiny.publish(folder, registry)
+    project = app(tmp_path / "from-recipe", '[dependencies]\nmerged = "*"\n')
+    installed(project)
+    own = {
+        "one": RECIPES["talker"],
+        "two": 'base = "tiny"\nmethod = "ties-mergekit"\nparameters = { density = 0.5 }\n'
+        f"steps = [{dense('one', 'other')}]",
+    }
+    parts = {"one": PARTS["talker"], "two": ("tiny", "one", "other")}
+    assert result(project, "merged") == by_steps(own, parts, registry, tmp_path)
 
 
 # Patches and merges of composed modules ---------------------------------------------------------

@@ -12,6 +12,7 @@ from modpkg.interop.mergekit import import_mergekit
 from modpkg.interop.mergekit_settings import WrongValue, converted, setting_of
 from modpkg.manifest.read import read_manifest
 from modpkg.manifest.schema import Compose, Filtered, TokenRow, Vocabulary
+from modpkg.release.content import collect
 from tests.raising import raises
 
 LINEAR = "merge_method: linear\nparameters: {weight: 1}\n"
@@ -269,3 +270,29 @@ def test_tokenizers_are_carried_out(tmp_path: Path, recipe: str, wanted: Vocabul
 def test_tokens_without_a_row_are_refused(tmp_path: Path, tokens: str, reason: str) -> None:
     with raises("M801", match=reason):
         imported(tmp_path, SLERP + f"tokenizer: {{source: union, tokens: {tokens}}}\n")
+
+
+LORA_AS_TEXT = "org/tiny+me/tiny-lora@abc"
+LORA_AS_TABLE = "{model: {path: org/tiny}, lora: {path: me/tiny-lora, revision: abc}}"
+
+
+@pytest.mark.parametrize("reference", [LORA_AS_TEXT, LORA_AS_TABLE])
+def test_a_model_with_a_lora_is_a_module_of_its_own(tmp_path: Path, reference: str) -> None:
+    models = f"models: [{{model: {reference}}}, {{model: other}}]\n"
+    found, notes = imported(tmp_path, TASK + "base_model: org/tiny\n" + models)
+    assert found.base == "tiny"
+    assert [step.module for step in found.steps] == ["tiny-tiny-lora", "other"]
+    assert "build and publish it before this one" in notes
+    assert "me/tiny-lora is pinned to revision abc" in notes
+    part = read_manifest(tmp_path / "out" / "parts" / "tiny-tiny-lora" / "modpkg.toml")
+    assert part.compose is not None
+    assert part.compose.modules() == ["tiny", "tiny-lora"]
+    outer = read_manifest(tmp_path / "out" / "modpkg.toml")
+    assert {d.name for d in outer.dependencies} == {"tiny", "tiny-tiny-lora", "other"}
+    assert not collect(outer).files
+
+
+def test_a_lora_written_in_two_ways_is_one_model(tmp_path: Path) -> None:
+    models = f"models: [{{model: {LORA_AS_TEXT}}}, {{model: {LORA_AS_TABLE}}}]\n"
+    with raises("M801", match="names a model twice"):
+        imported(tmp_path, TASK + "base_model: org/tiny\n" + models)
