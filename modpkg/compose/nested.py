@@ -96,7 +96,7 @@ def _draws(computed: ComputedTensor) -> bool:
     if not computed.terms:
         return False
     reducer = find_reducer(computed.reducer, "")
-    draws = {"seed", "density"} & {*reducer.parameters, *reducer.step_parameters}
+    draws = {"seed", "density"} & reducer.parameters.keys()
     return bool(draws) or reducer.measure is not None
 
 

@@ -86,8 +86,8 @@ def check_not_of_itself(project: Workspace) -> None:
     if manifest.module is None or manifest.compose is None:
         return
     own = manifest.module.name
-    ranges = {d.name: d.requirement.specifier for d in manifest.dependencies}
-    pending = [(name, ranges.get(ModuleName(name)), [own]) for name in manifest.compose.modules()]
+    ranges = {str(d.name): d.requirement.specifier for d in manifest.dependencies}
+    pending = [(name, ranges.get(name), [str(own)]) for name in manifest.compose.modules()]
     seen: set[str] = set()
     while pending:
         name, specifier, path = pending.pop()
@@ -102,7 +102,8 @@ def check_not_of_itself(project: Workspace) -> None:
             if line is None or line.kind != "model":
                 continue
             recipe = recipe_of(registry.record(line), ())
-            needs = {need.name: need.specifier for need in map(read_requirement, line.requires)}
+            requires = map(read_requirement, line.requires)
+            needs = {str(need.name): need.specifier for need in requires}
             modules = [] if recipe is None else recipe.modules()
             pending += [(each, needs.get(each), [*path, name]) for each in modules]
 
