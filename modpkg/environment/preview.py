@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 
 from packaging.version import Version
 
+from modpkg.core.errors import InstallError
 from modpkg.core.names import listed, parse_version
 from modpkg.environment.locking import kept_versions, roots_of, stale_reason
 from modpkg.environment.policy import policy_of
@@ -74,10 +76,13 @@ class Preview:
     def newest_of_hub(self, name: str) -> str | None:
         """Return the version of the commit that a model of a hub is at now; None for others.
 
-        The catalog has the locked one: nothing is fetched to tell that there is another.
+        The catalog has the locked one: nothing is fetched to tell that there is another. With
+        ``--offline`` it is not known, as what is new in a registry is not.
         """
         of_hub = self._registries.of_hub
-        return of_hub.newest(name, self.lock) if name in of_hub else None
+        with suppress(InstallError):
+            return of_hub.newest(name, self.lock) if name in of_hub else None
+        return None
 
     def chosen(self) -> dict[str, Version]:
         """Return the versions that are locked, or, if the lock is out of date, would be locked."""

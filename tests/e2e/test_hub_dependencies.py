@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import modpkg
 from modpkg.core.hub_address import HubAddress
 from modpkg.environment.hub_release import version_of
 from modpkg.resolve.lock import Lock, read_lock
+from tests.command import modpkg as modpkg_command
 from tests.e2e.remedies import Run, fails, works
 from tests.hub_server import Hub, hub_server
 from tests.interop.test_hub_import import base_files
@@ -136,6 +138,7 @@ def test_a_branch_that_moved(hub: Hub, app: Path, run: Run) -> None:
     sent = hub.sent
     works(run, "outdated")
     assert hub.sent - sent < 20_000  # what is newer is told, and not fetched
+    assert "newest versions" in works(run, "outdated", "--offline")
     works(run, "update", "polite")
     assert lock_of(app).module == before.module
     works(run, "update")
@@ -308,3 +311,14 @@ def test_an_update_that_is_tested(hub: Hub, app: Path, run: Run) -> None:
     assert lock_of(app).module == before
     works(run, "update", "--test", "true")
     assert {m.name: m.version for m in lock_of(app).module} != {m.name: m.version for m in before}
+
+
+def test_two_at_a_time(hub: Hub, app: Path, tmp_path: Path) -> None:
+    apps = [app, tmp_path / "second"]
+    shutil.copytree(*apps)
+    sent = hub.sent
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(lambda folder: modpkg_command("lock", cwd=folder), apps):
+            pass
+    assert lock_of(apps[0]) == lock_of(apps[1])
+    assert hub.sent - sent < 1.2 * (len(base_weights()) + len(adapter_weights())) + 20_000

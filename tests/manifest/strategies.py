@@ -106,6 +106,14 @@ _policies = st.fixed_dictionaries(
     },
 )
 
+_hub_models = st.fixed_dictionaries(
+    {"hub": st.sampled_from(["org/name", "Org-1/SmolLM2.5_x"])},
+    optional={
+        "rev": st.sampled_from(["main", "v1.0", "refs/pr/1", "feature/x", "a" * 40]),
+        "compose-at": st.sampled_from(["install", "load"]),
+    },
+)
+
 
 @st.composite
 def manifests(draw: st.DrawFn) -> dict[str, Any]:
@@ -141,6 +149,7 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
                             "registry": st.sampled_from([*aliases, "default"]),
                         },
                     ),
+                    *([_hub_models] if is_app else []),
                 )
             )
             for name in dependencies
