@@ -166,23 +166,23 @@ WEIGHTS = {
 }
 
 
-def kept_of(deltas: list[Fraction], gamma: float) -> set[int]:
-    """Return the places of the values that are kept: of equal ones, the first."""
+def kept_of(deltas: list[Fraction], gamma: float, draws: list[int]) -> set[int]:
+    """Return the places of the values that are kept: of equal ones, those with small draws."""
     count = len(deltas)
     wanted = max(int(DENSITY * count), 1)
     above = min(int(gamma * count), count - wanted)
-    dropped = set(sorted(range(count), key=lambda place: (-abs(deltas[place]), -place))[:above])
-    order = sorted(range(count), key=lambda place: (-abs(deltas[place]), place))
+    dropped = set(sorted(range(count), key=lambda n: (-abs(deltas[n]), -draws[n]))[:above])
+    order = sorted(range(count), key=lambda place: (-abs(deltas[place]), draws[place]))
     return set([place for place in order if place not in dropped][:wanted])
 
 
-def trimmed(method: str, deltas: list[Fraction]) -> list[Fraction]:
+def trimmed(method: str, deltas: list[Fraction], draws: list[int]) -> list[Fraction]:
     count = len(deltas)
     if method == "ties":  # of the whole model, here of one tensor: all from the threshold on
         least = sorted(map(abs, deltas), reverse=True)[int(DENSITY * count)]
         return [delta if abs(delta) >= least else Fraction(0) for delta in deltas]
     gamma = 0.05 if method == "breadcrumbs" else 0.0
-    kept = kept_of(deltas, gamma)
+    kept = kept_of(deltas, gamma, draws)
     return [delta if place in kept else Fraction(0) for place, delta in enumerate(deltas)]
 
 
@@ -315,9 +315,9 @@ def merged_model(
     ]
     base = [Fraction(value) for value in values[0]]
     parts = [[Fraction(x) - b for x, b in zip(each, base, strict=True)] for each in values[1:]]
+    with TensorBlocks("m", "t", computed) as blocks:
+        keys = [term.contribution(0, 1, 15).key for term in blocks.terms]
     if method.startswith("dare"):
-        with TensorBlocks("m", "t", computed) as blocks:
-            keys = [term.contribution(0, 1, 15).key for term in blocks.terms]
         for number, key in enumerate(keys):
             draws = uniform(3, key, 0, (count,))
             parts[number] = [
@@ -325,7 +325,8 @@ def merged_model(
                 for part, draw in zip(parts[number], draws, strict=True)
             ]
     elif "density" in steps:
-        parts = [trimmed(method, each) for each in parts]
+        drawn = [draws_at(stream_of(0, key), np.arange(count)).tolist() for key in keys]
+        parts = [trimmed(method, *each) for each in zip(parts, drawn, strict=True)]
     elif method.startswith("ram"):
         parts = changes(parts, settings)
     return computed, [
