@@ -11,14 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from modpkg.core.digests import Digest, digest_bytes, digest_file, file_chunks
 from modpkg.core.errors import ConversionError
-from modpkg.core.filenames import CONFIG
+from modpkg.core.filenames import CONFIG, MANIFEST
 from modpkg.core.files import make_folder, write_atomically
 from modpkg.core.home import home
+from modpkg.core.installed import InstalledModel
 from modpkg.core.jsonfile import read_json
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.oci_address import OciAddress
@@ -37,6 +40,8 @@ from modpkg.interop.oci_artifact import (
     model_manifest,
     whole_name,
 )
+from modpkg.manifest.normal import normal_form
+from modpkg.manifest.schema import Manifest, Task
 from modpkg.registry.oci_client import AT_ONCE, OciClient
 from modpkg.registry.oci_mounts import known_sources, note_pushed
 from modpkg.runtime.installed import find_model
@@ -105,7 +110,7 @@ def export_oci(
             dtypes={dtype for dtype, _ in tensors.values()},
             parameters=sum(prod(shape) for _, shape in tensors.values()),
         )
-        manifest = model_manifest(config, layers, descriptor)
+        manifest = model_manifest(config, layers, descriptor, _task(model))
         uploaded = _push(client, staged, layers, config, workspace.progress)
     finally:
         discard(staged)
@@ -114,6 +119,15 @@ def export_oci(
         client.push_manifest(manifest)
         uploaded += len(manifest)
     return Exported(address.pinned(digest), paths, uploaded)
+
+
+def _task(model: InstalledModel) -> dict[str, Any] | None:
+    """Return a model's task in its normal form; None if it has none."""
+    if model.task is None:
+        return None
+    manifest = Manifest(path=Path(MANIFEST), task=msgspec.convert(model.task, Task))
+    form: dict[str, Any] = normal_form(manifest)["task"]
+    return form
 
 
 def _headers(folder: Path, paths: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -41,7 +41,11 @@ ASSEMBLY = "assembly"
 """The folder of an artifact with the project that installs the model again."""
 WEIGHTS_ENDING = ".safetensors"
 
+TASK = "modpkg.task"
+"""The annotation of a manifest with the model's task, as JSON of `modpkg.manifest.normal`."""
+
 Text = Annotated[str, Meta(max_length=4096)]
+Annotation = Annotated[str, Meta(max_length=1 << 16)]
 
 
 class OciDescriptor(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -50,7 +54,7 @@ class OciDescriptor(Struct, frozen=True, kw_only=True, omit_defaults=True, renam
     media_type: Text
     digest: DigestText
     size: Size
-    annotations: dict[str, Text] | None = None
+    annotations: dict[str, Annotation] | None = None
 
 
 class OciManifest(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -61,7 +65,7 @@ class OciManifest(Struct, frozen=True, kw_only=True, rename="camel"):
     artifact_type: Text = ""
     config: OciDescriptor
     layers: list[OciDescriptor]
-    annotations: dict[str, Text] | None = None
+    annotations: dict[str, Annotation] | None = None
 
 
 class ModelDescriptor(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,6 +98,8 @@ class ReadArtifact(Struct, frozen=True):
     layers: tuple[OciLayer, ...]
     left: tuple[str, ...]
     """Files that are code, which no release has, by their paths."""
+    task: dict[str, Any] | None
+    """The model's task, not validated; None where none is told."""
 
 
 def whole_name(path: str, tensor: str) -> str:
@@ -152,12 +158,18 @@ def _param_size(count: int) -> str:
     return f"{tenths // 10}.{tenths % 10}{unit}".replace(".0", "")
 
 
-def model_manifest(config: bytes, layers: Iterable[OciLayer], descriptor: ModelDescriptor) -> bytes:
-    """Return the manifest of an artifact."""
+def model_manifest(
+    config: bytes,
+    layers: Iterable[OciLayer],
+    descriptor: ModelDescriptor,
+    task: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Return the manifest of an artifact; ``task`` is the model's, in its normal form."""
     said: Mapping[str, Any] = {
         "org.opencontainers.image.title": descriptor.name,
         "org.opencontainers.image.version": descriptor.version,
         "org.opencontainers.image.licenses": " AND ".join(descriptor.licenses or ()) or None,
+        TASK: None if task is None else canonical_json(task).decode(),
     }
     manifest = OciManifest(
         schema_version=2,
@@ -211,6 +223,8 @@ def read_artifact(data: bytes, told: str, address: OciAddress) -> ReadArtifact:
             reason = "it is an index of several images; name one of them by its digest"
             raise _refusal(address, reason)
         manifest = msgspec.json.decode(data, type=OciManifest)
+        told_task = (manifest.annotations or {}).get(TASK)
+        task = None if told_task is None else msgspec.json.decode(told_task, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         reason = f"its manifest is malformed: {decoding_reason(error)}"
         raise _refusal(address, reason) from None
@@ -241,7 +255,7 @@ def read_artifact(data: bytes, told: str, address: OciAddress) -> ReadArtifact:
             raise _refusal(address, f"it has {path} twice")
     if (problem := twin_problem(paths)) is not None:
         raise _refusal(address, problem)
-    return ReadArtifact(manifest.config, tuple(layers), tuple(left))
+    return ReadArtifact(manifest.config, tuple(layers), tuple(left), task)
 
 
 def _path_of(layer: OciDescriptor, address: OciAddress) -> str:

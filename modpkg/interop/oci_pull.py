@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -38,7 +39,7 @@ from modpkg.core.oci_address import OciAddress
 from modpkg.core.packs import read_pack_header
 from modpkg.core.progress import Progress
 from modpkg.core.records import TouchedTensor
-from modpkg.core.regular_file import read_file, read_text
+from modpkg.core.regular_file import read_file
 from modpkg.core.system import append_descriptor
 from modpkg.interop.hf import import_hf
 from modpkg.interop.hub_download import remove_old_downloads
@@ -51,8 +52,8 @@ from modpkg.interop.oci_artifact import (
     read_model_config,
     whole_name,
 )
-from modpkg.manifest.edit import toml_value
-from modpkg.manifest.read import parse_manifest
+from modpkg.manifest.normal import manifest_text, normal_form
+from modpkg.manifest.read import parse_manifest, read_manifest
 from modpkg.manifest.values import parse_license
 from modpkg.registry.oci_client import OciClient
 from modpkg.release.data_names import problem_of_name
@@ -77,6 +78,8 @@ class Pulled(Struct, frozen=True):
     """By name, the manifest and the lock that install it again; none if it has none."""
     left: tuple[str, ...]
     """What was left out, each with its reason."""
+    task: dict[str, Any] | None
+    """The model's task, not validated; None where none is told."""
 
 
 @contextlib.contextmanager
@@ -118,7 +121,7 @@ def pulled(address: OciAddress, *, progress: Progress | None = None) -> Iterator
             else:
                 pull.lay_out(layer, model)
         _check_project(pinned, model, [layer.path for layer in chosen], project)
-        yield Pulled(model, pinned, said, project, tuple(told_left))
+        yield Pulled(model, pinned, said, project, tuple(told_left), artifact.task)
         remove_tree(folder)
     with contextlib.suppress(OSError):
         folder.with_name(f"{folder.name}.lock").unlink()
@@ -268,6 +271,7 @@ def import_oci(
     the module.
 
     Raises:
+        ManifestError: The task is malformed.
         What `import_hf` raises.
     """
     warnings = import_hf(
@@ -278,13 +282,21 @@ def import_oci(
         license=license or _license_of(source.descriptor),
         imported_from=source.address,
     )
-    if source.project:
-        make_folder(out / ASSEMBLY)
-        for file, data in source.project.items():
-            write_atomically(out / ASSEMBLY / file, data)
-        text = read_text(out / MANIFEST) + f"\n[files]\nexclude = {toml_value(sorted(_PROJECT))}\n"
+    try:
+        form = normal_form(read_manifest(out / MANIFEST))
+        if source.task is not None:
+            form["task"] = source.task
+        if source.project:
+            form["files"] = {"exclude": sorted(_PROJECT)}
+            make_folder(out / ASSEMBLY)
+            for file, data in source.project.items():
+                write_atomically(out / ASSEMBLY / file, data)
+        text = manifest_text(form)
         parse_manifest(text, out / MANIFEST)
         write_atomically(out / MANIFEST, text.encode())
+    except BaseException:
+        remove_tree(out)
+        raise
     return [*warnings, *source.left]
 
 

@@ -20,7 +20,7 @@ from modpkg.cli.export import export_command
 from modpkg.cli.import_ import import_command
 from modpkg.cli.publish import publish_command
 from modpkg.core.filenames import LOCK_NAME
-from modpkg.core.names import parse_requirement
+from modpkg.core.names import module_name, parse_requirement
 from modpkg.core.oci_address import parse_oci_address
 from modpkg.core.packs import read_pack_header
 from modpkg.environment.install import install
@@ -173,6 +173,8 @@ def test_an_app_s_own_model(registry: DockerRegistry, installed: Workspace, home
     assert manifest.registries == {}
     assert manifest.models == workspace.manifest.models
     assert manifest.tasks == workspace.manifest.tasks
+    module = read_manifest(Path("both/modpkg.toml"))
+    assert module.task == workspace.manifest.tasks[module_name("both")]
     own = Workspace(Project(Path("both/assembly/modpkg.toml").absolute()))
     install(own, InstallRequest(frozen=True))
     assert own.environment.model("both").result == workspace.environment.model("both").result

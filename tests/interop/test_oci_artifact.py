@@ -272,6 +272,29 @@ def test_no_room(fake: FakeRegistry) -> None:
         pull(fake)
 
 
+@pytest.mark.parametrize(
+    "task", ['{"kind": "x"}', '{"kind": "text-generation", "run": "sh"}', '{"kind": 7}']
+)
+def test_a_task_that_is_none(task: str, fake: FakeRegistry) -> None:
+    serve(fake, files_of(), annotations={"modpkg.task": task})
+    with raises("M110", match="task"):
+        pull(fake)
+    assert not Path("out").exists()
+
+
+def test_a_task_comes_along(fake: FakeRegistry) -> None:
+    for malformed in ("[]", "{", "{" * 60_000):
+        serve(fake, files_of(), annotations={"modpkg.task": malformed})
+        with raises("M801", match="malformed"):
+            pull(fake)
+    task = '{"kind":"text-generation","prompt":"A \\"text\\"\\n{{ text }}"}'
+    serve(fake, files_of(), annotations={"modpkg.task": task})
+    pull(fake)
+    found = read_manifest(Path("out/modpkg.toml")).task
+    assert found is not None
+    assert found.prompt == 'A "text"\n{{ text }}'
+
+
 def test_a_malformed_project(fake: FakeRegistry) -> None:
     serve(fake, files_of(assembly__modpkg_DOT_lock=b"spec = ["))
     with raises("M410"):
