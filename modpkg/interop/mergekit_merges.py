@@ -11,6 +11,13 @@ Slice = tuple[dict[str, Any], list[dict[str, Any]], list[list[int]]]
 """A slice, its sources, and the layers of each."""
 
 
+_ALONE = frozenset(
+    {"linear", "karcher", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della"}
+    | {"della_linear", "breadcrumbs", "breadcrumbs_ties", "multislerp"}
+)
+"""Methods that mergekit runs with one model too."""
+
+
 class MergedRecipe(MethodRecipe):
     """A recipe whose method merges models."""
 
@@ -45,6 +52,8 @@ class MergedRecipe(MethodRecipe):
             **self._merged(entries, names, base, written, piece, counted=counted),
         }
         steps = whole.pop("steps")
+        if not steps:
+            whole = self._alone(base, whole["parameters"])
         if extent is not None and any(self._layers(each["model"]) is None for each in entries):
             # A fine-tune with more layers than these is refused when it is composed.
             whole["layers"] = [{"module": base, "range": extent}]
@@ -52,6 +61,15 @@ class MergedRecipe(MethodRecipe):
                 f"it merges layers 0 to {extent[1]}, which have to be all that its models have"
             )
         return {**whole, "steps": steps}
+
+    def _alone(self, base: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the merge of one model with nothing: that model, or a multiple of it."""
+        if self._written not in _ALONE:
+            raise self._refuse(f"{self._written} needs another model than {base}")
+        if self._written == "linear" and parameters.get("normalize") is False:
+            scale = {"scale": parameters["base_weight"]}
+            return {"base": base, "method": "passthrough", "parameters": scale}
+        return {"base": base}
 
     def _names_of(self, entries: Sequence[dict[str, Any]]) -> list[str]:
         names = [self._model(entry["model"]) for entry in entries]

@@ -89,10 +89,10 @@ class Recipe:
         lines += ["", "[dependencies]", *(f'{module} = "*"' for module in self._used)]
         lines += ["", "[compose]"]
         for key, value in compose.items():
-            if key in ("steps", "layers"):
+            if key in ("steps", "layers") and value:
                 items = ",\n".join(f"  {toml_value(item)}" for item in value)
                 lines.append(f"{key} = [\n{items},\n]")
-            elif value not in ({}, None):
+            elif value not in ({}, [], None):
                 lines.append(f"{key} = {toml_value(value)}")
         if self.parts:
             lines += ["", "[files]", f"exclude = [{toml_value(f'{PARTS}/*')}]"]

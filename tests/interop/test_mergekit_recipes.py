@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -296,3 +297,25 @@ def test_a_lora_written_in_two_ways_is_one_model(tmp_path: Path) -> None:
     models = f"models: [{{model: {LORA_AS_TEXT}}}, {{model: {LORA_AS_TABLE}}}]\n"
     with raises("M801", match="names a model twice"):
         imported(tmp_path, TASK + "base_model: org/tiny\n" + models)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "wanted"),
+    [
+        ("merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 3}\n", {}),
+        (
+            "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 3, normalize: 0}\n",
+            {"method": "passthrough", "parameters": {"scale": 3.0}},
+        ),
+        (TASK + "base_model: a\nmodels: [{model: a}]\n", {}),
+        ("merge_method: karcher\nmodels: [{model: a}]\n", {}),
+    ],
+)
+def test_one_model_alone(tmp_path: Path, recipe: str, wanted: dict[str, Any]) -> None:
+    found, _ = imported(tmp_path, recipe)
+    assert found == Compose(base=ModuleName("a"), **wanted)
+
+
+def test_most_methods_need_two_models(tmp_path: Path) -> None:
+    with raises("M801", match="nuslerp needs another model than a"):
+        imported(tmp_path, "merge_method: nuslerp\nmodels: [{model: a}]\nparameters: {weight: 1}\n")

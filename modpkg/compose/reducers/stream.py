@@ -37,7 +37,9 @@ def stream_of(seed: int, key: bytes) -> int:
 
 def draws_at(stream: int, places: Any) -> Any:
     """Return uint64 for the elements at some flat indices: no two of a stream are equal."""
-    return _mixed(stream, np.asarray(places).astype(np.uint64) + np.uint64(1))
+    counters = np.asarray(places).astype(np.uint64)
+    counters += np.uint64(1)
+    return _mixed(stream, counters)
 
 
 def _mixed(stream: int, x: Any) -> Any:
