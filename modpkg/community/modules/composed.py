@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import partial
 
 from msgspec import Struct, structs
@@ -11,19 +10,18 @@ from packaging.version import Version
 
 from modpkg.community.modules.trial import PinnedRelease, plan_trial, trial_manifest
 from modpkg.core.digests import digest_file, parse_digest
-from modpkg.core.errors import ComposeError, ModpkgError
 from modpkg.core.filenames import CONFIG, TOKENIZER
 from modpkg.core.installed import InstalledModule
 from modpkg.core.interface import ports_of, provides_of
 from modpkg.core.jsonfile import read_json
-from modpkg.core.names import ModuleName, parse_version, read_requirement
+from modpkg.core.names import ModuleName, parse_version
 from modpkg.core.records import BuiltFrom, FileEntry, IndexLine, ReleaseRecord, TensorEntry
 from modpkg.environment.composed_modules import composed_module, materialised
 from modpkg.environment.install import fetch_plan
 from modpkg.environment.models import recipe_of
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Dependency
-from modpkg.registry.select import newest_release, usable_releases
+from modpkg.registry.select import usable_releases
 from modpkg.release.base import Base
 from modpkg.store.store import Store
 
@@ -72,40 +70,6 @@ def compose_release(
         names = next(model.modules() for model in plan.recipes if model.name == name)
         parts = (BuiltFrom(each, locked[each].version, locked[each].release) for each in names)
         return ComposedRelease(materialised(composed, store), tuple(parts))
-
-
-def check_not_of_itself(project: Workspace) -> None:
-    """Check that a module's recipe does not lead back to it, by the newest releases in range.
-
-    What cannot be looked up now is left to whoever installs it.
-
-    Raises:
-        ComposeError: It does.
-    """
-    manifest = project.manifest
-    if manifest.module is None or manifest.compose is None:
-        return
-    own = manifest.module.name
-    ranges = {str(d.name): d.requirement.specifier for d in manifest.dependencies}
-    pending = [(name, ranges.get(name), [str(own)]) for name in manifest.compose.modules()]
-    seen: set[str] = set()
-    while pending:
-        name, specifier, path = pending.pop()
-        if name == own:
-            raise ComposeError("M219", model=own, path=" → ".join([*path, name]))
-        if name in seen or specifier is None:
-            continue
-        seen.add(name)
-        with suppress(ModpkgError):
-            registry = project.registries.of(name)
-            line = newest_release(registry.index(name), specifier)
-            if line is None or line.kind != "model":
-                continue
-            recipe = recipe_of(registry.record(line), ())
-            requires = map(read_requirement, line.requires)
-            needs = {str(need.name): need.specifier for need in requires}
-            modules = [] if recipe is None else recipe.modules()
-            pending += [(each, needs.get(each), [*path, name]) for each in modules]
 
 
 def composed_base(project: Workspace, version: Version | None) -> Base | None:

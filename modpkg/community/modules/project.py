@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from packaging.version import Version
 
-from modpkg.community.modules.composed import check_not_of_itself, composed_base
+from modpkg.community.modules.composed import composed_base
 from modpkg.community.modules.memory import memory_of
 from modpkg.community.modules.rows import rows_warning
 from modpkg.core.errors import ManifestError, PublishError, ReleaseError
@@ -95,7 +95,6 @@ def build_project(
     manifest, registries = project.manifest, project.registries
     module = module_table(manifest)
     origins = find_origins(manifest, registries.of)
-    check_not_of_itself(project)
     base = None
     if acts_on_base(manifest):
         by_name: dict[str, Registry] = {
