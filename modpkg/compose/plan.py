@@ -77,8 +77,8 @@ def plan(
     if CONFIG not in base.files:
         raise ComposeError("M601", model=name, reason=f"its base {base.name} has no {CONFIG}")
     config = read_json(base.files[CONFIG])
-    for named in recipe.modules():
-        _module(name, modules, named)
+    named = [*recipe.modules(), *(part_of.modules() if part_of is not None else ())]
+    modules = {each: _module(name, modules, each) for each in named}  # none that is not needed
     moved = None
     if recipe.vocabulary is not None:
         moved = aligned(name, recipe, recipe.vocabulary, config, modules)

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer
 from modpkg.core.names import parse_requirement
 from modpkg.environment.install import install
 from modpkg.environment.plan import InstallRequest
-from modpkg.environment.project import find_project
+from modpkg.environment.project import Project, find_project
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
 from modpkg.interop.mergekit import import_mergekit
+from modpkg.resolve.lock import read_lock
 from tests import tiny
 from tests.compose.test_mergekit_vocabularies import ADDED, KEPT, WORDS, of
 from tests.modules import write_module
@@ -89,3 +90,27 @@ def test_a_union_is_a_model_with_its_own_tokenizer(merged: Path) -> None:
     loaded = transformers.AutoTokenizer.from_pretrained(merged)
     assert loaded.convert_tokens_to_ids("<|end|>") == made.token_to_id("<|end|>")
     assert "<|im_start|>" in loaded.chat_template
+
+
+def test_a_union_within_another_merge_is_what_its_weights_give(
+    merged: Path, home: Path, tmp_path: Path
+) -> None:
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    files = {name: (merged / name).read_bytes() for name in names}
+    whole = write_module(tmp_path / "whole", "whole", "1.0", "base", files=files)
+    tiny.publish(whole, home / "registry")
+    results = []
+    for inner in ("m", "whole"):
+        folder = tmp_path / f"of-{inner}"
+        folder.mkdir()
+        (folder / "modpkg.toml").write_text(
+            f'[app]\nname = "app"\n[dependencies]\nb = "*"\n{inner} = "*"\n[models.outer]\n'
+            f'base = "b"\nmethod = "linear"\nvocabulary = {{ source = "union" }}\n'
+            f'steps = [{{ op = "dense", module = "{inner}", scale = 0.75 }}]\n'
+        )
+        project = Project(folder / "modpkg.toml")
+        install(Workspace(project), InstallRequest())
+        lock = read_lock(project.lock_path)
+        assert lock is not None
+        results.append(next(each.result for each in lock.composed if each.model == "outer"))
+    assert results[0] == results[1]
