@@ -120,7 +120,7 @@ def _helped(host: str, key: str, helper: str) -> OciLogin | None:
     """Return the login that a credential helper has; None if it has none."""
     name = f"docker-credential-{helper}"
     program = shutil.which(name) if _HELPER.fullmatch(helper) else None
-    if program is None:
+    if program is None or not Path(program).is_absolute():  # one of the working folder is not ours
         raise _refusal(host, f"{docker_config()} names the helper {name}, which is not installed")
     process = subprocess.Popen(
         [program, "get"],

@@ -40,6 +40,7 @@ from modpkg.registry.requests import Abandoned, TooLate, wait_for
 RETRIES = 5
 """How often a request is tried again."""
 _PAUSE = 0.25
+_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ERROR_CODE = re.compile(rb'"code" ?: ?"([A-Z_]{1,60})"')
 
@@ -260,8 +261,11 @@ class OciRequests:
             remedy = None
             if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
                 remedy = "correct the address, or connect to its network"
-            elif isinstance(error, ssl.SSLCertVerificationError):
-                remedy = "name a file with its authority in SSL_CERT_FILE, or correct the address"
+            elif isinstance(error, ssl.SSLError) and not isinstance(error, _ENDED):
+                remedy = (
+                    "name a file with its authority in SSL_CERT_FILE, or correct the address (plain "
+                    "HTTP is spoken at oci+http://…)"
+                )
             if remedy is not None:  # it would be the same again
                 raise self.refusal(failure_of(error), remedy) from None
             raise PassingFailure(failure_of(error)) from None

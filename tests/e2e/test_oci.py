@@ -223,6 +223,19 @@ def test_over_tls(installed: Workspace, tmp_path: Path, monkeypatch: pytest.Monk
     assert torch.equal(logits(Path("chat")), modpkg.load("tiny")(IDS).logits)
 
 
+def test_plain_http_where_it_is_asked_for(
+    registry: DockerRegistry, installed: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookup = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *a, **k: lookup("127.0.0.1", *a, **k))
+    where = f"registry.cluster.example:{registry.port}/team/plain:1"
+    with raises("M892", match=r"does not speak TLS.*oci\+http://"):
+        export("tiny", f"oci://{where}")
+    pushed = export("tiny", f"oci+http://{where}")
+    run(import_command, "oci", pushed["folder"])
+    assert read_manifest(Path("plain/modpkg.toml")).imported_from == pushed["folder"]
+
+
 def write_login(
     tmp_path: Path, registry: DockerRegistry, secret: str, host: str = "127.0.0.1"
 ) -> None:

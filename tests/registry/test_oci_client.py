@@ -506,3 +506,7 @@ def test_a_credential_helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         oci_login.login_of("broken.example")
     with raises("M892", match="not installed"):
         oci_login.login_of("x.example")
+    monkeypatch.chdir(program.parent)
+    monkeypatch.setenv("PATH", ".")
+    with raises("M892", match="not installed"):
+        oci_login.login_of("models.example")
