@@ -263,8 +263,8 @@ class OciRequests:
                 remedy = "correct the address, or connect to its network"
             elif isinstance(error, ssl.SSLError) and not isinstance(error, _ENDED):
                 remedy = (
-                    "name a file with its authority in SSL_CERT_FILE, or correct the address (plain "
-                    "HTTP is spoken at oci+http://…)"
+                    "name a file with its authority in SSL_CERT_FILE, or correct the address "
+                    "(plain HTTP is spoken at oci+http://…)"
                 )
             if remedy is not None:  # it would be the same again
                 raise self.refusal(failure_of(error), remedy) from None
