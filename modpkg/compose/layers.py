@@ -75,6 +75,10 @@ def height_in(tensor: str, stack: str, first: int, count: int) -> float:
     return (place.layer - first) / (count - 1) if count > 1 else 1.0
 
 
+NO_STACK = "-"
+"""A stack that no tensor is in."""
+
+
 def path_in(stack: str, tensor: str) -> LayerPath | None:
     """Return where a tensor is in a stack of layers, or None if it is outside of that."""
     place = layer_path(tensor)
@@ -92,7 +96,9 @@ def assemble(
             other shapes than the base's; the layers are in several stacks, or the config has no
             number of layers.
     """
-    stack = _stack(name, base)
+    # Runs that are only of tensors leave the layers where they are, and may have some in them.
+    takes = [run for run in runs if run.range is not None]
+    stack = _stack(name, base) if takes else NO_STACK
     tensors = {t: ref for t, ref in base.tensors.items() if path_in(stack, t) is None}
     scales: dict[str, tuple[Setting, str, float]] = {}
     sources: list[tuple[InstalledModule, int]] = []
@@ -104,7 +110,7 @@ def assemble(
             shapes.setdefault(rest, []).append(list(base.tensors[tensor].shape))
     for run in runs:
         module = modules[run.module]
-        if _stack(name, module) != stack:
+        if run.range is not None and _stack(name, module) != stack:
             raise ComposeError(
                 "M601",
                 model=name,
@@ -117,8 +123,9 @@ def assemble(
         for earlier in assembled:  # of two runs that take a tensor, the later one has it
             for tensor in part.keys() & earlier.tensors.keys():
                 del earlier.tensors[tensor]
-        first, count = len(sources), run.range[1] - run.range[0]
-        for layer in range(*run.range):
+        extent = run.range or (0, 0)
+        first, count = len(sources), extent[1] - extent[0]
+        for layer in range(*extent):
             own = by_layer[run.module].get(layer, ())
             for tensor, rest in own:
                 _check_shape(base, module, tensor, shapes.get(rest, ()))
@@ -136,7 +143,8 @@ def assemble(
         tensors |= part
         assembled.append(AssembledRun(run, stack, first, part))
     taken = {tensor for run in assembled for tensor in run.tensors}
-    edited = _with_output(name, base, _renumbered(name, config, sources), tensors, taken)
+    edited = _renumbered(name, config, sources) if takes else dict(config)
+    edited = _with_output(name, base, edited, tensors, taken)
     return AssembledBase(
         structs.replace(base, tensors=dict(sorted(tensors.items()))),
         edited,
@@ -195,6 +203,11 @@ def _check_shape(
         )  # fmt: skip
 
 
+def matches(tensor: str, wanted: str) -> bool:
+    """Return whether a tensor is one that is wanted: a name, or a prefix that ends with a dot."""
+    return tensor.startswith(wanted) if wanted.endswith(".") else tensor == wanted
+
+
 def _take(
     name: str,
     wanted: str,
@@ -207,8 +220,7 @@ def _take(
     names = [
         tensor
         for tensor in module.tensors
-        if path_in(stack, tensor) is None
-        and (tensor.startswith(wanted) if wanted.endswith(".") else tensor == wanted)
+        if path_in(stack, tensor) is None and matches(tensor, wanted)
     ]
     if not names:
         raise ComposeError(

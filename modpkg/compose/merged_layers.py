@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct, structs
 
 from modpkg.compose.composition import Term
-from modpkg.compose.layers import AssembledRun, height_in, path_in
+from modpkg.compose.layers import AssembledRun, height_in, matches, path_in, positions
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.operators import StepContext, find_operator
 from modpkg.compose.operators.dense import DENSE
@@ -55,9 +55,10 @@ def _merged(
     layers, owner = run.layers, modules[run.layers.module]
 
     def refuse(reason: str) -> ComposeError:
-        return ComposeError(
-            "M601", model=name, reason=f"layers {list(layers.range)} of {owner.name}: {reason}"
-        )
+        what = f"tensors {', '.join(layers.tensors)}"
+        if layers.range is not None:
+            what = f"layers {list(layers.range)}"
+        return ComposeError("M601", model=name, reason=f"{what} of {owner.name}: {reason}")
 
     if recipe.steps:
         raise refuse("they have steps of their own, so the recipe cannot have others")
@@ -72,15 +73,16 @@ def _merged(
             f"method {own.method!r} measures the whole model; choose one that merges tensor by "
             "tensor"
         )
-    count = layers.range[1] - layers.range[0]
+    wanted = layers.range or (0, 0)
+    count = wanted[1] - wanted[0]
     steps = []
     for number, step in enumerate(layers.steps, start=1):
         if step.op != DENSE.name:
             raise refuse(f"step {step.op!r} cannot be merged into layers; only 'dense' can")
-        extent = step.range or layers.range
+        extent = step.range or wanted
         if extent[1] - extent[0] != count:
             raise refuse(f"step {number} has {extent[1] - extent[0]} layers, not {count}")
-        module, names = _renamed(modules[step.module], run, extent[0], count)
+        module, names = _renamed(modules[step.module], owner, run, extent[0], count)
         context = StepContext(
             model=name,
             step=step,
@@ -92,25 +94,33 @@ def _merged(
         )
         effects = find_operator(step.op, name).bind(context)
         steps.append(PlannedStep(number, step, module, effects, names))
-    places = {tensor: height_in(tensor, run.stack, run.first, count) for tensor in run.tensors}
+    places = positions(list(owner.tensors))  # of other towers; outside of layers it is 0
+    for tensor in run.tensors:
+        if path_in(run.stack, tensor) is not None:
+            places[tensor] = height_in(tensor, run.stack, run.first, count)
     merging = MergeMethod(name, own, reducer, modules, places)
     return MergedRun(merging, base, merging.terms(base, steps))
 
 
 def _renamed(
-    module: InstalledModule, run: AssembledRun, first: int, count: int
+    module: InstalledModule, owner: InstalledModule, run: AssembledRun, first: int, count: int
 ) -> tuple[InstalledModule, dict[str, str]]:
     """Return a module with only its tensors for a run, and their names in the module.
 
-    Their names are those in the result. The layers are ``count`` from the ``first`` one on.
+    Their names are those in the result. The layers are ``count`` from the ``first`` one on;
+    ``owner`` is the run's own module.
     """
     names: dict[str, str] = {}
     for tensor in module.tensors:
         place = path_in(run.stack, tensor)
-        if place is None:
-            if tensor in run.tensors:
-                names[tensor] = tensor
-        elif first <= place.layer < first + count:
-            names[f"{run.stack}.{run.first + place.layer - first}.{place.rest}"] = tensor
+        if place is not None:
+            if first <= place.layer < first + count:
+                names[f"{run.stack}.{run.first + place.layer - first}.{place.rest}"] = tensor
+        elif tensor in run.tensors or (
+            # What the run's own module does not have is found out by binding.
+            tensor not in owner.tensors
+            and any(matches(tensor, each) for each in run.layers.tensors)
+        ):
+            names[tensor] = tensor
     tensors = {target: module.tensors[tensor] for target, tensor in names.items()}
     return structs.replace(module, tensors=tensors), names

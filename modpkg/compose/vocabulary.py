@@ -16,6 +16,7 @@ from msgspec import Struct, structs
 
 from modpkg.adapters.vocabulary import has_token_rows
 from modpkg.compose.composition import INNER, ComputedTensor, InnerTensor
+from modpkg.compose.layers import matches
 from modpkg.compose.named_tokens import ADDED_TOKENS, VOCABULARY, added_tokens, tokens_of
 from modpkg.compose.nested import made_fields
 from modpkg.compose.row_places import MEAN, ZEROS, MovedRows, packed
@@ -120,7 +121,7 @@ def _merged_in(recipe: Compose, tensor: str) -> list[str]:
     if recipe.steps:
         return [recipe.base, *(step.module for step in recipe.steps)]
     for run in reversed(recipe.layers):
-        if any(tensor.startswith(t) if t.endswith(".") else tensor == t for t in run.tensors):
+        if any(matches(tensor, wanted) for wanted in run.tensors):
             return [run.module, *(step.module for step in run.steps)]
     return [recipe.base]
 

@@ -117,8 +117,8 @@ def _composition() -> dict[str, JsonSchema]:
             "method": string("How it is merged; as the recipe's method says if left out."),
             "parameters": parameters_of(),
         },
-        "A range of layers of one module.",
-        ("module", "range"),
+        "A range of layers of one module, or tensors of it.",
+        ("module",),
     )
     return {
         "base": name_of("the base, one of the dependencies"),

@@ -188,7 +188,9 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _layers(run: Layers) -> dict[str, Any]:
-    data: dict[str, Any] = {"module": run.module, "range": list(run.range)}
+    data: dict[str, Any] = {"module": run.module}
+    if run.range is not None:
+        data["range"] = list(run.range)
     if run.scale is not None:
         data["scale"] = plain_setting(run.scale)
     if run.tensors:

@@ -112,11 +112,11 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 class Layers(Struct, frozen=True, kw_only=True):
-    """A range of layers of one module, as part of a model."""
+    """A range of layers of one module, or some tensors of it, as part of a model."""
 
     module: ModuleName
-    range: tuple[int, int]
-    """The first of the module's layers, and the one after the last."""
+    range: tuple[int, int] | None = None
+    """The first of the module's layers, and the one after the last; None: only tensors."""
     scale: Setting | None = None
     """Factor of their tensors; None leaves them unchanged."""
     tensors: tuple[str, ...] = ()

@@ -186,12 +186,14 @@ def _step_of(table: Table, dependencies: Collection[ModuleName]) -> Step:
 def _layers(node: Node, dependencies: Collection[ModuleName]) -> Layers:
     table = node.table(LAYERS_KEYS)
     module = table.need("module", 'module = "smollm2-135m"')
-    extent = table.need("range", "range = [0, 16]")
     scale, tensors = table.get("scale"), table.get("tensors")
+    extent = table.get("range")
+    if extent is None and (scale or not tensors):
+        extent = table.need("range", "range = [0, 16]")
     steps, method = table.get("steps"), table.get("method")
     return Layers(
         module=_dependency(module, dependencies),
-        range=_range(extent),
+        range=_range(extent) if extent else None,
         scale=read_setting(scale, _number) if scale else None,
         tensors=tuple(name.text() for name in tensors.items()) if tensors else (),
         steps=tuple(_layers_step(each, dependencies) for each in steps.items()) if steps else (),

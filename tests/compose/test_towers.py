@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 
 from modpkg.compose.composition import Composition
 from modpkg.compose.executor import compose
@@ -84,7 +85,7 @@ def test_a_part_may_have_several_prefixes(models: dict[str, InstalledModule]) ->
 def test_parts_that_do_not_fit_are_refused(models: dict[str, InstalledModule]) -> None:
     for prefix, message in (
         ("language_model", "ends with a dot"),
-        (1.0, "ends with a dot"),
+        (1.0, "must be a string"),
         ("audio.", "no tensor of a begins with it"),
         ("vision_tower.", "and a does not"),
     ):
@@ -118,6 +119,48 @@ def test_layers_of_the_text_tower_are_taken_and_merged(
     assert composition.config["text_config"]["num_hidden_layers"] == 4
     assert composition.config["text_config"]["layer_types"] == ["x", "y", "y", "z"]
     assert composition.config["vision_config"] == {"num_hidden_layers": 3}
+
+
+def test_towers_are_merged_by_methods_of_their_own(
+    models: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    """Runs without a range: only tensors, in layers too, and layers stay where they are."""
+    image = Layers(
+        module=ModuleName("a"),
+        tensors=("vision_tower.",),
+        steps=(merged("b", scale=(0.0, 1.0)),),
+        method="sum",
+    )
+    text = Layers(module=ModuleName("a"), tensors=("language_model.",), steps=(merged("b"),))
+    composition = planned(models, layers=(image, text), method="mean")
+    got = values(compose(composition, tmp_path).tensors)
+    a, b = (values(models[name].tensors) for name in "ab")
+    assert got.keys() == a.keys()
+    for k, share in enumerate((0.0, 0.5, 1.0)):
+        own = a[f"{IMAGE}.{k}.w"]
+        assert torch.allclose(got[f"{IMAGE}.{k}.w"], own + share * (b[f"{IMAGE}.{k}.w"] - own))
+        both = a[f"{TEXT}.{k}.w"] + b[f"{TEXT}.{k}.w"]
+        assert torch.allclose(got[f"{TEXT}.{k}.w"], both / 2, atol=1e-6)
+    projector = "multi_modal_projector.linear_1.weight"
+    assert torch.equal(got[projector], a[projector])
+    assert composition.config["text_config"]["num_hidden_layers"] == 3
+
+
+def test_a_tower_of_another_shape_is_refused(
+    models: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    more = {**values(models["b"].tensors), f"{IMAGE}.0.bias": torch.ones(3)}
+    models["b"] = module(tmp_path, "c", "base", more, config={})
+    run = Layers(module=ModuleName("a"), tensors=("vision_tower.",), steps=(merged("b"),))
+    with raises("M601", match="layers.0.bias' and a does not"):
+        planned(models, layers=(run,))
+    other = structs.replace(run, steps=(merged("b", range=(0, 1)),))
+    with raises("M601", match="step 1 has 1 layers, not 0"):
+        planned(models, layers=(other,))
+    layers = Layers(module=ModuleName("a"), range=(0, 3))
+    inside = Layers(module=ModuleName("a"), tensors=(f"{TEXT}.0.",))
+    with raises("M601", match="outside of its layers"):
+        planned(models, layers=(layers, inside))
 
 
 def test_stacks_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:

@@ -253,12 +253,16 @@ def _compositions(dependencies: list[str]) -> st.SearchStrategy[dict[str, Any]]:
             "parameters": parameters,
         },
     )
+    only_tensors = st.fixed_dictionaries(
+        {"module": one, "tensors": st.lists(texts, min_size=1, max_size=2)},
+        optional={"steps": st.lists(merged, max_size=2), "method": words},
+    )
     return st.fixed_dictionaries(
         {"base": one},
         optional={
             "method": words,
             "parameters": parameters | st.fixed_dictionaries({"importance": one}),
-            "layers": st.lists(layers, max_size=2),
+            "layers": st.lists(layers | only_tensors, max_size=2),
             "steps": st.lists(step, max_size=3),
             "dtype": st.sampled_from(["float32", "bfloat16"]),
             "tokenizer": one,

@@ -134,6 +134,9 @@ BAD = [
      '10: compose.parameters.importance is \'c\', which is not among [dependencies]; '
      'add it there, like: c = "*".'),
     (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
+     'layers = [{ module = "b", tensors = ["x"], scale = 2.0 }]\n',
+     "10: compose.layers[0].range is missing; add it, like: range = [0, 16]."),
+    (MODULE + '[dependencies]\nb = "*"\n[compose]\nbase = "b"\n'
      'layers = [{ module = "b", range = [4, 4] }]\n',
      "10: compose.layers[0].range has to be the first layer and the one after the last, "
      "like [0, 16]."),

@@ -135,7 +135,7 @@ def _layer_ranges(context: StepContext) -> list[tuple[int, int]]:
     """Return the ranges of the base's layers that the recipe assembles; empty if others' too."""
     layers = context.recipe.layers
     from_base = all(each.module == context.base.name for each in layers)
-    return [each.range for each in layers] if from_base else []
+    return [each.range for each in layers if each.range is not None] if from_base else []
 
 
 def _terms(context: StepContext, changes: AdapterChanges) -> dict[str, Term]:

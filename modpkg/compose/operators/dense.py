@@ -19,6 +19,7 @@ from modpkg.adapters.formula import LEAST, BaseRows, Elements, Error, Extent, Si
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.compose.output_layer import config_of, untied_by, with_tied_output
+from modpkg.compose.parameter import Parameter
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.installed import TensorRef
 from modpkg.core.same_values import in_terms_of
@@ -88,11 +89,11 @@ def _bind_part(context: StepContext) -> Effects:
     the base's names without the prefix, if there is one prefix.
     """
     module, base, given = context.module, context.base, context.step.parameters[WITHIN]
-    prefixes = given if isinstance(given, tuple) else (given,)
+    prefixes = [str(each) for each in given] if isinstance(given, tuple) else [str(given)]
     part: dict[str, TensorRef] = {}
     own: dict[str, TensorRef] = {}
     for prefix in prefixes:
-        if not isinstance(prefix, str) or not prefix.endswith("."):
+        if not prefix.endswith("."):
             raise context.refuse_step(
                 f"has {WITHIN} = {prefix!r}, which is no prefix of names that ends with a dot, "
                 'like "language_model."'
@@ -151,4 +152,5 @@ DENSE = Operator(
     arrays=True,
     by_rows=("values",),
     becomes="values",
+    parameters={WITHIN: Parameter(default="", type=str)},
 )
