@@ -96,13 +96,17 @@ def aligned(
     tensors = {module.name: dict(module.tensors) for module in models}
     inner: dict[str, InnerTensor] = {}
     for tensor in sorted({t for own in tensors.values() for t in own if has_token_rows(t)}):
-        group = list(dict.fromkeys(_merged_in(recipe, tensor)))
-        favoured = group[0] if vocabulary_.missing == "base" else ""
-        table = _Alignment(refuse, favoured, [modules[each] for each in group], known, rows)
-        for module in table.having(tensor):
-            moved = table.rows_of(module, tensor, tokens, padding)
-            if not moved.is_plain():
-                tensors[module.name][tensor] = _made(module.name, tensor, moved, inner)
+        groups = [list(dict.fromkeys(_merged_in(recipe, tensor)))]
+        if recipe.base not in groups[0]:
+            # Its tensor is not taken, but the shapes of the others are compared with it.
+            groups.append([recipe.base])
+        for names in groups:
+            favoured = names[0] if vocabulary_.missing == "base" else ""
+            table = _Alignment(refuse, favoured, [modules[each] for each in names], known, rows)
+            for module in table.having(tensor):
+                moved = table.rows_of(module, tensor, tokens, padding)
+                if not moved.is_plain():
+                    tensors[module.name][tensor] = _made(module.name, tensor, moved, inner)
     result = dict(modules)
     for each, made in tensors.items():
         result[each] = structs.replace(modules[each], tensors=made)
