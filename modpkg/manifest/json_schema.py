@@ -120,6 +120,8 @@ def _composition() -> dict[str, JsonSchema]:
         "A range of layers of one module, or tensors of it.",
         ("module",),
     )
+    only_tensors = {"required": ["tensors"], "not": {"required": ["scale"]}}
+    layers["anyOf"] = [{"required": ["range"]}, only_tensors]
     return {
         "base": name_of("the base, one of the dependencies"),
         "method": string("How the changes are combined; sum if left out."),
