@@ -106,7 +106,7 @@ class HubModules:
         if address.pinned:
             return address
         if address not in self._commits:
-            self._check_online(f"what {address} is now")
+            self._check_online(f"the commit of {address}")
             with open_hub(f"Asking for {address}", self._progress) as client:
                 self._commits[address] = address.at(client.head(address))
         return self._commits[address]

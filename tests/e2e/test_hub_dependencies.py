@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +16,16 @@ import modpkg
 from modpkg.core.hub_address import HubAddress
 from modpkg.environment.hub_release import version_of
 from modpkg.resolve.lock import Lock, read_lock
+from tests import forkserver
 from tests.command import modpkg as modpkg_command
 from tests.e2e.remedies import Run, fails, works
+from tests.faults import COUNT
 from tests.hub_server import Hub, hub_server
 from tests.interop.test_hub_import import base_files
 from tests.tiny import ADAPTER_CONFIG, adapter_weights, base_weights
 
+KILLS = 3
+"""How many changes to the file system a command is killed at."""
 APP = """\
 [app]
 name = "app"
@@ -322,3 +327,30 @@ def test_two_at_a_time(hub: Hub, app: Path, tmp_path: Path) -> None:
             pass
     assert lock_of(apps[0]) == lock_of(apps[1])
     assert hub.sent - sent < 1.2 * (len(base_weights()) + len(adapter_weights())) + 20_000
+
+
+def test_killed_while_it_is_made(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(fatal: int) -> int:
+        """Lock with a new home, and die at a change to the file system."""
+        home = tmp_path / "w" / f"home-{fatal}"
+        monkeypatch.setenv("MODPKG_HOME", str(home))
+        (app / "modpkg.lock").unlink(missing_ok=True)
+        home.mkdir(parents=True)
+        faulty = ("-m", "tests.faults", str(fatal), str(home.parent), "lock")
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        return forkserver.run(*faulty, cwd=app, env=dict(os.environ)).returncode
+
+    assert lock(0) == 0
+    wanted = lock_of(app)
+    points = int((tmp_path / "w" / COUNT).read_text())
+    for number in range(KILLS):
+        killed = lock(1 + int((number + 0.5) * points / KILLS))
+        assert killed == -signal.SIGKILL
+        modpkg_command("lock", cwd=app)
+        assert lock_of(app) == wanted
+        modpkg_command("install", "--offline", cwd=app)
+        shutil.rmtree(app / ".modpkg")
+        home = Path(os.environ["MODPKG_HOME"])
+        assert not [path for path in (home / "downloads").glob("org--*") if path.is_dir()]
