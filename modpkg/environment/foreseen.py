@@ -17,6 +17,7 @@ from modpkg.environment.compositions import compositions_of
 from modpkg.environment.fits import fits_of
 from modpkg.environment.locking import make_lock
 from modpkg.environment.models import ModelRecipe, recipes_within, with_extras
+from modpkg.environment.patch_notes import overlap_notes
 from modpkg.environment.policy import check_engine
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest, ResolutionTable
@@ -73,7 +74,7 @@ def _checked(workspace: Workspace, manifest: Manifest, active: set[str]) -> list
         extras = {module.name: module.extras for module in lock.module}
         within = recipes_within(name, recipe, transfer.records, extras)
         models = [replace(model, within=within)]
-        compositions_of(models, lock, transfer, registries, workspace.store)
+        compositions, _ = compositions_of(models, lock, transfer, registries, workspace.store)
     except (RegistryError, MissingExtra):
         raise
     except ModpkgError as error:
@@ -81,6 +82,9 @@ def _checked(workspace: Workspace, manifest: Manifest, active: set[str]) -> list
         raise ReleaseError(
             "M235", module=name, releases=listed(used), refusal=error.code, reason=reason
         ) from error
+    composition = compositions[name]
+    for note in (*composition.notes, *overlap_notes(recipe, composition)):
+        workspace.progress.warn(f"{name}: {note}")
     return used
 
 

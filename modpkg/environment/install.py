@@ -40,6 +40,7 @@ from modpkg.environment.generations import (
     text_digest,
 )
 from modpkg.environment.models import lay_out_model
+from modpkg.environment.patch_notes import conflict_notes
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
 from modpkg.environment.undo import undone_on_error
@@ -98,6 +99,8 @@ def _notes(plan: InstallPlan) -> Iterator[str]:
     for model in plan.recipes:
         if not (model.implied and model.name in used):
             yield from plan.compositions[model.name].notes
+        for note in conflict_notes(model.recipe, plan.compositions[model.name]):
+            yield f"{model.name}: {note}"
     for name, reason in plan.not_alone.items():
         if name not in used:
             yield f"{name} cannot be loaded by itself: {reason}"

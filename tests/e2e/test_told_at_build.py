@@ -8,16 +8,21 @@ from struct import pack
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from modpkg.community.modules.project import build_project
 from modpkg.community.semver.releases import publish_project
+from modpkg.compose.operators import OPERATORS as KNOWN_OPERATORS
 from modpkg.compose.reducers import REDUCERS
+from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import DIST
 from modpkg.core.progress import Progress
 from modpkg.environment.install import apply_install
+from modpkg.environment.install import install as install_all
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import RegistryOptions, Workspace
@@ -37,6 +42,8 @@ OPERATORS = {
     "wide-lora": "lora",
     "other-lora": "lora",
     "fix": "sparse",
+    "one": "patch",
+    "two": "patch",
     "judge": "head",
 }
 """The modules that recipes are made of, and the operator that is right for each."""
@@ -118,7 +125,8 @@ NUMBERS = st.one_of(
 def recipes(draw: st.DrawFn) -> dict[str, Any]:
     """Recipes of which many are right, and the others have one or several faults."""
     usual = ["tuned", "tiny-lora", "other-lora", "fix", "judge"]
-    modules = st.sampled_from([*usual, *usual, *OPERATORS])
+    others = [name for name in OPERATORS if name not in ("one", "two")]
+    modules = st.sampled_from([*usual, *usual, *others])
     method = draw(st.sampled_from(["sum", *REDUCERS, "tiez"]))
     known = REDUCERS[method].parameters if method in REDUCERS else {}
     keys = st.sampled_from([*known, *known, "densty", *PARAMETERS])
@@ -126,7 +134,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     steps = []
     for _ in range(draw(st.integers(0, 3))):
         module = draw(modules)
-        wrong = st.sampled_from(["replace", "sparse", "head", "expert", "router", "ia3", "lroa"])
+        wrong = st.sampled_from([*KNOWN_OPERATORS, "lroa"])
         right = draw(st.integers(0, 7))
         step: dict[str, Any] = {"op": OPERATORS[module] if right else draw(wrong)}
         step["module"] = module
@@ -149,6 +157,12 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             optional={"scale": NUMBERS, "tensors": st.sampled_from([["model.norm."], ["nope"]])},
         )
         recipe["layers"] = draw(st.lists(runs, min_size=1, max_size=2))
+        for run in recipe["layers"]:
+            if draw(st.booleans()):
+                run["steps"] = [{"op": "dense", "module": draw(modules)}]
+                run["method"] = draw(st.sampled_from(["linear", "ties", "slerp", "mean", "nope"]))
+            if draw(st.booleans()):
+                run["parameters"] = draw(parameters)
     if draw(st.integers(0, 3)) == 0:
         recipe["dtype"] = draw(st.sampled_from(["float16", "bfloat16", "float32"]))
     if draw(st.integers(0, 5)) == 0:
@@ -278,20 +292,64 @@ def test_extras_are_checked_too(world: Path) -> None:
         build(Workspace(workspace.project))
 
 
+class Warnings(Progress):
+    """Keeps what is warned of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)
+
+
 def test_a_module_that_is_not_published_yet_is_no_error(world: Path) -> None:
-    class Warnings(Progress):
-        def __init__(self) -> None:
-            super().__init__()
-            self.texts: list[str] = []
-
-        def warn(self, text: str) -> None:
-            self.texts.append(text)
-
     progress = Warnings()
     project = write_recipe(world / "m", "m", {"base": "tiny", "steps": [dense("tuned")]}).project
     options = RegistryOptions(registry=str(world / "empty"))
     assert build(Workspace(project, options=options, progress=progress)) == ()
     assert any("was not checked" in text for text in progress.texts)
+
+
+def test_patches_that_conflict_are_told_as_merge_tells_them(world: Path, home: Path) -> None:
+    base = load_file(world / "world" / "tiny" / "model.safetensors")
+    norm = "model.norm.weight"
+    for name, places in (("one", {0: 1.0, 1: 1.0, 2: 1.0}), ("two", {0: 1.0, 1: 2.0, 2: -1.0})):
+        tensors = {key: tensor.clone() for key, tensor in base.items()}
+        for place, change in places.items():
+            tensors[norm][place] += change
+        save_file(tensors, world / f"{name}.safetensors")
+        record = {
+            "base": "tiny", "version": "1.0", "removed": {}, "removed_files": [],
+            "tensors": {norm: patched(base[norm], tensors[norm])},
+        }  # fmt: skip
+        weights = safetensors_bytes({norm: ("F32", [8], tensors[norm].numpy().tobytes())})
+        files = {"w.safetensors": weights, "patch.json": json.dumps(record).encode()}
+        folder = write_module(world / name, name, "1.0", "patch", {"tiny": "==1.0"}, "", files)
+        tiny.publish(folder, home / "registry")
+    steps = [{"op": "patch", "module": name} for name in ("one", "two")]
+    progress = Warnings()
+    project = write_recipe(world / "m", "m", {"base": "tiny", "steps": steps}).project
+    build(Workspace(project, progress=progress))
+    assert "one and two conflict in up to 1 tensors" in progress.texts[0]
+    publish_project(Workspace(project))
+    app = world / "app"
+    app.mkdir()
+    (app / "modpkg.toml").write_text('[app]\nname = "a"\n[dependencies]\nm = "*"\n')
+    install_all(Workspace(Project(app / "modpkg.toml"), progress=progress), InstallRequest())
+    told = [text for text in progress.texts if "values" in text]
+    wanted = "m: one and two conflict in 1 tensors ('model.norm.weight' …; 2 values, 1 changed in"
+    assert [text[: len(wanted)] for text in told] == [wanted]
+    by_mean = {"base": "tiny", "method": "mean", "steps": steps}
+    quiet = Warnings()
+    build(Workspace(write_recipe(world / "n", "n", by_mean).project, progress=quiet))
+    assert quiet.texts == []
+
+
+def patched(before: torch.Tensor, after: torch.Tensor) -> dict[str, Any]:
+    """Return the entry of patch.json for a tensor that is written whole."""
+    was, now = (digest_bytes(tensor.numpy().tobytes()) for tensor in (before, after))
+    return {"digest": now, "was": was, "inputs": {"whole": "model.norm.weight"}}
 
 
 @pytest.mark.parametrize(
