@@ -14,6 +14,7 @@ from modpkg.compose.arrays import Array
 from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import ComputedTensor, Term
 from modpkg.compose.reducers import selection
+from modpkg.compose.reducers.ranking import ranks_among, sorted_vectors
 from modpkg.compose.reducers.reducer import ApproximateMagnitudes, Contribution
 from modpkg.compose.reducers.selection import ALL_DRAWS, RankedMagnitude, draw_limit
 from modpkg.compose.reducers.sparsified import drop_by_rank
@@ -132,3 +133,23 @@ def test_equal_values_of_a_row_are_dropped_equally_often() -> None:
     assert np.abs(shares - wanted).max() < 0.03
     single = Contribution(delta=np.ones((4000, 1)), weight=1.0, parameters=parameters, key=b"y")
     assert abs((drop_by_rank(single, 0, rescale=False) != 0).mean() - 0.5) < 0.03
+
+
+def test_a_vector_is_one_row_of_ranks(tmp_path: Path) -> None:
+    inputs, rng = Inputs(tmp_path), np.random.default_rng(4)
+    end = np.round(rng.standard_normal(60) * 4)  # some are equal
+    refs = [inputs.tensor(each, "F32") for each in (np.zeros(60), end)]
+    term = Term(op="dense", weight=1.0, inputs={"values": refs[1]})
+    computed = ComputedTensor(source=refs[0], dtype="F32", terms=(term,), reducer="della")
+    with TensorBlocks("m", "t", computed) as blocks:
+        (order,) = sorted_vectors(blocks) or ()
+        delta = np.concatenate(list(blocks.deltas(0)))
+
+    def dropped(values: Array, first: int, ascending: Array | None) -> list[float]:
+        parameters = {"density": 0.5, "epsilon": 0.4}
+        change = Contribution(values, 1.0, parameters, b"x", first)
+        return drop_by_rank(change, 0, ascending, rescale=True).reshape(-1).tolist()
+
+    whole = dropped(delta.reshape(1, -1), 0, None)
+    assert [x for n in range(0, 60, 7) for x in dropped(delta[n : n + 7], n, order)] == whole
+    assert ranks_among(np.ones(1), np.ones(1)).tolist() == [0.5]

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.reducers import exactly, single, together
+from modpkg.compose.reducers.ranking import ranks, ranks_among, sorted_vectors
 from modpkg.compose.reducers.reducer import Blocks, Contribution, Doubt, reducer
 from modpkg.compose.reducers.stream import uniform
 from modpkg.compose.reducers.trimming import (
@@ -55,14 +56,20 @@ def drop_uniformly(contribution: Contribution, seed: int, *, rescale: bool) -> A
     return kept
 
 
-def drop_by_rank(contribution: Contribution, seed: int, *, rescale: bool) -> Array:
-    """Return the delta with values dropped at random, small ones of a row more often (MagPrune)."""
+def drop_by_rank(
+    contribution: Contribution, seed: int, ascending: Array | None = None, *, rescale: bool
+) -> Array:
+    """Return the delta with values dropped at random, small ones of a row more often (MagPrune).
+
+    ``ascending`` has all magnitudes of a vector, which is one row.
+    """
     density, epsilon = contribution.parameters["density"], contribution.parameters["epsilon"]
     if density >= 1:
         return contribution.delta
     if density <= 0:
         return np.zeros_like(contribution.delta)
-    chance = _ranks(np.abs(contribution.delta))
+    size = np.abs(contribution.delta)
+    chance = ranks(size) if ascending is None else ranks_among(ascending, size)
     chance *= 2 * epsilon
     chance += density - epsilon
     draws = uniform(seed, contribution.key, contribution.first, contribution.delta.shape)
@@ -72,25 +79,12 @@ def drop_by_rank(contribution: Contribution, seed: int, *, rescale: bool) -> Arr
     return kept
 
 
-def _ranks(size: Array) -> Array:
-    """Return the rank of each magnitude in its row, from 0 to 1; equal ones share their mean rank.
-
-    In a row of one value that is 1/2.
-    """
-    columns = size.shape[1]
-    if columns == 1:
-        return np.full(size.shape, 0.5)
-    order = size.argsort(axis=1)
-    ascending = np.take_along_axis(size, order, axis=1)
-    places, edge = np.arange(columns), np.ones((len(size), 1), np.bool_)
-    apart = ascending[:, 1:] != ascending[:, :-1]
-    first = np.where(np.hstack([edge, apart]), places, 0)
-    last = np.where(np.hstack([apart, edge]), places, columns - 1)
-    np.maximum.accumulate(first, axis=1, out=first)
-    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-    ranks = np.empty_like(size)
-    np.put_along_axis(ranks, order, (first + last) / (2 * (columns - 1)), axis=1)
-    return ranks
+def _dropped_by_rank(
+    contributions: Sequence[Contribution], vectors: Sequence[Array] | None, seed: int, rescale: bool
+) -> list[Array]:
+    orders = [None] * len(contributions) if vectors is None else vectors
+    pairs = zip(contributions, orders, strict=True)
+    return [drop_by_rank(each, seed, order, rescale=rescale) for each, order in pairs]
 
 
 # Merging --------------------------------------------------------------------------------------
@@ -350,10 +344,11 @@ def dare_ties(
 _DELLA = {"density": 1.0, "epsilon": 0.15}
 
 
-@reducer("della", step=_DELLA, bounds=_SHARE, check=together.della)
+@reducer("della", step=_DELLA, bounds=_SHARE, check=together.della, measure=sorted_vectors)
 def della(
     base: Array,
     contributions: Sequence[Contribution],
+    vectors: Sequence[Array] | None = None,
     *,
     seed: int = 0,
     normalize: bool = True,
@@ -365,15 +360,23 @@ def della(
     The probability to keep a value grows from density − epsilon to density + epsilon with its rank
     in its row; kept values are divided by it. Deep et al. 2024, https://arxiv.org/abs/2406.11617.
     """
-    parts = [drop_by_rank(c, seed, rescale=rescale) for c in contributions]
+    parts = _dropped_by_rank(contributions, vectors, seed, rescale)
     delta = disjoint_merge(parts, _weights(contributions), divide="weights" if normalize else "")
     return add_scaled(base, delta, lambda_)
 
 
-@reducer("della-linear", step=_DELLA, bounds=_SHARE, check=together.della, additive=True)
+@reducer(
+    "della-linear",
+    step=_DELLA,
+    bounds=_SHARE,
+    check=together.della,
+    additive=True,
+    measure=sorted_vectors,
+)
 def della_linear(
     base: Array,
     contributions: Sequence[Contribution],
+    vectors: Sequence[Array] | None = None,
     *,
     seed: int = 0,
     normalize: bool = False,
@@ -381,7 +384,7 @@ def della_linear(
     lambda_: float = 1.0,
 ) -> Array:
     """``della-linear``: as ``della``, but summed without electing signs."""
-    parts = [drop_by_rank(c, seed, rescale=rescale) for c in contributions]
+    parts = _dropped_by_rank(contributions, vectors, seed, rescale)
     return add_scaled(
         base, weighted_sum(parts, _weights(contributions), normalize=normalize), lambda_
     )
