@@ -95,6 +95,7 @@ def aligned(
     padding = -len(tokens) % (vocabulary_.pad_to_multiple_of or 1)
     tensors = {module.name: dict(module.tensors) for module in models}
     inner: dict[str, InnerTensor] = {}
+    places: dict[tuple[str, ...], _Places] = {}
     for tensor in sorted({t for own in tensors.values() for t in own if has_token_rows(t)}):
         groups = [list(dict.fromkeys(_merged_in(recipe, tensor)))]
         if recipe.base not in groups[0]:
@@ -102,7 +103,8 @@ def aligned(
             groups.append([recipe.base])
         for names in groups:
             favoured = names[0] if vocabulary_.missing == "base" else ""
-            table = _Alignment(refuse, favoured, [modules[each] for each in names], known, rows)
+            group = [modules[each] for each in names]
+            table = _Alignment(refuse, favoured, group, known, rows, places)
             for module in table.having(tensor):
                 moved = table.rows_of(module, tensor, tokens, padding)
                 if not moved.is_plain():
@@ -192,6 +194,10 @@ def _with_tokens(
     return {**document, "added_tokens": [*(document.get("added_tokens") or ()), *entries]}
 
 
+_Places = tuple["array[int]", "array[int]", dict[int, tuple[tuple[int, int], ...]]]
+"""Of `MovedRows`: ``sources``, ``rows`` and ``means``."""
+
+
 class _Alignment:
     """Moves the rows of models that are merged with each other."""
 
@@ -202,9 +208,10 @@ class _Alignment:
         models: Sequence[InstalledModule],
         known: Mapping[str, Mapping[str, int]],
         rows: Mapping[str, TokenRow],
+        places: dict[tuple[str, ...], _Places],
     ) -> None:
         self._refuse, self._base, self._models = refuse, base, models
-        self._known, self._given = known, rows
+        self._known, self._given, self._known_places = known, rows, places
 
     def having(self, tensor: str) -> list[InstalledModule]:
         """Return those of the models that have a tensor."""
@@ -217,14 +224,7 @@ class _Alignment:
         having = [module, *(m for m in self.having(tensor) if m.name != module.name)]
         refs = tuple(each.tensors[tensor] for each in having)
         names = [each.name for each in having]
-        sources, rows = array("i", [ZEROS]) * len(tokens), array("i", [0]) * len(tokens)
-        means: dict[int, tuple[tuple[int, int], ...]] = {}
-        for token, number in tokens.items():
-            found = self._row(token, names)
-            if len(found) == 1:
-                sources[number], rows[number] = found[0]
-            elif found:
-                sources[number], means[number] = MEAN, tuple(found)
+        sources, rows, means = self._places(names, tokens)
         used = {*sources, *(source for parts in means.values() for source, _ in parts)} - {MEAN}
         for source in used - {ZEROS}:
             ref = refs[source]
@@ -241,6 +241,24 @@ class _Alignment:
             means=means,
             padding=padding,
         )
+
+    def _places(self, names: Sequence[str], tokens: Mapping[str, int]) -> _Places:
+        """Return where the rows of all tokens come from, for the first of the models.
+
+        For most tensors that is the same: output layer and embedding.
+        """
+        key = (self._base, *names)
+        if key not in self._known_places:
+            sources, rows = array("i", [ZEROS]) * len(tokens), array("i", [0]) * len(tokens)
+            means: dict[int, tuple[tuple[int, int], ...]] = {}
+            for token, number in tokens.items():
+                found = self._row(token, names)
+                if len(found) == 1:
+                    sources[number], rows[number] = found[0]
+                elif found:
+                    sources[number], means[number] = MEAN, tuple(found)
+            self._known_places[key] = sources, rows, means
+        return self._known_places[key]
 
     def _row(self, token: str, names: Sequence[str]) -> list[tuple[int, int]]:
         """Return where the row of a token comes from, for the first of the models.
