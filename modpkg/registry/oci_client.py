@@ -22,7 +22,12 @@ from modpkg.core.errors import IntegrityError, ModpkgError, NotFound
 from modpkg.core.oci_address import OciAddress
 from modpkg.registry.connection import failure_of
 from modpkg.registry.object_source import ARRIVAL
-from modpkg.registry.oci_requests import OciAnswer, OciBody, OciRequests, PassingFailure
+from modpkg.registry.oci_requests import (
+    OciAnswer,
+    OciBody,
+    OciRequests,
+)
+from modpkg.registry.oci_tries import PassingFailure
 from modpkg.registry.pace import Pace
 from modpkg.registry.requests import Abandoned, abandon
 
@@ -107,7 +112,7 @@ class OciClient:
             NotFound: The registry has it no more.
             RegistryUnreachable: It cannot be read.
         """
-        url, at, tries = self._requests.url(f"blobs/{digest}"), start, 0
+        url, at, tries = self._requests.url(f"blobs/{digest}"), start, self._requests.tries()
         pace = Pace(str(self.address), digest, timedelta(seconds=bounds.SILENCE_SECONDS))
         while at < size:
             begun = at
@@ -120,8 +125,7 @@ class OciClient:
                         return
                 raise PassingFailure("it sends less of a file than it has")
             except PassingFailure as failure:
-                tries = 1 if at - begun >= bounds.PROGRESS_BYTES else tries + 1
-                self._requests.pause(tries, failure)
+                tries.wait(failure, progressed=at - begun >= bounds.PROGRESS_BYTES)
 
     def _some(self, url: str, digest: Digest, start: int, pace: Pace) -> Iterator[bytes]:
         """Yield what one answer has of a blob."""
@@ -170,13 +174,13 @@ class OciClient:
             RegistryUnreachable: It cannot be pushed.
             IntegrityError: What came there has another digest.
         """
-        tries, location, offset = 0, "", 0
+        tries, location, offset = self._requests.tries(), "", 0
         while True:
             begun = offset
             try:
                 if not location:
                     if self.has_blob(digest, size):
-                        return tries > 0
+                        return tries.count > 0
                     location, offset = self._begin_upload(digest), 0
                     if not location:
                         return False
@@ -188,8 +192,7 @@ class OciClient:
             except PassingFailure as failure:
                 if location:
                     location, offset = self._held(location)
-                tries = 1 if offset - begun >= bounds.PROGRESS_BYTES else tries + 1
-                self._requests.pause(tries, failure)
+                tries.wait(failure, progressed=offset - begun >= bounds.PROGRESS_BYTES)
 
     def _begin_upload(self, digest: Digest) -> str:
         """Return where an upload goes on; nowhere if another repository had the blob."""

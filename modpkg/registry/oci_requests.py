@@ -29,29 +29,18 @@ from modpkg.core.files import refusal_of
 from modpkg.core.oci_address import OciAddress, is_loopback
 from modpkg.core.version import __version__
 from modpkg.manifest.config import origin
-from modpkg.registry.attempts import jittered, retry_after
+from modpkg.registry.attempts import retry_after
 from modpkg.registry.connection import IpAddress, failure_of, open_connection
 from modpkg.registry.object_store import is_private
 from modpkg.registry.oci_challenge import challenge_in, token_in
 from modpkg.registry.oci_login import OciLogin, login_of
+from modpkg.registry.oci_tries import OciTries, PassingFailure
 from modpkg.registry.public_address import privacy_of
 from modpkg.registry.requests import Abandoned, TooLate, wait_for
 
-RETRIES = 5
-"""How often a request is tried again."""
-_PAUSE = 0.25
 _ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ERROR_CODE = re.compile(rb'"code" ?: ?"([A-Z_]{1,60})"')
-
-
-class PassingFailure(Exception):
-    """A request failed such that another may succeed."""
-
-    def __init__(self, reason: str, after: float = 0) -> None:
-        self.reason = reason
-        self.after = after
-        """For how many seconds the registry wants to be left alone."""
 
 
 class OciBody(Struct, frozen=True):
@@ -100,6 +89,10 @@ class OciRequests:
         if self.stopped.is_set():
             raise Abandoned
 
+    def tries(self) -> OciTries:
+        """Return what counts the tries of one piece of work."""
+        return OciTries(self.refusal, self.check_going)
+
     def read_from(self, repositories: Collection[str]) -> None:
         """Ask that other repositories can be read too, in tokens from now on."""
         with self._lock:
@@ -139,20 +132,20 @@ class OciRequests:
         Raises:
             RegistryUnreachable: Its status is none of ``expect``, or it is over ``most`` bytes.
         """
-        for tries in range(1, RETRIES + 2):
+        tries = self.tries()
+        while True:
             try:
                 with self.open(method, url, headers=headers, body=body, silence=silence) as answer:
                     data = b"" if method == "HEAD" else _read(answer, most + 1)
                     got = OciAnswer(answer.status, answer.headers, data)
             except PassingFailure as failure:
-                self.pause(tries, failure)
+                tries.wait(failure)
                 continue
             if got.status not in expect:
                 raise self.refused(got)
             if len(data) > most:
                 raise self.refusal(f"it answers with over {most} bytes", "ask its owner")
             return got
-        raise AssertionError("the last pause raises")
 
     @contextlib.contextmanager
     def open(
@@ -194,17 +187,6 @@ class OciRequests:
                 yield answer
                 return
         raise self.refusal("it is a redirect loop", "ask its owner")
-
-    def pause(self, tries: int, failure: PassingFailure) -> None:
-        """Wait before the next try, of which there were so many.
-
-        Raises:
-            RegistryUnreachable: There were enough, or the registry asks for too long a wait.
-        """
-        if tries > RETRIES or failure.after > bounds.RETRY_AFTER_SECONDS:
-            raise self.refusal(failure.reason, "try again later") from None
-        self.check_going()
-        wait_for(partial(time.sleep, max(failure.after, jittered(_PAUSE * 2**tries))))
 
     def refused(self, answer: OciAnswer) -> RegistryUnreachable:
         """Return the error for an answer with a status that was not expected."""

@@ -1,0 +1,54 @@
+"""Trying again what an OCI registry failed to do, and waiting as long as it asks for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from modpkg.core import bounds
+from modpkg.core.errors import RegistryUnreachable
+from modpkg.registry.attempts import jittered
+from modpkg.registry.requests import wait_for
+
+RETRIES = 5
+"""How often a request is tried again."""
+_PAUSE = 0.25
+
+
+class PassingFailure(Exception):
+    """A request failed such that another may succeed."""
+
+    def __init__(self, reason: str, after: float = 0) -> None:
+        self.reason = reason
+        self.after = after
+        """For how many seconds the registry wants to be left alone."""
+
+
+class OciTries:
+    """The tries of one piece of work that a registry may fail to do at first."""
+
+    def __init__(
+        self, refusal: Callable[[str, str], RegistryUnreachable], check_going: Callable[[], None]
+    ) -> None:
+        """``refusal`` makes the last error, of its reason and remedy; ``check_going`` may end it."""
+        self._refusal = refusal
+        self._check_going = check_going
+        self.count = 0
+        """Of those that failed, since one brought something."""
+        self._granted = 0.0
+
+    def wait(self, failure: PassingFailure, *, progressed: bool = False) -> None:
+        """Wait before the next try; ``progressed`` is whether the last one brought something.
+
+        Raises:
+            RegistryUnreachable: There were enough, or the registry asks for too long a wait.
+        """
+        if progressed:
+            self.count, self._granted = 0, 0.0
+        self.count += 1
+        self._granted += failure.after
+        if self.count > RETRIES or self._granted > bounds.RETRY_AFTER_SECONDS:
+            raise self._refusal(failure.reason, "try again later") from None
+        self._check_going()
+        wait_for(partial(time.sleep, max(failure.after, jittered(_PAUSE * 2**self.count))))
