@@ -31,7 +31,7 @@ class OciTries:
     def __init__(
         self, refusal: Callable[[str, str], RegistryUnreachable], check_going: Callable[[], None]
     ) -> None:
-        """``refusal`` makes the last error, of its reason and remedy; ``check_going`` may end it."""
+        """``refusal`` makes the error of a reason and a remedy; ``check_going`` may end it all."""
         self._refusal = refusal
         self._check_going = check_going
         self.count = 0
