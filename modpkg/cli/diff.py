@@ -76,15 +76,15 @@ def diff_command(
     """Show how far the weights of B are from those of A, tensor by tensor.
 
     A and B are each a release (NAME==VERSION), an installed model (NAME, or NAME@3 for how
-    generation 3 has it), or a folder with *.safetensors.
+    generation 3 has it), or a folder with *.safetensors. A release that has a recipe is composed.
 
     Change is |B - A| / |A|, in Euclidean norms. Values are the share of elements whose bits differ.
     """
     from modpkg.community.diff.svg import diff_svg
     from modpkg.community.diff.tensors import by_part, diff_views
-    from modpkg.community.modules.reference import find_view
+    from modpkg.community.modules.reference import find_weights
 
-    one, two = (find_view(text, workspace) for text in (before, after))
+    one, two = (find_weights(text, workspace) for text in (before, after))
     diff = diff_views(one, two, workspace.progress)
     if svg is not None:
         write_atomically(svg, diff_svg(diff, f"{one.label} to {two.label}").encode())

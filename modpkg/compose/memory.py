@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from modpkg.adapters.layers import layer_path
 from modpkg.compose.composition import NOTHING, Composition, ComputedTensor
+from modpkg.compose.nested import reached
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.reducers.selection import KEPT_ELEMENTS
@@ -100,6 +101,17 @@ def peak_bytes(composition: Composition, threads: int) -> int:
     needs = sorted(_tensor_bytes(composition.name, item) for item in _all_computed(composition))
     processes = PROCESS_BYTES * process_count(composition, threads)
     return _FIXED + processes + sum(needs[-threads:]) + _router_bytes(composition)
+
+
+def scratch_bytes(composition: Composition, threads: int) -> int:
+    """Return an upper bound of the bytes of tensors that are stored only while others need them."""
+    if not composition.inner:
+        return 0
+    needs = []
+    for computed in composition.computed.values():
+        inner = reached(computed.inputs(), composition.inner).values()
+        needs.append(sum(item.computed.length for item in inner if item.computed is not None))
+    return sum(sorted(needs)[-threads:])
 
 
 def process_count(composition: Composition, cores: int) -> int:

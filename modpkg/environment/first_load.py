@@ -16,7 +16,7 @@ from modpkg.core.sealed import seal
 from modpkg.environment.composed_modules import ModuleGraph
 from modpkg.environment.generations import COMPLETE, Environment, Generation, ModuleState
 from modpkg.environment.install import counted, fetch_plan, link_packs
-from modpkg.environment.models import ModelRecipe, lay_out_model, recipes_within
+from modpkg.environment.models import ModelRecipe, lay_out_model, recipe_of, recipes_within
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose, Task
@@ -49,7 +49,7 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
         task = None if record.task is None else msgspec.convert(record.task, Task)
         recipe = msgspec.convert(record.recipe, Compose)
         model = ModelRecipe(record.name, record.version, recipe, task)
-        modules = installed_graph(workspace, generation, {record.name: recipe}, record.modules)
+        modules = installed_graph(workspace, generation, {record.name: recipe})
         composition = plan(model.name, model.version, recipe, modules)
         check_space(store.root, composition.bytes_to_write(store.root))
         workspace.progress.stage(f"Composing {name}")
@@ -68,28 +68,32 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
 
 
 def installed_graph(
-    workspace: Workspace,
-    generation: Generation,
-    recipes: Mapping[str, Compose],
-    names: Iterable[str],
+    workspace: Workspace, generation: Generation, recipes: Mapping[str, Compose]
 ) -> ModuleGraph:
-    """Return modules of a generation for some recipes, with what is stored of them.
+    """Return the modules of a generation that some recipes are composed of, at any depth.
 
     Args:
         workspace: The workspace.
         generation: One of its environment's.
         recipes: The recipes, by the names of their models.
-        names: The modules that they are composed of, at any depth.
 
     Raises:
         What `installed_modules` raises, and `ComposeError` for a module that is composed of itself.
     """
-    stored = installed_modules(workspace, generation, names)
-    records = {name: module.record for name, module in stored.items()}
     extras = {module.name: module.extras for module in generation.modules}
+    stored: dict[str, InstalledModule] = {}
+    pending = [name for recipe in recipes.values() for name in recipe.modules()]
+    while pending:
+        found = installed_modules(workspace, generation, pending)
+        stored |= found
+        inner = [recipe_of(each.record, extras.get(each.name, ())) for each in found.values()]
+        names = [name for recipe in inner if recipe is not None for name in recipe.modules()]
+        pending = [name for name in names if name not in stored]
+    records = {name: module.record for name, module in stored.items()}
     within: dict[str, Compose] = {}
     for name, recipe in recipes.items():
-        within |= recipes_within(name, recipe, records, extras)
+        label = f"{name} of generation {generation.number}"  # it may have its base's name
+        within |= recipes_within(label, recipe, records, extras)
     return ModuleGraph(stored, within, workspace.store.blobs)
 
 

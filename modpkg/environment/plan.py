@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.compose.composition import Composition
-from modpkg.compose.memory import needs_torch, peak_bytes
+from modpkg.compose.memory import needs_torch, peak_bytes, scratch_bytes
 from modpkg.core import system
 from modpkg.core.errors import InstallError
 from modpkg.core.extras import require_torch, require_transformers
@@ -92,6 +92,8 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     """Bytes that composing will write while installing; 0 if all results are in the store."""
     compose_memory: int
     """Peak memory of composing in bytes, beside Python and torch."""
+    scratch: int = 0
+    """Bytes that composing writes and removes again."""
     flagged: bool
     """Whether the lock satisfies the manifest only with the request's policy."""
 
@@ -102,7 +104,7 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     @property
     def disk(self) -> int:
         """Bytes that the install will take on the store's disk."""
-        return self.transfer.disk + self.compose_bytes
+        return self.transfer.disk + self.compose_bytes + self.scratch
 
 
 def _without(text: str, manifest: Manifest, name: ModuleName) -> str:
@@ -249,7 +251,7 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
     compositions, not_alone = compositions_of(models, lock, transfer, registries, store)
     models = [model for model in models if model.name in compositions]
     now = [compositions[model.name] for model in models if not model.at_load]
-    compose_bytes, compose_memory = _compose_cost(now, store)
+    compose_bytes, compose_memory, scratch = _compose_cost(now, store)
     return InstallPlan(
         workspace=workspace,
         manifest=manifest,
@@ -265,6 +267,7 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         compose_bytes=compose_bytes,
         flagged=stale_reason(selection.written, lock) is not None,
         compose_memory=compose_memory,
+        scratch=scratch,
     )
 
 
@@ -333,13 +336,13 @@ def _lines_of(now: tuple[Dependency, ...], then: tuple[Dependency, ...]) -> tupl
     return tuple(msgspec.structs.replace(bound, where=where[bound.name]) for bound in now)
 
 
-def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[int, int]:
-    """Return how many bytes composing writes, and its peak memory.
+def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[int, int, int]:
+    """Return how many bytes composing writes, its peak memory, and what it writes for a while.
 
     Raises:
         MissingExtra: One needs torch or transformers, which is not installed.
     """
-    size = memory = 0
+    size = memory = scratch = 0
     for composition in compositions:
         if to_write := composition.bytes_to_write(store.root):
             if composition.prompt_reader is not None:
@@ -348,7 +351,8 @@ def _compose_cost(compositions: Iterable[Composition], store: Store) -> tuple[in
                 require_torch(f"Composing {composition.name}")
             size += to_write
             memory = max(memory, peak_bytes(composition, system.available_cores()))
-    return size, memory
+            scratch = max(scratch, scratch_bytes(composition, system.available_cores()))
+    return size, memory, scratch
 
 
 def _with_policy(manifest: Manifest, request: InstallRequest) -> Manifest:

@@ -57,28 +57,20 @@ def find_parts(names: Sequence[str], workspace: Workspace) -> LiveParts:
     """
     folders = [find_model(name, workspace, composed=False)[0] for name in names]
     recipes: dict[str, Compose] = {}
-    used: list[str] = []
     with workspace.store.lock():
         for folder in folders:
             record = read_model(folder)
             recipes[record.name] = msgspec.convert(record.recipe, Compose)
-            used += record.modules
         generation = workspace.environment.generation(int(folders[0].parents[1].name))
-        modules = _stored_modules(workspace, generation, recipes, used)
+        modules = _stored_modules(workspace, generation, recipes)
         return parts_of(folders[0], recipes, modules)
 
 
 def _stored_modules(
-    workspace: Workspace,
-    generation: Generation,
-    recipes: Mapping[str, Compose],
-    used: Sequence[str],
+    workspace: Workspace, generation: Generation, recipes: Mapping[str, Compose]
 ) -> dict[str, InstalledModule]:
-    """Return the modules of recipes with all their weights in the store, for live models to map.
-
-    ``used`` are those that the recipes are composed of, at any depth.
-    """
-    graph = installed_graph(workspace, generation, recipes, used)
+    """Return the modules of recipes with all their weights in the store, for live models to map."""
+    graph = installed_graph(workspace, generation, recipes)
     names = dict.fromkeys(name for recipe in recipes.values() for name in recipe.modules())
     return {name: materialised(graph[name], workspace.store) for name in names}
 
@@ -108,22 +100,22 @@ def find_adapters(base: str, adapters: Sequence[str], workspace: Workspace) -> L
                 recipes[name] = msgspec.convert(read_model(folders[name]).recipe, Compose)
             elif name not in states:
                 raise not_installed(workspace, name, [*generation.models, *states])
-            elif name == names[0] and states[name].kind == "base":
+            elif name == names[0] and states[name].kind in ("base", "model"):
                 recipes[name] = Compose(base=name)
             elif name == names[0] or states[name].kind not in ON_A_BASE:
                 remedy = no_model_remedy(workspace, name, states[name].kind)
                 raise RunError("M701", name=name, kind=states[name].kind, remedy=remedy)
             else:
                 recipes[name] = _on_its_base(name, workspace, generation)
+            if recipes[name].base == names[0]:  # the base may be a recipe itself
+                recipes[names[0]] = Compose(base=names[0])
             if (own := recipes[name].base) != (wanted := recipes[names[0]].base):
                 reason = f"it was made for {own}, and the base of {names[0]} is {wanted}"
                 raise RunError("M708", name=name, reason=reason)
         if not folders:
             remedy = no_model_remedy(workspace, names[0], "base")
             raise RunError("M701", name=names[0], kind="base", remedy=remedy)
-        used = [module for recipe in recipes.values() for module in recipe.modules()]
-        used += [module for folder in folders.values() for module in read_model(folder).modules]
-        modules = _stored_modules(workspace, generation, recipes, used)
+        modules = _stored_modules(workspace, generation, recipes)
     parts = parts_of(next(iter(folders.values())), recipes, modules)
     changes = {name: parts.changes[name] for name in (*names[1:], *parts.changes)}
     changes[names[0]] = changes.pop(names[0])

@@ -237,6 +237,8 @@ def test_processes_and_executors_give_the_same(
     expected = compose(composition, tmp_path / "threads", threads=2).result
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert compose(composition, tmp_path / "pool", executor=pool).result == expected
+    by_torch = compose(composition, tmp_path / "torch", device="cpu-torch")
+    assert by_torch.result == expected
     monkeypatch.setattr(memory, "PROCESS_OUTPUT", 1)
     sent: list[bool] = []
     whether = work.can_be_sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest.read import read_manifest
+from modpkg.release.patched import read_patch
 from modpkg.resolve.lock import read_lock
+from modpkg.runtime.live_parts import find_adapters, find_parts
 from tests import tiny
 from tests.command import modpkg, modpkg_json
 from tests.modules import write_module
@@ -39,7 +42,7 @@ def dense(*names: str) -> str:
     return ", ".join(f'{{ op = "dense", module = "{name}", scale = 0.5 }}' for name in names)
 
 
-Q = "model.layers.0.self_attn.q_proj.weight"
+Q, EMBEDDING = "model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"
 RECIPES = {
     "talker": 'base = "tiny"\nsteps = [{ op = "lora", module = "tiny-lora" }]',
     "second": f'base = "talker"\nmethod = "ties-mergekit"\nsteps = [{dense("other", "tiny")}]',
@@ -190,6 +193,25 @@ def test_a_nested_model_that_is_composed_at_its_first_load(registry: Path, tmp_p
     assert workspace.environment.model("third").result == result(again, "third")
 
 
+def test_releases_with_a_recipe_are_compared(registry: Path, tmp_path: Path) -> None:
+    found = modpkg_json("diff", "tiny==1.0", "talker==1.0")
+    changed = [each["name"] for each in found["tensors"] if each["status"] == "changed"]
+    assert len(changed) == 4
+    assert Q in changed
+
+
+def test_what_is_written_for_a_while_is_planned_for(registry: Path, tmp_path: Path) -> None:
+    plan = plan_install(
+        Workspace(app(tmp_path / "a", '[dependencies]\nthird = "*"\n')), InstallRequest()
+    )
+    largest = max(item.length for item in plan.compositions["third"].computed.values())
+    assert largest <= plan.scratch <= plan.disk - plan.compose_bytes
+    plain = plan_install(
+        Workspace(app(tmp_path / "b", '[dependencies]\ntalker = "*"\n')), InstallRequest()
+    )
+    assert plain.scratch == 0
+
+
 def test_a_live_model_whose_base_is_an_assembly(registry: Path, tmp_path: Path) -> None:
     project = app(
         tmp_path / "live",
@@ -197,8 +219,6 @@ def test_a_live_model_whose_base_is_an_assembly(registry: Path, tmp_path: Path) 
         'steps = [{ op = "lora", module = "tiny-lora", scale = 0.5 }]\n',
     )
     installed(project)
-    from modpkg.runtime.live_parts import find_parts
-
     parts = find_parts(["twice"], Workspace(project))
     assert set(parts.changes) == {"twice", "tiny-lora"}
     inner = Workspace(project).environment.model("talker").tensors
@@ -284,7 +304,10 @@ def copy(registry: Path, tmp_path: Path) -> Path:
     export_hf(folder, environment.packs, tmp_path / "copy")
     tensors = load_file(tmp_path / "copy" / "model.safetensors")
     tensors[Q][0, :2] += 0.5
+    tensors[EMBEDDING] = tensors[EMBEDDING][:30].contiguous()  # tokens without a use are cut
     save_file(tensors, tmp_path / "copy" / "model.safetensors")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"vocab_size": 30}))
     return tmp_path / "copy"
 
 
@@ -294,6 +317,8 @@ def test_a_patch_of_a_composed_module(registry: Path, tmp_path: Path, copy: Path
     pins = [str(dependency.requirement) for dependency in manifest.dependencies]
     assert pins[0] == "second==1.0"
     assert {"tiny==1.0", "tiny-lora==1.0", "talker==1.0", "other==1.0"} == set(pins[1:])
+    record = read_patch(tmp_path / "fix" / "patch.json", "fix")
+    assert record.tensors[EMBEDDING].first == 30
     built = modpkg_json("build", "--json", tmp_path / "fix")
     assert list(built["expects"]) == ["second"]
     modpkg("publish", tmp_path / "fix")
@@ -365,6 +390,8 @@ def test_an_adapter_of_a_composed_module(registry: Path, tmp_path: Path) -> None
     done = installed(project)
     assert [fit.drift.exact for fit in done.plan.fits if fit.base == "second"] == [True]
     compose_at_load(Workspace(project), 1, "late-lora")
+    parts = find_adapters("second", ["late-lora"], Workspace(project))
+    assert set(parts.changes) == {"late-lora", "second"}
     tiny.publish(tiny.write_adapter(tmp_path / "newer", "2.0", seed=8), registry)
     again = install(Workspace(project), InstallRequest(upgrade=None))
     (fit,) = [fit for fit in again.plan.fits if fit.base == "second"]
