@@ -19,6 +19,7 @@ def main(context: click.Context) -> None:
         context.invoke(vectors_command)
         context.invoke(json_page_command)
         context.invoke(bounds_page_command)
+        context.invoke(parameters_page_command)
 
 
 @main.command("schemas")
@@ -54,6 +55,15 @@ def bounds_page_command() -> None:
 
     write_bounds_page()
     click.echo(f"Wrote the bounds into {PAGE}.")
+
+
+@main.command("parameters-page")
+def parameters_page_command() -> None:
+    """Write the table of parameters in docs/merging.md."""
+    from registry_spec.parameters_page import PAGE, write_parameters_page
+
+    write_parameters_page()
+    click.echo(f"Wrote the parameters into {PAGE}.")
 
 
 @main.command("check")

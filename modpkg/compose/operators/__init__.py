@@ -35,7 +35,9 @@ def _of_methods() -> Iterator[Operator]:
             yield Operator(bind=bind, **structs.asdict(formula))
 
 
-_DECLARED: dict[str, dict[str, Parameter]] = {"prompt": {"task": Parameter(type=int, least=0)}}
+_DECLARED: dict[str, dict[str, Parameter]] = {
+    "prompt": {"task": Parameter(default=0, type=int, least=0)}
+}
 """Settings of the operators of PEFT's methods."""
 
 OPERATORS: dict[str, Operator] = {
