@@ -133,11 +133,31 @@ class MergeMethod:
         touched = sorted({target for planned in steps for target in planned.effects.terms})
         if self._reducer.across:
             steps = sorted(steps, key=_identity)
-        return {
+        found = {
             target: terms
             for target in touched
             if (terms := self._terms_of(base, target, steps, folded))
         }
+        if self._reducer.across:
+            self._check_alike(found)
+        return found
+
+    def _check_alike(self, terms: Mapping[str, Sequence[Term]]) -> None:
+        """Check that each step has the same parameters for all tensors, which are measured as one.
+
+        Raises:
+            ComposeError: One differs.
+        """
+        first: Sequence[Term] = next(iter(terms.values()), ())
+        for target, own in terms.items():
+            for one, other in zip(first, own, strict=True):
+                for key, value in one.settings.items():
+                    if other.settings[key] != value:
+                        raise self._refuse(
+                            f"parameter {key!r} of a step has another value for {target!r} than "
+                            f"for other tensors, but method {self.method!r} measures all tensors "
+                            "as one; give it one value"
+                        )
 
     def _terms_of(
         self, base: InstalledModule, target: str, steps: Sequence[PlannedStep], folded: bool

@@ -388,6 +388,13 @@ def test_invalid_parameters_are_refused(
         World().values(method, dict.fromkeys(steps, 1.0), **parameters)
 
 
+@pytest.mark.parametrize(("method", "key"), [("ties", "density"), ("ram-plus", "epsilon")])
+def test_what_is_measured_over_the_model_has_one_value(method: str, key: str) -> None:
+    for value in ((0.1, 0.3), (Filtered(0.1, "norm"), Filtered(0.2))):
+        with raises("M601", match="measures all tensors as one"):
+            World().plan(method, taken(method), **{key: value})
+
+
 def test_scales_of_unweighted_methods_and_unknown_methods_are_refused() -> None:
     with raises("M601", match="takes no weights"):
         World().plan("mean", {"one": 0.5})
