@@ -16,9 +16,9 @@ from modpkg.core.regular_file import read_text
 from modpkg.interop.bounded_yaml import MalformedYaml, read_yaml
 from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
-from modpkg.interop.mergekit_merges import MergedRecipe
 from modpkg.interop.mergekit_recipe import PARTS
 from modpkg.interop.mergekit_settings import WrongValue, value_outside_layers
+from modpkg.interop.mergekit_towers import TowerRecipe
 from modpkg.interop.mergekit_vocabulary import vocabulary_of
 from modpkg.interop.model_card import license_of, read_card
 from modpkg.interop.module_project import new_project
@@ -89,15 +89,18 @@ def _read(source: Path) -> dict[str, Any]:
     return data
 
 
-class MergeRecipe(MergedRecipe):
+class MergeRecipe(TowerRecipe):
     """A recipe for ``mergekit-yaml``."""
 
     def __init__(self, path: Path, data: dict[str, Any]) -> None:
         super().__init__(path, data, _KEYS)
 
     def _compose(self) -> dict[str, Any]:
-        composed = self._passthrough() if self._method.name == "passthrough" else self._merge()
+        composed = self._towers() or self._composed_tower()
         return composed | self._vocabulary(composed["base"]) | self._template()
+
+    def _composed_tower(self) -> dict[str, Any]:
+        return self._passthrough() if self._method.name == "passthrough" else self._merge()
 
     # Layers of several models -------------------------------------------------------------
 

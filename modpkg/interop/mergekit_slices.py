@@ -15,7 +15,7 @@ from modpkg.core.text_config import text_part
 from modpkg.interop.mergekit_recipe import Recipe
 from modpkg.interop.mergekit_settings import WrongValue, converted
 
-_TOWER = "default"
+TOWER = "default"
 """What mergekit calls a model that has only one stack of layers."""
 _EMBEDS = re.compile(r"embed|(?:^|\.)w[tp]e\.", re.IGNORECASE)
 
@@ -40,15 +40,14 @@ class SlicedRecipe(Recipe):
         if given != ["modules"]:
             return {key: self._data[key] for key in given}
         towers = self._table(self._data["modules"], "modules")
-        if list(towers) != [_TOWER]:
-            raise self._refuse(
-                f"its modules are {', '.join(map(repr, towers))}; supported is only {_TOWER!r}, "
-                "the one of a model without several towers"
-            )
-        tower = self._table(towers[_TOWER], f"module {_TOWER!r}")
-        self._ignored(tower, ("models", "slices", "parameters"), f"module {_TOWER!r}")
+        return self._tower_named(TOWER, towers[TOWER])
+
+    def _tower_named(self, name: str, given: Any) -> dict[str, Any]:
+        """Return the table of a module."""
+        tower = self._table(given, f"module {name!r}")
+        self._ignored(tower, ("models", "slices", "parameters"), f"module {name!r}")
         if bool(tower.get("models")) == bool(tower.get("slices")):
-            raise self._refuse(f"module {_TOWER!r} needs either 'models' or 'slices'")
+            raise self._refuse(f"module {name!r} needs either 'models' or 'slices'")
         return tower
 
     def _common(self) -> list[dict[str, Any]]:
@@ -101,20 +100,24 @@ class SlicedRecipe(Recipe):
         _, text = text_part(self._config(self._path_of(model)[0]))
         return next((text[key] for key in LAYERS if isinstance(text.get(key), int)), None)
 
-    def _outside_layers(self, path: str, *, before: bool) -> tuple[list[str], bool]:
-        """Return the tensors of a model that are before, or after, its layers.
-
-        And whether they are known: those of a model that is no folder here are assumed.
-        """
+    def _names_in(self, path: str) -> set[str]:
+        """Return the names of the tensors of a model that is a folder here."""
         names: set[str] = set()
         try:
             for pack in sorted(self._folder(path).glob("*.safetensors")):
                 names.update(read_pack_header(pack))
         except (OSError, PackError):
-            names = set()
+            return set()
+        return names
+
+    def _outside_layers(self, path: str, *, before: bool) -> tuple[list[str], bool]:
+        """Return the tensors of a model that are before, or after, its layers.
+
+        And whether they are known: those of a model that is no folder here are assumed.
+        """
         values = sorted(
             name
-            for name in names
+            for name in self._names_in(path)
             if layer_path(name) is None and (_EMBEDS.search(name) is not None) == before
         )
         if values:

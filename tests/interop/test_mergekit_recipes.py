@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from modpkg.core.names import ModuleName
 from modpkg.interop.mergekit import import_mergekit
@@ -131,7 +133,7 @@ def test_what_mergekit_ignores_is_noted(tmp_path: Path, recipe: str, note: str) 
     ("recipe", "reason"),
     [
         (LINEAR + TWO + "slices: [{sources: []}]\n", "has models and slices"),
-        (LINEAR + "modules: {vision: {models: [{model: a}]}}\n", "its modules are 'vision'"),
+        (LINEAR + "modules: {vision: {models: [{model: a}]}}\n", "several modules; to know"),
         (LINEAR + "modules: {default: {}}\n", "needs either 'models' or 'slices'"),
         (LINEAR + "models: [{model: a@v1}, {model: a@v2}]\n", "two revisions of a"),
         (LINEAR + TWO + "---\n" + LINEAR + TWO, "several documents"),
@@ -319,3 +321,74 @@ def test_one_model_alone(tmp_path: Path, recipe: str, wanted: dict[str, Any]) ->
 def test_most_methods_need_two_models(tmp_path: Path) -> None:
     with raises("M801", match="nuslerp needs another model than a"):
         imported(tmp_path, "merge_method: nuslerp\nmodels: [{model: a}]\nparameters: {weight: 1}\n")
+
+
+def tower_model(folder: Path, name: str, kind: str = "gemma3") -> None:
+    (folder / name).mkdir()
+    config = {"model_type": kind, "text_config": {"num_hidden_layers": 4}}
+    (folder / name / "config.json").write_text(json.dumps(config))
+    names = ("language_model.model.embed_tokens.weight", "language_model.model.norm.weight")
+    names += ("vision_tower.vision_model.embeddings.patch_embedding.bias",)
+    names += ("multi_modal_projector.mm_soft_emb_norm.weight", "visual.blocks.0.w", "model.x.w")
+    save_file({each: torch.ones(2) for each in names}, folder / name / "model.safetensors")
+
+
+TOWERS = """
+merge_method: slerp
+base_model: a
+modules:
+  text_decoder:
+    slices:
+      - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [2, 4]}]
+      - sources: [{model: a, layer_range: [1, 4]}]
+    parameters: {t: [0, 1]}
+  vision_tower:
+    models: [{model: a}, {model: b}]
+    parameters: {t: 0.25}
+"""
+
+
+def test_each_tower_is_runs_of_its_own(tmp_path: Path) -> None:
+    for name in "ab":
+        tower_model(tmp_path, name)
+    found, notes = imported(tmp_path, TOWERS)
+    first, second, vision = found.layers
+    assert (first.range, first.steps[0].range, first.parameters) == (
+        (0, 2),
+        (2, 4),
+        {"t": (0.0, 1.0)},
+    )
+    assert first.tensors == ("language_model.model.embed_tokens.weight",)
+    assert (second.range, second.steps, second.tensors) == ((1, 4), (), ())
+    assert (vision.range, vision.tensors) == (None, ("vision_tower.",))
+    assert (vision.steps[0].module, vision.parameters) == ("b", {"t": 0.25})
+    assert "multi_modal_projector are the base's" in notes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        (TOWERS.replace("vision_tower", "audio_tower"), "its module is 'audio_tower'; known are"),
+        (TOWERS.replace("base_model: a", "base_model: c"), "of gemma3, qwen2_vl"),
+        (TOWERS.replace("text_decoder", "vision_model"), "its module is 'vision_model'"),
+        (TOWERS.replace("models: [{model: a}, {model: b}]", "slices: [{sources: "
+         "[{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]}]"), "has slices"),
+        (TOWERS + "models: [{model: a}]\n", "has models and modules"),
+    ],
+)  # fmt: skip
+def test_towers_that_are_refused(tmp_path: Path, recipe: str, reason: str) -> None:
+    for name, kind in (("a", "gemma3"), ("b", "gemma3"), ("c", "qwen2_vl")):
+        tower_model(tmp_path, name, kind)
+    with raises("M801", match=reason):
+        imported(tmp_path, recipe)
+
+
+def test_only_prefixes_of_tensors_that_are_there_are_taken(tmp_path: Path) -> None:
+    tower_model(tmp_path, "a", "qwen2_vl")
+    tower_model(tmp_path, "b", "qwen2_vl")
+    recipe = "merge_method: linear\nparameters: {weight: 1}\nmodules:\n  text_decoder:\n"
+    recipe += "    models: [{model: a}, {model: b}]\n  vision_tower:\n    models: [{model: b}]\n"
+    found, _ = imported(tmp_path, recipe)
+    text, vision = found.layers
+    assert (text.module, text.tensors, text.parameters) == ("a", ("model.",), {"base_weight": 1.0})
+    assert (vision.module, vision.tensors, vision.steps) == ("b", ("visual.blocks.",), ())
