@@ -51,7 +51,14 @@ class Clauses:
         """Per name or extra, the positions that can be reached, as bits."""
         self._demanded: dict[Identifier, dict[_Demand, int]] = {}
         """What releases of a name demand, each with their positions as bits."""
+        self._known: dict[_Demand, list[Clause]] = {}
         self._reach()
+        self._order = [*self._demanded]
+        """The names and extras that have needs, in the order of reaching them."""
+        self._places = {wanted: place for place, wanted in enumerate(self._order)}
+        self._yielded = 0
+        """How many of them `ahead` has yielded."""
+        self._ordered: set[Identifier] = set()
 
     def new_variable(self) -> int:
         """Return an unused variable."""
@@ -99,14 +106,22 @@ class Clauses:
 
     def ordering(self) -> Iterator[Clause]:
         """Yield "at least i+1 implies at least i", and "an extra implies its name"."""
-        for name, wanted in self._wanted.items():
-            for variable in range(wanted + 1, wanted + len(self.space.domain(name)) - 1):
-                yield -variable - 1, variable
-        for (name, _), variable in self._extra.items():
-            if len(self.space.domain(name)):
-                yield -variable, self._wanted[name]
-        # The last variable may be in no clause: this makes every variable known to the solver.
-        yield (self.new_variable(),)
+        for wanted in (*((name, None) for name in self._wanted), *self._extra):
+            yield from self._ordering(wanted)
+
+    def _ordering(self, wanted: Identifier) -> Iterator[Clause]:
+        name, extra = wanted
+        count, first = len(self.space.domain(name)), self._wanted[name]
+        if not count:
+            return
+        if extra is not None:
+            yield -self._extra[wanted], first
+            return
+        for variable in range(first + 1, first + count - 1):
+            yield -variable - 1, variable
+        # The last variable may be in no other clause: this makes it known to the solver.
+        last = first + count - 1
+        yield last, -last
 
     def demands(self, need: Need) -> list[Clause]:
         """Return the clauses of "the need is met"."""
@@ -152,35 +167,51 @@ class Clauses:
 
         They are yielded once: what they are made from is freed meanwhile.
         """
-        known: dict[_Demand, list[Clause]] = {}
-        for wanted in [*self._demanded]:
-            demanded: dict[Clause, int] = {}
-            for demand, positions in self._demanded.pop(wanted).items():
-                clauses = known.get(demand)
-                if clauses is None:
-                    if len(known) >= _SHARED:
-                        known.clear()
-                    clauses = known[demand] = self._demands(*demand)
-                for clause in clauses:
-                    demanded[clause] = demanded.get(clause, 0) | positions
-            conditions: dict[int, Clause] = {}
-            for clause, positions in demanded.items():
-                rest = positions
-                while rest:
-                    row = rest & ~(rest + (rest & -rest))
-                    condition = conditions.get(row)
-                    if condition is None:
-                        ((first, end),) = runs_of(bits(row))
-                        condition = conditions[row] = self.otherwise(wanted, first, end - 1)
-                    yield condition + clause
-                    rest ^= row
+        for wanted in self._order:
+            yield from self._requirements(wanted)
 
-    def all(self) -> Iterator[Clause]:
-        """Yield every clause, including those of the roots; see `requirements`."""
-        yield from self.ordering()
-        for root in self.roots:
-            yield from self.demands(root)
-        yield from self.requirements()
+    def _requirements(self, wanted: Identifier) -> Iterator[Clause]:
+        known = self._known
+        demanded: dict[Clause, int] = {}
+        for demand, positions in self._demanded.pop(wanted).items():
+            clauses = known.get(demand)
+            if clauses is None:
+                if len(known) >= _SHARED:
+                    known.clear()
+                clauses = known[demand] = self._demands(*demand)
+            for clause in clauses:
+                demanded[clause] = demanded.get(clause, 0) | positions
+        conditions: dict[int, Clause] = {}
+        for clause, positions in demanded.items():
+            rest = positions
+            while rest:
+                row = rest & ~(rest + (rest & -rest))
+                condition = conditions.get(row)
+                if condition is None:
+                    ((first, end),) = runs_of(bits(row))
+                    condition = conditions[row] = self.otherwise(wanted, first, end - 1)
+                yield condition + clause
+                rest ^= row
+
+    def ahead(self, wanted: Identifier, horizon: int) -> Iterator[Clause]:
+        """Yield what is to be known to choose a release of a name, or of an extra of it.
+
+        That is the clauses of all names up to this one, in the order of reaching them, and of what
+        is reached next: with it, ``horizon`` variables. What was yielded before is left out.
+        """
+        last = self._wanted[wanted[0]] + horizon
+        while self._yielded < len(self._order) and (
+            self._wanted[self._order[self._yielded][0]] < last
+            or self._places.get(wanted, -1) >= self._yielded
+        ):
+            following = self._order[self._yielded]
+            self._yielded += 1
+            for mentioned in (following, *((n, e) for n, e, _ in self._demanded[following])):
+                for one in ((mentioned[0], None), mentioned):
+                    if one not in self._ordered:
+                        self._ordered.add(one)
+                        yield from self._ordering(one)
+            yield from self._requirements(following)
 
     def _reach(self) -> None:
         """Find what can be reached from the roots."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,8 +23,47 @@ MOST_AHEAD = 256
 """Most names whose best releases are assumed together in one query."""
 MOST_TRIED = 64
 """Releases of one name that are tried one by one, before ranges of them are asked about."""
+HORIZON = 100_000
+"""Variables that are encoded ahead of the choices. A model of more takes longer, and what is so far
+away seldom matters."""
 PATIENCE = 20
 """Refutations of earlier choices than the last one refuted, before it is looked less far ahead."""
+
+
+class _Shortsighted(Exception):
+    """What was beyond the horizon rules out what was chosen."""
+
+
+class _Foresight:
+    """The solver, and the clauses that it is told as the choices go on."""
+
+    def __init__(
+        self, solver: Solver, clauses: Clauses, horizon: int, limit: Budget | None
+    ) -> None:
+        self.solver = solver
+        self.clauses = clauses
+        self._horizon = horizon
+        self._limit = limit
+        solver.add(itertools.chain(*map(clauses.demands, clauses.roots)))
+        self._charge(0)
+        for root in clauses.roots:
+            self.see(root.identifier)
+
+    def see(self, wanted: Identifier) -> None:
+        """Tell the solver all that is known of a name, or an extra, and of what is reached next."""
+        before = self.solver.clauses
+        self.solver.add(self.clauses.ahead(wanted, self._horizon))
+        self._charge(before)
+
+    def _charge(self, before: int) -> None:
+        added = self.solver.clauses - before
+        if added and self._limit is not None:
+            self._limit.charge_clauses(added)
+
+    def miss(self, what: str) -> Exception:
+        """Return the error for choices that have no solution although the solver found one."""
+        limited = self._horizon < sys.maxsize
+        return _Shortsighted(what) if limited else AssertionError(what)
 
 
 class _Step:
@@ -43,10 +84,11 @@ class _Step:
 class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
     """The second step: complete, with the same result as the walk if that has one.
 
-    There is always a model: a solution, not necessarily the preferred one. Names are visited in the
-    order of the walk, and for each the query is: is there a solution with a better release of this
-    name, given the choices so far? The solver is queried only if the model and the frontier do not
-    answer that already.
+    Names are visited in the order of the walk, and for each the query is: is there a solution with
+    a better release of this name, given the choices so far? The solver knows what is reached next,
+    up to a horizon. What it refutes has no solution; what it does not may still conflict with
+    something beyond. If that is seen later, all begins again without a horizon. If it is not, what
+    is chosen is a solution in the end, in which everything better was refuted: the preferred one.
     """
 
     base_exception = ResolverException
@@ -77,41 +119,49 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
             BudgetExceeded: ``limit`` is reached.
         """
         roots = list(requirements)
+        explaining = explaining or Budget(CORE_BUDGET)
+        try:
+            return self._resolved(roots, HORIZON, limit, explaining)
+        except _Shortsighted:
+            return self._resolved(roots, sys.maxsize, limit, explaining)
+
+    def _resolved(
+        self, roots: Sequence[Need], horizon: int, limit: Budget | None, explaining: Budget
+    ) -> Result[Need, Candidate, Identifier]:
         clauses = Clauses(self._space, roots)
         with Solver(limit) as solver:
-            solver.add(clauses.all())
-            if limit is not None:
-                limit.charge_clauses(solver.clauses)
+            foresight = _Foresight(solver, clauses, horizon, limit)
             self.queries += 1
             if not solver.solve():
-                raise NoSolution(minimal_cores(clauses, explaining or Budget(CORE_BUDGET)))
-            return self._prefer(solver, clauses, Frontier(self._space, roots))
+                raise NoSolution(minimal_cores(clauses, explaining))
+            return self._prefer(foresight, Frontier(self._space, roots))
 
     def _prefer(
-        self, solver: Solver, clauses: Clauses, frontier: Frontier
+        self, foresight: _Foresight, frontier: Frontier
     ) -> Result[Need, Candidate, Identifier]:
         ahead = 1
         while not frontier.finished:
-            ahead = min(2 * self._advance(solver, clauses, frontier, ahead), MOST_AHEAD)
+            ahead = min(2 * self._advance(foresight, frontier, ahead), MOST_AHEAD)
             frontier.settle()
         return frontier.result()
 
-    def _advance(self, solver: Solver, clauses: Clauses, frontier: Frontier, ahead: int) -> int:
+    def _advance(self, foresight: _Foresight, frontier: Frontier, ahead: int) -> int:
         """Choose for the next names, up to ``ahead`` of them; return of how many.
 
         The best releases that the frontier allows are assumed together. If they are refuted, so is
         the last choice that the refutation used, given those before it: the next best takes its
         place.
         """
+        solver, clauses = foresight.solver, foresight.clauses
         start = frontier.mark()
         steps: list[_Step] = []
         looking = True
         deepest = wasted = 0
         while True:
             if looking:
-                self._look(clauses, frontier, steps, ahead)
+                self._look(foresight, frontier, steps, ahead)
                 if frontier.mark() == start:
-                    raise AssertionError("the solver's solution is ruled out")
+                    raise foresight.miss("the solver's solution is ruled out")
             assumed = [literal for step in steps for literal in step.literals]
             self.queries += 1
             if solver.solve(assumed):
@@ -120,8 +170,10 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
                 solver.add([literal] for literal in assumed)
                 return len(steps) + (not looking)
             used = set(solver.core())
-            while used.isdisjoint(steps[-1].literals):
+            while steps and used.isdisjoint(steps[-1].literals):
                 steps.pop()
+            if not steps:
+                raise foresight.miss("what the solver found possible is refuted")
             frontier.back(steps[-1].mark)
             if len(steps) < deepest:
                 wasted += 1
@@ -133,11 +185,14 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
             if not looking:
                 steps.pop()
 
-    def _look(self, clauses: Clauses, frontier: Frontier, steps: list[_Step], ahead: int) -> None:
+    def _look(
+        self, foresight: _Foresight, frontier: Frontier, steps: list[_Step], ahead: int
+    ) -> None:
         """Choose as the walk does, until there are ``ahead`` choices or a conflict."""
         while len(steps) < ahead and not frontier.finished:
             mark = frontier.mark()
             name, extra = frontier.next()
+            foresight.see((name, extra))
             release = frontier.pinned.get(name)
             if release is not None:
                 try:
@@ -148,7 +203,7 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
                 continue
             step = _Step(mark, (name, extra), frontier.viable(name, extra))
             frontier.back(mark)
-            if not self._take(clauses, frontier, step):
+            if not self._take(foresight.clauses, frontier, step):
                 return
             steps.append(step)
 
