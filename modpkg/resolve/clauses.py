@@ -206,12 +206,21 @@ class Clauses:
         ):
             following = self._order[self._yielded]
             self._yielded += 1
-            for mentioned in (following, *((n, e) for n, e, _ in self._demanded[following])):
-                for one in ((mentioned[0], None), mentioned):
-                    if one not in self._ordered:
-                        self._ordered.add(one)
-                        yield from self._ordering(one)
+            for name, extra in (following, *((n, e) for n, e, _ in self._demanded[following])):
+                yield from self._mentioned(name, extra)
             yield from self._requirements(following)
+
+    def of_roots(self) -> Iterator[Clause]:
+        """Yield the needs of the roots, as `ahead` yields those of releases."""
+        for root in self.roots:
+            yield from self._mentioned(root.name, root.extra)
+            yield from self.demands(root)
+
+    def _mentioned(self, name: ModuleName, extra: str | None) -> Iterator[Clause]:
+        for wanted in ((name, None), (name, extra)):
+            if wanted not in self._ordered:
+                self._ordered.add(wanted)
+                yield from self._ordering(wanted)
 
     def _reach(self) -> None:
         """Find what can be reached from the roots."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -44,7 +43,7 @@ class _Foresight:
         self.clauses = clauses
         self._horizon = horizon
         self._limit = limit
-        solver.add(itertools.chain(*map(clauses.demands, clauses.roots)))
+        solver.add(clauses.of_roots())
         self._charge(0)
         for root in clauses.roots:
             self.see(root.identifier)

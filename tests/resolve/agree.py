@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from unittest.mock import patch
 
 from packaging.version import Version
 from resolvelib import BaseReporter
 from resolvelib import ResolutionImpossible as Impossible
 
+from modpkg.resolve import search
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.frontier import Conflict
@@ -40,10 +42,11 @@ def walked(graph: Graph) -> dict[str, str] | None:
         return None
 
 
-def searched(graph: Graph) -> dict[str, str] | None:
+def searched(graph: Graph, horizon: int = search.HORIZON) -> dict[str, str] | None:
     """Return the search's answer; None if it finds no solution."""
     try:
-        return chosen(SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs()).mapping)
+        with patch.object(search, "HORIZON", horizon):
+            return chosen(SatSearch(space_of(graph), BaseReporter()).resolve(graph.needs()).mapping)
     except Impossible as error:
         return None if error.causes else {}
 
@@ -53,6 +56,8 @@ def compare(graph: Graph) -> str:
     rules = Rules(graph)
     found = searched(graph)
     assert (found is not None) == satisfiable(rules), f"wrong verdict\n{graph}"
+    near = searched(graph, horizon=1)
+    assert near == found, f"with a horizon {near}, without {found}\n{graph}"
     quick = walked(graph)
     if found is None:
         assert quick is None, f"the walk answered what cannot be\n{graph}"

@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from packaging.version import Version
 
 from benchmarks import universe
 from benchmarks.resolver_fuzz import run
+from modpkg.resolve.clauses import Clauses
+from modpkg.resolve.need import Identifier
 from modpkg.resolve.order import Order, intersect, runs_of, within
 from modpkg.resolve.resolve import resolve
 from modpkg.resolve.solver import Solver
@@ -128,6 +130,32 @@ def test_a_ring_of_500_names(step: object) -> None:
     found = searched(Graph(["n0"], lines))
     assert found is not None
     assert [name for name, version in found.items() if version == "1"] == ["n0"]
+
+
+def test_what_is_beyond_the_horizon_is_seen_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    ahead = Clauses.ahead
+
+    def counted(self: Clauses, wanted: Identifier, horizon: int) -> Iterator[tuple[int, ...]]:
+        if not told or told[-1] != horizon:
+            told.append(horizon)
+        return ahead(self, wanted, horizon)
+
+    monkeypatch.setattr(Clauses, "ahead", counted)
+    table = universe.tight(200, 10, 3, 0.1, 1)
+    lines = [line(name, number, *needs) for name in table for number, needs in table[name]]
+    graph = Graph(universe.roots(table), lines)
+    expected = searched(graph)
+    told.clear()
+    assert searched(graph, horizon=700) == expected
+    assert told == [700], "some names ahead are enough"
+    lines = [line(f"n{k}", v, f"n{(k + 1) % 50}>={v}") for k in range(50) for v in ("1", "2")]
+    lines[-1] = line("n49", "2", "n0<2")
+    told.clear()
+    found = searched(Graph(["n0"], lines), horizon=10)
+    assert found is not None
+    assert [name for name, version in found.items() if version == "1"] == ["n0"]
+    assert told == [10, sys.maxsize], "what was chosen first is ruled out by the last"
 
 
 def test_the_order_of_rows_and_the_hash_seed_change_nothing() -> None:
