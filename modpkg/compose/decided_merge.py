@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modpkg.compose.arrays import Array, Stored
+from modpkg.compose.arrays import Array, Stored, in_double
 from modpkg.compose.composition import Term
 from modpkg.compose.reducers.trimming import Bounds, TrimBounds
-from modpkg.compose.rounding import rounded
 from modpkg.compose.sums import DecidedSum, Sum, off, sign_of, sum_in_parts
 
 _MOST_TERMS = 4
@@ -63,27 +62,25 @@ def _disjoint(method: str, terms: Sequence[Term], settings: Mapping[str, Any]) -
 
 
 class DecidedMerge:
-    """A disjoint merge of fine-tunes in float64, and for each element the side of a tie."""
+    """A disjoint merge of fine-tunes, bfloat16 or float16, from the side of a tie it is on."""
 
     def __init__(
         self,
         votes: Sequence[Sequence[float]],
         sums: Mapping[int, DecidedSum],
         bounds: Bounds,
-        dtype: str,
     ) -> None:
         """Bind a method: the weights of its votes in parts, and its sum of each kind."""
-        self._votes, self._sums, self._bounds, self._dtype = votes, sums, bounds, dtype
+        self._votes, self._sums, self._bounds = votes, sums, bounds
 
-    def at(self, base: Array, others: Sequence[Array], places: Any) -> tuple[Stored, Any]:
-        """Return the results, rounded, and a mask of those that are certain.
+    def at(self, base: Stored, others: Sequence[Stored], places: Any) -> tuple[Stored, Any]:
+        """Return the results and a mask of those that are certain.
 
         Args:
-            base: float64 of shape (1, k), and ``others`` alike.
+            base: As stored, flat, and ``others`` alike.
             places: The flat index of each element in the tensor.
         """
-        flat = [each.reshape(-1) for each in (base, *others)]
-        start, ends = flat[0], flat[1:]
+        start, *ends = (in_double(each) for each in (base, *others))
         certain = start != 0
         kept = []
         for end, bounds in zip(ends, self._bounds, strict=True):
@@ -97,15 +94,15 @@ class DecidedMerge:
         for number, difference in enumerate(kept):
             agrees = (difference > 0) & positive | (difference < 0) & ~positive
             kinds |= agrees.astype(np.uint8) << np.uint8(number)
-        stored = rounded(start, self._dtype)
+        stored = base.copy()
         for kind, total in self._sums.items():
             where = np.flatnonzero(kinds == kind)
             if where.size:
-                own = [end.take(where) for number, end in enumerate(ends) if kind >> number & 1]
-                results, sure = total.at(start.take(where), own)
+                own = [end.take(where) for number, end in enumerate(others) if kind >> number & 1]
+                results, sure = total.at(base.take(where), own)
                 stored[where] = results
                 certain[where] &= sure
-        return stored.reshape(base.shape), certain.reshape(base.shape)
+        return stored, certain
 
     def _elected(self, kept: Sequence[Array]) -> tuple[Any, Any]:
         """Return masks: where the sign is positive, as it is of a sum of 0; and if that is certain.
@@ -155,4 +152,4 @@ def decided_merge(
     found = {kind: total for kind, total in sums.items() if total is not None}
     if votes is None or len(found) < len(sums):
         return None
-    return DecidedMerge(votes[1:], found, bounds, dtype)
+    return DecidedMerge(votes[1:], found, bounds)

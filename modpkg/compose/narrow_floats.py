@@ -19,9 +19,9 @@ from modpkg.compose.memory import BLOCK_ELEMENTS, SINGLE_ELEMENTS
 from modpkg.compose.reducers.single import SinglePrecision
 from modpkg.compose.rows import RowReader
 
-Exact = Callable[[Array, Sequence[Array], Any], Stored]
-"""``exact(base, others, places)``: the rounded results of k elements, from their values, (1, k)
-float64 each, and their flat indices."""
+Exact = Callable[[Stored, Sequence[Stored], Any], Stored]
+"""``exact(base, others, places)``: the rounded results of k elements, from their values, as stored,
+and their flat indices."""
 
 _STEP_ELEMENTS = 1 << 17
 """Elements that are computed at once: they stay in a core's cache. The doubts of a block of many
@@ -65,6 +65,8 @@ class NarrowReduction:
         self._single, self._measured, self._exact = single, measured, exact
         self._base, self._others = base, others
         self._layout = LAYOUTS[dtype]
+        # Memory that is used again stays in a core's cache.
+        self._wide = [np.empty(_STEP_ELEMENTS, np.float32) for _ in (base, *others)]
 
     def within(self, start: int, stop: int) -> Iterator[Stored]:
         """Yield some rows of the result as stored in a pack, block by block, in order."""
@@ -75,51 +77,47 @@ class NarrowReduction:
     def _block(self, first: int, last: int) -> Stored:
         base = self._base.flat(first, last)
         others = [rows.flat(first, last) for rows in self._others]
-        result, doubt = np.empty_like(base), np.empty(base.size, np.bool_)
+        result, doubt = np.empty_like(base), np.zeros(base.size, np.bool_)
         for start in range(0, base.size, _STEP_ELEMENTS):
             some = slice(start, start + _STEP_ELEMENTS)
-            result[some] = self._step(
-                first + start, base[some], [other[some] for other in others], doubt[some]
-            )
+            models = [each[some] for each in (base, *others)]
+            self._step(first + start, models, doubt[some], result[some].view(np.uint16))
         where = np.flatnonzero(doubt)
         if where.size > result.size // 4:  # computing the whole block in float64 is faster
             return self._in_double(base, others, first)
         if where.size:
-            result[where] = self._exactly(
+            result[where] = self._exact(
                 base.take(where), [o.take(where) for o in others], where + first
             )
         return result
 
-    def _step(self, first: int, base: Stored, others: Sequence[Stored], doubt: Any) -> Stored:
-        """Return some results from float32, and set ``doubt``."""
+    def _step(self, first: int, models: Sequence[Stored], doubt: Any, result: Any) -> None:
+        """Compute some results in float32: their bits, and where they are in doubt."""
         single, layout = self._single, self._layout
         cuts = single.cuts(self._measured, first) or ()
-        doubt.fill(False)
-        start = in_single(base)
-        wide = [in_single(other) for other in others]
+        base, *others = models
+        start, *wide = (
+            in_single(each, out=own[: each.size])
+            for each, own in zip(models, self._wide, strict=True)
+        )
         if not single.of_values:
             for each in wide:
                 each -= start
         values = single.reduce(start, wide, cuts, doubt)
-        result = round_to_narrow(values, single.ulps, layout, doubt)
+        round_to_narrow(values, single.ulps, layout, doubt, result)
         if single.ulps:
             close = 0 if single.of_values else 22 - layout.fraction
             doubt |= cancelled(base, others, result, single.cancelled, close, layout)
         else:
             doubt |= out_of_range(base, others, single.steps, layout)
-        return result.view(base.dtype)
 
     def _in_double(self, base: Stored, others: Sequence[Stored], first: int) -> Stored:
         result = np.empty_like(base)
         for start in range(0, base.size, BLOCK_ELEMENTS):
             part = slice(start, start + BLOCK_ELEMENTS)
             places = np.arange(first + start, first + min(part.stop, base.size))
-            result[part] = self._exactly(base[part], [other[part] for other in others], places)
+            result[part] = self._exact(base[part], [other[part] for other in others], places)
         return result
-
-    def _exactly(self, base: Stored, others: Sequence[Stored], places: Any) -> Stored:
-        wide = [in_double(each).reshape(1, -1) for each in (base, *others)]
-        return self._exact(wide[0], wide[1:], places).reshape(-1)
 
 
 def inexact_below(dtype: str, bound: float) -> int:

@@ -3,11 +3,17 @@
     X = b + Σ m_i · (x_i − b) / D
 
 Decimal weights of narrow floats put one element in a hundred so near a tie that float64 cannot tell
-on which side X is. But the sign of D · (X − T), T being the tie, can be computed: from terms that
-are exact in float64, differences of at most 24 bits times parts of D and m_i of at most `_PART`
-bits. Their sum is a float64 and the sum of what each addition was off (TwoSum: Knuth, The Art of
-Computer Programming, volume 2, section 4.2.2), which is a float64 again, and what is left bounds
-the error. Functions without a type of array work with numpy's and torch's.
+on which side X is. But the sign of D · (X − T), T being the tie, can be computed.
+
+On the CPU, that is Σ c_i · v_i, the v_i being b, x_i and T: narrow floats and one of a bit more.
+If they are multiples of one number and not much larger than it, so are their products with parts of
+`_LEVEL` bits of all c_i, and no addition of these is rounded. The parts that come next give another
+such sum, and the rounded sum of two numbers has the sign of the exact one.
+
+With torch, and for votes: terms that are exact in float64 are differences of at most 24 bits times
+parts of D and m_i of at most `_PART` bits. Their sum is a float64 and the sum of what each addition
+was off (TwoSum: Knuth, The Art of Computer Programming, volume 2, section 4.2.2), which is a
+float64 again, and what is left bounds the error. Functions without a type of array work with numpy's and torch's.
 """
 
 from __future__ import annotations
@@ -19,11 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modpkg.adapters.formula import UNIT
-from modpkg.compose.arrays import Array, Stored
+from modpkg.compose.arrays import Array, Stored, in_double
 from modpkg.compose.composition import Term
+from modpkg.compose.narrow_floats import LAYOUTS
 from modpkg.compose.reducers.exactly import usable_divisor
-from modpkg.compose.rounding import rounded
 
 SPARE = 6
 """Rounded operations of an element besides its products and their sums: scaling a factor twice,
@@ -105,7 +110,15 @@ def sign_of(differences: Sequence[Any], parts: Sequence[Sequence[float]]) -> tup
         differences: float64 that are float32.
     """
     pairs = zip(differences, parts, strict=True)
-    first, rest = _cascade([difference * part for difference, each in pairs for part in each])
+    return sign_of_sum([difference * part for difference, each in pairs for part in each])
+
+
+def sign_of_sum(terms: Sequence[Any]) -> tuple[Any, Any]:
+    """Return numbers with the signs of sums of exact terms, and a mask: if that is certain."""
+    if len(terms) <= 2:  # a rounded sum of two has its sign
+        total = terms[0] + terms[-1] if len(terms) == 2 else terms[0]
+        return total, total == total
+    first, rest = _cascade(terms)
     second, left = _cascade(rest)
     error = abs(left[0])
     for each in left[1:]:
@@ -124,66 +137,107 @@ def _cascade(terms: Sequence[Any]) -> tuple[Any, list[Any]]:
     return total, rest or [total * 0]
 
 
-class _Layout(NamedTuple):
-    """A float dtype in the bits of a float64."""
-
-    dropped: int
-    """Fraction bits of a float64 that it lacks."""
-    least: float
-    largest: float
-    """Magnitudes between them are normal, and so are the next floats."""
+_LEVEL = 28
+"""Bits of the parts by which narrow floats are multiplied: the sum of such products is exact, if
+the values are multiples of one number and at most 2^(53 − 28) times as large, less their count."""
 
 
-_LAYOUTS = {
-    "BF16": _Layout(52 - 7, 2.0**-100, 2.0**127),
-    "F16": _Layout(52 - 10, 2.0**-13, 2.0**15),
-    "F32": _Layout(52 - 23, 2.0**-100, 2.0**127),
-}
-_APART = 2.0**27
-"""An error is at most a value's magnitude divided by this: less than half the distance of any float
-of the dtypes to the nearest tie."""
+def _levels(numbers: Sequence[Fraction]) -> list[list[float]]:
+    """Return parts of at most `_LEVEL` bits that add up to the numbers, dyadic ones: lists of one
+    part of each, which are multiples of one power of two."""
+    size = max(abs(number) for number in numbers)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length() + 1
+    levels, rest = [], list(numbers)
+    while any(rest):
+        exponent -= _LEVEL
+        unit = Fraction(2) ** exponent
+        parts = [math.trunc(number / unit) * unit for number in rest]
+        rest = [number - part for number, part in zip(rest, parts, strict=True)]
+        levels.append([float(part) for part in parts])
+    return levels
 
 
 class DecidedSum:
-    """A weighted sum of fine-tunes in float64, and for each element the side of a tie."""
+    """A weighted sum of fine-tunes, bfloat16 or float16, from the side of a tie it is on."""
 
-    def __init__(self, total: Sum, parts: Sequence[Sequence[float]], dtype: str) -> None:
-        self._factors, self._parts, self._dtype = total.factors(), parts, dtype
-        self._share = 2 * (len(parts) + SPARE) * UNIT * _APART
+    def __init__(self, total: Sum, dtype: str) -> None:
+        self._dtype, self._layout = dtype, LAYOUTS[dtype]
+        own = total.divisor - sum(total.weights)
+        self._levels = _levels([own, *total.weights, -total.divisor])
+        self._divisor = float(total.divisor)
+        fraction = self._layout.fraction
+        terms = len(total.weights) + 2
+        # 2^(e + 1) bounds values of the largest exponent e, and ties are multiples of
+        # 2^(e − fraction − 1) for the smallest
+        most = 53 - _LEVEL - (terms - 1).bit_length() - fraction - 2
+        self._spread = np.uint16((most << fraction) + 1)
+        self._cut = np.uint64(52 - fraction)
+        # 2^4 · γ_k · Σ |terms|, for up to 2^7 operations; a tie is up to twice the largest value
+        self._share = 2.0**-41 * float(sum(map(abs, [own, *total.weights, total.divisor])))
 
-    def at(self, base: Array, others: Sequence[Array], _: Any = None) -> tuple[Stored, Any]:
-        """Return the results, rounded, and a mask of those that are certain.
+    def at(self, base: Stored, others: Sequence[Stored], _: Any = None) -> tuple[Stored, Any]:
+        """Return the results and a mask of those that are certain.
 
         Args:
-            base: float64 of any shape, and ``others`` alike.
+            base: As stored, flat, and ``others`` alike.
         """
-        layout = _LAYOUTS[self._dtype]
-        differences = [other - base for other in others]
-        value, size = base.copy(), np.abs(base)
-        for difference, factor in zip(differences, self._factors, strict=True):
-            change = difference * factor
-            value += change
-            size += np.abs(change, out=change)
-        size *= self._share
-        magnitude = np.abs(value)
-        certain = (magnitude >= layout.least) & (magnitude <= layout.largest)
-        certain &= magnitude >= size
-        bits = value.view(np.uint64)
-        bits >>= np.uint64(layout.dropped)
-        odd = (bits & np.uint64(1)).astype(np.bool_)
-        bits <<= np.uint64(layout.dropped)  # ``value`` is now the next float towards 0
-        tie = (bits | np.uint64(1 << layout.dropped - 1)).view(np.float64)
-        away = base - tie
-        certain &= off(base, -tie, away) == 0
-        for other, difference in zip(others, differences, strict=True):
-            certain &= off(other, -base, difference) == 0
-        for difference in (away, *differences):
-            certain &= difference.astype(np.float32) == difference
-        sign, known = sign_of((away, *differences), self._parts)
-        certain &= known
-        sign = np.copysign(1.0, value) * sign
-        bits += ((sign > 0) | ((sign == 0) & odd)).astype(np.uint64) << np.uint64(layout.dropped)
-        return rounded(value, self._dtype), certain
+        stored = (base, *others)
+        wide = [in_double(each) for each in stored]
+        first = _dot(self._levels[0], wide)
+        # The float towards 0 from the result, and the tie beside it: they need not be right.
+        bits = (first * (1 / self._divisor)).view(np.uint64)
+        bits >>= self._cut
+        bits <<= self._cut
+        lower = bits.view(np.float64)
+        tie = (bits | np.uint64(1) << self._cut - np.uint64(1)).view(np.float64)
+        sums = [_dot(level, (*wide, tie)) for level in self._levels[1:]]
+        tie_part = self._levels[0][-1]
+        sign, certain = sign_of_sum([first + tie * tie_part, *sums])
+        # It is one of that float and the next one, as other ties are 1.5 times this away from it.
+        side = sign / (tie - lower)
+        certain &= np.abs(side) <= 1.4 * self._divisor
+        result = _narrow_bits(lower, self._dtype)
+        certain &= self._near(stored, result, sign)
+        up = side > 0
+        even = np.flatnonzero(side == 0)
+        if even.size:
+            up[even] = result[even] & np.uint16(1)
+        result += up
+        return result.view(base.dtype), certain
+
+    def _near(self, stored: Sequence[Stored], result: Any, sign: Array) -> Any:
+        """Return where results are normal, and the sums have the signs of ``sign``: they are exact
+        or not near 0."""
+        size = result & np.uint16(0x7FFF)
+        certain = size >= np.uint16(self._layout.small)
+        certain &= size <= np.uint16(self._layout.large)
+        most, least = size, size - np.uint16(1)
+        for each in stored:
+            size = each.view(np.uint16) & np.uint16(0x7FFF)
+            np.maximum(most, size, out=most)
+            size -= np.uint16(1)  # 0, a multiple of any number, becomes the largest
+            np.minimum(least, size, out=least)
+        apart = np.flatnonzero(most - least > self._spread)
+        if apart.size:
+            largest = in_double(most[apart].view(stored[0].dtype))
+            certain[apart] &= np.abs(sign[apart]) > self._share * largest
+        return certain
+
+
+def _narrow_bits(values: Array, dtype: str) -> Any:
+    """Return the bits of float64 that are narrow floats."""
+    if dtype == "F16":
+        return values.astype(np.float16).view(np.uint16)
+    return (values.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def _dot(parts: Sequence[float], values: Sequence[Array]) -> Array:
+    """Return Σ part_i · value_i; there may be more parts."""
+    total: Any = None
+    for part, value in zip(parts, values, strict=False):
+        if part:
+            total = value * part if total is None else np.add(total, value * part, out=total)
+    return np.zeros(values[0].shape) if total is None else np.asarray(total)
 
 
 def decided_sum(
@@ -198,6 +252,6 @@ def decided_sum(
 
 
 def sum_in_parts(total: Sum, dtype: str) -> DecidedSum | None:
-    """Return a sum with its results in a dtype; None if it has too small or large parts."""
-    parts = total.parts() if dtype in _LAYOUTS else None
-    return DecidedSum(total, parts, dtype) if parts is not None else None
+    """Return a sum with its results in a dtype; None if it is wide, or its parts are too small or
+    large."""
+    return DecidedSum(total, dtype) if dtype in LAYOUTS and total.parts() is not None else None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from modpkg.compose.arrays import Array, Stored
+from modpkg.compose.arrays import Array, Stored, in_double
 from modpkg.compose.blocks import TensorBlocks, input_of
 from modpkg.compose.certified import Certified
 from modpkg.compose.composition import ComputedTensor, InnerTensor
@@ -244,7 +244,7 @@ class Reduction:
                 self._decided = decided_merge(*given, measured, dtype)
         return NarrowReduction(dtype, single, measured, self._blocks.base, others, self._at)
 
-    def _at(self, base: Array, others: Sequence[Array], places: Any) -> Stored:
+    def _at(self, base: Stored, others: Sequence[Stored], places: Any) -> Stored:
         """Return the result at some places, see `modpkg.compose.narrow_floats.Exact`."""
         stored = None
         if self._decided is not None:
@@ -252,14 +252,15 @@ class Reduction:
             left = np.flatnonzero(~certain)
             if not left.size:
                 return stored
-            base, *others = (values.take(left).reshape(1, -1) for values in (base, *others))
+            base, *others = (values.take(left) for values in (base, *others))
             places = places[left]
-        terms = zip(self._blocks.terms, others, strict=True)
-        contributions = [term.contribution_at(base, other, places) for term, other in terms]
-        results = self._reduce(base, contributions, 0, places)
+        start, *ends = (in_double(values).reshape(1, -1) for values in (base, *others))
+        terms = zip(self._blocks.terms, ends, strict=True)
+        contributions = [term.contribution_at(start, end, places) for term, end in terms]
+        results = self._reduce(start, contributions, 0, places).reshape(-1)
         if stored is None:
             return results
-        stored.reshape(-1)[left] = results.reshape(-1)
+        stored[left] = results
         return stored
 
     def _reduce(

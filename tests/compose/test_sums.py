@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modpkg.compose.arrays import in_double
 from modpkg.compose.composition import Term
 from modpkg.compose.decided_merge import decided_merge
 from modpkg.compose.reducers.stream import draws_at, stream_of
 from modpkg.compose.reducers.trimming import TrimBounds
+from modpkg.compose.rounding import rounded
 from modpkg.compose.sums import decided_sum
 from tests.compose.hard_tensors import ULP
 from tests.compose.test_exact import as_double, hard_values, nearest
@@ -26,7 +28,7 @@ SUMS: list[tuple[str, tuple[float, ...], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
 @pytest.mark.parametrize(("method", "weights", "settings"), SUMS)
 def test_sides_of_ties(
     method: str, weights: tuple[float, ...], settings: dict[str, Any], dtype: str
@@ -43,8 +45,10 @@ def test_sides_of_ties(
     terms = [Term(op="dense", weight=1.0, scale=weight, inputs={}) for weight in weights]
     decided = decided_sum(method, terms, settings, dtype)
     assert decided is not None
+    stored = [rounded(values, dtype) for values in (starts, *ends)]
+    starts, *ends = (in_double(values) for values in stored)
     with np.errstate(all="ignore"):
-        found, certain = decided.at(starts, ends)
+        found, certain = decided.at(stored[0], stored[1:])
     assert certain[:count].all()
     divisor, factor = Fraction(1), Fraction(settings.get("lambda", 1.0))
     if method == "mean":
@@ -90,7 +94,9 @@ def test_elected_signs_and_sides_of_ties(
     decided = decided_merge(method, terms, settings, bounds, dtype)
     assert decided is not None
     with np.errstate(all="ignore"):
-        found, certain = decided.at(base, others, np.arange(count))
+        stored = [rounded(values, dtype) for values in (base, *others)]
+        base, *others = (in_double(values) for values in stored)
+        found, certain = decided.at(stored[0], stored[1:], np.arange(count))
     assert not certain[:3].any()
     assert np.count_nonzero(certain) > count - 20
     results = as_double(found, dtype)
@@ -133,4 +139,4 @@ def test_weights_out_of_range_are_left_to_exact_arithmetic() -> None:
     terms = [Term(op="dense", weight=1.0, scale=scale, inputs={}) for scale in (1e-200, 1.0)]
     assert decided_sum("linear", terms, LINEAR, "BF16") is None
     assert decided_sum("ties", terms, {}, "BF16") is None
-    assert decided_sum("linear", terms[1:], LINEAR, "F64") is None
+    assert decided_sum("linear", terms[1:], LINEAR, "F32") is None
