@@ -20,6 +20,7 @@ from modpkg.compose.blocks import TensorBlocks
 from modpkg.compose.composition import Composition, ComputedTensor
 from modpkg.compose.exact import ExactTensor
 from modpkg.compose.executor import compose
+from modpkg.compose.reducers import find_reducer
 from modpkg.compose.tensor import Job, Reduction
 from modpkg.core.installed import TensorRef
 from modpkg.core.packs import PackTensor
@@ -55,7 +56,10 @@ def _exact(composition: Composition, name: str, item: ComputedTensor) -> bytes |
     with np.errstate(all="ignore"), TensorBlocks(composition.name, name, item) as blocks:
         job = Job(model=composition.name, name=name, computed=item, file="", place=place)
         exact: ExactTensor | None = Reduction(job, blocks).exact
-        if exact is None or item.reducer == "ties":
+        if exact is None:
+            return None
+        reducer = find_reducer(item.reducer, composition.name)
+        if reducer.measure is not None and reducer.across:
             return None
         return exact.at(np.arange(blocks.count)).tobytes()
 
