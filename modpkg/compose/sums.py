@@ -13,7 +13,8 @@ such sum, and the rounded sum of two numbers has the sign of the exact one.
 With torch, and for votes: terms that are exact in float64 are differences of at most 24 bits times
 parts of D and m_i of at most `_PART` bits. Their sum is a float64 and the sum of what each addition
 was off (TwoSum: Knuth, The Art of Computer Programming, volume 2, section 4.2.2), which is a
-float64 again, and what is left bounds the error. Functions without a type of array work with numpy's and torch's.
+float64 again, and what is left bounds the error. Functions without a type of array work with
+numpy's and torch's.
 """
 
 from __future__ import annotations
