@@ -37,6 +37,7 @@ class Crew:
         """
         self._pool, self._count, self._workers = pool, count, workers
         self._begun: list[Future[tuple[Digest, ...]]] = []
+        self._ended = False
 
     def make(self, jobs: Sequence[Job]) -> Generator[dict[str, Digest], None, None]:
         """Compute tensors, in the order of the jobs; yield digests by name as they are done.
@@ -44,7 +45,14 @@ class Crew:
         Raises:
             What `modpkg.compose.tensor.make_tensor` raises, after all tasks ended.
         """
-        from modpkg.compose.work import BATCH_BYTES, MakeTensors, batches, can_be_sent, parts_of
+        from modpkg.compose.work import (
+            BATCH_BYTES,
+            MakeTensors,
+            batches,
+            can_be_sent,
+            is_large,
+            parts_of,
+        )
 
         if self._workers is not None and not can_be_sent(jobs):
             self._workers = None
@@ -54,9 +62,12 @@ class Crew:
         hashing = concurrent.futures.ThreadPoolExecutor(max(self._count, 1), "modpkg-hash")
         try:
             for job in jobs:
-                parts = parts_of(job, total // self._count) if self._count > 1 else []
+                share = total // max(self._count, 1)
+                parts = parts_of(job, share) if self._count > 1 else []
                 if parts:
                     made[hashing.submit(self._divided(job, parts).digest)] = (job.name,)
+                elif self._count > 1 and job.inner and is_large(job, share):
+                    made[hashing.submit(self._unfolded, job, share)] = (job.name,)
                 else:
                     whole.append(job)
             for batch in batches(whole, BATCH_BYTES if self._workers is not None else 0):
@@ -66,6 +77,7 @@ class Crew:
             for future in concurrent.futures.as_completed(made):
                 yield dict(zip(made[future], future.result(), strict=True))
         except BaseException as error:
+            self._ended = True
             for future in [*made, *self._begun]:
                 future.cancel()
             if self._workers is not None and not isinstance(error, Exception):
@@ -78,12 +90,27 @@ class Crew:
     def _submit(self, model: str, task: Task) -> Future[tuple[Digest, ...]]:
         from modpkg.compose.work import perform
 
+        if self._ended:
+            raise concurrent.futures.CancelledError
         if self._workers is not None:
             future = self._pool.submit(self._workers.perform, model, task)
         else:
             future = self._pool.submit(perform, task)
         self._begun.append(future)
         return future
+
+    def _unfolded(self, job: Job, share: int) -> tuple[Digest, ...]:
+        """Compute a large tensor, and before it what it is computed from, each in parts."""
+        from modpkg.compose.unfolding import unfolded
+        from modpkg.compose.work import MakeTensors, parts_of
+
+        def make(each: Job) -> Digest:
+            if parts := parts_of(each, share):
+                return self._divided(each, parts).digest()[0]
+            return self._submit(each.model, MakeTensors((each,))).result()[0]
+
+        with unfolded(job, make=make) as whole:
+            return (make(whole),)
 
     def _divided(self, job: Job, parts: Sequence[RowRange]) -> _Divided:
         """Begin with the parts of a tensor."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import structs
@@ -37,8 +37,12 @@ def make_unfolded(job: Job) -> Digest:
 
 
 @contextlib.contextmanager
-def unfolded(job: Job, folder: Path | None = None) -> Iterator[Job]:
+def unfolded(
+    job: Job, folder: Path | None = None, make: Callable[[Job], Digest] = make_tensor
+) -> Iterator[Job]:
     """Yield a job whose inputs are all stored, in ``folder`` or beside its result, for a while.
+
+    ``make`` computes a tensor whose inputs are stored, as `make_tensor` does.
 
     Raises:
         What `make_tensor` raises, and OSError, if the disk is full for example.
@@ -55,7 +59,7 @@ def unfolded(job: Job, folder: Path | None = None) -> Iterator[Job]:
     try:
         for file, item in order.items():
             inner = _computed(item)
-            made[file] = _made(job, item, made, temporary_sibling(near))
+            made[file] = _made(job, item, made, temporary_sibling(near), make)
             for used in _files(inner):
                 uses[used] -= 1
                 if not uses[used]:
@@ -76,7 +80,13 @@ def _computed(item: InnerTensor) -> ComputedTensor:
     return item.computed
 
 
-def _made(job: Job, item: InnerTensor, made: dict[str, TensorRef], path: Path) -> TensorRef:
+def _made(
+    job: Job,
+    item: InnerTensor,
+    made: dict[str, TensorRef],
+    path: Path,
+    make: Callable[[Job], Digest],
+) -> TensorRef:
     """Compute a tensor into a file of its own, which is removed if that fails."""
     computed = _computed(item)
     inner = Job(
@@ -93,7 +103,7 @@ def _made(job: Job, item: InnerTensor, made: dict[str, TensorRef], path: Path) -
     try:
         with open(path, "xb", buffering=0) as file:
             system.reserve(file.fileno(), computed.length)
-        digest = make_tensor(_with_inputs(inner, computed, made))
+        digest = make(_with_inputs(inner, computed, made))
         for expected in item.expected:
             expected.check(digest)
     except BaseException:

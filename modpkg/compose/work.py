@@ -94,7 +94,7 @@ def parts_of(job: Job, share: int) -> list[RowRange]:
     otherwise other tensors keep the cores busy meanwhile. Each part begins where a block does.
     """
     length = job.place.length
-    if length < SPLIT_BYTES or length <= share or job.device or not _is_divisible(job):
+    if not is_large(job, share) or not _is_divisible(job):
         return []
     rows, columns = job.place.shape[0], math.prod(job.place.shape[1:])
     width = length // rows
@@ -106,11 +106,17 @@ def parts_of(job: Job, share: int) -> list[RowRange]:
     ]
 
 
+def is_large(job: Job, share: int) -> bool:
+    """Return whether a tensor is large, and larger than the share of all work of one core."""
+    length = job.place.length
+    return SPLIT_BYTES <= length > share and not job.device
+
+
 def _is_divisible(job: Job) -> bool:
     """Return whether each element is a number of its own, whatever is computed beside it."""
     computed: ComputedTensor = job.computed
     if job.inner:
-        return False  # each part would compute its inputs again
+        return False  # each part would compute its inputs again, see `Crew`
     if not computed.terms and not computed.settings:
         return True  # only the dtype changes
     reducer = find_reducer(computed.reducer, job.model)

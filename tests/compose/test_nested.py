@@ -17,6 +17,7 @@ from modpkg.compose.executor import ComposedModel, compose
 from modpkg.compose.nested import ComposedModule
 from modpkg.compose.plan import plan
 from modpkg.compose.reducers import find_reducer
+from modpkg.compose.tensor import Job
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.core.system_processes import can_fork
@@ -246,6 +247,47 @@ def test_processes_and_executors_give_the_same(
     assert memory.process_count(composition, 4) == 4
     assert compose(composition, tmp_path / "processes", threads=4).result == expected
     assert sent == [True]
+
+
+def test_large_tensors_are_divided_with_what_they_are_computed_from(
+    modules: dict[str, InstalledModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {
+        "m1": recipe("base", step("lora", "lora")),
+        "m2": recipe("m1", step("dense", "one"), method="slerp", t=0.4),
+        "m3": recipe("m2", step("dense", "m1"), step("dense", "two", 0.5)),
+    }
+    composition = nested(modules, recipes, tmp_path)
+    expected = compose(composition, tmp_path / "one", threads=1).result
+    divided = work.parts_of
+    parts: list[str] = []
+
+    def counted(job: Job, share: int) -> list[work.RowRange]:
+        found = divided(job, 0)
+        parts.extend([job.model] * len(found))
+        return found
+
+    monkeypatch.setattr(work, "parts_of", counted)
+    monkeypatch.setattr(work, "is_large", lambda job, share: not job.device)
+    monkeypatch.setattr(work, "BLOCK_ELEMENTS", 120)
+    monkeypatch.setattr(work, "_PART_BYTES", 240)
+    assert compose(composition, tmp_path / "parts", threads=3).result == expected
+    assert {name: parts.count(name) > 4 for name in ("m1", "m2", "m3")} == {
+        "m1": True,
+        "m2": False,  # slerp measures the whole tensor
+        "m3": True,
+    }
+    bad = nested(
+        modules,
+        {
+            "m1": recipe("base", step("lora", "lora", 1e38)),
+            "m2": recipe("m1", step("dense", "one")),
+        },
+        tmp_path,
+    )
+    with raises("M605", match="m1"):
+        compose(bad, tmp_path / "bad", threads=3)
+    assert not [path for path in (tmp_path / "bad").rglob("*") if path.is_file()]
 
 
 def test_memory_and_disk_are_of_single_tensors(
