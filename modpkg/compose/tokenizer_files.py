@@ -279,7 +279,8 @@ def _unused(
     recipe: Compose, modules: Mapping[str, InstalledModule], own: Mapping[str, _Unit]
 ) -> Iterator[str]:
     """Yield a sentence for each fine-tune whose tokenizer differs and is not used."""
-    if recipe.tokenizer is not None or _TOKENIZER_UNIT not in own:
+    merged = recipe.tokenizer is not None or recipe.vocabulary is not None
+    if merged or _TOKENIZER_UNIT not in own:
         return
     for step in recipe.steps:
         module = modules[step.module]

@@ -12,7 +12,8 @@ from modpkg.interop.mergekit_recipe import Recipe
 EXPERTS = "experts"
 """The key that only recipes of mergekit-moe have."""
 _KEYS = ("base_model", EXPERTS, "gate_mode", "dtype", "experts_per_token", "architecture")
-_ARCHITECTURES = ("mixtral", "qwen3", "qwen3_moe", None)
+_ARCHITECTURES = ("mixtral", "qwen3 moe")
+"""Names of mergekit's architectures, in small letters; it takes the beginning of one, too."""
 _NOISE = {"noise_scale": 0, "residual_scale": 1}
 """Keys of an expert, and the value with which they change nothing."""
 _EXPERT = {"positive_prompts": "prompts", "negative_prompts": "negative_prompts"}
@@ -30,8 +31,9 @@ class MixtureRecipe(Recipe):
         mode = data.get("gate_mode", "hidden")
         if not isinstance(mode, str) or mode not in FROM_PROMPTS:
             raise self._refuse(f"its gate_mode is {mode!r}; known are {', '.join(FROM_PROMPTS)}")
-        wanted = data.get("architecture")
-        if not isinstance(wanted, str | None) or wanted not in _ARCHITECTURES:
+        wanted = data.get("architecture") or "mixtral"
+        known = isinstance(wanted, str) and wanted.lower().replace("_", " ")
+        if not known or not any(each.startswith(known) for each in _ARCHITECTURES):
             raise self._refuse(
                 f"its architecture is {wanted!r}; supported are mixtral (of Llama or Mistral "
                 "models) and qwen3_moe (of Qwen3 models)"

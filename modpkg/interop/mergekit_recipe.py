@@ -66,6 +66,9 @@ class Recipe:
         """Return the text of the manifest."""
         compose = self._compose()
         dtype = self._data.get("out_dtype") or self._data.get("dtype")
+        if dtype is None and (widest := self._widest_dtype()) is not None:
+            compose["dtype"] = widest
+            self._note(f"its models have several dtypes, so the result is {widest}, as mergekit's")
         if dtype is not None:
             if isinstance(dtype, str):
                 dtype = dtype.removeprefix("torch.")
@@ -123,6 +126,10 @@ class Recipe:
                 ]
             )
         return texts
+
+    def _widest_dtype(self) -> str | None:
+        """Return the dtype of the result where the recipe names none; None for the base's."""
+        return None
 
     def _folder(self, path: str) -> Path:
         """Return where a model is, if it is a folder here."""

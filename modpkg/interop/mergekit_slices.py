@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from modpkg.adapters.layers import layer_path
+from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.core.errors import PackError
 from modpkg.core.interface import LAYERS
-from modpkg.core.packs import read_pack_header
+from modpkg.core.packs import PackTensor, read_pack_header
 from modpkg.core.text_config import text_part
 from modpkg.interop.mergekit_recipe import Recipe
 from modpkg.interop.mergekit_settings import WrongValue, converted
@@ -100,15 +101,32 @@ class SlicedRecipe(Recipe):
         _, text = text_part(self._config(self._path_of(model)[0]))
         return next((text[key] for key in LAYERS if isinstance(text.get(key), int)), None)
 
-    def _names_in(self, path: str) -> set[str]:
-        """Return the names of the tensors of a model that is a folder here."""
-        names: set[str] = set()
+    def _tensors(self, path: str) -> dict[str, PackTensor]:
+        """Return the tensors of a model that is a folder here; else none."""
+        found: dict[str, PackTensor] = {}
         try:
             for pack in sorted(self._folder(path).glob("*.safetensors")):
-                names.update(read_pack_header(pack))
+                found.update(read_pack_header(pack))
         except (OSError, PackError):
-            return set()
-        return names
+            return {}
+        return found
+
+    def _widest_dtype(self) -> str | None:
+        """Return the dtype of a result whose recipe names none, where models have several.
+
+        mergekit takes the one that holds the values of all of them.
+        """
+        by_model = [
+            {tensor.dtype for tensor in self._tensors(path).values()} & {*CONFIG_DTYPES.values()}
+            for path in self._names
+        ]
+        if not all(by_model):
+            self._note("the result has the base's dtype; mergekit takes the widest of its models")
+            return None
+        dtypes = set[str]().union(*by_model)
+        if len(dtypes) == 1 or any(len(each) > 1 for each in by_model):
+            return None
+        return next(name for name, dtype in CONFIG_DTYPES.items() if dtype == "F32")
 
     def _outside_layers(self, path: str, *, before: bool) -> tuple[list[str], bool]:
         """Return the tensors of a model that are before, or after, its layers.
@@ -117,7 +135,7 @@ class SlicedRecipe(Recipe):
         """
         values = sorted(
             name
-            for name in self._names_in(path)
+            for name in self._tensors(path)
             if layer_path(name) is None and (_EMBEDS.search(name) is not None) == before
         )
         if values:

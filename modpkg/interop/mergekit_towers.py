@@ -123,7 +123,7 @@ class TowerRecipe(MergedRecipe):
             raise self._refuse(
                 f"its modules are of {kind!r}; known are those of {', '.join(TOWERS)}"
             )
-        names = {name for path in paths for name in self._names_in(path)}
+        names = {name for path in paths for name in self._tensors(path)}
         return {
             tower: tuple(
                 each for each in prefixes if not names or any(n.startswith(each) for n in names)

@@ -392,3 +392,21 @@ def test_only_prefixes_of_tensors_that_are_there_are_taken(tmp_path: Path) -> No
     text, vision = found.layers
     assert (text.module, text.tensors, text.parameters) == ("a", ("model.",), {"base_weight": 1.0})
     assert (vision.module, vision.tensors, vision.steps) == ("b", ("visual.blocks.",), ())
+
+
+def test_a_result_without_a_dtype_has_the_widest_of_models_that_are_here(tmp_path: Path) -> None:
+    for name, dtype in (("a", torch.bfloat16), ("b", torch.float32)):
+        model(tmp_path, name, 1)
+        save_file({"x": torch.zeros(1, dtype=dtype)}, tmp_path / name / "model.safetensors")
+    assert imported(tmp_path, LINEAR + TWO)[0].dtype == "float32"
+    (tmp_path / "b" / "model.safetensors").unlink()
+    (tmp_path / "out").rename(tmp_path / "before")
+    found, notes = imported(tmp_path, LINEAR + TWO)
+    assert found.dtype is None
+    assert "mergekit takes the widest" in notes
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "qwen3", "qwen3_moe"])
+def test_names_of_architectures_may_be_cut(tmp_path: Path, name: str) -> None:
+    experts = "[{source_model: a, positive_prompts: [x]}, {source_model: b, positive_prompts: [y]}]"
+    imported(tmp_path, f"base_model: a\narchitecture: {name}\nexperts: {experts}\n")
