@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,8 +63,8 @@ class Store:
         self.verified = VerifiedFiles()
         """Packs whose tensors this process has verified, when it fetched them."""
         self._read: dict[str, dict[str, PackTensor]] = {}
-        self._holders = 0
-        """How often this process holds the lock."""
+        self._holders: set[int] = set()
+        """The threads of this process that hold the lock."""
 
     @contextlib.contextmanager
     def lock(self, *, exclusive: bool = False) -> Iterator[None]:
@@ -74,16 +75,17 @@ class Store:
         Raises:
             InstallError: A part of it is a link of somebody else, or locks do not work.
         """
-        if self._holders and not exclusive:
+        thread = threading.get_ident()
+        if thread in self._holders and not exclusive:
             yield
             return
         check_links_of_owner(self.root, FOLDERS)
         with file_lock(self.root / "lock", exclusive=exclusive):
-            self._holders += 1
+            self._holders.add(thread)
             try:
                 yield
             finally:
-                self._holders -= 1
+                self._holders.discard(thread)
 
     def record(self, release: str, what: str) -> ReleaseRecord | None:
         """Return a release record; None if it is not in the store. ``what`` names it in errors.

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load, save
 
 import modpkg
 from modpkg.core.hub_address import HubAddress
@@ -316,6 +317,20 @@ def test_an_update_that_is_tested(hub: Hub, app: Path, run: Run) -> None:
     assert lock_of(app).module == before
     works(run, "update", "--test", "true")
     assert {m.name: m.version for m in lock_of(app).module} != {m.name: m.version for m in before}
+
+
+def test_weights_that_the_import_has_changed(hub: Hub, app: Path, tmp_path: Path, run: Run) -> None:
+    """They are not those of the hub, so that they stay here."""
+    files = base_files()
+    tensors = load(files["model.safetensors"])
+    tensors["no.such.weight"] = tensors["model.norm.weight"]
+    hub.repository("org/base", files | {"model.safetensors": save(tensors, {"format": "pt"})})
+    assert "no.such.weight" in works(run, "install")
+    shutil.rmtree(tmp_path / "home" / "store")
+    shutil.rmtree(app / ".modpkg")
+    sent = hub.sent
+    works(run, "install", "--frozen")
+    assert hub.sent - sent < len(base_weights())
 
 
 def test_two_at_a_time(hub: Hub, app: Path, tmp_path: Path) -> None:
