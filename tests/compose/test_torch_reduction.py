@@ -88,7 +88,7 @@ def test_ties_are_decided_on_the_device(
             for tune, weight in zip(tunes, weights if method == "linear" else (1, 1), strict=True)
         ),
         reducer=method,
-        settings=find_reducer(method, "m").parameters,
+        settings=find_reducer(method, "m").defaults,
     )
     monkeypatch.setattr(ExactTensor, "at", counted)
     found, exact, _ = results("w", computed)
