@@ -27,13 +27,18 @@ class Selected(NamedTuple):
 
 
 def spread(contributions: Sequence[Contribution]) -> Array:
-    """Return Σ (delta_i − delta_j)² over all pairs, n² times the variance: 0 if all are equal."""
-    total = np.zeros(contributions[0].delta.shape)
-    for position, one in enumerate(contributions):
-        for other in contributions[position + 1 :]:
-            apart = one.delta - other.delta
-            apart *= apart
-            total += apart
+    """Return n times the variance of the deltas, [rows, columns]; exactly 0 where all are equal."""
+    first = contributions[0].delta
+    apart = [contribution.delta - first for contribution in contributions[1:]]
+    mean = np.zeros(first.shape)
+    for each in apart:
+        mean += each
+    mean /= len(contributions)
+    total = mean * mean
+    for each in apart:
+        each -= mean
+        each *= each
+        total += each
     return total
 
 
