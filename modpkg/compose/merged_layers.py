@@ -61,7 +61,10 @@ def _merged(
         return ComposeError("M601", model=name, reason=f"{what} of {owner.name}: {reason}")
 
     if recipe.steps:
-        raise refuse("they have steps of their own, so the recipe cannot have others")
+        raise refuse(
+            "they have steps of their own, so the recipe cannot have others; make a module of this "
+            "merge, and name it as the base of those"
+        )
     if layers.scale is not None:
         raise refuse("they have steps and a scale; give each step the scale that it should have")
     base = structs.replace(owner, tensors=run.tensors)
