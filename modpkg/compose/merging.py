@@ -228,6 +228,33 @@ class MergeMethod:
         return {name: settings for name, settings in by_name.items() if changed(settings)}
 
 
+def regrouped(terms: Sequence[Term], reducer: Reducer) -> tuple[Term, ...]:
+    """Return a tensor's terms as if all their inputs had been known from the beginning.
+
+    Those that turned out to be equal are one, as in `MergeMethod.terms`, and the order is the
+    canonical one. None are left if they cancel.
+    """
+    if not reducer.additive:
+        return in_order(terms, reducer)
+    folded = reducer.name == "sum"
+    grouped: dict[bytes, list[Term]] = {}
+    for term in terms:
+        plain = structs.replace(term, weight=1.0) if folded else structs.replace(term, scale=1.0)
+        grouped.setdefault(canonical_json(plain.key_fields()), []).append(term)
+    summed = []
+    for same in grouped.values():
+        term = same[0]
+        if len(same) > 1 and folded:
+            term = structs.replace(term, weight=math.fsum(each.weight for each in same))
+        elif len(same) > 1:
+            term = structs.replace(term, scale=math.fsum(each.scale for each in same))
+        if term.weight and (term.scale or not reducer.weighted):
+            summed.append(term)
+    if all(term.op == NOTHING for term in summed):
+        return ()
+    return in_order(summed, reducer)
+
+
 def in_order(terms: Iterable[Term], reducer: Reducer) -> tuple[Term, ...]:
     """Return a tensor's terms in the canonical order: by what decides bytes, not by their recipe's.
 

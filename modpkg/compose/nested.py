@@ -21,7 +21,7 @@ from modpkg.compose.composition import (
     RouterWeight,
     is_inner,
 )
-from modpkg.compose.merging import in_order
+from modpkg.compose.merging import regrouped
 from modpkg.compose.reducers import find_reducer
 from modpkg.core.digests import digest_bytes
 from modpkg.core.dtypes import bits_of
@@ -189,13 +189,19 @@ def substituted(computed: ComputedTensor, made: Mapping[str, TensorRef]) -> Comp
         )
         for term in computed.terms
     ]
+    settings = computed.settings
     if terms:
-        terms = [*in_order(terms, find_reducer(computed.reducer, ""))]
+        reducer = find_reducer(computed.reducer, "")
+        terms = [*regrouped(terms, reducer)]
+        if not terms and not (reducer.everywhere and reducer.everywhere(settings)):
+            settings = {}  # nothing changes it, so that it is the source's
     moved = computed.moved
     if moved is not None:
         moved = structs.replace(moved, tensors=tuple(real(ref) for ref in moved.tensors))
     source = real(computed.source)
-    return structs.replace(computed, source=source, terms=tuple(terms), moved=moved)
+    return structs.replace(
+        computed, source=source, terms=tuple(terms), settings=settings, moved=moved
+    )
 
 
 def stored_place(ref: TensorRef, made: Mapping[str, TensorRef]) -> TensorRef:

@@ -170,6 +170,26 @@ def test_an_adapter_and_layers_of_composed_modules(
     assert composed.result == step_by_step(modules, recipes, tmp_path).result
 
 
+@pytest.mark.parametrize(
+    ("method", "scales"),
+    [("sum", (1.0, -1.0)), ("sum", (0.1, 0.2)), ("linear", (0.1, 0.2)), ("mean", (1.0, 1.0))],
+)
+def test_modules_that_turn_out_to_be_equal_count_as_one(
+    modules: dict[str, InstalledModule], tmp_path: Path, method: str, scales: tuple[float, float]
+) -> None:
+    tensors = {name: tensor.where(tensor > 0, -0.0) for name, tensor in weights(1).items()}
+    modules = {**modules, "base": base(tmp_path / "zeros", tensors, num_hidden_layers=LAYERS)}
+    recipes = {
+        "m1": recipe("base", step("lora", "lora")),
+        "same": recipe("m1", step("dense", "m1", 0.5), method="linear"),
+        "last": recipe(
+            "base", step("dense", "m1", scales[0]), step("dense", "same", scales[1]), method=method
+        ),
+    }
+    composed = compose(nested(modules, recipes, tmp_path), tmp_path / "store")
+    assert composed.result == step_by_step(modules, recipes, tmp_path).result
+
+
 @pytest.mark.parametrize("method", ["ties-mergekit", "dare-linear", "linear"])
 def test_a_tensor_under_another_name_has_the_values_of_its_own(
     modules: dict[str, InstalledModule], tmp_path: Path, method: str
