@@ -22,7 +22,7 @@ from modpkg.compose.composition import (
     is_inner,
 )
 from modpkg.compose.merging import regrouped
-from modpkg.compose.reducers import find_reducer
+from modpkg.compose.reducers import REDUCERS, find_reducer
 from modpkg.core.digests import digest_bytes
 from modpkg.core.dtypes import bits_of
 from modpkg.core.installed import InstalledModule, TensorRef
@@ -92,12 +92,11 @@ def is_measured_across(computed: ComputedTensor) -> bool:
 
 def _draws(computed: ComputedTensor) -> bool:
     """Return whether a tensor's name may decide values: random methods draw by it, and those that
-    measure a tensor may draw which of equal magnitudes stay."""
+    trim draw which of equal magnitudes stay. Of a method of a package that is not known."""
     if not computed.terms:
         return False
-    reducer = find_reducer(computed.reducer, "")
-    draws = {"seed", "density"} & reducer.parameters.keys()
-    return bool(draws) or reducer.measure is not None
+    known = REDUCERS.get(computed.reducer)
+    return known is None or bool({"seed", "density"} & known.parameters.keys())
 
 
 def unfolded_kept(

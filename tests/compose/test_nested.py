@@ -346,3 +346,32 @@ def test_virtual_tokens_are_for_the_last_recipe_only(
     assert plan("m1", "1", recipes["m1"], modules).prompt is not None
     with raises("M221", match="m1 reads the virtual tokens of soft"):
         nested(modules, {**recipes, "m2": recipe("m1", step("dense", "one"))}, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["slerp", "linear"])
+def test_tied_tensors_of_a_composed_base_are_tied(
+    modules: dict[str, InstalledModule], tmp_path: Path, method: str
+) -> None:
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    config = {**CONFIG, "tie_word_embeddings": True}
+    for number, name in enumerate(("base", "one")):
+        embedding = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(number))
+        tensors = weights(number) | {each: embedding.bfloat16().clone() for each in names}
+        modules[name] = module(tmp_path / "tied", name, "base", tensors, config=config)
+    pair = torch.randn(2, WIDTH), torch.randn(ROWS, 2)
+    modules["head"] = adapter(
+        tmp_path,
+        "head",
+        {
+            "model.embed_tokens": (torch.randn(2, ROWS), torch.randn(WIDTH, 2)),
+            "model.layers.0.q_proj": pair,
+        },
+    )
+    t = {"t": 0.4} if method == "slerp" else {}
+    recipes = {
+        "m1": recipe("base", step("dense", "one"), method=method, **t),
+        "m2": recipe("m1", step("lora", "head")),
+    }
+    for way in (nested, step_by_step):
+        with raises("M606", match="the base's output layer shares that tensor"):
+            way(modules, recipes, tmp_path)
