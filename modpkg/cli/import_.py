@@ -23,6 +23,7 @@ from modpkg.core.hub_address import HubAddress, hub_endpoint, is_hub_address, pa
 from modpkg.core.names import parse_version
 from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
 from modpkg.core.regular_file import read_text
+from modpkg.environment.foreseen import check_recipe
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
@@ -242,9 +243,33 @@ def _bind(workspace: Workspace, folder: Path, pin: str | None) -> str | None:
 
 @import_command.command("mergekit")
 @_import_options
-def import_mergekit_command(source: Path, name: str | None, **options: Any) -> None:
-    """Convert a mergekit recipe (YAML) into a model with the same merge method."""
-    _convert(import_mergekit, source=source, name=name or source.stem, **options)
+@registry_option
+@offline_option
+def import_mergekit_command(
+    source: Path, name: str | None, registry: str | None, offline: bool, **options: Any
+) -> None:
+    """Convert a mergekit recipe (YAML) into a model with the same merge method.
+
+    Where the registry has modules of the names that its models get, it is tried with them, and
+    what 'modpkg build' would refuse is told.
+    """
+    workspace = Workspace(options=RegistryOptions(registry, offline))
+
+    def tried(folder: Path) -> None:
+        project = module_project(folder, workspace)
+        try:
+            check_recipe(project, project.manifest)
+        except ModpkgError as error:
+            warn(f"'modpkg build' would refuse it: {error}")
+
+    _convert(
+        import_mergekit,
+        bind=tried,
+        offline=offline,
+        source=source,
+        name=name or source.stem,
+        **options,
+    )
 
 
 @import_command.command("safetensors")

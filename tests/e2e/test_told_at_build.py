@@ -29,6 +29,7 @@ from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.mergekit import import_mergekit
 from modpkg.manifest.edit import toml_value
 from tests import tiny
+from tests.command import modpkg
 from tests.conftest import safetensors_bytes
 from tests.modules import write_module
 from tests.raising import raises
@@ -381,6 +382,19 @@ def test_import_tells_what_build_would(tmp_path: Path, recipe: str, reason: str)
     (tmp_path / "r.yml").write_text(recipe)
     with raises("M801", match=reason):
         import_mergekit(tmp_path / "r.yml", tmp_path / "out", "m", "1.0")
+
+
+def test_import_tries_the_modules_that_are_published(world: Path) -> None:
+    recipe = "merge_method: slerp\nbase_model: tiny\nmodels: [{model: tiny}, {model: %s}]\n"
+    for name in ("wide", "tuned", "unknown"):
+        Path(f"{name}.yml").write_text(recipe % name + "parameters: {t: 0.5}\n")
+    refusal = modpkg("import", "mergekit", "wide.yml", "--name", "m-wide").stderr
+    assert "'modpkg build' would refuse it" in refusal
+    assert "(tiny 1.0, wide 1.0)" in refusal
+    for name in ("tuned", "unknown"):
+        done = modpkg("import", "mergekit", f"{name}.yml", "--name", f"m-{name}")
+        assert "would refuse" not in done.stderr
+    assert Path("m-wide/modpkg.toml").is_file()
 
 
 def test_settings_of_every_method_are_in_the_documentation() -> None:
