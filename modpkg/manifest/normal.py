@@ -260,6 +260,8 @@ def _dependency_pair(item: str | dict[str, Any]) -> tuple[str, str | dict[str, A
     """Return a dependency as a manifest has it: its name, and a specifier or a table."""
     data = {"requirement": item} if isinstance(item, str) else item
     requirement = parse_requirement(data["requirement"])
+    if "hub" in data:
+        return requirement.name, {key: data[key] for key in data if key != "requirement"}
     specifier = specifier_text(requirement.specifier) or "*"
     table: dict[str, Any] = {"version": specifier}
     if requirement.extras:
