@@ -9,6 +9,7 @@ the same release everywhere, so that a lock can name its digest.
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import re
 from collections.abc import Callable
@@ -28,8 +29,9 @@ from modpkg.core.home import home
 from modpkg.core.hub_address import HubAddress, hub_endpoint
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.progress import Progress
-from modpkg.core.regular_file import read_file
+from modpkg.core.regular_file import read_file, read_text
 from modpkg.core.tree import BlobTree
+from modpkg.core.version import __version__
 from modpkg.environment.hub_release import (
     NAME_CHARACTERS,
     Description,
@@ -46,7 +48,7 @@ from modpkg.transfer.fetch import check_space, fetch_all
 from modpkg.transfer.plan import plan_transfer
 
 _WAITING = "Waiting for another modpkg command that fetches {address} …"
-_DESCRIPTION = "source.json"
+_DESCRIPTION, _MADE_WITH = "source.json", "made-with"
 _CIRCULAR = {
     "reason": "and the base that it is made against is made against it in turn",
     "remedy": "name another base, as 'against' beside 'hub'",
@@ -125,7 +127,7 @@ class HubModules:
         for mirror in self._settings().of(str(address.at(None))).mirrors if locked else ():
             if (found := self._mirrored(mirror, name, address, locked)) is not None:
                 return found
-        folder = self.folder(name, address, find_base)
+        folder = self.folder(name, address, find_base, locked)
         if folder not in self._open:
             self._open[folder] = self._opened(folder, address)
         return self._open[folder]
@@ -154,8 +156,13 @@ class HubModules:
         registry.stands_for = str(address)
         return registry
 
-    def folder(self, name: str, address: HubAddress, find_base: FindBase) -> Path:
+    def folder(
+        self, name: str, address: HubAddress, find_base: FindBase, locked: str | None = None
+    ) -> Path:
         """Return the folder of the module that is made of a commit; it is made if it is not there.
+
+        If it is another release than is ``locked``, and other versions of modpkg or transformers
+        have made it, it is made again.
 
         Raises:
             InstallError: It is not there, and may not be made.
@@ -166,7 +173,7 @@ class HubModules:
             raise ManifestError("M851", name=name, address=address, **_CIRCULAR)
         self._making.append(place)
         try:
-            if (found := self._there(place, name, find_base)) is not None:
+            if (found := self._there(place, name, find_base, locked)) is not None:
                 return found
             self._check_online(str(address))
             with file_lock(
@@ -174,7 +181,7 @@ class HubModules:
                 exclusive=True,
                 waiting=lambda: self._progress.stage(_WAITING.format(address=address)),
             ):
-                found = self._there(place, name, find_base, mend=True)  # made meanwhile, maybe
+                found = self._there(place, name, find_base, locked, mend=True)
                 return found or self._make(place, name, address, find_base)
         finally:
             self._making.pop()
@@ -184,11 +191,17 @@ class HubModules:
             raise InstallError("M501", what=what)
 
     def _there(
-        self, place: Path, name: str, find_base: FindBase, *, mend: bool = False
+        self,
+        place: Path,
+        name: str,
+        find_base: FindBase,
+        locked: str | None,
+        *,
+        mend: bool = False,
     ) -> Path | None:
-        """Return the folder of a module that was made; None if there is none that is whole.
+        """Return the folder of a module that was made; None if there is none that is of use.
 
-        With ``mend``, for which the lock is held, a damaged one is removed.
+        With ``mend``, for which the lock is held, a damaged or outdated one is removed.
         """
         if (description := _read_description(place)) is None:
             return None
@@ -199,12 +212,14 @@ class HubModules:
             return folder if folder in self._open else None
         try:
             registry = Registry(str(folder))
-            registry.record(registry.index(name)[0])
+            line = registry.index(name)[0]
+            registry.record(line)
+            useful = locked in (None, line.release) or _made_with(folder) == _versions()
         except (ModpkgError, IndexError):
-            if mend:
-                remove_tree(folder)
-            return None
-        return folder
+            useful = False
+        if not useful and mend:
+            remove_tree(folder)
+        return folder if useful else None
 
     def _make(self, place: Path, name: str, address: HubAddress, find_base: FindBase) -> Path:
         if self._fetch is None:
@@ -219,6 +234,7 @@ class HubModules:
                 version = version_of(address, str(base) if base is not None else "")
                 checkout.build(name, version, staged, base)
                 self._keep_weights(staged, name, address)
+                write_atomically(staged / _MADE_WITH, _versions().encode())
                 rename(staged, folder)
             finally:
                 discard(staged)
@@ -263,6 +279,22 @@ def remove_unused(age: float, *, now: float) -> None:
 
 def _folder_name(name: str, base: HubBase | None) -> str:
     return name if base is None else f"{name}~{base.line.name}~{base.line.release[7:23]}"
+
+
+def _versions() -> str:
+    """Return the versions of the packages on which it depends how a commit is imported."""
+    try:
+        found = importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        found = "none"
+    return f"modpkg {__version__}, transformers {found}"
+
+
+def _made_with(folder: Path) -> str:
+    try:
+        return read_text(folder / _MADE_WITH, follow=False)
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _read_description(place: Path) -> Description | None:

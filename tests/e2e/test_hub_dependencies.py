@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load, save
 
 import modpkg
+import modpkg.community.modules.hub_checkout as hub_checkout
 from modpkg.core.hub_address import HubAddress
 from modpkg.environment.hub_release import version_of
 from modpkg.resolve.lock import Lock, read_lock
@@ -331,6 +332,29 @@ def test_weights_that_the_import_has_changed(hub: Hub, app: Path, tmp_path: Path
     sent = hub.sent
     works(run, "install", "--frozen")
     assert hub.sent - sent < len(base_weights())
+
+
+def test_made_by_another_version(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    works(run, "lock")
+    lock = (app / "modpkg.lock").read_text()
+    shutil.rmtree(tmp_path / "home")
+    monkeypatch.setattr(hub_checkout, "_BUILT_WITH", "another")
+    (app / "modpkg.lock").unlink()
+    works(run, "lock")
+    assert (app / "modpkg.lock").read_text() != lock
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("MODPKG_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(app)
+    (app / "modpkg.lock").write_text(lock)
+    sent = hub.sent
+    fails(run, "M850", "install", "--frozen")  # by this version, as far as is known
+    assert hub.sent == sent
+    for made in (tmp_path / "home" / "hub").glob("*/*/*/made-with"):
+        made.write_text("modpkg 0.0")
+    works(run, "install", "--frozen")
 
 
 def test_two_at_a_time(hub: Hub, app: Path, tmp_path: Path) -> None:
