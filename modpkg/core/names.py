@@ -177,17 +177,32 @@ class ReadRequirement:
         """The versions it allows; equal texts give the same object."""
 
 
-_PLAIN = re.compile(
-    r"([a-z0-9]+(?:-[a-z0-9]+)*)"
-    r"((?:(?:>=|<=|==|!=|>|<)[0-9]+(?:\.[0-9]+)*(?:,(?!$)|$)|~=[0-9]+(?:\.[0-9]+)+(?:,(?!$)|$))*)$",
-    re.ASCII,
-)
+_NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_BOUND = r"(?:(?:[<>=!]=|[<>])[0-9]+(?:\.[0-9]+)*|~=[0-9]+(?:\.[0-9]+)+)"
+_BOUNDS = rf"(?:{_BOUND}(?:,{_BOUND})*)?"
+_PLAIN = re.compile(rf"({_NAME})({_BOUNDS})$", re.ASCII)
 """The commonest spelling: a name in normal form, and bounds that are plain final versions."""
+_ALL_PLAIN = re.compile(rf"(?:{_NAME}{_BOUNDS}\n)*", re.ASCII)
+"""Lines of that spelling."""
 
 
 def _is_plain(match: re.Match[str] | None, text: str) -> TypeGuard[re.Match[str]]:
     """Return whether a text is of the commonest spelling, by a match of its pattern."""
     return match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text
+
+
+def check_requirements(texts: Collection[str]) -> None:
+    """Check that requirements can be read: most of an index never are.
+
+    Raises:
+        InvalidValue: See `parse_requirement`.
+    """
+    lines = {f"{text}\n" for text in texts}
+    together = "".join(lines)
+    plain = together.count("\n") == len(lines) and max(map(len, lines), default=0) <= 100
+    if not plain or _ALL_PLAIN.fullmatch(together) is None:
+        for text in texts:
+            read_requirement(text)
 
 
 @lru_cache(maxsize=1 << 17)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from modpkg.core.bounds import INDEX_LINE_BYTES
 from modpkg.core.decoding import LINE_CHARACTERS, clean_texts, decoding_reason
 from modpkg.core.errors import RecordError
 from modpkg.core.files import human_bytes
-from modpkg.core.names import module_name, parse_version, read_requirement
+from modpkg.core.names import check_requirements, module_name, parse_version
 from modpkg.core.printable import ONE_LINE, in_sentence
 from modpkg.core.records import SPEC, IndexLine, canonical_json
 
@@ -143,10 +144,17 @@ class _Lines:
 
     def read(self, data: bytes, first: int) -> None:
         """Add the lines in ``data``, of which the first has this number."""
-        lines = self._at_once(data)
-        if lines is not None:
-            for number, (line, version) in enumerate(lines, first):
-                self._add(number, line, version)
+        found = self._at_once(data)
+        if found is not None:
+            lines, versions = found
+            numbers = dict(zip(versions, itertools.count(first)))
+            if len(numbers) == len(lines) and self._numbers.keys().isdisjoint(numbers):
+                self._numbers |= numbers
+                self.lines += lines
+                self.requirements += sum(map(requirements_of, lines))
+            else:
+                for number, (line, version) in enumerate(zip(lines, versions, strict=True), first):
+                    self._add(number, line, version)
             return
         for number, raw in enumerate(data.split(b"\n"), first):
             if raw and not raw.isspace():
@@ -157,8 +165,8 @@ class _Lines:
         yield from self._skipped.sentence(path, "skipped, ", "skipped too")
         yield from self._cleaned.sentence(path, "", "have such texts too")
 
-    def _at_once(self, data: bytes) -> list[tuple[IndexLine, Version]] | None:
-        """Return the lines; None if any is malformed."""
+    def _at_once(self, data: bytes) -> tuple[list[IndexLine], list[Version]] | None:
+        """Return the lines and their versions; None if any is malformed."""
         if len(data) > INDEX_LINE_BYTES:
             return None  # it has only one line
         try:
@@ -167,9 +175,8 @@ class _Lines:
             between, ends = data.count(b"}\n{"), data.count(b"\n")
             if not data.endswith(b"}\n") or (between + 1, ends) != (len(lines), len(lines)):
                 return None
-            if not _match(lines):
-                return None
-            return [(line, _check(line, self._name)) for line in lines]
+            versions = [_check(line, self._name) for line in lines]
+            return (lines, versions) if _match(lines) else None
         except Exception:
             return None
 
@@ -179,6 +186,9 @@ class _Lines:
                 raise ValueError(f"it is longer than {human_bytes(INDEX_LINE_BYTES)}")
             line, problem = _decoded(raw)
             version = _check(line, self._name)
+            check_requirements(line.requires)
+            for group in line.extras.values():
+                check_requirements(group)
         except Exception as error:
             self._skipped.add(number, partial(_reason, raw, error))
             if self.unreadable is not None:
@@ -202,21 +212,30 @@ def _match(lines: Sequence[IndexLine]) -> bool:
 
     They are matched together, since each of the patterns allows exactly the texts made of such that
     it allows: digests in a row, and pieces of one line.
+
+    Raises:
+        InvalidValue: A requirement cannot be read.
     """
     digests: list[str] = []
     texts: list[str] = []
+    requires: list[str] = []
     for line in lines:
         digests.append(line.release)
         texts.append(line.published)
+        requires += line.requires
         if line.provides is not None:
             digests.append(line.provides)
         if line.yanked is not None:
             texts.append(line.yanked)
         if line.expects:
             digests += line.expects.values()
+        if line.extras:
+            for group in line.extras.values():
+                requires += group
         line.__class__ = IndexLine  # it has the same fields
+    check_requirements(requires)
     return (
-        all(len(text) == _DIGEST_CHARACTERS for text in digests)
+        {*map(len, digests)} == {_DIGEST_CHARACTERS}
         and _DIGESTS.fullmatch("".join(digests)) is not None
         and _LINE.search("".join(texts)) is not None
         and max(map(len, texts)) <= LINE_CHARACTERS
@@ -248,7 +267,10 @@ def _reason(raw: bytes, error: Exception) -> str:
 
 
 def _check(line: IndexLine, name: str) -> Version:
-    """Return the version of a line; raise an error if the line would break the resolver."""
+    """Return the version of a line; raise an error if it would break the resolver.
+
+    Its requirements are not read.
+    """
     if line.spec > SPEC:
         raise ValueError(f"it follows spec version {line.spec}")
     version = parse_version(line.version)
@@ -257,12 +279,8 @@ def _check(line: IndexLine, name: str) -> Version:
     # One text for all lines that have it: of thousands of lines they take as much as the rest.
     line.name, line.version = name, intern(line.version)
     line.extras, line.expects = line.extras or _NO_EXTRAS, line.expects or _NO_INTERFACES
-    for text in line.requires:
-        read_requirement(text)
-    for extra, group in line.extras.items():
+    for extra in line.extras:
         module_name(extra)
-        for text in group:
-            read_requirement(text)
     return version
 
 

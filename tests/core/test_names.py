@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +13,12 @@ from packaging.version import Version
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import (
     caret,
+    check_requirements,
     module_name,
     parse_requirement,
     parse_specifier,
     parse_version,
+    read_requirement,
     requirement_text,
 )
 from tests.raising import raises
@@ -118,3 +123,38 @@ def test_specifiers_of_a_manifest() -> None:
     assert parse_specifier("^1.2") == SpecifierSet(">=1.2,<2")
     with raises("M103"):
         parse_specifier("one")
+
+
+PARTS = [
+    "a",
+    "b-1",
+    "A",
+    "-",
+    ">=",
+    "==",
+    "~=",
+    "=",
+    "!",
+    "<",
+    "1",
+    "1.2",
+    ".",
+    ",",
+    " ",
+    "\n",
+    "[x]",
+]
+PARTS += ["é", "a" * 60, "*", "a1", ">=1.0,<2", "a>=1\nb"]
+
+
+@given(st.lists(st.lists(st.sampled_from(PARTS), max_size=5).map("".join), max_size=3))
+def test_requirements_are_checked_together_as_one_by_one(texts: list[str]) -> None:
+    def refused(check: Callable[[Any], object], given: object) -> str | None:
+        try:
+            check(given)
+        except ModpkgError as error:
+            return str(error)
+        return None
+
+    alone = (refused(read_requirement, text) for text in texts)
+    assert refused(check_requirements, texts) == next(filter(None, alone), None)
