@@ -148,7 +148,9 @@ class _Lines:
         if found is not None:
             lines, versions = found
             numbers = dict(zip(versions, itertools.count(first)))
-            if len(numbers) == len(lines) and self._numbers.keys().isdisjoint(numbers):
+            if len(numbers) == len(lines) and not (
+                self._numbers and self._numbers.keys() & numbers
+            ):
                 self._numbers |= numbers
                 self.lines += lines
                 self.requirements += sum(map(requirements_of, lines))
