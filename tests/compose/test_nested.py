@@ -190,6 +190,33 @@ def test_modules_that_turn_out_to_be_equal_count_as_one(
     assert composed.result == step_by_step(modules, recipes, tmp_path).result
 
 
+def test_merged_layers_of_composed_modules(
+    modules: dict[str, InstalledModule], tmp_path: Path
+) -> None:
+    """A merge is the base of a run and is merged into another; a LoRA acts on the layers."""
+    merged = (step("dense", "m1", 0.5), step("dense", "two", 0.25))
+    runs = (
+        Layers(module=ModuleName("m1"), range=(0, 2), steps=(step("dense", "two"),)),
+        Layers(
+            module=ModuleName("one"),
+            range=(1, 2),
+            steps=merged,
+            method="ties-mergekit",
+            parameters={"density": 0.5},
+            tensors=("model.norm.weight",),
+        ),
+    )
+    recipes = {
+        "m1": recipe("base", step("dense", "one", 0.3), step("dense", "two", 0.4)),
+        "m2": Compose(base=ModuleName("m1"), method="slerp", parameters={"t": 0.25}, layers=runs),
+        "m3": recipe("m2", step("lora", "lora", 0.5)),
+    }
+    composition = nested(modules, recipes, tmp_path)
+    assert composition.config["num_hidden_layers"] == 3
+    found = compose(composition, tmp_path / "nested")
+    assert found.result == step_by_step(modules, recipes, tmp_path).result
+
+
 @pytest.mark.parametrize("method", ["ties-mergekit", "dare-linear", "linear"])
 def test_a_tensor_under_another_name_has_the_values_of_its_own(
     modules: dict[str, InstalledModule], tmp_path: Path, method: str
