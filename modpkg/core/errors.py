@@ -230,7 +230,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ],
         RunError,
     ),
-    **dict.fromkeys(["M218", "M219", "M221", "M616", "M617"], ComposeError),
+    **dict.fromkeys(["M218", "M219", "M221", "M226", "M616", "M617"], ComposeError),
     **dict.fromkeys(["M724", "M725", "M726", "M727", "M745", "M746"], RunError),
     **dict.fromkeys(["M703", "M723", "M895"], MissingExtra),
     **dict.fromkeys(

@@ -116,6 +116,12 @@ MESSAGES: dict[str, str] = {
         "{module} reads the virtual tokens of {tokens}, which no tensor has, so nothing can be "
         "composed of it; compose the others without it, and add {tokens} to the last recipe."
     ),
+    "M226": (
+        "{model}: {tensor!r} of {module} has {rows} rows, one for each token, and that of {base} "
+        "has {expected}; to merge the rows of the same tokens, write "
+        'vocabulary = {{ source = "union" }} into the recipe, or the name of the module whose '
+        "tokens the result is to have."
+    ),
     "M235": (
         "The recipe of {module} cannot be composed of the releases that resolve now ({releases}): "
         "{reason}. Correct [compose], or the versions under [dependencies]."

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors import safe_open
@@ -199,3 +200,9 @@ def test_layers_that_are_merged_move_the_rows_of_their_models(tmp_path: Path) ->
     ]
     for name in (EMBEDDING, OUTPUT):
         assert raw(found[0][name]) == raw(found[1][name])
+
+
+def test_other_tokens_without_a_vocabulary_are_refused(tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(recipe_of("union"), vocabulary=None)
+    with raises("M226", match="b has 8 rows"):
+        plan("m", "1.0", recipe, models(tmp_path))

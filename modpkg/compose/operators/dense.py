@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from modpkg.adapters.formula import LEAST, BaseRows, Elements, Error, Extent, Sizes, gamma
+from modpkg.adapters.vocabulary import has_token_rows
 from modpkg.compose.composition import Term
 from modpkg.compose.operators.operator import Effects, Operator, StepContext
 from modpkg.compose.output_layer import config_of, untied_by, with_tied_output
 from modpkg.compose.parameter import Parameter
 from modpkg.core.dtypes import FLOATS
+from modpkg.core.errors import ComposeError
 from modpkg.core.installed import TensorRef
 from modpkg.core.same_values import in_terms_of
 from modpkg.core.tensors import identity_of
@@ -71,6 +73,11 @@ def bind(context: StepContext) -> Effects:
     for name, ref in own_tensors.items():
         own = base.tensors[name]
         if list(ref.shape) != list(own.shape):
+            if has_token_rows(name) and list(ref.shape[1:]) == list(own.shape[1:]):
+                raise ComposeError("M226",
+                    model=context.model, tensor=name, module=module.name, rows=ref.shape[0],
+                    base=base.name, expected=own.shape[0],
+                )  # fmt: skip
             tensors.expect(name, name, own.shape)
         if own.dtype in FLOATS and ref.dtype in FLOATS:
             terms[name] = Term(op="dense", weight=1.0, inputs={"values": ref})
