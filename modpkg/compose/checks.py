@@ -8,7 +8,9 @@ from pathlib import Path
 
 from modpkg.compose.composition import Composition, Term, is_inner
 from modpkg.compose.merging import MergeMethod, PlannedStep
+from modpkg.compose.nested import ComposedModule
 from modpkg.compose.operators import Effects, find_operator
+from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.recipe_settings import ON, ON_BASE
 from modpkg.core.digests import digest_bytes, digest_file
 from modpkg.core.errors import ComposeError, PatchError
@@ -116,6 +118,37 @@ def check_rows(
             if reason is not None:
                 text = f"{planned.module.name} gives {tensor!r} {count} rows, {reason}"
                 raise ComposeError("M601", model=model, reason=text)
+
+
+def patched_whole(
+    modules: Sequence[InstalledModule], steps: Sequence[PlannedStep]
+) -> list[TensorRef]:
+    """Return the tensors that patches provide whole, those of composed modules too."""
+    refs: list[TensorRef] = []
+    for module in modules:
+        if isinstance(module, ComposedModule):
+            composition = module.composition
+            refs += [composition.kept[tensor] for tensor in composition.require_finite]
+    for planned in steps:
+        if planned.step.op == PATCHED.name:
+            refs += planned.effects.added.values()
+            terms = planned.effects.terms.values()
+            refs += [term.inputs["whole"] for term in terms if "whole" in term.inputs]
+    return refs
+
+
+def unverified_slices(
+    modules: Sequence[InstalledModule], steps: Sequence[PlannedStep]
+) -> dict[str, TensorRef]:
+    """Return the slices of tensors whose digests only patches state, by a name for errors."""
+    refs: dict[str, TensorRef] = {}
+    for module in modules:
+        if isinstance(module, ComposedModule):
+            inner = module.composition.unverified
+            refs |= {f"{tensor} of {module.name}": ref for tensor, ref in inner.items()}
+    for planned in steps:
+        refs |= {tensor: planned.effects.added[tensor] for tensor in planned.effects.claimed}
+    return refs
 
 
 def check_kept(composition: Composition) -> None:

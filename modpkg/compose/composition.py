@@ -228,6 +228,8 @@ class Composition(Struct, frozen=True, kw_only=True):
     """Computes the rows that come from prompts, if there are any."""
     prompt: Prompt | None = None
     """Virtual tokens that the model reads before its text, if it has any."""
+    expected: dict[str, tuple[ExpectedValues, ...]] = {}
+    """What patches were made for, of tensors in ``inner``, by the same key."""
     inner: dict[str, InnerTensor] = {}
     """Inputs that are computed too, by the ``file`` of their references, at any depth."""
     parts: dict[str, Composition] = {}

@@ -25,7 +25,13 @@ from modpkg.compose.composition import Composition
 from modpkg.compose.crew import Crew
 from modpkg.compose.device import torch_device
 from modpkg.compose.memory import needs_torch, process_count
-from modpkg.compose.nested import inputs_of, is_measured_across, reached, with_results
+from modpkg.compose.nested import (
+    copy_of,
+    files_of,
+    is_measured_across,
+    reached,
+    with_results,
+)
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.result_packs import ResultPack, result_packs
@@ -110,7 +116,7 @@ def compose(
     """
     tensors = dict(composition.kept)
     check_kept(composition)
-    if composition.types():
+    if composition.types() or composition.expected:
         folder = composition.folder(store.absolute())
         record = _record(folder, composition)
         if record is None:
@@ -189,10 +195,10 @@ def _trusted(composition: Composition, verified: VerifiedFiles | None) -> frozen
     """Return the files of the composition's inputs that need no hashing."""
     if verified is None:
         return frozenset()
-    refs = [*inputs_of(composition)]
-    for inner in composition.inner.values():
-        refs += [] if inner.computed is None else inner.computed.inputs()
-    return frozenset(file for file in {ref.file for ref in refs} if file in verified)
+    computed = [*composition.computed.values()]
+    computed += [each.computed for each in composition.inner.values() if each.computed is not None]
+    files = {file for item in computed for file in files_of(item)}
+    return frozenset(file for file in files if file in verified)
 
 
 def _record(folder: Path, composition: Composition) -> ComposedRecord | None:
@@ -236,7 +242,7 @@ def _compute(
             from modpkg.core.system_blas import one_blas_thread
 
             with _torch_threads(composition, device), one_blas_thread():
-                digests = _run(composition, places, crew, progress, trusted, device)
+                digests = _run(composition, folder, places, crew, progress, trusted, device)
                 if composition.routers:
                     from modpkg.compose.router_rows import write_routers
 
@@ -276,6 +282,7 @@ def _torch_threads(composition: Composition, device: str) -> Iterator[None]:
 
 def _run(
     composition: Composition,
+    folder: Path,
     places: Mapping[str, tuple[str, PackTensor]],
     crew: Crew,
     progress: Callable[[int, int], None] | None,
@@ -286,13 +293,17 @@ def _run(
     from modpkg.compose.tensor import Job
 
     order = sorted(composition.computed, key=lambda name: (-places[name][1].length, name))
-    folder = Path(next(iter(places.values()))[0]).parent
     composition = _with_inner_measures(composition, folder)
+    inner = dict(composition.inner)
+    for file, expected in composition.expected.items():
+        inner[file] = structs.replace(inner[file], expected=expected)
+    composition = structs.replace(composition, inner=inner)
+    _check_unused(composition, folder)
     measured = _measure(composition, folder)
     jobs = []
     for name in order:
         computed = composition.computed[name]
-        inner = reached(computed.inputs(), composition.inner)
+        inner = reached(files_of(computed), composition.inner)
         refs = computed.inputs()
         for item in inner.values():
             refs += [] if item.computed is None else item.computed.inputs()
@@ -317,6 +328,30 @@ def _run(
                 for done in range(len(digests) - len(made), len(digests)):
                     progress(done + 1, len(jobs))
     return digests
+
+
+def _check_unused(composition: Composition, folder: Path) -> None:
+    """Check the tensors that patches were made for, and that nothing is computed from.
+
+    Raises:
+        PatchError: A patch was made for other values.
+    """
+    used = [file for item in composition.computed.values() for file in files_of(item)]
+    for file in composition.expected.keys() - reached(used, composition.inner).keys():
+        from modpkg.compose.tensor import Job
+        from modpkg.compose.unfolding import unfolded
+
+        item = composition.inner[file]
+        job = Job(
+            model=item.model,
+            name=item.name,
+            computed=copy_of(file, item),
+            file="",
+            place=PackTensor("U8", (0,), 0, 0),
+            inner=composition.inner,
+        )
+        with unfolded(job, folder):
+            pass
 
 
 def _measure(composition: Composition, folder: Path) -> Any:

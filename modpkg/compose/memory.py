@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from modpkg.adapters.layers import layer_path
 from modpkg.compose.composition import NOTHING, Composition, ComputedTensor
-from modpkg.compose.nested import reached
+from modpkg.compose.nested import files_of, reached
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.reducers.selection import KEPT_ELEMENTS
@@ -109,7 +109,7 @@ def scratch_bytes(composition: Composition, threads: int) -> int:
         return 0
     needs = []
     for computed in composition.computed.values():
-        inner = reached(computed.inputs(), composition.inner).values()
+        inner = reached(files_of(computed), composition.inner).values()
         needs.append(sum(item.computed.length for item in inner if item.computed is not None))
     return sum(sorted(needs)[-threads:])
 

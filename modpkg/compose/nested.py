@@ -16,6 +16,7 @@ from modpkg.compose.composition import (
     INNER,
     Composition,
     ComputedTensor,
+    ExpectedValues,
     InnerTensor,
     ModuleRow,
     RouterWeight,
@@ -124,10 +125,29 @@ def unfolded_kept(
     return computed
 
 
-def reached(refs: Iterable[TensorRef], inner: Mapping[str, InnerTensor]) -> dict[str, InnerTensor]:
-    """Return the tensors to compute that some references lead to, each after its own inputs."""
+def copy_of(file: str, item: InnerTensor) -> ComputedTensor:
+    """Return a tensor that is a copy of one that has to be computed."""
+    if item.computed is None:
+        raise AssertionError(f"the router {item.name} of {item.model} has no patch")
+    made = item.computed
+    source = TensorRef(
+        file=file,
+        offset=0,
+        length=made.length,
+        dtype=made.dtype,
+        shape=list(made.shape),
+        digest=file.removeprefix(INNER),
+    )
+    return ComputedTensor(source=source, dtype=made.dtype)
+
+
+def reached(files: Iterable[str], inner: Mapping[str, InnerTensor]) -> dict[str, InnerTensor]:
+    """Return the tensors to compute that references to some files lead to, each after its inputs.
+
+    ``files`` of tensors that are stored lead to none.
+    """
     found: dict[str, InnerTensor] = {}
-    pending = [(ref.file, False) for ref in refs if is_inner(ref)]
+    pending = [(file, False) for file in files if file.startswith(INNER)]
     opened: set[str] = set()
     while pending:
         file, is_done = pending.pop()
@@ -137,16 +157,22 @@ def reached(refs: Iterable[TensorRef], inner: Mapping[str, InnerTensor]) -> dict
             opened.add(file)
             pending.append((file, True))
             computed = inner[file].computed
-            inputs = [] if computed is None else computed.inputs()
-            pending += [(ref.file, False) for ref in inputs if is_inner(ref)]
+            inputs = [] if computed is None else [ref.file for ref in computed.inputs()]
+            pending += [(each, False) for each in inputs if each.startswith(INNER)]
     return found
 
 
-def inputs_of(composition: Composition) -> Iterator[TensorRef]:
-    """Yield every tensor that a composition is computed from."""
+def inputs_of(composition: Composition) -> Iterator[str]:
+    """Yield the file of every tensor that a composition is computed from, or checks."""
     for item in composition.computed.values():
-        yield from item.inputs()
-    yield from read_whole(composition)
+        yield from files_of(item)
+    yield from (ref.file for ref in read_whole(composition))
+    yield from composition.expected
+
+
+def files_of(computed: ComputedTensor) -> Iterator[str]:
+    """Yield the file of every tensor that one is computed from."""
+    yield from (ref.file for ref in computed.inputs())
 
 
 def read_whole(composition: Composition) -> Iterator[TensorRef]:
@@ -155,6 +181,17 @@ def read_whole(composition: Composition) -> Iterator[TensorRef]:
         yield from (row.ref for row in router.rows if isinstance(row, ModuleRow))
     if composition.prompt_reader is not None:
         yield from composition.prompt_reader.tensors.values()
+
+
+def expected_of(modules: Iterable[InstalledModule]) -> dict[str, tuple[ExpectedValues, ...]]:
+    """Return the values that patches within composed modules were made for, by tensors' files."""
+    expected: dict[str, tuple[ExpectedValues, ...]] = {}
+    for module in modules:
+        if isinstance(module, ComposedModule):
+            for file, values in module.composition.expected.items():
+                known = expected.get(file, ())
+                expected[file] = (*known, *(each for each in values if each not in known))
+    return expected
 
 
 def of_modules(
@@ -240,7 +277,7 @@ def with_results(composition: Composition, stored: Results, whole: Results) -> C
         if results is not None:
             made |= {file: results[name] for file, name in own.items()}
             for file in own:
-                for expected in inner[file].expected:
+                for expected in composition.expected.get(file, ()):
                     expected.check(made[file].digest)
     if not made:
         return composition
@@ -265,6 +302,8 @@ def with_results(composition: Composition, stored: Results, whole: Results) -> C
         if item.computed is not None and is_measured_across(item.computed)
     }
     parts = {key: with_results(composition.parts[key], stored, whole) for key in across}
+    others = {file: each for file, each in composition.expected.items() if file in left}
+    replaced = structs.replace(replaced, expected=others)
     return structs.replace(
         replaced,
         inner=reached(inputs_of(replaced), left),

@@ -9,13 +9,26 @@ from typing import Any
 
 from msgspec import structs
 
-from modpkg.compose.checks import check_alone, check_rows, check_together
-from modpkg.compose.composition import Composition, ComputedTensor, PromptReader, RouterWeight, Term
+from modpkg.compose.checks import (
+    check_alone,
+    check_rows,
+    check_together,
+    patched_whole,
+    unverified_slices,
+)
+from modpkg.compose.composition import (
+    Composition,
+    ComputedTensor,
+    ExpectedValues,
+    PromptReader,
+    RouterWeight,
+    Term,
+)
 from modpkg.compose.layers import assemble, positions
 from modpkg.compose.merged_layers import MergedRun, merged_runs
 from modpkg.compose.merging import MergeMethod, PlannedStep
 from modpkg.compose.nested import (
-    ComposedModule,
+    expected_of,
     inputs_of,
     made_fields,
     of_modules,
@@ -132,18 +145,18 @@ def plan(
     used = [modules[each] for each in dict.fromkeys(recipe.modules())]
     inner, parts = of_modules(used)
     inner |= moved.inner if moved is not None else {}
+    expected = expected_of(used)
     for planned in steps:
-        for tensor, expected in planned.effects.expected.items():
+        for tensor, values in planned.effects.expected.items():
             file = base.tensors[tensor].file
-            known = inner[file].expected
-            inner[file] = structs.replace(inner[file], expected=(*known, expected))
+            expected[file] = (*expected.get(file, ()), values)
     made = unfolded_kept(kept, inner)
     kept = {tensor: ref for tensor, ref in kept.items() if tensor not in made}
     computed = dict(sorted({**computed, **made}.items()))
     routers = {n: router for planned in steps for n, router in planned.effects.routers.items()}
     readers = [planned.effects.prompt_reader for planned in steps]
     prompt_reader = next((reader for reader in readers if reader is not None), None)
-    patched = {(ref.file, ref.offset) for ref in _patched_whole(used, steps)}
+    patched = {(ref.file, ref.offset) for ref in patched_whole(used, steps)}
     prompt = _prompt(name, steps)
     edited = _config(name, config, recipe, steps)
     text = settle(name, recipe, modules, _files(name, base, steps), edited)
@@ -152,13 +165,13 @@ def plan(
     composition = Composition(
         name=name,
         version=version,
-        key=composition_key(kept, computed, routers, prompt_reader, prompt),
+        key=composition_key(kept, computed, routers, prompt_reader, prompt, expected),
         kept=kept,
         computed=computed,
         require_finite=tuple(
             tensor for tensor, ref in kept.items() if (ref.file, ref.offset) in patched
         ),
-        unverified=_unverified(used, steps),
+        unverified=unverified_slices(used, steps),
         config={**edited, **text.config},
         files=text.files,
         documents=text.documents | (moved.documents if moved is not None else {}),
@@ -166,6 +179,7 @@ def plan(
         routers=routers,
         prompt_reader=prompt_reader,
         prompt=prompt,
+        expected=expected,
     )
     if not inner:
         return composition
@@ -196,37 +210,6 @@ def _check_all_used(name: str, module: InstalledModule, effect: Effects) -> None
         raise ComposeError(
             "M603", model=name, count=len(unused), module=module.name, example=min(unused)
         )
-
-
-def _patched_whole(
-    modules: Sequence[InstalledModule], steps: Sequence[PlannedStep]
-) -> list[TensorRef]:
-    """Return the tensors that patches provide whole, those of composed modules too."""
-    refs: list[TensorRef] = []
-    for module in modules:
-        if isinstance(module, ComposedModule):
-            composition = module.composition
-            refs += [composition.kept[tensor] for tensor in composition.require_finite]
-    for planned in steps:
-        if planned.step.op == PATCHED.name:
-            refs += planned.effects.added.values()
-            terms = planned.effects.terms.values()
-            refs += [term.inputs["whole"] for term in terms if "whole" in term.inputs]
-    return refs
-
-
-def _unverified(
-    modules: Sequence[InstalledModule], steps: Sequence[PlannedStep]
-) -> dict[str, TensorRef]:
-    """Return the slices of tensors whose digests only patches state, by a name for errors."""
-    refs: dict[str, TensorRef] = {}
-    for module in modules:
-        if isinstance(module, ComposedModule):
-            inner = module.composition.unverified
-            refs |= {f"{tensor} of {module.name}": ref for tensor, ref in inner.items()}
-    for planned in steps:
-        refs |= {tensor: planned.effects.added[tensor] for tensor in planned.effects.claimed}
-    return refs
 
 
 def _table(name: str, base: InstalledModule, steps: Sequence[PlannedStep]) -> dict[str, TensorRef]:
@@ -347,6 +330,7 @@ def composition_key(
     routers: Mapping[str, RouterWeight] = MappingProxyType({}),
     prompt_reader: PromptReader | None = None,
     prompt: Prompt | None = None,
+    expected: Mapping[str, Sequence[ExpectedValues]] = MappingProxyType({}),
 ) -> str:
     """Return the digest of everything that decides the result's bytes."""
     fields: dict[str, Any] = {
@@ -361,6 +345,9 @@ def composition_key(
     if prompt is not None:
         tensors = {role: canonical_identity(ref) for role, ref in prompt.tensors.items()}
         fields["prompt"] = [prompt.task, prompt.count, prompt.heads, prompt.index, tensors]
+    if expected:
+        digests = {file: sorted({e.digest for e in each}) for file, each in expected.items()}
+        fields["expected"] = digests
     return digest_bytes(canonical_json(fields))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import structs
 
 from modpkg.compose.composition import ComputedTensor, InnerTensor, is_inner
-from modpkg.compose.nested import reached, substituted
+from modpkg.compose.nested import files_of, reached, substituted
 from modpkg.compose.tensor import Job, make_tensor
 from modpkg.core import system
 from modpkg.core.digests import Digest, digest_file
@@ -51,7 +51,7 @@ def unfolded(
         yield job
         return
     near = (folder or Path(job.file).parent) / "inner"
-    order = reached(job.computed.inputs(), job.inner)
+    order = reached(files_of(job.computed), job.inner)
     uses = Counter(_files(job.computed))
     for item in order.values():
         uses.update(_files(_computed(item)))

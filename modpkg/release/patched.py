@@ -44,6 +44,12 @@ def read_patch(path: Path, patch: str) -> PatchRecord:
     return record
 
 
+def made_for(record: PatchRecord) -> dict[str, str]:
+    """Return the digests that the tensors had that a patch changes or removes, by name."""
+    changed = {name: item.was for name, item in record.tensors.items() if item.was is not None}
+    return {**changed, **record.removed}
+
+
 def check_against(
     record: PatchRecord,
     patch: str,
@@ -61,8 +67,7 @@ def check_against(
         PatchError: The record is inconsistent, or the base is another.
         ComposeError: A tensor of the patch is not used.
     """
-    changed = {name: item.was for name, item in record.tensors.items() if item.was is not None}
-    for name, was in sorted({**changed, **record.removed}.items()):
+    for name, was in sorted(made_for(record).items()):
         if name not in table:
             raise PatchError("M732", patch=patch, base=base, tensor=name)
         if name not in unknown and table[name].digest != was:

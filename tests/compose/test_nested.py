@@ -18,7 +18,7 @@ from modpkg.compose.nested import ComposedModule
 from modpkg.compose.plan import plan
 from modpkg.compose.reducers import find_reducer
 from modpkg.compose.tensor import Job
-from modpkg.core.installed import InstalledModule
+from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName
 from modpkg.core.system_processes import can_fork
 from modpkg.core.tree import BlobTree
@@ -402,3 +402,54 @@ def test_tied_tensors_of_a_composed_base_are_tied(
     for way in (nested, step_by_step):
         with raises("M606", match="the base's output layer shares that tensor"):
             way(modules, recipes, tmp_path)
+
+
+def patch_of(
+    folder: Path, base: Mapping[str, TensorRef], name: str, whole: str, removed: str
+) -> InstalledModule:
+    """Return a patch that replaces one tensor, and removes another."""
+    values = torch.ones(ROWS, WIDTH, dtype=torch.bfloat16)
+    made = module(folder, name, "patch", {whole: values})
+    record = {
+        "base": "m1",
+        "version": "1.0",
+        "tensors": {
+            whole: {
+                "digest": made.tensors[whole].digest,
+                "was": base[whole].digest,
+                "inputs": {"whole": whole},
+            }
+        },
+        "removed": {removed: base[removed].digest},
+    }
+    return module(folder, name, "patch", {whole: values}, patch=record)
+
+
+@pytest.mark.parametrize("other", ["", "q_proj", "up_proj"])
+def test_a_patch_is_for_the_values_that_its_base_is_composed_to(
+    modules: dict[str, InstalledModule], tmp_path: Path, other: str
+) -> None:
+    """Also where nothing is computed from these, and where another module has the same tensors."""
+    whole, removed = "model.layers.0.q_proj.weight", "model.layers.1.up_proj.weight"
+    recipes = {"m1": recipe("base", step("lora", "lora"), step("dense", "one", 0.5))}
+    right = compose(nested(modules, recipes, tmp_path), tmp_path / "right").tensors
+    modules["patch"] = patch_of(tmp_path, right, "patch", whole, removed)
+    if other:
+        changed = {name: t * 2 if other in name else t for name, t in weights(2).items()}
+        modules["one"] = module(tmp_path / "other", "one", "base", changed, config=CONFIG)
+    recipes["m2"] = recipe("m1", step("patch", "patch"))
+    recipes["m3"] = recipe("m2", step("lora", "late"))
+    pair = {"model.layers.1.q_proj": (torch.ones(2, WIDTH), torch.ones(ROWS, 2))}
+    modules["late"] = adapter(tmp_path, "late", pair)
+    for last in ("m2", "m3"):
+        some = {name: each for name, each in recipes.items() if name <= last}
+        composition = nested(modules, some, tmp_path)
+        if other:
+            with raises("M731", match="patch"):
+                compose(composition, tmp_path / last)
+        else:
+            assert removed not in compose(composition, tmp_path / last).tensors
+    if other:  # what is stored of the base is compared too
+        compose(nested(modules, {"m1": recipes["m1"]}, tmp_path), tmp_path / "stored")
+        with raises("M731", match="patch"):
+            compose(nested(modules, recipes, tmp_path), tmp_path / "stored")

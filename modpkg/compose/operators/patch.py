@@ -40,7 +40,7 @@ from modpkg.core.jsonfile import read_json
 from modpkg.core.lazy_numpy import np
 from modpkg.core.records import PatchRecord
 from modpkg.core.tensors import type_of
-from modpkg.release.patched import check_against, read_patch
+from modpkg.release.patched import check_against, made_for, read_patch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,10 +86,10 @@ def bind(context: StepContext) -> Effects:
                 made_for=f"{record.base}=={record.version}",
                 base=context.base_name,
                 tensor=name,
-                digest=item.was,
+                digest=was,
             )
-            for name, item in record.tensors.items()
-            if item.was is not None and name in unknown
+            for name, was in made_for(record).items()
+            if name in unknown
         },
         claimed=tensors.claimed,
         removed=removed,
