@@ -6,23 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import json_option, offline_option, user_option, with_workspace
 from modpkg.cli.output import good, print_json, tell
+from modpkg.core.digests import parse_digest
 from modpkg.core.errors import RegistryUnreachable, UsageError
+from modpkg.core.filenames import CONFIG
 from modpkg.core.files import human_bytes
 from modpkg.core.installed import read_model
+from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.export_card import Ingredient, export_card, ingredients
 from modpkg.interop.hf import export_hf
+from modpkg.interop.mergekit_export import RecipeModel, export_mergekit
 from modpkg.interop.oci import export_oci
 from modpkg.interop.peft import base_names, export_peft, fetch_adapter
 from modpkg.interop.plain import export_plain
 from modpkg.interop.sentence_transformers import export_sentence_transformers
+from modpkg.manifest.schema import Compose
 from modpkg.runtime.installed import find_model
 
 _MODEL_WRITERS = {
@@ -64,19 +70,35 @@ class _Destination(click.Path):
     help="peft writes the adapter only, safetensors the weights only; oci pushes what hf writes. "
     "[default: oci for an address, else hf]",
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["mergekit"]),
+    help="Write what it is merged of, and not its weights: into a file, as YAML of mergekit.",
+)
 @click.argument("folder", type=_Destination())
 @offline_option
 @user_option
 @json_option
 @with_workspace
 def export_command(
-    workspace: Workspace, name: str, form: str | None, folder: Path | OciAddress, as_json: bool
+    workspace: Workspace,
+    name: str,
+    form: str | None,
+    recipe: str | None,
+    folder: Path | OciAddress,
+    as_json: bool,
 ) -> None:
     """Write an installed model into FOLDER, as a directory that other tools load.
 
     In place of FOLDER stands oci://HOST/REPOSITORY:TAG to push it to an OCI registry, as an
     artifact of the CNCF's model-spec (ModelPack), with the lock of what it was composed of.
+
+    With --recipe, FOLDER is a file. The model is an installed one, one of the project's manifest,
+    or the project's own module; nothing has to be installed for the last two.
     """
+    if recipe is not None:
+        _write_recipe(workspace, name, recipe, form, folder, as_json=as_json)
+        return
     if isinstance(folder, OciAddress) or form == "oci":
         document = _pushed(workspace, name, form, folder)
     else:
@@ -90,6 +112,51 @@ def export_command(
     if document.uploaded is not UNSET:
         sent = human_bytes(document.uploaded) if document.uploaded else "Nothing"
         tell(f"{sent} had to be sent; the registry had the rest.")
+
+
+def _write_recipe(
+    workspace: Workspace,
+    name: str,
+    recipe: str,
+    form: str | None,
+    file: Path | OciAddress,
+    *,
+    as_json: bool,
+) -> None:
+    if form is not None or isinstance(file, OciAddress):
+        raise UsageError("M901", message="--recipe writes a file; leave --to and oci:// out.")
+    composed, models = _recipe_of(workspace, name)
+    modules = export_mergekit(name, composed, file, models)
+    if as_json:
+        print_json(ExportDocument(str(file.parent), recipe, [file.name]))
+        return
+    tell(f"{good('Wrote')} the recipe of {name} to {file}.")
+    folders = " ".join(modules)
+    tell(f"Its models are the folders {folders} beside it; 'modpkg export NAME FOLDER' writes one.")
+
+
+def _recipe_of(workspace: Workspace, name: str) -> tuple[Compose, dict[str, RecipeModel]]:
+    """Return the recipe of a model, and its modules as far as the store knows them."""
+    manifest, chosen = workspace.manifest, module_name(name)
+    own = {} if manifest.module is None else {manifest.module.name: manifest.compose}
+    found = own.get(chosen) or manifest.models.get(chosen)
+    if found is None:
+        folder, _ = find_model(name, workspace)
+        found = msgspec.convert(read_model(folder).recipe, Compose)
+    models = {}
+    for module in workspace.lock.module if workspace.lock is not None else ():
+        what = f"the release record of {module.name}"
+        if (record := workspace.store.record(module.release, what)) is not None:
+            config = record.files.get(CONFIG)
+            blobs = workspace.store.blobs
+            known = config is not None and blobs.path(parse_digest(config.digest)).exists()
+            models[module.name] = RecipeModel(
+                config=read_json(blobs.path(parse_digest(config.digest)))
+                if config is not None and known
+                else {},
+                tensors=frozenset(record.tensors),
+            )
+    return found, models
 
 
 def _pushed(

@@ -16,7 +16,8 @@ _ARCHITECTURES = ("mixtral", "qwen3 moe")
 """Names of mergekit's architectures, in small letters; it takes the beginning of one, too."""
 _NOISE = {"noise_scale": 0, "residual_scale": 1}
 """Keys of an expert, and the value with which they change nothing."""
-_EXPERT = {"positive_prompts": "prompts", "negative_prompts": "negative_prompts"}
+PROMPTS = {"positive_prompts": "prompts", "negative_prompts": "negative_prompts"}
+"""Keys of an expert, and the parameters of its step."""
 
 
 class MixtureRecipe(Recipe):
@@ -63,16 +64,16 @@ class MixtureRecipe(Recipe):
             raise self._refuse("an expert without source_model")
         parameters: dict[str, Any] = {}
         for key, value in item.items():
-            if key in _EXPERT:
+            if key in PROMPTS:
                 if value is None:
                     continue
                 if not isinstance(value, list) or not all(isinstance(p, str) for p in value):
                     raise self._refuse(f"{key} of an expert is not a list of strings")
                 if value:
-                    parameters[_EXPERT[key]] = list(value)
+                    parameters[PROMPTS[key]] = list(value)
             elif key in _NOISE and value not in (None, _NOISE[key]):
                 raise self._refuse(f"{key!r} of an expert is not supported")
-        self._ignored(item, ("source_model", *_EXPERT, *_NOISE), "an expert")
+        self._ignored(item, ("source_model", *PROMPTS, *_NOISE), "an expert")
         module = self._model(item["source_model"])
         if module != base:
             parameters["others"] = "drop"

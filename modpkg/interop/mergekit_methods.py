@@ -94,7 +94,7 @@ METHODS = {
 """mergekit's methods; docs/merging.md lists the differences."""
 
 
-_FLATTEN, _ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
+FLATTEN, ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 
 
 class MethodRecipe(SlicedRecipe):
@@ -127,17 +127,17 @@ class MethodRecipe(SlicedRecipe):
     def _vectors(self, scopes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """Return the parameter for the vectors that nuslerp interpolates, if they are not whole
         tensors. What mergekit calls row-wise are vectors of a tensor's first dimension."""
-        found = {_FLATTEN: True, _ROW_WISE: False}
+        found = {FLATTEN: True, ROW_WISE: False}
         for key in found:
             value = self._setting(scopes, key, bool)
             if value is not None:
                 found[key] = value
             if not isinstance(found[key], bool):
                 raise self._refuse(f"{key} is {value!r}; only true or false is supported")
-        if not found[_FLATTEN]:
-            return {"vectors": "columns" if found[_ROW_WISE] else "rows"}
-        if found[_ROW_WISE]:
-            self._note(f"{_ROW_WISE} has no effect beside {_FLATTEN}")
+        if not found[FLATTEN]:
+            return {"vectors": "columns" if found[ROW_WISE] else "rows"}
+        if found[ROW_WISE]:
+            self._note(f"{ROW_WISE} has no effect beside {FLATTEN}")
         return {}
 
     def _weight(self, scopes: Sequence[Mapping[str, Any]], model: str) -> Any:
@@ -168,7 +168,7 @@ class MethodRecipe(SlicedRecipe):
                 self._note(
                     "int8_mask saves memory in mergekit and changes no value; it is left out"
                 )
-            elif self._written != "nuslerp" or key not in (_FLATTEN, _ROW_WISE) or of_model:
+            elif self._written != "nuslerp" or key not in (FLATTEN, ROW_WISE) or of_model:
                 self._note(
                     f"{key[:100]} is left out: {self._written} of mergekit 0.1.5 has no such "
                     "parameter"

@@ -14,7 +14,7 @@ from typing import Any
 
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
-_EVERY = (None, "*", "")
+EVERY = (None, "*", "")
 """Filters that every tensor's name has."""
 
 
@@ -79,7 +79,7 @@ def setting_of(scopes: Sequence[Any], kind: type) -> Any:
                 raise WrongValue(f"has the filter {chosen!r}, which is no text")
             if plain is None:
                 raise WrongValue("has an empty list as a value")
-            if chosen in _EVERY:
+            if chosen in EVERY:
                 return [*values, {"value": plain}] if values else plain
             values.append({"filter": chosen, "value": plain})
     return values or None
