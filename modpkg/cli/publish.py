@@ -11,7 +11,9 @@ from msgspec.structs import asdict
 from modpkg.cli.options import json_option, registry_option, with_workspace
 from modpkg.cli.output import good, print_json, say, strong, tell
 from modpkg.community.modules.project import module_project
+from modpkg.core.errors import UsageError
 from modpkg.core.files import human_bytes
+from modpkg.core.names import module_name
 from modpkg.core.records import IndexLine
 from modpkg.environment.workspace import Workspace
 
@@ -41,6 +43,12 @@ class PublishDocument(IndexLine, kw_only=True):
     help="Leave weights where they were imported from (hf://…), or upload them. "
     "[default: leave those that a hub still has]",
 )
+@click.option(
+    "--composed",
+    is_flag=True,
+    help="Publish what the recipe composes, as weights of a module of its own.",
+)
+@click.option("--name", help="With --composed, that module's name. [default: NAME-composed]")
 @registry_option
 @json_option
 @with_workspace
@@ -50,19 +58,33 @@ def publish_command(
     allow_breaking: str | None,
     dry_run: bool,
     by_reference: bool | None,
+    composed: bool,
+    name: str | None,
     as_json: bool,
 ) -> None:
     """Publish the release in FOLDER/dist to a registry, which is created if necessary.
 
     A published version is never replaced; publishing the same release again does nothing. A
     version lower than the changes require ('modpkg check') is refused.
+
+    With --composed, the recipe in FOLDER is composed, and published as a base: its users fetch no
+    parents. The release names the parents, and refers to the tensors that the registry has of them.
     """
     from modpkg.community.semver.releases import publish_project
 
     project = module_project(folder, workspace)
-    publication = publish_project(
-        project, allow_breaking, dry_run=dry_run, by_reference=by_reference
-    )
+    if name is not None and not composed:
+        raise UsageError("M901", message="--name is for --composed; leave it out.")
+    if composed:
+        from modpkg.community.modules.composed_project import composed_project
+
+        chosen = None if name is None else module_name(name)
+        with composed_project(project, chosen) as made:
+            publication = publish_project(made, allow_breaking, dry_run=dry_run, by_reference=False)
+    else:
+        publication = publish_project(
+            project, allow_breaking, dry_run=dry_run, by_reference=by_reference
+        )
     published, target = publication.line, publication.registry
     already, elsewhere = publication.already, publication.elsewhere
     if as_json:

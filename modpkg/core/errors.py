@@ -138,7 +138,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ["M101", "M102", "M103", "M104", "M105", "M106", "M107", "M108", "M109", "M115", "M116"],
         InvalidValue,
     ),
-    **dict.fromkeys(["M110", "M111", "M112", "M851"], ManifestError),
+    **dict.fromkeys(["M110", "M111", "M112", "M241", "M851"], ManifestError),
     **dict.fromkeys(
         [
             "M202",

@@ -137,6 +137,7 @@ MESSAGES: dict[str, str] = {
     "M238": ("{what} cannot give factors: {reason}; leave --factors out, and they are searched."),
     "M239": ("{what} is of kind {kind!r}, and a patch is for whole weights: {remedy}."),
     "M240": "{path} exists, and is not replaced; choose another file.",
+    "M241": "{path} has no [compose], so that there is nothing to compose; leave --composed out.",
     "M301": (
         "There is no registry at {url}: it has no registry.json; {remedy}, name another "
         "with --registry, MODPKG_REGISTRY or under [registries] in modpkg.toml or config.toml, or "

@@ -51,23 +51,33 @@ def ingredients(workspace: Workspace, names: Collection[str]) -> list[Ingredient
         if (state := states.get(ModuleName(name))) is None:
             continue
         record = workspace.store.record(state.release, f"the release record of {name}")
-        source, card = (None, Card()) if record is None else _said(record)
+        if record is not None:
+            found.append(ingredient_of(record))
+            continue
         found.append(
             Ingredient(
                 name=state.name,
                 version=state.version,
                 kind=state.kind,
                 license=state.license,
-                source=source,
-                card=card,
+                source=None,
+                card=Card(),
             )
         )
     return found
 
 
-def _said(record: ReleaseRecord) -> tuple[str | None, Card]:
+def ingredient_of(record: ReleaseRecord) -> Ingredient:
+    """Return a release as something that a model is made from."""
     manifest = from_normal_form(record.manifest, f"the manifest of {record.name}")
-    return manifest.imported_from, manifest.card
+    return Ingredient(
+        name=record.name,
+        version=record.version,
+        kind=record.kind,
+        license=record.license,
+        source=manifest.imported_from,
+        card=manifest.card,
+    )
 
 
 def export_card(

@@ -16,17 +16,24 @@ from msgspec import structs
 from modpkg.compose.reducers import find_reducer
 from modpkg.core.errors import ConversionError
 from modpkg.core.extras import import_extra
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import write_atomically
 from modpkg.interop.mergekit import MergeRecipe
 from modpkg.interop.mergekit_experts import EXPERTS, PROMPTS, MixtureRecipe
-from modpkg.interop.mergekit_methods import FLATTEN, METHODS, ROW_WISE, RecipeMethod
-from modpkg.interop.mergekit_settings import EVERY, converted
+from modpkg.interop.mergekit_methods import (
+    BASE_WEIGHT,
+    FLATTEN,
+    FROM_BASE,
+    METHODS,
+    ROW_WISE,
+    RecipeMethod,
+)
+from modpkg.interop.mergekit_settings import converted
+from modpkg.interop.mergekit_spelling import METHOD_KEYS, spelled
 from modpkg.manifest.read import parse_manifest
 from modpkg.manifest.schema import Compose, Filtered, Layers, Setting, Step, Vocabulary
 
-_WRITTEN = {method.name: written for written, method in METHODS.items()}
 _FORM = "a recipe of mergekit"
-_BASE_WEIGHT, _FROM_BASE = "base_weight", "from_base"
 
 
 class RecipeModel(msgspec.Struct, frozen=True):
@@ -73,12 +80,12 @@ def recipe_of_mergekit(
     Raises:
         ConversionError: mergekit cannot express it; the reason is in the message.
     """
-    writer = _Writer(name)
-    normal = _normal(recipe)
+    writer = _RecipeWriter(name)
+    normal = spelled(recipe)
     mixture = any(step.op in ("expert", "router") for step in normal.steps)
     written = writer.mixture(normal) if mixture else writer.merge(normal)
     read = _read_back(written, models or {}, writer.refusal)
-    if (again := _normal(read)) != normal:
+    if (again := spelled(read)) != normal:
         keys = [
             key for key in structs.asdict(normal) if getattr(again, key) != getattr(normal, key)
         ]
@@ -86,7 +93,7 @@ def recipe_of_mergekit(
     return written
 
 
-class _Writer:
+class _RecipeWriter:
     """What writes one recipe."""
 
     def __init__(self, name: str) -> None:
@@ -128,10 +135,10 @@ class _Writer:
     def merge(self, recipe: Compose) -> dict[str, Any]:
         """Return the recipe of mergekit-yaml."""
         self._check(recipe)
-        if recipe.method not in _WRITTEN:
-            known = ", ".join(sorted(_WRITTEN))
+        if recipe.method not in METHOD_KEYS:
+            known = ", ".join(sorted(METHOD_KEYS))
             raise self.refusal(f"mergekit has no {recipe.method!r}; it has {known}")
-        key = _WRITTEN[recipe.method]
+        key = METHOD_KEYS[recipe.method]
         method = METHODS[key]
         written: dict[str, Any] = {"merge_method": key}
         if recipe.method == "passthrough":
@@ -177,7 +184,7 @@ class _Writer:
 
     def _whole(self, recipe: Compose, method: RecipeMethod) -> dict[str, Any]:
         written, models = self._merged(recipe.base, recipe.parameters, recipe.steps, method)
-        named = method.needs_base or recipe.parameters.get(_FROM_BASE, True) is True
+        named = method.needs_base or recipe.parameters.get(FROM_BASE, True) is True
         if recipe.method in ("linear", "karcher"):
             named = recipe.vocabulary is not None and recipe.vocabulary.missing == "base"
         head = {"base_model": str(recipe.base)} if named else {}
@@ -206,11 +213,11 @@ class _Writer:
                 written[names[key]] = self._value(method, key, value)
             elif key == "vectors" and method.name == "nuslerp":
                 written |= {FLATTEN: False, ROW_WISE: value == "columns"}
-            elif key not in (_BASE_WEIGHT, _FROM_BASE, "with_base"):
+            elif key not in (BASE_WEIGHT, FROM_BASE, "with_base"):
                 raise self._without_key(method, key)
         models = []
-        if _BASE_WEIGHT in parameters:
-            weight = self._value(method, _BASE_WEIGHT, parameters[_BASE_WEIGHT])
+        if BASE_WEIGHT in parameters:
+            weight = self._value(method, BASE_WEIGHT, parameters[BASE_WEIGHT])
             models.append({"model": base, "parameters": {"weight": weight}})
         elif method.name == "karcher" or not method.needs_base:
             models.append({"model": base})
@@ -229,7 +236,7 @@ class _Writer:
         return {"model": str(step.module), **({"parameters": own} if own else {})}
 
     def _without_key(self, method: RecipeMethod, key: str, whose: str = "") -> ConversionError:
-        return self.refusal(f"mergekit's {_WRITTEN[method.name]} has no {key!r}{whose}")
+        return self.refusal(f"mergekit's {METHOD_KEYS[method.name]} has no {key!r}{whose}")
 
     def _value(self, method: RecipeMethod, key: str, value: Setting) -> Any:
         """Return a parameter as mergekit reads it: its whole numbers are whole."""
@@ -328,100 +335,10 @@ def _filtered(item: Filtered) -> dict[str, Any]:
     return {**({} if item.filter is None else {"filter": item.filter}), "value": value}
 
 
-# One spelling for each recipe -------------------------------------------------------------
-
-
-def _normal(recipe: Compose) -> Compose:
-    """Return the same recipe in the spelling that the importer has for it."""
-    method, parameters = recipe.method, dict(recipe.parameters)
-    if method == "sum" and all(step.op == "dense" for step in recipe.steps):
-        bare = not recipe.steps and not any(run.steps for run in recipe.layers)
-        method = "passthrough" if bare else "task-arithmetic"
-    elif method == "mean":
-        method = "linear"
-        if parameters.pop("with_base", True) is False:
-            parameters[_BASE_WEIGHT] = 0.0
-    known = METHODS.get(_WRITTEN.get(method, ""))
-    if method == "passthrough" and parameters.get("scale") == 1.0:
-        del parameters["scale"]
-    runs = tuple(_normal_run(run, method, parameters, known) for run in recipe.layers)
-    steps = tuple(_normal_step(step, parameters, known) for step in recipe.steps)
-    return structs.replace(
-        recipe,
-        method=method,
-        steps=steps,
-        layers=runs,
-        parameters=_shared(parameters, method, known, merges=bool(steps)),
-    )
-
-
-def _normal_run(
-    run: Layers, method: str, parameters: Mapping[str, Setting], known: RecipeMethod | None
-) -> Layers:
-    """Return a run that has its own parameters, and nothing that is the recipe's anyway."""
-    own = {**parameters, **run.parameters} if run.steps else {}
-    return structs.replace(
-        run,
-        scale=None if run.scale is None else _normal_setting(run.scale),
-        method=None if run.method == method else run.method,
-        steps=tuple(
-            structs.replace(
-                _normal_step(step, own, known),
-                range=None if step.range == run.range else step.range,
-            )
-            for step in run.steps
-        ),
-        parameters=_shared(own, method, known, merges=bool(run.steps)),
-    )
-
-
-def _normal_step(step: Step, parameters: Mapping[str, Setting], known: RecipeMethod | None) -> Step:
-    """Return a step that has the parameters which it takes from the recipe."""
-    own = {} if known is None else {key: parameters[key] for key in _each(known) & {*parameters}}
-    merged = {**own, **step.parameters}
-    return structs.replace(
-        step,
-        scale=_normal_setting(step.scale),
-        parameters={key: _normal_setting(merged[key]) for key in sorted(merged)},
-    )
-
-
-def _shared(
-    parameters: Mapping[str, Setting], method: str, known: RecipeMethod | None, *, merges: bool
-) -> dict[str, Setting]:
-    """Return the parameters that are the method's, and no model's."""
-    own = set() if known is None or method == "passthrough" else _each(known)
-    found = {key: _normal_setting(value) for key, value in parameters.items() if key not in own}
-    if method == "linear" and merges:
-        found.setdefault(_BASE_WEIGHT, 1.0)
-    if found.get(_FROM_BASE) is True:
-        del found[_FROM_BASE]
-    return dict(sorted(found.items()))
-
-
-def _each(method: RecipeMethod) -> set[str]:
-    return {*method.each.values()}
-
-
-def _normal_setting(value: Setting) -> Setting:
-    """Return a setting without the filters after one that every name has."""
-    if not isinstance(value, tuple) or not all(isinstance(item, Filtered) for item in value):
-        return value
-    items: list[Filtered] = []
-    for item in value:
-        if not isinstance(item, Filtered):
-            raise AssertionError("checked above")
-        items.append(structs.replace(item, filter=None) if item.filter in EVERY else item)
-        if item.filter in EVERY:
-            break
-    only = items[0]
-    return only.value if len(items) == 1 and only.filter is None else tuple(items)
-
-
 # Reading it back --------------------------------------------------------------------------
 
 
-class _Known:
+class _GivenModels:
     """The models of a recipe, in place of folders beside it."""
 
     models: Mapping[str, RecipeModel] = {}
@@ -433,11 +350,11 @@ class _Known:
         return {*self.models.get(path, RecipeModel()).tensors}
 
 
-class _MergeAgain(_Known, MergeRecipe):
+class _MergeAgain(_GivenModels, MergeRecipe):
     pass
 
 
-class _MixtureAgain(_Known, MixtureRecipe):
+class _MixtureAgain(_GivenModels, MixtureRecipe):
     pass
 
 
@@ -451,7 +368,7 @@ def _read_back(
     try:
         recipe = kind(Path("recipe.yml"), written)
         recipe.models = models
-        manifest = parse_manifest(recipe.manifest("recipe", "1.0", "MIT"), Path("modpkg.toml"))
+        manifest = parse_manifest(recipe.manifest("recipe", "1.0", "MIT"), Path(MANIFEST))
     except ConversionError as error:
         raise refusal(str(error.values.get("reason", error))) from None
     if manifest.compose is None:

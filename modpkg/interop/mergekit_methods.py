@@ -94,6 +94,7 @@ METHODS = {
 """mergekit's methods; docs/merging.md lists the differences."""
 
 
+BASE_WEIGHT, FROM_BASE = "base_weight", "from_base"
 FLATTEN, ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 
 
