@@ -111,6 +111,8 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with raises("M601", match="equal hidden states"):
         gates(tmp_path, base, "hidden", same)
     with raises("M609", match="one has no prompts"):
+        gates(tmp_path, base, "hidden", {**PROMPTS, "one": {}})
+    with raises("M601", match="prompts"):
         gates(tmp_path, base, "hidden", {**PROMPTS, "one": {"prompts": True}})
     with raises("M601", match="has no tokens"):
         gates(tmp_path, base, "hidden", {**PROMPTS, "one": {"prompts": " "}})
