@@ -25,6 +25,9 @@ _FEW = 1 << 12
 _SAMPLE = 1 << 16
 """Values of a tensor, or a few more, that are a sample of it."""
 
+_PART = 1 << 16
+"""Places that are drawn for at once."""
+
 _BINS = 1 << 11
 _DIGITS = (53, 42, 31, 20, 9, 0)
 """Bits of a float64 below each radix digit; without the sign, its bits sort like its value."""
@@ -141,28 +144,24 @@ def _sort_exact(
     at_low: _Candidates,
     at_high: _Candidates,
 ) -> int:
-    """Add a block of exact magnitudes to candidates, and return how many are larger than ``high``.
-
-    Most that are equal to a bound are only counted.
-    """
+    """Add a block of exact magnitudes to candidates, and return how many are larger than ``high``."""
     values = block.values
     kind = values.dtype.type
     apart = np.asarray(block.apart, np.int64)
     values[apart] = np.nan  # in no comparison
     own = block.exactly(apart)
-    over = int(np.count_nonzero(values > kind(high)))
-    from_high = values >= kind(high)
-    at_high.count += int(np.count_nonzero(from_high)) - over
+    over, from_high = values > kind(high), values >= kind(high)
+    above = int(np.count_nonzero(over))
+    over ^= from_high
+    at_high.add_equal(block, np.flatnonzero(over), apart[own == high])
     if low < high:
-        beyond = values > kind(low)
-        above_low = int(np.count_nonzero(beyond))
-        from_low = int(np.count_nonzero(values >= kind(low)))
-        at_low.count += from_low - above_low
+        beyond, from_low = values > kind(low), values >= kind(low)
+        from_low ^= beyond
+        at_low.add_equal(block, np.flatnonzero(from_low), apart[own == low])
         beyond ^= from_high
         where = np.flatnonzero(beyond)
         near = values.take(where).astype(np.float64)
         if apart.size:
-            at_low.count += int(np.count_nonzero(own == low))
             inner = (own > low) & (own < high)
             where, near = np.concatenate([where, apart[inner]]), np.concatenate([near, own[inner]])
             order = where.argsort()
@@ -170,9 +169,8 @@ def _sort_exact(
         where += block.first
         inside.add(where, near, None)
     if apart.size:
-        at_high.count += int(np.count_nonzero(own == high))
-        over += int(np.count_nonzero(own > high))
-    return over
+        above += int(np.count_nonzero(own > high))
+    return above
 
 
 def _select(values: Array, k: int) -> float:
@@ -205,7 +203,6 @@ class _Candidates:
         self.count = 0
         self.values: list[Array] = []
         self._places: list[Any] = []
-        self._placed = 0
 
     def add(self, places: Any, values: Array, chosen: Any) -> None:
         """Add the values that a mask chooses; all if it is None."""
@@ -214,17 +211,22 @@ class _Candidates:
             if selected.size < values.size:
                 places, values = places.take(selected), values.take(selected)
         self.count += values.size
-        self._placed += values.size
         if self.count > KEPT_ELEMENTS:
             self.values, self._places = [], []
         else:
             self.values.append(values)
             self._places.append(places)
 
+    def add_equal(self, block: ApproximateMagnitudes, places: Any, others: Any) -> None:
+        """Add places in a block, those of its inexact values apart, where all values are equal."""
+        if others.size:
+            places = np.union1d(places, others)
+        places += block.first
+        self.add(places, places, None)
+
     def all_places(self) -> Any:
-        """Return the indices, ascending; None if there are none, too many, or not all are kept."""
-        kept = 0 < self.count <= KEPT_ELEMENTS and self._placed == self.count
-        return np.concatenate(self._places) if kept else None
+        """Return the indices, ascending; None if there are none, or too many."""
+        return np.concatenate(self._places) if 0 < self.count <= KEPT_ELEMENTS else None
 
     def ranked(self, value: float, above: int, certain: bool) -> RankedMagnitude:
         """Return the magnitude that all of them are."""
@@ -248,15 +250,13 @@ def draw_limit(approximate: Approximate, ranked: RankedMagnitude, number: int, s
         return ALL_DRAWS
     if number <= 0:
         return 0
-    if ranked.places is not None:
-        return _ranked_draw(draws_at(stream, ranked.places), number)
     # Draws are spread evenly, which tells where the limit is, up to twelve standard deviations.
     slack = 12 * math.isqrt(number * (ranked.equal - number) // ranked.equal) + 16
     low = max(0, (number - slack << 64) // ranked.equal)
     last = min(ALL_DRAWS, (number + slack << 64) // ranked.equal) - 1
     while True:
         below, inside = 0, []
-        for places in _equal(approximate, ranked.value):
+        for places in _placed(ranked) or _equal(approximate, ranked.value):
             draws = draws_at(stream, places)
             before = draws < np.uint64(low)
             below += int(np.count_nonzero(before))
@@ -271,6 +271,12 @@ def draw_limit(approximate: Approximate, ranked: RankedMagnitude, number: int, s
 
 def _ranked_draw(draws: Any, number: int) -> int:
     return int(np.partition(draws, number - 1)[number - 1]) + 1
+
+
+def _placed(ranked: RankedMagnitude) -> list[Any]:
+    """Return the places of equal magnitudes in parts; none if they are not known."""
+    places = () if ranked.places is None else ranked.places
+    return [places[first : first + _PART] for first in range(0, len(places), _PART)]
 
 
 def _equal(approximate: Approximate, value: float) -> Iterator[Any]:
