@@ -144,7 +144,7 @@ def _sort_exact(
     at_low: _Candidates,
     at_high: _Candidates,
 ) -> int:
-    """Add a block of exact magnitudes to candidates, and return how many are larger than ``high``."""
+    """Add a block of exact magnitudes to candidates; return how many are larger than ``high``."""
     values = block.values
     kind = values.dtype.type
     apart = np.asarray(block.apart, np.int64)
