@@ -149,6 +149,8 @@ def _has_tokens_of(module: InstalledModule, source: InstalledModule) -> bool:
 def _all_tokens(module: InstalledModule, refuse: Any) -> dict[str, int]:
     if not module.files.keys() & _JSON:
         raise refuse(f"{module.name} has no {TOKENIZER}, so its tokens are not known")
+    if TOKENIZER in module.files:  # beside it, other files only repeat its tokens
+        return tokens_of({TOKENIZER: module.files[TOKENIZER]})
     return tokens_of(module.files)
 
 
