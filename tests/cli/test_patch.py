@@ -244,6 +244,24 @@ def test_a_method_for_another_number_names_its_relative(parents: list[Path]) -> 
     assert same_bits(weights(Path("linear")), weights(Path("mean")))
 
 
+def test_factors_of_a_lora_are_handed_over(base: Path, tmp_path: Path) -> None:
+    lora = tiny.write_adapter(tmp_path / "lora")
+    copy = tmp_path / "tuned"
+    copy.mkdir()
+    tensors, factors = (
+        load_file(base / "model.safetensors"),
+        load_file(lora / "adapter_model.safetensors"),
+    )
+    path = "base_model.model.model.layers.0.self_attn.q_proj"
+    change = factors[f"{path}.lora_B.weight"].double() @ factors[f"{path}.lora_A.weight"].double()
+    tensors[QUERY] = (tensors[QUERY].double() + 2 * change).float()
+    save_file(tensors, copy / "model.safetensors")
+    asked = ("patch", "create", "--base", "tiny==1.0", copy, "--factors")
+    result = modpkg_json(*asked, lora)
+    assert [form["name"] for form in result["forms"]] == [QUERY]
+    assert "cannot give factors" in refused(*asked, copy, "--out", "again")
+
+
 def test_a_patch_of_what_is_no_base_is_refused_before_any_work(
     parents: list[Path], base: Path
 ) -> None:
