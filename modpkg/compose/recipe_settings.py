@@ -34,6 +34,8 @@ def check_settings(model: str, recipe: Compose) -> Reducer:
 
 
 class _Checked:
+    """A recipe whose settings are those that its method and operators declare."""
+
     def __init__(self, model: str, recipe: Compose) -> None:
         self._model, self._recipe = model, recipe
         self.method = find_reducer(recipe.method, f"[compose] of {model}")
