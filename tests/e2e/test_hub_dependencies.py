@@ -22,7 +22,7 @@ from tests import forkserver
 from tests.command import modpkg as modpkg_command
 from tests.e2e.remedies import Run, fails, works
 from tests.faults import COUNT
-from tests.hub_server import Hub, hub_server
+from tests.hub_server import TOKEN, Hub, hub_server
 from tests.interop.test_hub_import import base_files
 from tests.tiny import ADAPTER_CONFIG, adapter_weights, base_weights
 
@@ -355,6 +355,32 @@ def test_made_by_another_version(
     for made in (tmp_path / "home" / "hub").glob("*/*/*/made-with"):
         made.write_text("modpkg 0.0")
     works(run, "install", "--frozen")
+
+
+def test_a_constraint_holds_a_commit(hub: Hub, app: Path, run: Run) -> None:
+    works(run, "lock")
+    before = lock_of(app).module
+    hub.repositories["org/base"].commit(base_files(**{"model.safetensors": base_weights(5)}))
+    manifest = app / "modpkg.toml"
+    held = f'[constraints]\nbase = "=={before[0].version}"\n'
+    manifest.write_text(manifest.read_text() + held)
+    works(run, "lock", "--upgrade")
+    assert lock_of(app).module == before
+
+
+def test_a_gated_model_and_its_token(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    hub.repositories["org/base"].gated = True
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    works(run, "install")
+    shutil.rmtree(tmp_path / "home" / "store")
+    shutil.rmtree(app / ".modpkg")
+    hub.seen.clear()
+    works(run, "install", "--frozen")
+    sent = {path for _, path, headers in hub.seen if headers.get("authorization")}
+    assert any("model.safetensors" in path for path in sent)
+    assert not any("signature=" in path for path in sent)  # where large files lie
 
 
 def test_two_at_a_time(hub: Hub, app: Path, tmp_path: Path) -> None:
