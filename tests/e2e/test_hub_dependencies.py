@@ -203,7 +203,9 @@ def test_what_was_made_is_mended(
 
 def test_added_and_removed(hub: Hub, app: Path, run: Run) -> None:
     (app / "modpkg.toml").write_text('[app]\nname = "app"\n')
-    works(run, "add", "hf://org/base@main", "--name", "tiny")
+    hub.repositories["org/base"].commit({**base_files(), "README.md": b"# No licence\n"})
+    told = works(run, "add", "hf://org/base@main", "--name", "tiny")
+    assert "tiny: the licence is unknown (its README has none)\n" in told
     text = (app / "modpkg.toml").read_text()
     assert 'tiny = { hub = "org/base", rev = "main" }' in text
     works(run, "add", "hf://org/polite")

@@ -26,6 +26,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.environment.hub_release import NAME_CHARACTERS, Description, HubBase
 from modpkg.interop.hf import import_hf
 from modpkg.interop.hub_download import Downloaded, downloaded, named_by
+from modpkg.interop.model_card import license_of, read_card
 from modpkg.interop.peft import import_peft
 from modpkg.manifest.cutoff import moment_text
 from modpkg.manifest.read import read_manifest
@@ -100,15 +101,21 @@ class HubCheckout:
 
     def _import(self, project: Path, name: str, version: str, base: HubBase | None) -> list[str]:
         source, address = self._got.source, self._got.address
+        license, unknown = license_of(read_card(self._got.folder), None)
+        # What could be done about it, in a manifest of its own, nobody can do here.
+        warnings = [text.partition(";")[0] for text in unknown]
         if base is None:
-            return import_hf(source, project, name, version, imported_from=address)
-        return import_peft(
+            return warnings + import_hf(
+                source, project, name, version, license=license, imported_from=address
+            )
+        return warnings + import_peft(
             source,
             project,
             name,
             version,
             base=str(base) if base.registry.stands_for else base.line.name,
             against=str(base),
+            license=license,
             imported_from=address,
         )
 
