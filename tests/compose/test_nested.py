@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from modpkg.compose.composition import Composition
 from modpkg.compose.executor import ComposedModel, compose
 from modpkg.compose.nested import ComposedModule
 from modpkg.compose.plan import plan
-from modpkg.compose.reducers import find_reducer
+from modpkg.compose.reducers import REDUCERS, find_reducer
 from modpkg.compose.tensor import Job
+from modpkg.core.errors import ModpkgError
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.names import ModuleName
 from modpkg.core.system_processes import can_fork
@@ -453,3 +455,51 @@ def test_a_patch_is_for_the_values_that_its_base_is_composed_to(
         compose(nested(modules, {"m1": recipes["m1"]}, tmp_path), tmp_path / "stored")
         with raises("M731", match="patch"):
             compose(nested(modules, recipes, tmp_path), tmp_path / "stored")
+
+
+SETTINGS = {
+    "slerp": {"t": 0.3},
+    "nearswap": {"t": 0.1},
+    "della": {"density": 0.5, "epsilon": 0.1},
+    "della-linear": {"density": 0.5, "epsilon": 0.1},
+    "passthrough": {"scale": 0.5},
+}
+
+
+def random_recipe(draw: random.Random, names: list[str]) -> Compose:
+    """Return a recipe by a random method, of random modules."""
+    method = draw.choice(sorted(REDUCERS))
+    least, most = REDUCERS[method].steps
+    count = 2 if method == "nuslerp" else draw.randint(least, min(most or 3, 3))
+    steps = []
+    for _ in range(count):
+        scale = draw.choice([1.0, 0.5, 0.3, -0.25]) if REDUCERS[method].weighted else 1.0
+        adapts = draw.random() < 0.25
+        name = "lora" if adapts else draw.choice(names)
+        steps.append(step("lora" if adapts else "dense", name, scale))
+    return recipe(draw.choice(names[-3:]), *steps, method=method, **SETTINGS.get(method, {}))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_recipes_of_recipes(
+    modules: dict[str, InstalledModule], tmp_path: Path, seed: int
+) -> None:
+    draw = random.Random(seed)
+    names = ["base", "one", "two"]
+    recipes = {}
+    for number in range(draw.randint(2, 5)):
+        recipes[f"m{number}"] = random_recipe(draw, names)
+        names.append(f"m{number}")
+    try:
+        expected = step_by_step(modules, recipes, tmp_path).result
+    except ModpkgError as error:
+        with raises(error.code):
+            for number in range(1, len(recipes) + 1):
+                some = dict(list(recipes.items())[:number])
+                compose(nested(modules, some, tmp_path), tmp_path / "store")
+        return
+    composition = nested(modules, recipes, tmp_path)
+    assert compose(composition, tmp_path / "store", threads=2).result == expected
+    first = dict(list(recipes.items())[: draw.randint(1, len(recipes) - 1)])
+    compose(nested(modules, first, tmp_path), tmp_path / "partly")
+    assert compose(composition, tmp_path / "partly").result == expected
