@@ -115,6 +115,29 @@ _hub_models = st.fixed_dictionaries(
 )
 
 
+_digests = st.sampled_from([f"sha256:{'0a' * 32}", f"sha256:{'1b' * 32}"])
+_choices = st.fixed_dictionaries({"choice": words}).flatmap(
+    lambda one: st.sampled_from([{**one, "tensors": "*.weight"}, {**one, "files": "a.json"}])
+)
+_parents = st.fixed_dictionaries(
+    {"weights": _digests}, optional={"weight": numbers, "importance": _digests}
+).flatmap(lambda one: st.sampled_from([{**one, "release": "a==1.0"}, {**one, "folder": "copy"}]))
+merges = st.fixed_dictionaries(
+    {
+        "base": st.just("b==1.0"),
+        "parents": st.lists(_parents, min_size=2, max_size=3),
+        "result": _digests,
+    },
+    optional={
+        "method": words,
+        "parameters": st.fixed_dictionaries({"density": st.floats(0, 1)}),
+        "resolution": st.lists(_choices, max_size=2),
+        "conflicts": st.fixed_dictionaries({}, optional={"tensors": st.integers(0, 9)}),
+    },
+)
+"""How a module was merged."""
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> dict[str, Any]:
     """Data of sound manifests, modules and apps, spelled as freely as people may."""
@@ -194,6 +217,8 @@ def manifests(draw: st.DrawFn) -> dict[str, Any]:
         }
         if draw(st.booleans()):
             data["provenance"]["imported-from"] = f"hf://org/name@{'0a' * 20}"
+        if draw(st.booleans()):
+            data["provenance"]["merge"] = draw(merges)
         data["card"] = {key: draw(st.lists(words, max_size=2, unique=True)) for key in CARD_KEYS}
     if draw(st.booleans()):
         data["constraints"] = {name: draw(specifiers) for name in draw(distinct_names(2))}

@@ -215,6 +215,17 @@ BAD = [
      '7: provenance.imported-from: https://hub.example/org/name is not an address on a hub: '
      'it does not begin with hf://; write it like hf://ORG/NAME or hf://ORG/NAME@REVISION '
      '(a branch, tag or commit).'),
+    (MODULE + '[provenance]\nmerge = { base = "b==1.0", result = "x" }\n',
+     '7: provenance.merge.parents is missing; add it, like: '
+     'parents = [{ release = "patch-a==1.0", weights = "sha256:…" }].'),
+    (MODULE + '[provenance]\nmerge = { base = "b==1", parents = [{ release = "a==1" }] }\n',
+     '7: provenance.merge.parents has to have 2 to 100 entries.'),
+    (MODULE + '[provenance]\nmerge = { base = "b==1", parents = [{ folder = "x", release = "y==1" '
+     '}, {}] }\n',
+     "7: provenance.merge.parents[0] has to have one of 'release' and 'folder'."),
+    (MODULE + '[provenance]\nmerge = { base = "b", parents = [{}, {}] }\n',
+     "7: provenance.merge.base: 'b' does not name one release; write the name and the version of a "
+     "base, like 'smollm2-135m==1.0.0'."),
     (MODULE + '[card]\ntags = ["a", "b", "a"]\n', '7: card.tags[2] is there twice; keep one.'),
     (MODULE + f'[card]\ndatasets = {["x" * n for n in range(1, 102)]}\n',
      '7: card.datasets has 101 entries; at most 100 are allowed.'),
