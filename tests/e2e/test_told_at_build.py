@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copytree
 from struct import pack
 from typing import Any
 
@@ -79,6 +80,22 @@ def write_world(registry: Path, folder: Path) -> None:
     config = {"architectures": ["LlamaForSequenceClassification"], "num_labels": 2}
     files = {"w.safetensors": safetensors_bytes(score), "config.json": json.dumps(config).encode()}
     tiny.publish(write_module(folder / "j", "judge", "1.0", "head", requires, "", files), registry)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The registry and the projects of the world, published once."""
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder / "registry", folder / "world")
+    return folder
+
+
+@pytest.fixture
+def world(published: Path, home: Path, tmp_path: Path) -> Path:
+    """A folder beside the home, which has a registry of its own with the world's modules."""
+    copytree(published / "registry", home / "registry")
+    copytree(published / "world", tmp_path / "world")
+    return tmp_path
 
 
 def renamed(project: Path, old: str, new: str) -> None:
@@ -174,9 +191,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(recipe=recipes())
-def test_what_build_accepts_installs(home: Path, tmp_path: Path, recipe: dict[str, Any]) -> None:
-    if not (home / "registry").exists():
-        write_world(home / "registry", tmp_path / "world")
+def test_what_build_accepts_installs(world: Path, tmp_path: Path, recipe: dict[str, Any]) -> None:
     number = len(list(tmp_path.glob("m-*")))
     name = f"m-{number}"
     workspace = write_recipe(tmp_path / name, name, recipe)
@@ -196,12 +211,6 @@ def test_what_build_accepts_installs(home: Path, tmp_path: Path, recipe: dict[st
 
 
 # What is told, and how ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def world(home: Path, tmp_path: Path) -> Path:
-    write_world(home / "registry", tmp_path / "world")
-    return tmp_path
 
 
 def dense(module: str, **more: Any) -> dict[str, Any]:
