@@ -28,6 +28,7 @@ from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.mergekit import import_mergekit
+from modpkg.interop.mergekit_methods import METHODS as MERGEKIT
 from modpkg.manifest.edit import toml_value
 from tests import tiny
 from tests.command import modpkg
@@ -206,6 +207,65 @@ def test_what_build_accepts_installs(world: Path, tmp_path: Path, recipe: dict[s
     publish_project(Workspace(workspace.project))
     try:
         install(tmp_path / f"app-{number}", name)
+    except ModpkgError as error:
+        assert error.code in ONLY_WHEN_COMPUTED, error  # noqa: PT017
+
+
+@st.composite
+def mergekit_recipes(draw: st.DrawFn) -> dict[str, Any]:
+    """Recipes of mergekit: of several models, in slices, with parameters that may be wrong."""
+    method = draw(st.sampled_from([*MERGEKIT, "linear", "ties", "nope"]))
+    known = MERGEKIT.get(method)
+    names = st.sampled_from(
+        [("tiny", "tuned")] * 3 + [("tuned",), ("tuned", "wide"), ("tiny", "tuned", "deep")]
+    )
+    keys = st.sampled_from(
+        [*(known.shared if known else ()), *(known.each if known else ()), "weight", "densty"]
+    )
+    parameters = st.dictionaries(keys, SETTINGS, max_size=2)
+
+    def model(name: str) -> dict[str, Any]:
+        own = {"weight": 0.5} if draw(st.integers(0, 7)) else {}
+        return {"model": name, "parameters": own | (draw(parameters) if rarely() else {})}
+
+    def rarely() -> bool:
+        return draw(st.integers(0, 3)) == 0
+
+    entries = [model(name) for name in draw(names)]
+    recipe: dict[str, Any] = {"merge_method": method}
+    if not rarely():
+        recipe["base_model"] = draw(st.sampled_from(["tiny", "tiny", "tuned"]))
+    if rarely():
+        extent = draw(st.sampled_from([[0, 2], [0, 2], [0, 1], [1, 2], [0, 9]]))
+        sliced = [{**entry, "layer_range": extent} for entry in entries]
+        recipe["slices"] = [{"sources": sliced}] * draw(st.integers(1, 2))
+    else:
+        recipe["models"] = entries
+    recipe["parameters"] = {"t": 0.5} if method in ("slerp", "nearswap") else {}
+    recipe["parameters"] |= draw(parameters) if rarely() else {}
+    if rarely():
+        recipe["dtype"] = draw(st.sampled_from(["bfloat16", "float16", "float32", "int8"]))
+    return recipe
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@given(recipe=mergekit_recipes())
+def test_what_import_and_build_accept_installs(
+    world: Path, tmp_path: Path, recipe: dict[str, Any]
+) -> None:
+    number = len(list(tmp_path.glob("k-*.yml")))
+    name = f"k-{number}"
+    source, folder = tmp_path / f"{name}.yml", tmp_path / name
+    source.write_text(json.dumps(recipe))  # JSON is YAML
+    try:
+        import_mergekit(source, folder, name, "1.0")
+        assert build(Workspace(Project(folder / "modpkg.toml")))
+    except ModpkgError:
+        return
+    publish_project(Workspace(Project(folder / "modpkg.toml")))
+    try:
+        install(tmp_path / f"of-{number}", name)
     except ModpkgError as error:
         assert error.code in ONLY_WHEN_COMPUTED, error  # noqa: PT017
 
