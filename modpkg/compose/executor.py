@@ -293,7 +293,7 @@ def _run(
     from modpkg.compose.tensor import Job
 
     order = sorted(composition.computed, key=lambda name: (-places[name][1].length, name))
-    composition = _with_inner_measures(composition, folder)
+    composition = _with_inner_measures(composition, folder, {})
     inner = dict(composition.inner)
     for file, expected in composition.expected.items():
         inner[file] = structs.replace(inner[file], expected=expected)
@@ -372,22 +372,20 @@ def _measure(composition: Composition, folder: Path) -> Any:
         return reducer.measure(blocks)
 
 
-def _with_inner_measures(composition: Composition, folder: Path) -> Composition:
-    """Return a composition whose inner tensors have what their methods measure, innermost first."""
-    across = {
-        item.composition
-        for item in composition.inner.values()
-        if item.computed is not None and is_measured_across(item.computed)
-    }
+def _with_inner_measures(
+    composition: Composition, folder: Path, measures: dict[str, Any]
+) -> Composition:
+    """Return a composition whose inner tensors have what their methods measure.
+
+    ``measures`` has what was measured already, by the keys of compositions, and gets the others.
+    """
     inner = dict(composition.inner)
-    for key, part in composition.parts.items():
-        if key not in across:
+    for file, item in composition.inner.items():
+        if item.computed is None or not is_measured_across(item.computed):
             continue
-        known = {file: inner.get(file, item) for file, item in part.inner.items()}
-        measured = _measure(structs.replace(part, inner=known), folder)
-        inner |= {
-            file: structs.replace(item, measured=measured)
-            for file, item in inner.items()
-            if item.composition == key
-        }
+        key = item.composition
+        if key not in measures:
+            part = _with_inner_measures(composition.parts[key], folder, measures)
+            measures[key] = _measure(part, folder)
+        inner[file] = structs.replace(item, measured=measures[key])
     return structs.replace(composition, inner=inner)

@@ -457,6 +457,20 @@ def test_a_patch_is_for_the_values_that_its_base_is_composed_to(
             compose(nested(modules, recipes, tmp_path), tmp_path / "stored")
 
 
+@pytest.mark.parametrize("method", ["ties", "ram-plus"])
+def test_what_is_measured_over_a_model_is_so_for_a_part_of_it(
+    modules: dict[str, InstalledModule], tmp_path: Path, method: str
+) -> None:
+    runs = tuple(Layers(module=ModuleName(name), range=(1, 2)) for name in ("m2", "base"))
+    recipes = {
+        "m1": recipe("one", step("dense", "two"), step("dense", "base"), method=method),
+        "m2": recipe("m1", step("dense", "base"), step("dense", "one"), method=method),
+        "m3": Compose(base=ModuleName("one"), layers=runs),
+    }
+    composed = compose(nested(modules, recipes, tmp_path), tmp_path / "store")
+    assert composed.result == step_by_step(modules, recipes, tmp_path).result
+
+
 SETTINGS = {
     "slerp": {"t": 0.3},
     "nearswap": {"t": 0.1},
