@@ -5,6 +5,7 @@ What is a conflict is what it is to `modpkg merge`: copies that have different v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
@@ -18,6 +19,8 @@ from modpkg.compose.operators.patch import PATCHED
 from modpkg.compose.rounding import rounded
 
 _DTYPES = ("BF16", "F16", "F32", "F64")
+MOST_ELEMENTS = 1 << 27
+"""Elements that are compared, a few seconds of one core; a conflict in those is enough to tell."""
 
 
 class PatchConflicts(Struct, frozen=True):
@@ -27,11 +30,14 @@ class PatchConflicts(Struct, frozen=True):
     values: int = 0
     opposite: int = 0
     """Of the values, those changed in opposite directions."""
+    more: bool = False
+    """Whether not all tensors were compared."""
 
     def text(self) -> str:
         """Return them as part of a sentence, as `modpkg merge` does."""
+        least = "at least " if self.more else ""
         return (
-            f"{len(self.tensors)} tensors ({self.tensors[0]!r} …; {self.values} values, "
+            f"{least}{len(self.tensors)} tensors ({self.tensors[0]!r} …; {self.values} values, "
             f"{self.opposite} changed in opposite directions)"
         )
 
@@ -48,12 +54,18 @@ def overlapping(composition: Composition) -> list[str]:
 def conflicts_of(composition: Composition) -> PatchConflicts:
     """Count the conflicts of the patches of a composition, whose modules are in the store.
 
+    Of large models only the first tensors are compared, up to `MOST_ELEMENTS`.
+
     Raises:
         PackError, IntegrityError: A tensor cannot be read.
     """
-    tensors, values, opposite = [], 0, 0
-    for name in overlapping(composition):
+    tensors, values, opposite, left = [], 0, 0, MOST_ELEMENTS
+    names = overlapping(composition)
+    for name in names:
         item = composition.computed[name]
+        left -= math.prod(item.shape)
+        if left < 0 and name != names[0]:
+            break
         if item.dtype not in _DTYPES or is_inner(item.source):
             continue
         different = against = 0
@@ -62,7 +74,7 @@ def conflicts_of(composition: Composition) -> PatchConflicts:
         if different:
             tensors.append(name)
             values, opposite = values + different, opposite + against
-    return PatchConflicts(tuple(tensors), values, opposite)
+    return PatchConflicts(tuple(tensors), values, opposite, more=left < 0)
 
 
 def _counted(model: str, name: str, item: ComputedTensor) -> Iterator[tuple[int, int]]:
