@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from modpkg.compose.composition import Composition
+from modpkg.core.extras import has_torch
 from modpkg.manifest.schema import Compose
 
 
@@ -19,8 +20,11 @@ def overlap_notes(recipe: Compose, composition: Composition) -> Iterator[str]:
 
 
 def conflict_notes(recipe: Compose, composition: Composition) -> Iterator[str]:
-    """Yield a note on the values that patches conflict in; their modules are in the store."""
-    if len(patches := _patches(recipe)) > 1:
+    """Yield a note on the values that patches conflict in; their modules are in the store.
+
+    None without torch, which computes patches: then the result was here already.
+    """
+    if len(patches := _patches(recipe)) > 1 and has_torch():
         from modpkg.compose.overlapping import conflicts_of
 
         if (conflicts := conflicts_of(composition)).tensors:
