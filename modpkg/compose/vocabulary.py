@@ -19,6 +19,7 @@ from modpkg.compose.composition import INNER, ComputedTensor, InnerTensor
 from modpkg.compose.layers import matches
 from modpkg.compose.named_tokens import ADDED_TOKENS, VOCABULARY, added_tokens, tokens_of
 from modpkg.compose.nested import made_fields
+from modpkg.compose.output_layer import config_of
 from modpkg.compose.row_places import MEAN, ZEROS, MovedRows, packed
 from modpkg.core.digests import Digest, digest_bytes, digest_file
 from modpkg.core.dtypes import FLOATS
@@ -27,6 +28,7 @@ from modpkg.core.filenames import TOKENIZER
 from modpkg.core.installed import InstalledModule, TensorRef
 from modpkg.core.jsonfile import read_json
 from modpkg.core.records import canonical_json
+from modpkg.core.same_values import is_output, ties
 from modpkg.core.text_config import edit_text, vocabulary
 from modpkg.manifest.schema import UNION, Compose, TokenRow, Vocabulary
 
@@ -106,6 +108,13 @@ def aligned(
             group = [modules[each] for each in names]
             table = _Alignment(refuse, favoured, group, known, rows, places)
             for module in table.having(tensor):
+                if module.name == recipe.base and tensor not in module.tensors:
+                    if tokens.keys() - known[module.name].keys():
+                        raise refuse(
+                            f"{module.name} ties its output layer to its embedding, lacks tokens, "
+                            f"and is merged with models that have {tensor!r}; untie it first"
+                        )
+                    continue
                 moved = table.rows_of(module, tensor, tokens, padding)
                 if not moved.is_plain():
                     tensors[module.name][tensor] = _made(module.name, tensor, moved, inner)
@@ -216,15 +225,15 @@ class _Alignment:
         self._known, self._given, self._known_places = known, rows, places
 
     def having(self, tensor: str) -> list[InstalledModule]:
-        """Return those of the models that have a tensor."""
-        return [module for module in self._models if tensor in module.tensors]
+        """Return those of the models that have a tensor, if only by what they tie to it."""
+        return [module for module in self._models if _tensor_of(module, tensor) is not None]
 
     def rows_of(
         self, module: InstalledModule, tensor: str, tokens: Mapping[str, int], padding: int
     ) -> MovedRows:
         """Return the rows of a tensor of one of the models, moved."""
         having = [module, *(m for m in self.having(tensor) if m.name != module.name)]
-        refs = tuple(each.tensors[tensor] for each in having)
+        refs = tuple(ref for each in having if (ref := _tensor_of(each, tensor)) is not None)
         names = [each.name for each in having]
         sources, rows, means = self._places(names, tokens)
         used = {*sources, *(source for parts in means.values() for source, _ in parts)} - {MEAN}
@@ -294,6 +303,16 @@ class _Alignment:
         if number is None or number >= rows:
             raise self._refuse(f"{given.module} has no row for {given.token!r}")
         return [(names.index(given.module), number)]
+
+
+def _tensor_of(module: InstalledModule, tensor: str) -> TensorRef | None:
+    """Return a module's tensor; of an output layer that it ties, the embedding. None: neither."""
+    if tensor in module.tensors:
+        return module.tensors[tensor]
+    if not is_output(tensor) or not ties(config_of(module)):
+        return None
+    found = [t for t in module.tensors if has_token_rows(t) and not is_output(t)]
+    return module.tensors[found[0]] if len(found) == 1 else None
 
 
 def _made(model: str, tensor: str, rows: MovedRows, inner: dict[str, InnerTensor]) -> TensorRef:

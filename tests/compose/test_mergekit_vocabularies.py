@@ -206,3 +206,32 @@ def test_other_tokens_without_a_vocabulary_are_refused(tmp_path: Path) -> None:
     recipe = msgspec.structs.replace(recipe_of("union"), vocabulary=None)
     with raises("M226", match="b has 8 rows"):
         plan("m", "1.0", recipe, models(tmp_path))
+
+
+def tied(folder: Path, name: str) -> InstalledModule:
+    """Return one of the models with its output layer tied to its embedding."""
+    tensors = of(load_file(KEPT), name)
+    del tensors[OUTPUT]
+    made = a_model(folder / "tied", name, tensors)
+    config = json.loads(made.files["config.json"].read_text())
+    made.files["config.json"].write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    return made
+
+
+def test_a_tied_model_has_its_embedding_as_output_layer(tmp_path: Path) -> None:
+    modules = {**models(tmp_path), "b": tied(tmp_path, "b")}
+    composition = plan("m", "1.0", recipe_of("union"), modules)
+    ours, tokens = values(compose(composition, tmp_path).tensors), tokens_in(composition)
+    kept = load_file(KEPT)
+    own, other = kept[f"a/{OUTPUT}"], kept[f"b/{EMBEDDING}"]
+    for token, number in tokens.items():
+        in_a, in_b = (tokens_of(modules[name].files).get(token) for name in ("a", "b"))
+        first = own[in_a] if in_a is not None else other[in_b or 0]
+        second = other[in_b] if in_b is not None else own[in_a or 0]
+        assert torch.equal(ours[OUTPUT][number], ((first.double() + second) / 2).float()), token
+
+
+def test_a_tied_base_that_lacks_tokens_is_not_merged_with_untied_models(tmp_path: Path) -> None:
+    modules = {**models(tmp_path), "a": tied(tmp_path, "a")}
+    with raises("M601", match="untie it first"):
+        plan("m", "1.0", recipe_of("union"), modules)
