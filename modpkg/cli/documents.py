@@ -23,6 +23,10 @@ class ModuleDocument(Struct, frozen=True, omit_defaults=True):
     folder: str
     against: str | None = None
     """Of an adapter: the release of its base that it was trained on, where it is known."""
+    models: tuple[str, ...] = ()
+    """Of a recipe with its models: the releases that they are, as ``NAME==VERSION``."""
+    then: str | None = None
+    """Of a recipe with its models: the command that installs it."""
 
 
 _INSTALL = ("modpkg.cli.install_document:InstallDocument",)

@@ -15,15 +15,21 @@ from modpkg.cli.documents import ModuleDocument
 from modpkg.cli.options import json_option, name_of, offline_option, registry_option
 from modpkg.cli.output import TerminalProgress, good, note, print_json, tell, warn
 from modpkg.community.modules.project import build_project, module_project
-from modpkg.core.errors import ComposeError, ModpkgError, RegistryUnreachable, ReleaseError
+from modpkg.core.errors import (
+    ComposeError,
+    ModpkgError,
+    RegistryUnreachable,
+    ReleaseError,
+    UsageError,
+)
 from modpkg.core.filenames import DIST, MANIFEST
 from modpkg.core.files import remove_tree, shown, write_atomically
 from modpkg.core.foreign import how_to_import
 from modpkg.core.hub_address import HubAddress, hub_endpoint, is_hub_address, parse_hub_address
-from modpkg.core.names import parse_version
+from modpkg.core.names import listed, parse_version
 from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
 from modpkg.core.regular_file import read_text
-from modpkg.environment.foreseen import check_recipe
+from modpkg.core.system import shell_word
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
@@ -243,33 +249,82 @@ def _bind(workspace: Workspace, folder: Path, pin: str | None) -> str | None:
 
 @import_command.command("mergekit")
 @_import_options
+@click.option(
+    "--with-models",
+    is_flag=True,
+    help="Import and build the models that it names, too, and pin their versions.",
+)
+@click.option(
+    "--publish",
+    metavar="URL",
+    help="With --with-models, publish all of it to this registry: a folder, URL or alias.",
+)
 @registry_option
 @offline_option
 def import_mergekit_command(
-    source: Path, name: str | None, registry: str | None, offline: bool, **options: Any
+    source: Path,
+    name: str | None,
+    with_models: bool,
+    publish: str | None,
+    registry: str | None,
+    offline: bool,
+    **options: Any,
 ) -> None:
     """Convert a mergekit recipe (YAML) into a model with the same merge method.
 
-    Where the registry has modules of the names that its models get, it is tried with them, and
-    what 'modpkg build' would refuse is told.
+    With --with-models, the models that it names become modules, too: folders beside it, or ORG/NAME
+    of a hub. What the registry has already, by its weights, is used under its name. Either all of
+    it is written, or nothing.
     """
-    workspace = Workspace(options=RegistryOptions(registry, offline))
+    if not with_models:
+        if publish is not None or registry is not None:
+            raise UsageError("M901", message="--publish and --registry are for --with-models.")
+        _convert(import_mergekit, source=source, name=name or source.stem, **options)
+        return
+    if publish is not None and registry is not None:
+        message = "--publish names the registry already; leave --registry out."
+        raise UsageError("M901", message=message)
+    with TerminalProgress() as progress:
+        place = RegistryOptions(publish or registry, offline)
+        workspace = Workspace(options=place, progress=progress)
+        _with_models(workspace, source, name or source.stem, publish=publish, **options)
 
-    def tried(folder: Path) -> None:
-        project = module_project(folder, workspace)
-        try:
-            check_recipe(project, project.manifest)
-        except ModpkgError as error:
-            warn(f"'modpkg build' would refuse it: {error}")
 
-    _convert(
-        import_mergekit,
-        bind=tried,
-        offline=offline,
-        source=source,
-        name=name or source.stem,
-        **options,
-    )
+def _with_models(
+    workspace: Workspace,
+    source: Path,
+    name: str,
+    *,
+    out: Path | None,
+    version: str,
+    license_: str | None,
+    publish: str | None,
+    as_json: bool,
+) -> None:
+    from modpkg.community.modules.recipe_models import import_with_models
+
+    chosen, normal = name_of(name, name), str(parse_version(version))
+    folder = out if out is not None else Path(chosen)
+    done = import_with_models(source, folder, chosen, normal, license_, workspace)
+    add_schema(folder)
+    projects = [folder / each for each in done.projects]
+    if publish is not None:
+        from modpkg.community.semver.releases import publish_project
+
+        for project in projects:
+            publish_project(module_project(project, workspace))
+    for warning in done.warnings:
+        warn(warning)
+    place = workspace.options.registry
+    at = "" if place is None else f" --registry {shell_word(place)}"
+    steps = [] if publish else [f"modpkg publish {shell_word(str(p))}{at}" for p in projects]
+    then = " && ".join([*steps, f"modpkg add {chosen}=={normal}{at}"])
+    if as_json:
+        print_json(ModuleDocument(chosen, normal, str(folder), models=done.parts, then=then))
+        return
+    wrote = "Found" if done.already else "Wrote"
+    tell(f"{good(wrote)} {chosen} {normal} in {shown(folder)}/, made of {listed(done.parts)}.")
+    tell(f"Then run: {then}")
 
 
 @import_command.command("safetensors")

@@ -138,6 +138,7 @@ MESSAGES: dict[str, str] = {
     "M239": ("{what} is of kind {kind!r}, and a patch is for whole weights: {remedy}."),
     "M240": "{path} exists, and is not replaced; choose another file.",
     "M241": "{path} has no [compose], so that there is nothing to compose; leave --composed out.",
+    "M242": "The model {model} of the recipe {path} cannot be taken along: {reason}.",
     "M301": (
         "There is no registry at {url}: it has no registry.json; {remedy}, name another "
         "with --registry, MODPKG_REGISTRY or under [registries] in modpkg.toml or config.toml, or "

@@ -16,7 +16,7 @@ from modpkg.core.regular_file import read_text
 from modpkg.interop.bounded_yaml import MalformedYaml, read_yaml
 from modpkg.interop.hub_licenses import UNKNOWN_LICENSE
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
-from modpkg.interop.mergekit_recipe import PARTS
+from modpkg.interop.mergekit_recipe import PARTS, Recipe
 from modpkg.interop.mergekit_settings import WrongValue, value_outside_layers
 from modpkg.interop.mergekit_towers import TowerRecipe
 from modpkg.interop.mergekit_vocabulary import vocabulary_of
@@ -48,24 +48,45 @@ def import_mergekit(
         MissingExtra: PyYAML is not installed.
         InstallError: `out` cannot be written.
     """
+    recipe = read_recipe(source)
+    with new_project(out) as staged:
+        return write_recipe(recipe, source, staged, name, version, license=license)
+
+
+def read_recipe(source: Path) -> Recipe:
+    """Return the recipe in a file, which is not converted yet.
+
+    Raises:
+        ConversionError: It is malformed.
+        MissingExtra: PyYAML is not installed.
+    """
     data = _read(source)
-    recipe = MixtureRecipe(source, data) if EXPERTS in data else MergeRecipe(source, data)
+    return MixtureRecipe(source, data) if EXPERTS in data else MergeRecipe(source, data)
+
+
+def write_recipe(
+    recipe: Recipe, source: Path, staged: Path, name: str, version: str, *, license: str | None
+) -> list[str]:
+    """Write the projects of a recipe into a folder, and return warnings: what differs.
+
+    Raises:
+        ConversionError: It has a key without a counterpart.
+    """
     spdx, warnings = license_of(read_card(source.parent), license)
     if license is None:
         spdx = UNKNOWN_LICENSE
     texts = {"": recipe.manifest(name, version, spdx)}
     texts |= {f"{PARTS}/{n}": text for n, text in recipe.part_manifests(version, spdx).items()}
-    with new_project(out) as staged:
-        for folder, text in texts.items():
-            path = staged / folder / MANIFEST
-            try:
-                manifest = parse_manifest(text, path)
-                if manifest.compose is not None:
-                    check_settings(name, manifest.compose)
-            except ModpkgError as error:
-                raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
-            make_folder(path.parent)
-            write_atomically(path, text.encode())
+    for folder, text in texts.items():
+        path = staged / folder / MANIFEST
+        try:
+            manifest = parse_manifest(text, path)
+            if manifest.compose is not None:
+                check_settings(name, manifest.compose)
+        except ModpkgError as error:
+            raise ConversionError("M801", path=source, reason=str(error).rstrip(".")) from None
+        make_folder(path.parent)
+        write_atomically(path, text.encode())
     return warnings + recipe.notes
 
 

@@ -30,6 +30,7 @@ class Recipe:
         self.parts: dict[tuple[str, str], str] = {}
         """By model and LoRA, the name of the module that is both."""
         self._revisions: dict[str, str] = {}
+        self._pins: Mapping[str, str] = {}
         self.notes: list[str] = []
         self._ignored(data, keys, "the recipe")
 
@@ -62,6 +63,25 @@ class Recipe:
             raise self._refuse(f"{what} is {value!r}, which is no list")
         return value or []
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The modules' names, by path; after `manifest` those of the whole recipe."""
+        return self._names
+
+    def named(self, names: Mapping[str, str], pins: Mapping[str, str]) -> None:
+        """Set the names of its models by path, and the versions that its modules have, by name."""
+        self._names.update(names)
+        self._pins = pins
+
+    def revision(self, path: str) -> str | None:
+        """Return the revision that the recipe names of a model, if it does."""
+        return self._revisions.get(path)
+
+    def _dependency(self, module: str) -> str:
+        """Return the entry of a module under ``[dependencies]``."""
+        version = self._pins.get(module)
+        return f"{module} = {toml_value('*' if version is None else f'=={version}')}"
+
     def manifest(self, name: str, version: str, license: str) -> str:
         """Return the text of the manifest."""
         compose = self._compose()
@@ -78,18 +98,18 @@ class Recipe:
             self.notes.append(
                 "dtype is that of the result; modpkg always computes in float64 and rounds once"
             )
-        self.notes.append(
-            "the models are named "
-            + ", ".join(f"{new!r} (for {old})" for old, new in self._names.items())
-            + "; import and publish them under these names, and set their versions"
-        )
+        if self._pins:
+            self._pins = {**self._pins, **dict.fromkeys(self.parts.values(), version)}
+        named = ", ".join(f"{new!r} (for {old})" for old, new in self._names.items())
+        then = "; import and publish them under these names, and set their versions"
+        self.notes.append(f"the models are named {named}{'' if self._pins else then}")
         lines = ["[module]"]
         for key, value in (
             ("name", name), ("version", version), ("kind", "model"), ("license", license),
             ("summary", self.summary),
         ):  # fmt: skip
             lines.append(f"{key} = {toml_value(value)}")
-        lines += ["", "[dependencies]", *(f'{module} = "*"' for module in self._used)]
+        lines += ["", "[dependencies]", *map(self._dependency, self._used)]
         lines += ["", "[compose]"]
         for key, value in compose.items():
             if key in ("steps", "layers") and value:
@@ -97,7 +117,7 @@ class Recipe:
                 lines.append(f"{key} = [\n{items},\n]")
             elif value not in ({}, [], None):
                 lines.append(f"{key} = {toml_value(value)}")
-        if self.parts:
+        if self.parts or self._pins:
             lines += ["", "[files]", f"exclude = [{toml_value(f'{PARTS}/*')}]"]
         return "\n".join(lines) + "\n"
 
@@ -116,8 +136,8 @@ class Recipe:
                     f"summary = {toml_value(f'{model} with {lora}')}",
                     "",
                     "[dependencies]",
-                    f'{model} = "*"',
-                    f'{lora} = "*"',
+                    self._dependency(model),
+                    self._dependency(lora),
                     "",
                     "[compose]",
                     f"base = {toml_value(model)}",

@@ -1,0 +1,158 @@
+"""From a recipe of mergekit to an installed model: ``import mergekit --with-models``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modpkg.community.modules.recipe_models import ImportedRecipe, import_with_models
+from modpkg.environment.project import Project
+from modpkg.environment.workspace import RegistryOptions, Workspace
+from modpkg.manifest.read import read_manifest
+from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import read_lock
+from tests import tiny
+from tests.command import modpkg, modpkg_json
+from tests.raising import raises
+
+RECIPE = """\
+merge_method: linear
+models:
+  - {model: one, parameters: {weight: 0.5}}
+  - {model: two, parameters: {weight: 0.5}}
+"""
+LICENSE = "---\nlicense: apache-2.0\n---\n"
+
+
+def model(folder: Path, seed: int) -> None:
+    """Write a folder as transformers saves it."""
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(tiny.base_weights(seed))
+    (folder / "config.json").write_text(json.dumps(tiny.CONFIG))
+    (folder / "README.md").write_text(LICENSE)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    model(tmp_path / "one", 1)
+    model(tmp_path / "two", 2)
+    (tmp_path / "mix.yml").write_text(RECIPE)
+    return tmp_path / "mix.yml"
+
+
+def imported(recipe: Path, registry: Path) -> ImportedRecipe:
+    workspace = Workspace(options=RegistryOptions(str(registry)))
+    return import_with_models(recipe, recipe.parent / "mix", "mix", "1.0.0", "MIT", workspace)
+
+
+def names(registry: Path) -> list[str]:
+    return sorted(path.stem for path in (registry / "index").glob("*.jsonl"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_one_command_leads_to_a_model(recipe: Path, tmp_path: Path) -> None:
+    command = ("import", "mergekit", recipe, "--with-models", "--publish", "registry")
+    done = modpkg_json(*command, "--license", "MIT")
+    assert done["models"] == ["one==1.0.0", "two==1.0.0"]
+    assert names(tmp_path / "registry") == ["mix", "one", "two"]
+    manifest = read_manifest(tmp_path / "mix" / "modpkg.toml")
+    assert [str(d.requirement) for d in manifest.dependencies] == ["one==1.0.0", "two==1.0.0"]
+    before, published = files(tmp_path / "mix"), files(tmp_path / "registry")
+
+    again = modpkg_json(*command, "--license", "MIT")
+    assert again == done
+    assert files(tmp_path / "mix") == before
+    assert files(tmp_path / "registry").keys() == published.keys()
+
+    (tmp_path / "modpkg.toml").write_text('[app]\nname = "app"\n')
+    assert done["then"] == "modpkg add mix==1.0.0 --registry registry"
+    modpkg(*done["then"].split()[1:])
+    lock = read_lock(Project(tmp_path / "modpkg.toml").lock_path)
+    assert lock is not None
+    assert [each.model for each in lock.composed] == ["mix"]
+
+
+def test_models_are_only_built(recipe: Path, tmp_path: Path) -> None:
+    done = modpkg_json("import", "mergekit", recipe, "--with-models", "--registry", "registry")
+    assert not (tmp_path / "registry").exists()
+    commands = done["then"].split(" && ")
+    assert len(commands) == 4
+    (tmp_path / "modpkg.toml").write_text('[app]\nname = "app"\n')
+    for command in commands:
+        modpkg(*command.split()[1:])
+    assert names(tmp_path / "registry") == ["mix", "one", "two"]
+
+
+def test_what_the_registry_has_is_used_under_its_name(recipe: Path, tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    tiny.publish(tiny.write_base(tmp_path / "p" / "tiny", "3.0", seed=1), registry)
+    other = tiny.write_base(tmp_path / "p" / "two", "1.0", seed=9)
+    text = (other / "modpkg.toml").read_text()
+    (other / "modpkg.toml").write_text(text.replace('name = "tiny"', 'name = "two"'))
+    tiny.publish(other, registry)
+    done = imported(recipe, registry)
+    assert done.parts == ("tiny==3.0", "two-2==1.0.0")
+    assert done.projects == ("parts/two-2", ".")
+    assert any("another two" in warning for warning in done.warnings)
+    compose = read_manifest(tmp_path / "mix" / "modpkg.toml").compose
+    assert compose is not None
+    assert (compose.base, compose.steps[0].module) == ("tiny", "two-2")
+
+
+def test_a_model_with_a_lora(recipe: Path, tmp_path: Path) -> None:
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "adapter_model.safetensors").write_bytes(tiny.adapter_weights())
+    (lora / "adapter_config.json").write_text(json.dumps(tiny.ADAPTER_CONFIG))
+    (lora / "README.md").write_text(LICENSE)
+    recipe.write_text(RECIPE.replace("model: two", "model: two+lora"))
+    done = imported(recipe, tmp_path / "registry")
+    assert done.parts == ("lora==1.0.0", "one==1.0.0", "two==1.0.0")
+    assert done.projects == ("parts/one", "parts/two", "parts/lora", "parts/two-lora", ".")
+    part = (tmp_path / "mix" / "parts" / "two-lora" / "modpkg.toml").read_text()
+    assert 'two = "==1.0.0"\nlora = "==1.0.0"' in part
+    built = Registry(str(tmp_path / "mix" / "parts" / "lora" / "dist"))
+    (line,) = built.index("lora")
+    assert [one.name for one in built.record(line).provenance.built_from] == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (RECIPE.replace("model: two", "model: ./three"), r"three.*no ORG/NAME of a hub"),
+        (RECIPE.replace("model: two", "model: broken"), r"model broken of"),
+    ],
+)
+def test_a_model_that_fails_leaves_nothing(
+    recipe: Path, tmp_path: Path, text: str, reason: str
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    recipe.write_text(text)
+    with raises("M242", match=reason):
+        imported(recipe, tmp_path / "registry")
+    assert not any("mix" in path.name for path in tmp_path.iterdir() if path != recipe)
+    assert not (tmp_path / "registry").exists()
+
+
+def test_what_cannot_be_merged_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "two" / "model.safetensors").write_bytes(tiny.base_weights(2, layers=1))
+    config = tiny.CONFIG | {"num_hidden_layers": 1}
+    (tmp_path / "two" / "config.json").write_text(json.dumps(config))
+    with raises("M601", match=r"model\.layers\.1"):
+        imported(recipe, tmp_path / "registry")
+    assert not (tmp_path / "mix").exists()
+
+
+def test_another_project_is_not_replaced(recipe: Path, tmp_path: Path) -> None:
+    imported(recipe, tmp_path / "registry")
+    recipe.write_text(RECIPE.replace("weight: 0.5", "weight: 0.25"))
+    with raises("M803"):
+        imported(recipe, tmp_path / "registry")
