@@ -20,6 +20,7 @@ from modpkg.core.installed import read_model
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import module_name
 from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
+from modpkg.core.packs import PackTensor
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.export_card import Ingredient, export_card, ingredients
 from modpkg.interop.hf import export_hf
@@ -154,7 +155,10 @@ def _recipe_of(workspace: Workspace, name: str) -> tuple[Compose, dict[str, Reci
                 config=read_json(blobs.path(parse_digest(config.digest)))
                 if config is not None and known
                 else {},
-                tensors=frozenset(record.tensors),
+                tensors={
+                    name: PackTensor(entry.dtype, tuple(entry.shape), entry.offset, entry.length)
+                    for name, entry in record.tensors.items()
+                },
             )
     return found, models
 

@@ -18,6 +18,7 @@ from modpkg.core.errors import ConversionError
 from modpkg.core.extras import import_extra
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import write_atomically
+from modpkg.core.packs import PackTensor
 from modpkg.interop.mergekit import MergeRecipe
 from modpkg.interop.mergekit_experts import EXPERTS, PROMPTS, MixtureRecipe
 from modpkg.interop.mergekit_methods import (
@@ -41,8 +42,8 @@ class RecipeModel(msgspec.Struct, frozen=True):
 
     config: Mapping[str, Any] = {}
     """Its ``config.json``."""
-    tensors: frozenset[str] = frozenset()
-    """The names of its tensors."""
+    tensors: Mapping[str, PackTensor] = {}
+    """Its tensors, by name."""
 
 
 def export_mergekit(
@@ -346,8 +347,8 @@ class _GivenModels:
     def _config(self, path: str) -> dict[str, Any]:
         return dict(self.models.get(path, RecipeModel()).config)
 
-    def _names_in(self, path: str) -> set[str]:
-        return {*self.models.get(path, RecipeModel()).tensors}
+    def _tensors(self, path: str) -> dict[str, PackTensor]:
+        return dict(self.models.get(path, RecipeModel()).tensors)
 
 
 class _MergeAgain(_GivenModels, MergeRecipe):

@@ -15,6 +15,7 @@ from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import read_lock
 from tests import tiny
 from tests.command import modpkg, modpkg_json
+from tests.hub_server import hub_server
 from tests.raising import raises
 
 RECIPE = """\
@@ -156,3 +157,21 @@ def test_another_project_is_not_replaced(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("weight: 0.5", "weight: 0.25"))
     with raises("M803"):
         imported(recipe, tmp_path / "registry")
+
+
+def test_a_model_of_a_hub(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    recipe.write_text(RECIPE.replace("model: two", "model: org/far@v1"))
+    with hub_server() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        config = json.dumps(tiny.CONFIG).encode()
+        far = {"model.safetensors": tiny.base_weights(2), "config.json": config}
+        repository = hub.repository("org/far", far)
+        repository.branches["v1"] = repository.branches["main"]
+        done = imported(recipe, tmp_path / "registry")
+    assert done.parts == ("far==1.0.0", "one==1.0.0")
+    manifest = read_manifest(tmp_path / "mix" / "parts" / "far" / "modpkg.toml")
+    assert manifest.imported_from == f"hf://org/far@{repository.head.sha}"
+    offline = Workspace(options=RegistryOptions(str(tmp_path / "registry"), offline=True))
+    with raises("M242", match="org/far.*--offline"):
+        import_with_models(recipe, tmp_path / "again", "mix", "1.0.0", "MIT", offline)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from modpkg.compose.reducers import find_reducer
+from modpkg.core.packs import PackTensor
 from modpkg.interop.mergekit import MergeRecipe
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
 from modpkg.interop.mergekit_export import RecipeModel, export_mergekit, recipe_of_mergekit
@@ -130,7 +131,8 @@ def test_tensors_outside_of_layers_are_those_of_the_models() -> None:
     )
     with raises("M805", match="in layers"):
         recipe_of_mergekit("m", recipe)
-    known = {"b": RecipeModel(tensors=frozenset({"embed.weight", "head.weight"}))}
+    tensor = PackTensor("F32", (1,), 0, 4)
+    known = {"b": RecipeModel(tensors={"embed.weight": tensor, "head.weight": tensor})}
     assert recipe_of_mergekit("m", recipe, known)["slices"][1]["sources"][0]["model"] == "b"
 
 
