@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import structs
 
+from modpkg.core import system
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, IntegrityError
 from modpkg.core.files import write_atomically
@@ -44,6 +45,7 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
         if record.result is not None:
             return  # another process was faster
         from modpkg.compose.executor import compose
+        from modpkg.compose.memory import scratch_bytes
         from modpkg.compose.plan import plan
 
         task = None if record.task is None else msgspec.convert(record.task, Task)
@@ -51,7 +53,8 @@ def compose_at_load(workspace: Workspace, number: int, name: str) -> None:
         model = ModelRecipe(record.name, record.version, recipe, task)
         modules = installed_graph(workspace, generation, {record.name: recipe})
         composition = plan(model.name, model.version, recipe, modules)
-        check_space(store.root, composition.bytes_to_write(store.root))
+        scratch = scratch_bytes(composition, system.available_cores())
+        check_space(store.root, composition.bytes_to_write(store.root) + scratch)
         workspace.progress.stage(f"Composing {name}")
         composed = compose(
             composition,
