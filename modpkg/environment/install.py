@@ -39,7 +39,7 @@ from modpkg.environment.generations import (
     ModuleState,
     text_digest,
 )
-from modpkg.environment.models import lay_out_model
+from modpkg.environment.models import ModelRecipe, lay_out_model
 from modpkg.environment.patch_notes import conflict_notes
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
@@ -215,7 +215,7 @@ def compose_models(
     _fetch(plan)
     results = {}
     with Workers() as workers:
-        for model in plan.recipes:
+        for model in _inner_first(plan):
             if model.at_load:
                 continue
             progress.stage(f"Composing {model.name}")
@@ -288,7 +288,7 @@ def _compose_all(
     results: list[LockedResult] = []
     packs: dict[str, int] = {}
     known = {result.model: result for result in plan.lock.composed}
-    for model in plan.recipes:
+    for model in _inner_first(plan):
         folder = staged / "models" / model.name
         modules = {name: plan.transfer.records[name].version for name in model.modules()}
         models[model.name] = model.version
@@ -331,6 +331,11 @@ def _compose_all(
         tensors, prompt = link_packs(composed, environment, packs)
         lay_out_model(folder, composed, model, modules, tensors, prompt)
     return models, results, packs
+
+
+def _inner_first(plan: InstallPlan) -> list[ModelRecipe]:
+    """Return the models in the order in which those that others are composed of come first."""
+    return sorted(plan.recipes, key=lambda model: len(plan.compositions[model.name].parts))
 
 
 def link_packs(

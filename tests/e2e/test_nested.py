@@ -168,12 +168,15 @@ def test_real_weights_three_deep(
     assert result(project, "last") == by_steps(REAL, REAL_PARTS, registry, tmp_path)
 
 
-def test_two_outer_models_share_what_they_are_made_of(registry: Path, tmp_path: Path) -> None:
-    both = '[dependencies]\nsecond = "*"\nthird = "*"\n'
-    project = app(tmp_path / "both", both)
-    installed(project)
+def test_models_share_what_they_are_made_of(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = app(tmp_path / "alone", '[dependencies]\nthird = "*"\n')
     installed(alone)
+    shutil.rmtree(tmp_path / "home" / "store")
+    project = app(tmp_path / "all", '[dependencies]\nthird = "*"\nsecond = "*"\ntalker = "*"\n')
+    monkeypatch.setattr("modpkg.compose.unfolding._made", None)  # nothing is computed twice
+    installed(project)
     one, two = read_lock(project.lock_path), read_lock(alone.lock_path)
     assert one is not None
     assert two is not None
