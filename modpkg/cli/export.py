@@ -18,7 +18,7 @@ from modpkg.core.filenames import CONFIG
 from modpkg.core.files import human_bytes
 from modpkg.core.installed import read_model
 from modpkg.core.jsonfile import read_json
-from modpkg.core.names import module_name
+from modpkg.core.names import listed, module_name
 from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
 from modpkg.core.packs import PackTensor
 from modpkg.environment.workspace import Workspace
@@ -132,8 +132,9 @@ def _write_recipe(
         print_json(ExportDocument(str(file.parent), recipe, [file.name]))
         return
     tell(f"{good('Wrote')} the recipe of {name} to {file}.")
-    folders = " ".join(modules)
-    tell(f"Its models are the folders {folders} beside it; 'modpkg export NAME FOLDER' writes one.")
+    first = modules[0]
+    tell(f"Its models are the folders {listed(modules, len(modules))} beside it.")
+    tell(f"Each can be made so: modpkg add {first} && modpkg export {first} {first}")
 
 
 def _recipe_of(workspace: Workspace, name: str) -> tuple[Compose, dict[str, RecipeModel]]:

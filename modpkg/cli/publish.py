@@ -75,6 +75,8 @@ def publish_command(
     project = module_project(folder, workspace)
     if name is not None and not composed:
         raise UsageError("M901", message="--name is for --composed; leave it out.")
+    if composed and by_reference:
+        raise UsageError("M901", message="Composed weights are nowhere else; leave one out.")
     if composed:
         from modpkg.community.modules.composed_project import composed_project
 

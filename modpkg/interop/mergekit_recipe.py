@@ -220,7 +220,7 @@ class Recipe:
         self.parts[model, lora] = name
         self._note(
             f"{name!r} is {model!r} with the adapter {lora!r}, a module of its own in "
-            f"{PARTS}/{name}: build and publish it before this one"
+            f"{PARTS}/{name}{'' if self._pins else ': build and publish it before this one'}"
         )
         return name
 

@@ -94,4 +94,5 @@ def test_what_composes_nothing_is_refused(registry: Path, tmp_path: Path) -> Non
     workspace = Workspace(Project(folder / "modpkg.toml"))
     with raises("M241", match="has no"), composed_project(workspace):
         pass
+    assert "nowhere else" in refused("publish", "--composed", "--by-reference", folder, status=2)
     assert "--name is for --composed" in refused("publish", "--name", "x", folder, status=2)

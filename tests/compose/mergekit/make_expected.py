@@ -1,11 +1,11 @@
 """Run mergekit on the recipes and keep what comes out, for tests/compose/test_mergekit.py.
 
     python -m venv /tmp/mergekit && /tmp/mergekit/bin/pip install mergekit==0.1.5
-    /tmp/mergekit/bin/python tests/compose/mergekit/make_expected.py [OUT]
+    /tmp/mergekit/bin/python tests/compose/mergekit/make_expected.py [OUT [RECIPES]]
 
 mergekit pins other versions than modpkg has, so it has a separate environment. Each recipe is
 run with dtype float64 (the judge), float32 and bfloat16. OUT is this folder, or
-another one to compare with.
+another one to compare with; RECIPES is a folder of other recipes.
 """
 
 from __future__ import annotations
@@ -76,12 +76,13 @@ def write_models(folder: Path, inputs: dict[str, torch.Tensor]) -> None:
 def main() -> None:
     """Write inputs.safetensors and one file for each recipe."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    recipes = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "recipes"
     path = HERE / "inputs.safetensors"
     if not path.exists():
         inputs = {f"{n}/{k}": t for i, n in enumerate(NAMES, 1) for k, t in tensors(i).items()}
         save_file(inputs, path)
     inputs = load_file(path)
-    for recipe in sorted((HERE / "recipes").glob("*.yml")):
+    for recipe in sorted(recipes.glob("*.yml")):
         text = recipe.read_text()
         with tempfile.TemporaryDirectory() as scratch:
             full, narrow = Path(scratch) / "full", Path(scratch) / "narrow"
