@@ -91,6 +91,10 @@ class Admission:
         left: list[Release] = []
         cutoff = self._policy.cutoff_of(name)
         for release in catalog.releases(name):
+            line = release.line
+            if cutoff is None and line.yanked is None and not line.requires_modpkg:
+                left.append(release)  # as nearly all are
+                continue
             reason = self._own_refusal(release, cutoff)
             if reason is None:
                 left.append(release)

@@ -36,6 +36,8 @@ class Domain:
     @cached_property
     def preference(self) -> list[int]:
         """The positions, the preferred first."""
+        if self.best == self.ascending[::-1]:
+            return [*range(len(self.best) - 1, -1, -1)]
         return [self.position[release] for release in self.best]
 
     @cached_property
