@@ -8,15 +8,23 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec import structs
 
 from modpkg.compose.reducers import find_reducer
+from modpkg.core.names import module_name
 from modpkg.core.packs import PackTensor
+from modpkg.environment.install import compose_models
+from modpkg.environment.plan import InstallRequest, plan_install
+from modpkg.environment.project import Project
+from modpkg.environment.workspace import Workspace
 from modpkg.interop.mergekit import MergeRecipe
 from modpkg.interop.mergekit_experts import EXPERTS, MixtureRecipe
 from modpkg.interop.mergekit_export import RecipeModel, export_mergekit, recipe_of_mergekit
 from modpkg.interop.mergekit_methods import METHODS
+from modpkg.manifest.normal import manifest_text, normal_form
 from modpkg.manifest.read import parse_manifest
 from modpkg.manifest.schema import Compose
+from tests import tiny
 from tests.command import modpkg_json
 from tests.modules import write_module
 from tests.raising import raises
@@ -178,3 +186,31 @@ def test_the_recipe_of_a_project_is_written(tmp_path: Path, monkeypatch: Any) ->
         "out_dtype": "bfloat16",
     }
     assert json.dumps(document)
+
+
+STEPS = 'steps = [{ op = "dense", module = "b", scale = 1.0 }, { op = "dense", module = "c" }]'
+SPELLINGS = {
+    "sum": f'base = "a"\n{STEPS}',
+    "mean": f'base = "a"\nmethod = "mean"\n{STEPS}',
+    "soup": f'base = "a"\nmethod = "mean"\nparameters = {{ with_base = false }}\n{STEPS}',
+}
+
+
+def test_spellings_compose_to_the_same_bytes(home: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate("abc"):
+        folder = tiny.write_base(tmp_path / name, seed=seed)
+        text = (folder / "modpkg.toml").read_text()
+        (folder / "modpkg.toml").write_text(text.replace('name = "tiny"', f'name = "{name}"'))
+        tiny.publish(folder, home / "registry")
+    text = '[app]\nname = "app"\n[dependencies]\na = "*"\nb = "*"\nc = "*"\n'
+    app = parse_manifest(text, tmp_path / "app" / "modpkg.toml")
+    models = {}
+    for name, compose in SPELLINGS.items():
+        recipe = composed(f'{compose}\ndtype = "bfloat16"')
+        models[module_name(name)] = recipe
+        models[module_name(f"{name}-again")] = read(recipe_of_mergekit(name, recipe))
+    app.path.parent.mkdir()
+    app.path.write_text(manifest_text(normal_form(structs.replace(app, models=models))))
+    results = compose_models(plan_install(Workspace(Project(app.path)), InstallRequest()))
+    assert len({results[name] for name in SPELLINGS}) == len(SPELLINGS)
+    assert all(results[name] == results[f"{name}-again"] for name in SPELLINGS)
