@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -173,5 +174,37 @@ def test_a_model_of_a_hub(recipe: Path, tmp_path: Path, monkeypatch: pytest.Monk
     manifest = read_manifest(tmp_path / "mix" / "parts" / "far" / "modpkg.toml")
     assert manifest.imported_from == f"hf://org/far@{repository.head.sha}"
     offline = Workspace(options=RegistryOptions(str(tmp_path / "registry"), offline=True))
+    with raises("M242", match="org/far.*--offline"):
+        import_with_models(recipe, tmp_path / "again", "mix", "1.0.0", "MIT", offline)
+
+
+def test_a_model_of_the_cache_of_a_hub(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    commit, cache = "a" * 40, tmp_path / "hf" / "hub" / "models--org--far"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    snapshot, blobs = cache / "snapshots" / commit, cache / "blobs"
+    model(snapshot, 2)
+    blobs.mkdir()
+    data = (snapshot / "model.safetensors").read_bytes()
+    blob = blobs / hashlib.sha256(data).hexdigest()
+    (snapshot / "model.safetensors").rename(blob)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    recipe.write_text(RECIPE.replace("model: two", "model: org/far"))
+    offline = Workspace(options=RegistryOptions(str(tmp_path / "registry"), offline=True))
+    done = import_with_models(recipe, tmp_path / "mix", "mix", "1.0.0", "MIT", offline)
+    assert done.parts == ("far==1.0.0", "one==1.0.0")
+    assert any("cache" in warning for warning in done.warnings)
+    manifest = read_manifest(tmp_path / "mix" / "parts" / "far" / "modpkg.toml")
+    assert manifest.imported_from == f"hf://org/far@{commit}"
+
+    damaged = bytearray(data)
+    damaged[-1] ^= 1
+    blob.write_bytes(damaged)
+    with raises("M242", match="org/far.*damaged"):
+        import_with_models(recipe, tmp_path / "again", "mix", "1.0.0", "MIT", offline)
+    blob.unlink()
     with raises("M242", match="org/far.*--offline"):
         import_with_models(recipe, tmp_path / "again", "mix", "1.0.0", "MIT", offline)

@@ -24,6 +24,7 @@ from modpkg.core.records import IndexLine
 from modpkg.core.regular_file import read_text
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import import_hf
+from modpkg.interop.hub_cache import cached_snapshot
 from modpkg.interop.hub_download import downloaded, named_by
 from modpkg.interop.mergekit import read_recipe, write_recipe
 from modpkg.interop.mergekit_recipe import PARTS, Recipe
@@ -215,11 +216,23 @@ class _Models:
         self.projects.append(f"{PARTS}/{free}")
 
     def _import(self, path: str, folder: Path, name: str, base: str | None) -> list[str]:
-        """Write the project of a model, or of an adapter of ``base``."""
+        """Write the project of a model, or of an adapter of ``base``, and return warnings.
+
+        Raises:
+            RegistryUnreachable: It is neither here nor in the hub's cache, and the network may not
+                be used, or the hub does not answer.
+        """
         local = self._source.parent / path
         if local.exists():
             return self._convert(local, folder, name, base, None)
         address = self._address(path)
+        if (cached := cached_snapshot(address, adapter=base is not None)) is not None:
+            found, commit = cached
+            with named_by(commit, found):
+                notes = self._convert(found, folder, name, base, commit)
+            return [*notes, f"it is {commit}, as the hub's cache on this machine has it"]
+        if self._workspace.options.offline:
+            raise RegistryUnreachable("M863", url=hub_endpoint(), reason="--offline forbids it")
         with downloaded(
             address, adapter=base is not None, progress=self._workspace.progress
         ) as got:
@@ -240,20 +253,14 @@ class _Models:
 
         Raises:
             ConversionError: It cannot be one of a hub.
-            RegistryUnreachable: The network may not be used.
         """
         revision = self._recipe.revision(path)
         try:
-            address = parse_hub_address(
-                f"{SCHEME}{path}{'' if revision is None else f'@{revision}'}"
-            )
+            return parse_hub_address(f"{SCHEME}{path}{'' if revision is None else f'@{revision}'}")
         except ModpkgError:
             place = self._source.parent / path
             reason = "there is no such folder, and it is no ORG/NAME of a hub"
             raise ConversionError("M801", path=place, reason=reason) from None
-        if self._workspace.options.offline:
-            raise RegistryUnreachable("M863", url=hub_endpoint(), reason="--offline forbids it")
-        return address
 
     def build(self, folder: Path, base: str | None = None) -> Built:
         """Build a project in its folder."""
