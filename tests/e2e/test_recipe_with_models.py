@@ -102,7 +102,7 @@ def test_what_the_registry_has_is_used_under_its_name(recipe: Path, tmp_path: Pa
     done = imported(recipe, registry)
     assert done.parts == ("tiny==3.0", "two-2==1.0.0")
     assert done.projects == ("parts/two-2", ".")
-    assert any("another two" in warning for warning in done.warnings)
+    assert any("is called two" in warning for warning in done.warnings)
     compose = read_manifest(tmp_path / "mix" / "modpkg.toml").compose
     assert compose is not None
     assert (compose.base, compose.steps[0].module) == ("tiny", "two-2")
@@ -123,6 +123,12 @@ def test_a_model_with_a_lora(recipe: Path, tmp_path: Path) -> None:
     built = Registry(str(tmp_path / "mix" / "parts" / "lora" / "dist"))
     (line,) = built.index("lora")
     assert [one.name for one in built.record(line).provenance.built_from] == ["two"]
+
+
+def test_a_model_may_be_called_as_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    workspace = Workspace(options=RegistryOptions(str(tmp_path / "registry")))
+    done = import_with_models(recipe, tmp_path / "mix", "two", "1.0.0", "MIT", workspace)
+    assert done.parts == ("one==1.0.0", "two-2==1.0.0")
 
 
 @pytest.mark.parametrize(

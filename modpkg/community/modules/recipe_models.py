@@ -79,7 +79,9 @@ def import_with_models(
     with _scratch(out) if again else new_project(out) as staged:
         recipe = read_recipe(source)
         recipe.manifest(name, version, "MIT")  # reads all of it
-        models = _Models(recipe, source, staged, version, workspace)
+        models = _Models(
+            recipe, source, staged, PinnedRelease(module_name(name), version), workspace
+        )
         models.add_all()
         recipe = read_recipe(source)
         recipe.named(models.names, models.pins)
@@ -155,11 +157,16 @@ class _Models:
     """The models of a recipe, each imported and built, or known to the registry."""
 
     def __init__(
-        self, recipe: Recipe, source: Path, staged: Path, version: str, workspace: Workspace
+        self,
+        recipe: Recipe,
+        source: Path,
+        staged: Path,
+        whole: PinnedRelease,
+        workspace: Workspace,
     ) -> None:
         self._recipe, self._source, self._staged = recipe, source, staged
         self._workspace = workspace
-        self.version = version
+        self._whole, self.version = whole.name, whole.version
         self.names: dict[str, str] = {}
         """By path in the recipe, the module's name."""
         self.pins: dict[str, str] = {}
@@ -204,7 +211,7 @@ class _Models:
             self.names[path], self.pins[known.name] = known.name, known.version
             return
         if free != name:
-            notes.append(f"the registry has another {name}, so that this one is {free}")
+            notes.append(f"another module is called {name}, so that this one is {free}")
             text = read_text(folder / MANIFEST)
             write_atomically(folder / MANIFEST, text.replace(f'"{name}"', f'"{free}"', 1).encode())
             rename(folder, self._staged / PARTS / free)
@@ -297,7 +304,7 @@ class _Models:
             for number in range(1, _MOST_NUMBERED):
                 chosen = name if number == 1 else f"{name}-{number}"
                 if not (lines := registry.index(chosen)):
-                    free = chosen if chosen not in self.pins else None
+                    free = chosen if self._is_free(chosen, name) else None
                 elif (known := _same_release(registry, lines, built)) is not None:
                     return known, name
                 if free is not None:
@@ -313,7 +320,12 @@ class _Models:
 
     def _unused(self, name: str) -> str:
         names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-        return next(each for each in names if each not in self.pins)
+        return next(each for each in names if self._is_free(each, name))
+
+    def _is_free(self, chosen: str, name: str) -> bool:
+        """Return whether no other model of the recipe, nor itself, is called so."""
+        others = {*self.pins, *self._recipe.names.values()} - ({name} - {*self.pins})
+        return chosen not in others and chosen != self._whole
 
 
 def _same_release(registry: Registry, lines: list[IndexLine], built: Built) -> IndexLine | None:
