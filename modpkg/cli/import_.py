@@ -30,6 +30,7 @@ from modpkg.core.names import listed, parse_version
 from modpkg.core.oci_address import OciAddress, is_oci_address, parse_oci_address
 from modpkg.core.regular_file import read_text
 from modpkg.core.system import shell_word
+from modpkg.environment.foreseen import check_recipe
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.interop.gguf import import_gguf
 from modpkg.interop.hf import import_hf
@@ -272,14 +273,25 @@ def import_mergekit_command(
 ) -> None:
     """Convert a mergekit recipe (YAML) into a model with the same merge method.
 
+    Where the registry has modules of the names that its models get, it is tried with them, and
+    what 'modpkg build' would refuse is told.
+
     With --with-models, the models that it names become modules, too: folders beside it, or ORG/NAME
     of a hub. What the registry has already, by its weights, is used under its name. Either all of
     it is written, or nothing.
     """
     if not with_models:
-        if publish is not None or registry is not None:
-            raise UsageError("M901", message="--publish and --registry are for --with-models.")
-        _convert(import_mergekit, source=source, name=name or source.stem, **options)
+        if publish is not None:
+            raise UsageError("M901", message="--publish is for --with-models; leave it out.")
+        workspace = Workspace(options=RegistryOptions(registry, offline))
+        _convert(
+            import_mergekit,
+            bind=partial(_tried, workspace),
+            offline=offline,
+            source=source,
+            name=name or source.stem,
+            **options,
+        )
         return
     if publish is not None and registry is not None:
         message = "--publish names the registry already; leave --registry out."
@@ -288,6 +300,15 @@ def import_mergekit_command(
         place = RegistryOptions(publish or registry, offline)
         workspace = Workspace(options=place, progress=progress)
         _with_models(workspace, source, name or source.stem, publish=publish, **options)
+
+
+def _tried(workspace: Workspace, folder: Path) -> None:
+    """Tell what building a recipe would refuse, with the modules that are published."""
+    project = module_project(folder, workspace)
+    try:
+        check_recipe(project, project.manifest)
+    except ModpkgError as error:
+        warn(f"'modpkg build' would refuse it: {error}")
 
 
 def _with_models(
