@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +72,7 @@ class LockedResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     result: DigestText
 
 
-class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """A lock file."""
 
     spec: int = LOCK_SPEC
@@ -89,7 +89,12 @@ class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def find(self, name: str) -> LockedModule | None:
         """Return a module by its normal name."""
-        return next((module for module in self.module if module.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, LockedModule]:
+        """Thousands of modules are asked for one by one."""
+        return {module.name: module for module in self.module}
 
     def source_of(self, name: str) -> str:
         """Return what the manifest's requirement of a module names; "" without one.
