@@ -4,8 +4,9 @@
 
 1. In float32, two numbers are computed between which each exact result X lies: low < X < high. If
    both round to the same value of the dtype, so does X, as rounding is monotone.
-2. The few other elements, near a tie or near 0, are computed in float64.
-3. What float64 leaves in doubt goes to the last stage.
+2. The few other elements, near a tie or near 0, get a bound of their own in place of their row's.
+3. What is left is computed in float64.
+4. What float64 leaves in doubt goes to the last stage.
 
 With u the unit roundoff and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stability of Numerical
 Algorithms, 2002, section 3.1), a sum of r products in any order, with or without fused
@@ -58,7 +59,7 @@ which takes twice as long where the rank is small."""
 _LEAST_HEIGHT, _PACKED_HEIGHT = 12, 128
 """Rows of a tile: with fewer than the first the products are packed, and then of so many rows."""
 _GATHERED = 1 << 20
-"""Values that the second stage gathers at once."""
+"""Values that the third stage gathers at once."""
 
 
 class LowRankFactors(NamedTuple):
@@ -120,6 +121,7 @@ class LowRankReduction:
     def _block(self, start: int, stop: int) -> Stored:
         base = self._base.stored(start, stop)
         result, doubt = np.empty_like(base), np.zeros(base.shape, np.bool_)
+        lows = np.empty(base.shape, np.float32)
         reach = self._reach[start:stop] + 1.01 * largest_magnitudes(base)
         bounds = self._gamma / 1.01 * self._reach[start:stop] + 3.1 * _UNIT * reach
         bounds += self._flushed[start:stop]
@@ -129,51 +131,99 @@ class LowRankReduction:
             bound = float(bounds[rows].max())
             for columns, right in self._tiles:
                 some = rows, columns
-                self._round(start + first, base[some], right, bound, doubt[some], result[some])
+                out = lows[some], doubt[some], result[some]
+                self._round(start + first, base[some], right, bound, *out)
         if not reach.max() < _LARGEST[self._dtype]:
             doubt |= ~is_finite(result, self._dtype)
         where = np.flatnonzero(doubt)
         for first in range(0, where.size, self._gathered):
             places = where[first : first + self._gathered]
-            self._settle(start, base.reshape(-1), places, result.reshape(-1))
+            self._settle(start, base.reshape(-1), lows.reshape(-1), places, result.reshape(-1))
         return result
 
     def _round(
-        self, start: int, base: Stored, right: Any, bound: float, doubt: Any, result: Stored
+        self,
+        start: int,
+        base: Stored,
+        right: Any,
+        bound: float,
+        lows: Any,
+        doubt: Any,
+        result: Stored,
     ) -> None:
         """Compute a tile, from a row on, in float32: what it rounds to unless in doubt."""
         if not bound < np.inf:
             doubt.fill(True)
+            lows.fill(np.nan)
             return
         rows, width = base.shape
         low, high = self._low[:rows, :width], self._high[:rows, :width]
         np.matmul(self._left_single[start : start + rows], right, out=low)
         low += in_single(base, out=high)
         np.add(low, np.float32(2.001 * bound), out=high)
+        np.copyto(lows, low)
         narrow = nearest_narrow(low, self._layout, doubt, result.view(np.uint16))
         doubt |= narrow != nearest_narrow(high, self._layout, doubt, self._bits[:rows, :width])
 
-    def _settle(self, start: int, base: Stored, where: Any, result: Stored) -> None:
+    def _settle(self, start: int, base: Stored, lows: Any, where: Any, result: Stored) -> None:
         """Compute the results at some places of a block, which begins at a row."""
         width = self._base.columns
         rows = where // width
         columns = where - rows * width
         rows += start
+        norms = self._row_norms.take(rows)
+        norms *= self._column_norms.take(columns)
+        below = self._left_single[:, -1].take(rows)  # −b
+        values = (lows.take(where).astype(np.float64) - below).astype(np.float32)
+        doubt = self._in_doubt(
+            values, self._gamma * norms + self._flushed.take(rows) - 0.002 * below
+        )
+        narrow = nearest_narrow(values, self._layout, doubt, np.empty(where.size, np.uint16))
+        sure = np.flatnonzero(~doubt)
+        final = narrow.take(sure).view(result.dtype)
+        self._check(final)
+        result[where.take(sure)] = final
+        left = np.flatnonzero(doubt)
+        if not left.size:
+            return
+        where, rows, columns, norms = (each.take(left) for each in (where, rows, columns, norms))
         double = np.einsum(
             "ij,ij->i", self._left.take(rows, axis=0), self._columns.take(columns, axis=0)
         )
         double += in_double(base.take(where))
-        bounds = self._row_norms.take(rows)
-        bounds *= self._column_norms.take(columns)
-        bounds *= self._gamma_double
-        bounds += (bounds > 0) * (2.0**-1000 + 1.01 * UNIT * np.abs(double))
+        norms *= self._gamma_double
+        norms += (norms > 0) * (2.0**-1000 + 1.01 * UNIT * np.abs(double))
         final = rounded(double, self._dtype)
         if self._last is not None:
-            left = doubtful_places(double, bounds, self._dtype)
+            left = doubtful_places(double, norms, self._dtype)
             if left.size:
                 final[left] = self._last(where[left] + start * width)
         self._check(final)
         result[where] = final
+
+    def _in_doubt(self, values: NDArray[np.float32], bounds: Array) -> NDArray[np.bool_]:
+        """Return where values, off by ``bounds`` and two roundings, may be on a tie's other side.
+
+        The second rounding may be of a number twice as large: together 1.5 units in the last place.
+        """
+        tie = 1 << (22 - self._layout.fraction)
+        bits = values.view(np.uint32)
+        away = (bits & np.uint32(2 * tie - 1)).astype(np.int32)
+        away -= tie
+        np.absolute(away, out=away)
+        np.minimum(away, tie // 2, out=away)  # below a power of two, the next tie is at that
+        exponents = bits & np.uint32(0xFF << 23)
+        if self._layout.bias:
+            normal = exponents >= np.uint32(self._layout.bias + 1 << 23)
+            normal &= exponents <= np.uint32(self._layout.bias + 30 << 23)
+            exponents *= normal
+        unit = exponents.view(np.float32).astype(np.float64)
+        unit *= 2.0**-23  # of the last place; 0 where it is subnormal, and then it is in doubt
+        distance = unit * away
+        unit *= 1.51
+        unit += bounds
+        certain: NDArray[np.bool_] = distance > unit
+        return ~certain
 
 
 def _tiles(right: Array) -> Iterator[tuple[slice, NDArray[np.float32]]]:

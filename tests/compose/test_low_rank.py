@@ -114,7 +114,7 @@ def test_the_last_stage_is_asked_for_few_elements(tmp_path: Path) -> None:
     settle, at = LowRankReduction._settle, ExactTensor.at
 
     def counted(self: LowRankReduction, *given: Any) -> None:
-        settled.append(len(given[2]))
+        settled.append(len(given[3]))
         settle(self, *given)
 
     def asked(self: ExactTensor, places: Any) -> Any:
