@@ -108,8 +108,8 @@ class LowRankReduction:
             height = _PACKED_HEIGHT
         self._height = max(1, height & ~3 or height)
         shape = self._height, width
-        self._low, self._high = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        self._bits = np.empty(shape, np.uint16)
+        kinds = (np.float32, np.float32, np.float32, np.uint16, np.bool_)
+        self._scratch: list[Any] = [np.empty(shape, kind) for kind in kinds]
         self._gathered = max(1, _GATHERED // max(rank, 1))
 
     def within(self, first: int, last: int) -> Iterator[Stored]:
@@ -120,50 +120,58 @@ class LowRankReduction:
 
     def _block(self, start: int, stop: int) -> Stored:
         base = self._base.stored(start, stop)
-        result, doubt = np.empty_like(base), np.zeros(base.shape, np.bool_)
-        lows = np.empty(base.shape, np.float32)
+        result = np.empty_like(base)
         reach = self._reach[start:stop] + 1.01 * largest_magnitudes(base)
         bounds = self._gamma / 1.01 * self._reach[start:stop] + 3.1 * _UNIT * reach
         bounds += self._flushed[start:stop]
         self._left_single[start:stop, -1] = -bounds
+        in_doubt: list[tuple[Any, Any]] = []
         for first in range(0, stop - start, self._height):
             rows = slice(first, min(first + self._height, stop - start))
             bound = float(bounds[rows].max())
+            large = not reach[rows].max() < _LARGEST[self._dtype]
             for columns, right in self._tiles:
                 some = rows, columns
-                out = lows[some], doubt[some], result[some]
-                self._round(start + first, base[some], right, bound, *out)
-        if not reach.max() < _LARGEST[self._dtype]:
-            doubt |= ~is_finite(result, self._dtype)
-        where = np.flatnonzero(doubt)
+                where, lows = self._round(
+                    start + first, base[some], right, bound, result[some], large
+                )
+                row = where // right.shape[1]
+                where += row * (base.shape[1] - right.shape[1])
+                where += first * base.shape[1] + columns.start
+                in_doubt.append((where, lows))
+        where, lows = (np.concatenate(each) for each in zip(*in_doubt, strict=True))
+        if len(self._tiles) > 1:
+            order = where.argsort()
+            where, lows = where.take(order), lows.take(order)
         for first in range(0, where.size, self._gathered):
-            places = where[first : first + self._gathered]
-            self._settle(start, base.reshape(-1), lows.reshape(-1), places, result.reshape(-1))
+            part = slice(first, first + self._gathered)
+            self._settle(start, base.reshape(-1), lows[part], where[part], result.reshape(-1))
         return result
 
     def _round(
-        self,
-        start: int,
-        base: Stored,
-        right: Any,
-        bound: float,
-        lows: Any,
-        doubt: Any,
-        result: Stored,
-    ) -> None:
-        """Compute a tile, from a row on, in float32: what it rounds to unless in doubt."""
-        if not bound < np.inf:
-            doubt.fill(True)
-            lows.fill(np.nan)
-            return
+        self, start: int, base: Stored, right: Any, bound: float, result: Stored, large: bool
+    ) -> tuple[Any, Any]:
+        """Compute a tile, from a row on, in float32: what it rounds to.
+
+        Returns the places in it that are in doubt, and low there. ``large`` results may overflow.
+        """
         rows, width = base.shape
-        low, high = self._low[:rows, :width], self._high[:rows, :width]
+        if not bound < np.inf:
+            return np.arange(base.size), np.full(base.size, np.nan, np.float32)
+        low, high, spare, other, doubt = (each[:rows, :width] for each in self._scratch)
         np.matmul(self._left_single[start : start + rows], right, out=low)
         low += in_single(base, out=high)
         np.add(low, np.float32(2.001 * bound), out=high)
-        np.copyto(lows, low)
-        narrow = nearest_narrow(low, self._layout, doubt, result.view(np.uint16))
-        doubt |= narrow != nearest_narrow(high, self._layout, doubt, self._bits[:rows, :width])
+        doubt.fill(False)
+        narrow = nearest_narrow(low, self._layout, doubt, result.view(np.uint16), spare)
+        nearest_narrow(high, self._layout, doubt, other, high)
+        if self._layout.bias or large:
+            doubt |= narrow != other
+            doubt |= ~is_finite(narrow.view(result.dtype), self._dtype)
+        else:
+            np.not_equal(narrow, other, out=doubt)
+        where = np.flatnonzero(doubt)
+        return where, low.reshape(-1).take(where)
 
     def _settle(self, start: int, base: Stored, lows: Any, where: Any, result: Stored) -> None:
         """Compute the results at some places of a block, which begins at a row."""
@@ -174,11 +182,12 @@ class LowRankReduction:
         norms = self._row_norms.take(rows)
         norms *= self._column_norms.take(columns)
         below = self._left_single[:, -1].take(rows)  # −b
-        values = (lows.take(where).astype(np.float64) - below).astype(np.float32)
+        values = (lows.astype(np.float64) - below).astype(np.float32)
         doubt = self._in_doubt(
             values, self._gamma * norms + self._flushed.take(rows) - 0.002 * below
         )
-        narrow = nearest_narrow(values, self._layout, doubt, np.empty(where.size, np.uint16))
+        narrow = np.empty(where.size, np.uint16)
+        nearest_narrow(values, self._layout, doubt, narrow, values)
         sure = np.flatnonzero(~doubt)
         final = narrow.take(sure).view(result.dtype)
         self._check(final)

@@ -237,14 +237,20 @@ def nearest_narrow(
     layout: BitLayout,
     doubt: NDArray[np.bool_],
     out: NDArray[np.uint16],
+    scratch: NDArray[np.float32],
 ) -> NDArray[np.uint16]:
     """Return, in ``out``, the bits of the nearest narrow floats; ties go away from 0.
 
-    ``single`` is overwritten; ``doubt`` is set where a float16 is subnormal or not finite.
+    ``scratch`` is overwritten, and may be ``single``; ``doubt`` is set where a float16 is subnormal
+    or not finite.
     """
-    bits: Any = single.view(np.uint32)
-    sign = _signs_taken(bits, layout, doubt)
-    bits += np.uint32(1 << (22 - layout.fraction))
+    bits: Any = scratch.view(np.uint32)
+    given: Any = single.view(np.uint32)
+    sign = None
+    if layout.bias:
+        np.copyto(bits, given)
+        sign, given = _signs_taken(bits, layout, doubt), bits
+    np.add(given, np.uint32(1 << (22 - layout.fraction)), out=bits)
     return _cut(bits, layout, sign, out)
 
 

@@ -350,7 +350,8 @@ def test_rounding_is_to_nearest_and_flags_ties(patterns: list[int], ulps: int, d
     single = values.copy().view(np.float32)
     found = round_to_narrow(single.copy(), ulps, layout, doubt)
     unsure = np.zeros(values.size, np.bool_)
-    nearest = nearest_narrow(single.copy(), layout, unsure, np.empty(values.size, np.uint16))
+    nearest = np.empty(values.size, np.uint16)
+    nearest_narrow(single, layout, unsure, nearest, np.empty(values.size, np.float32))
     wanted = rounded(single.astype(np.float64), dtype).view(np.uint16)
     assert (found == wanted)[~doubt].all()
     tied = (values & np.uint32(2 * tie - 1)) == tie
