@@ -44,7 +44,9 @@ def main() -> None:
     errors = {}
     for path in map(Path, paths):
         folder = str(Path(out) / path.stem)
-        options = MergeOptions(copy_tokenizer=True, quiet=True, random_seed=1)
+        options = MergeOptions(
+            copy_tokenizer=True, quiet=True, random_seed=1, lora_merge_cache=f"{out}/loras"
+        )
         try:
             data = located(yaml.safe_load(path.read_text()), models)
             if "experts" in data:

@@ -44,6 +44,8 @@ def expected(recipe: Mapping[str, Any], models: Mapping[str, Model]) -> Expected
     """Return what a recipe of mergekit or mergekit-moe gives."""
     if "experts" in recipe:
         return _mixture(recipe, models)
+    if "modules" in recipe:
+        recipe = {**recipe, **recipe["modules"]["default"]}
     slices = recipe.get("slices")
     if slices is None:
         sources = list(recipe["models"])
@@ -97,8 +99,13 @@ def _value(setting: Setting, name: str, t: float) -> Any:
     place = t * (len(items) - 1)
     low = int(place)
     high = min(low + 1, len(items) - 1)
+    if isinstance(items[low], bool):
+        return items[low]
     share = place - low
     return (1 - share) * float(items[low]) + share * float(items[high])
+
+
+_WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
 
 class _Settings(NamedTuple):
@@ -111,7 +118,7 @@ class _Settings(NamedTuple):
         for scope in self.scopes:
             found = _value(scope[key], self.name, self.t) if key in scope else None
             if found is not None:
-                return float(found)
+                return float(_WORDS.get(found, found))
         if default is None:
             raise ValueError(f"{key} is missing")
         return default
@@ -284,6 +291,8 @@ def _ram(base: Array | None, entries: Entries, shared: _Settings, *, plus: bool 
 
 
 def _sce(base: Array | None, entries: Entries, shared: _Settings) -> Array:
+    if not entries:
+        return _one(base)
     changes = np.stack([x - base for x, _ in entries])
     share = shared.number("select_topk", 1)
     kept, free = np.ones(base.shape, bool), np.zeros(base.shape, bool)
@@ -334,6 +343,8 @@ def _task(sparse: str | None, *, signs: bool, normalize: bool, rescale: bool) ->
     """Return a method that sums changes, after some of their values are dropped."""
 
     def merge(base: Array | None, entries: Entries, shared: _Settings) -> Array:
+        if not entries:
+            return _one(base)
         weights = [own.number("weight") for _, own in entries]
         again = shared.flag("rescale", rescale)
         trimmed = [_SPARSE[sparse](x - base, own, again) for x, own in entries]
@@ -366,6 +377,10 @@ def _all(change: Array) -> Trimmed:
     return change, np.ones(change.shape, bool), np.zeros(change.shape, bool)
 
 
+def _nothing(change: Array) -> Trimmed:
+    return change, np.zeros(change.shape, bool), np.zeros(change.shape, bool)
+
+
 def _by_size(change: Array, own: _Settings, rescale: bool, gamma: float = 0.0) -> Trimmed:
     """Keep the largest changes, without the very largest."""
     density, count = own.number("density", 1), change.size
@@ -394,16 +409,16 @@ def _outliers(change: Array, own: _Settings, rescale: bool) -> Trimmed:
 def _random(change: Array, own: _Settings, rescale: bool) -> Trimmed:
     """Each value stays or not; those that stay are divided by the probability of it."""
     density = np.longdouble(own.number("density", 1))
-    if density >= 1:
-        return _all(change)
+    if density >= 1 or density <= 0:
+        return _all(change) if density >= 1 else _nothing(change)
     kept = np.zeros(change.shape, bool)
     return (change / density if rescale else change), kept, ~kept
 
 
 def _by_rank(change: Array, own: _Settings, rescale: bool) -> Trimmed:
     density, epsilon = own.number("density", 1), own.number("epsilon", 0.15)
-    if density >= 1:
-        return _all(change)
+    if density >= 1 or density <= 0:
+        return _all(change) if density >= 1 else _nothing(change)
     sizes = np.abs(change if change.ndim > 1 else change[np.newaxis])
     lower = (sizes[:, :, np.newaxis] > sizes[:, np.newaxis, :]).sum(axis=-1)
     equal = (sizes[:, :, np.newaxis] == sizes[:, np.newaxis, :]).sum(axis=-1)
@@ -472,7 +487,7 @@ def _by_token(
     moved = dict(models)
     for name in used:
         tensors = dict(models[name].tensors)
-        for key in (EMBEDDING, OUTPUT):
+        for key in {EMBEDDING, OUTPUT} & tensors.keys():
             own = {each: models[each].tensors[key] for each in used}
             values = np.zeros((rows, own[name].shape[1]), np.longdouble)
             for number, text in enumerate(texts):
@@ -484,19 +499,20 @@ def _by_token(
                 elif have:
                     givers = [base] if base in have else have
                     several = [own[each][models[each].tokens[text]] for each in givers]
-                    values[number] = _stored(sum(several) / len(several), models[name].dtype)
+                    values[number] = stored(sum(several) / len(several), models[name].dtype)
             if rows > count:
-                values[count:] = _stored(values[:count].mean(axis=0), models[name].dtype)
+                values[count:] = stored(values[:count].mean(axis=0), models[name].dtype)
             tensors[key] = values
         moved[name] = models[name]._replace(tensors=tensors)
     return {text: number for number, text in enumerate(texts)}, moved
 
 
-def _stored(values: Array, dtype: str) -> Array:
-    """Return means as a model of a dtype has them: they are rounded before they are merged."""
-    if dtype != "float32":
-        raise ValueError(f"a mean in {dtype}")
-    return values.astype(np.float32).astype(np.longdouble)
+def stored(values: Array, dtype: str) -> Array:
+    """Return values rounded to a dtype, as means of rows are before they are merged."""
+    place, least = {"bfloat16": (8, -126), "float16": (11, -14), "float32": (24, -126)}[dtype]
+    _, exponent = np.frexp(values)
+    unit = np.ldexp(np.longdouble(1), np.maximum(exponent - 1, least) - (place - 1))
+    return np.rint(values / unit) * unit
 
 
 def _row_of(

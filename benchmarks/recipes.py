@@ -27,7 +27,7 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from benchmarks.recipe_reference import EMBEDDING, OUTPUT, Expected, Model, expected
+from benchmarks.recipe_reference import EMBEDDING, OUTPUT, Expected, Model, expected, stored
 from modpkg.community.modules.project import build_project
 from modpkg.community.semver.releases import publish_project
 from modpkg.core.errors import ModpkgError
@@ -38,6 +38,7 @@ from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.hf import export_hf
 from modpkg.interop.mergekit import import_mergekit
+from modpkg.interop.mergekit_recipe import PARTS
 
 HERE = Path(__file__).parent
 PAGE = HERE / "results" / "recipes.md"
@@ -55,7 +56,7 @@ _PLACES = {"bfloat16": (8, -126), "float16": (11, -14), "float32": (24, -126)}
 
 
 class Recipe(NamedTuple):
-    """A recipe: its title, whether nobody can merge it, and its text."""
+    """A recipe: its title, whether it has to be refused, and its text."""
 
     title: str
     refused: bool
@@ -120,6 +121,38 @@ def write_models(folder: Path) -> dict[str, Model]:
         values = {key: longest(value) for key, value in own.items()}
         made[name] = Model(values, dtype, layers, {word: n for n, word in enumerate(words)})
     return made
+
+
+def write_lora(folder: Path, models: dict[str, Model]) -> None:
+    """Write a LoRA, and add the models that have it as ``MODEL+lora``."""
+    folder.mkdir()
+    tensors = {}
+    for number, path in enumerate(
+        f"model.layers.{layer}.{module}"
+        for layer in range(4)
+        for module in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+    ):
+        rows, columns = models["single"].tensors[f"{path}.weight"].shape
+        generator = torch.Generator().manual_seed(500 + number)
+        for name, shape in (("lora_A", (2, columns)), ("lora_B", (rows, 2))):
+            key = f"base_model.model.{path}.{name}.weight"
+            tensors[key] = 0.1 * torch.randn(shape, generator=generator)
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 3, "bias": "none",
+        "target_modules": ["q_proj", "v_proj", "down_proj"], "lora_dropout": 0.0,
+        "base_model_name_or_path": "single", "inference_mode": True,
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    for name in ("base", "single"):
+        changed = dict(models[name].tensors)
+        for key, tensor in tensors.items():
+            if "lora_A" in key:
+                below = longest(tensors[key.replace("lora_A", "lora_B")])
+                path = key.removeprefix("base_model.model.").replace("lora_A.", "")
+                changed[path] = changed[path] + 1.5 * (below @ longest(tensor))
+                changed[path] = stored(changed[path], models[name].dtype)
+        models[f"{name}+lora"] = models[name]._replace(tensors=changed)
 
 
 def longest(tensor: torch.Tensor) -> NDArray[np.longdouble]:
@@ -197,9 +230,12 @@ def _write(
 def publish_models(models: Path, names: Iterable[str]) -> None:
     """Publish the models into the registry of the modpkg home that the environment names."""
     for name in names:
-        manifest = models / name / "modpkg.toml"
+        if "+" in name:
+            continue
+        manifest, kind = models / name / "modpkg.toml", "adapter" if name == "lora" else "base"
         manifest.write_text(
-            f'[module]\nname = "{name}"\nversion = "1.0"\nkind = "base"\nlicense = "MIT"\n'
+            f'[module]\nname = "{name}"\nversion = "1.0"\nkind = "{kind}"\nlicense = "MIT"\n'
+            + ('[dependencies]\nsingle = "*"\n' if name == "lora" else "")
         )
         _publish(manifest)
 
@@ -216,6 +252,8 @@ def by_modpkg(recipe: Path, folder: Path) -> Found:
     try:
         import_mergekit(recipe, folder / "project", name, "1.0", license="MIT")
         stage = "build"
+        for part in sorted((folder / "project" / PARTS).glob("*/modpkg.toml")):
+            _publish(part)
         _publish(folder / "project" / "modpkg.toml")
         stage = "install"
         (folder / "app").mkdir()
@@ -337,7 +375,7 @@ def cell(found: Found, right: Expected | None) -> tuple[str, Figures | None]:
 
 def _plain(reason: str) -> str:
     """Return a reason as the cell of a table."""
-    text = " ".join(re.sub(r"\S*/(?=\S+\.yml)", "", reason).split())
+    text = " ".join(re.sub(r"/\S*/models/", "", reason).split())
     text = text.replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) < 240 else f"{text[:240]}…"
 
@@ -366,7 +404,8 @@ def main() -> None:
         folder = options.keep or Path(scratch)
         set_home(folder / "home")
         models = write_models(folder / "models")
-        publish_models(folder / "models", models)
+        write_lora(folder / "models" / "lora", models)
+        publish_models(folder / "models", [*models, "lora"])
         chosen = [recipe for recipe in recipes() if options.only in recipe.title]
         paths = []
         for number, recipe in enumerate(chosen):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modpkg.interop.mergekit_methods import MethodRecipe
+from modpkg.core.errors import ConversionError
+from modpkg.interop.mergekit_methods import FROM_BASE, MethodRecipe
 
 Slice = tuple[dict[str, Any], list[dict[str, Any]], list[list[int]]]
 """A slice, its sources, and the layers of each."""
@@ -13,7 +14,7 @@ Slice = tuple[dict[str, Any], list[dict[str, Any]], list[list[int]]]
 
 _ALONE = frozenset(
     {"linear", "karcher", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della"}
-    | {"della_linear", "breadcrumbs", "breadcrumbs_ties", "multislerp"}
+    | {"della_linear", "breadcrumbs", "breadcrumbs_ties", "multislerp", "sce", "ram", "ramplus_tl"}
 )
 """Methods that mergekit runs with one model too."""
 
@@ -44,6 +45,8 @@ class MergedRecipe(MethodRecipe):
         """Return the merge of whole models; ``extent`` are their layers where a slice says so."""
         names = self._names_of(entries)
         base, written = self._base(piece, names)
+        if extent is not None and written and base not in names and self._method.reads_base:
+            raise self._without_base()
         # To mergekit the base_model is one more of the models, if they are not in slices.
         counted = base in names or (extent is None and not self._method.needs_base)
         whole = {
@@ -64,12 +67,17 @@ class MergedRecipe(MethodRecipe):
 
     def _alone(self, base: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the merge of one model with nothing: that model, or a multiple of it."""
-        if self._written not in _ALONE:
-            raise self._refuse(f"{self._written} needs another model than {base}")
+        self._check_alone(base, parameters)
         if self._written == "linear" and parameters.get("normalize") is False:
             scale = {"scale": parameters["base_weight"]}
             return {"base": base, "method": "passthrough", "parameters": scale}
         return {"base": base}
+
+    def _check_alone(self, base: str, parameters: Mapping[str, Any]) -> None:
+        """Refuse a merge of one model with nothing that mergekit refuses."""
+        changes = self._written == "multislerp" and parameters.get(FROM_BASE, True)
+        if self._written not in _ALONE or changes:
+            raise self._refuse(f"{self._written} needs another model than {base}")
 
     def _names_of(self, entries: Sequence[dict[str, Any]]) -> list[str]:
         names = [self._model(entry["model"]) for entry in entries]
@@ -140,11 +148,8 @@ class MergedRecipe(MethodRecipe):
                 self._reference(source["model"]) for source in sources
             ]:
                 base, written = self._model(given), True
-            elif self._method.needs_base:
-                raise self._refuse(
-                    f"{self._written} needs a base_model, and it has to be among the sources of "
-                    "each slice"
-                )
+            elif self._method.needs_base or (given is not None and self._method.reads_base):
+                raise self._without_base()
             merged = self._merged(sources, names, base, written, piece, counted=True)
             self._check_weight(merged["parameters"].get("base_weight"))
             at = names.index(base)
@@ -155,8 +160,10 @@ class MergedRecipe(MethodRecipe):
                     step["range"] = ranges[step["module"]]
             if merged["steps"]:
                 run |= {key: value for key, value in merged.items() if value}
-            elif merged["parameters"].get("normalize") is False:
-                raise self._refuse("a slice of it has one source, which it only multiplies")
+            else:
+                self._check_alone(base, merged["parameters"])
+                if merged["parameters"].get("normalize") is False and self._written == "linear":
+                    raise self._refuse("a slice of it has one source, which it only multiplies")
             runs.append(run)
             paths.append(self._path_of(sources[at]["model"])[0])
         base = runs[0]["module"]
@@ -176,6 +183,12 @@ class MergedRecipe(MethodRecipe):
                 "slice in tensors after the layers, as many as the first slice has; modpkg all"
             )
         return {"base": base, "method": self._method.name, "layers": runs}
+
+    def _without_base(self) -> ConversionError:
+        needs = "needs a" if self._method.needs_base else "has a"
+        return self._refuse(
+            f"{self._written} {needs} base_model, and it has to be among the sources of each slice"
+        )
 
     def _check_weight(self, weight: Any) -> None:
         """Refuse filters that name a layer of the base: they would be about the result's."""

@@ -27,6 +27,11 @@ class RecipeMethod(Struct, frozen=True, kw_only=True):
     """Parameters to set where the recipe has no base_model."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def reads_base(self) -> bool:
+        """Whether it is another merge with a base_model than without one."""
+        return self.needs_base or bool(self.without_base)
+
 
 _TASK = {"normalize": "normalize", "lambda": "lambda"}
 _SPARSE = {**_TASK, "rescale": "rescale"}

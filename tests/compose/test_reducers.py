@@ -375,7 +375,6 @@ def test_filters_and_gradients() -> None:
         ("model-stock", ["one"], {}, "takes 2 or more steps"),
         ("nuslerp", ["one"], {}, "takes two steps"),
         ("nuslerp", ["one", "two"], {"vectors": "row"}, "'tensor', 'rows' or 'columns'"),
-        ("sce", ["one"], {}, "takes 2 or more steps"),
         ("nearswap", ["one"], {"t": -0.1}, "must be at least 0"),
         ("ties-peft", ["one"], {"majority_sign": "x"}, "'total' or 'frequency'"),
         ("della", ["one"], {"density": 0.9}, "between 0 and 1"),

@@ -26,6 +26,9 @@ RIGHT = (
     "moe: two experts, gates from embeddings",
 )
 
+REFUSED_OF = ("base", "writer", "coder", "deep", "words-a", "words-b")
+"""The models whose shapes or tokens show what is wrong with a recipe."""
+
 
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, Model]:
@@ -51,7 +54,7 @@ def test_what_cannot_be_merged_is_refused_before_it_is_published(
 ) -> None:
     refused = [recipe for recipe in RECIPES.values() if recipe.refused]
     assert refused
-    judge.publish_models(tmp_path / "models", ["writer", "deep", "words-a", "words-b"])
+    judge.publish_models(tmp_path / "models", REFUSED_OF)
     for number, recipe in enumerate(refused):
         path = tmp_path / "models" / f"refused-{number}.yml"
         path.write_text(recipe.text)
@@ -63,7 +66,6 @@ def test_what_cannot_be_merged_is_refused_before_it_is_published(
 def test_the_page_has_each_recipe() -> None:
     kept = judge.kept()
     assert all(title in kept for title in RECIPES)
-    assert all(kept[title].startswith("refused") for title in RECIPES if RECIPES[title].refused)
 
 
 def test_a_wrong_result_is_found(models: dict[str, Model], tmp_path: Path) -> None:

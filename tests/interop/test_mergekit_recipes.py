@@ -83,7 +83,8 @@ parameters: {t: [0, 1]}
     assert "mergekit 0.1.5 merges only" not in notes
     more = "slices:\n  - sources: [{model: a, layer_range: [4, 5]}]"
     (tmp_path / "x").mkdir()
-    assert "only the first 1" in imported(tmp_path / "x", recipe.replace("slices:", more))[1]
+    recipe = recipe.replace("slices:", more).replace("slerp", "ties").replace("{t:", "{weight:")
+    assert "only the first 1" in imported(tmp_path / "x", recipe)[1]
 
 
 def test_layers_of_a_slice_are_all_where_models_are_not_here(tmp_path: Path) -> None:
@@ -148,6 +149,13 @@ def test_what_mergekit_ignores_is_noted(tmp_path: Path, recipe: str, note: str) 
         (TASK + "base_model: a\nslices: [{sources: [{model: a, layer_range: [0, 1]}, "
          "{model: b, layer_range: [0, 2]}]}]\n", "different numbers of layers"),
         (TASK + "base_model: c\n" + of_slice(2).replace("[0,", "[1,"), "among the sources"),
+        (TASK + "base_model: c\n" + of_slice(2), "among the sources"),
+        ("merge_method: multislerp\nparameters: {weight: 1}\nbase_model: c\n" + of_slice(2),
+         "has a base_model, and it has to be among the sources"),
+        ("merge_method: multislerp\nbase_model: a\nmodels: [{model: a}]\n", "needs another"),
+        ("merge_method: slerp\nparameters: {t: 0.5}\nslices: [{sources: [{model: a, "
+         "layer_range: [0, 1]}], base_model: a}, {sources: [{model: a, layer_range: [1, 2]}, "
+         "{model: b, layer_range: [1, 2]}], base_model: a}]\n", "needs another"),
         ("merge_method: linear\nparameters: {weight: [{filter: layers.1, value: 1}, {value: 2}]}\n"
          + of_slice(2).replace("[0,", "[1,"), "the number of a layer"),
         (LINEAR.replace("{", "{normalize: false, ") + "slices: [{sources: [{model: a, "
@@ -340,7 +348,7 @@ modules:
   text_decoder:
     slices:
       - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [2, 4]}]
-      - sources: [{model: a, layer_range: [1, 4]}]
+      - sources: [{model: a, layer_range: [1, 4]}, {model: b, layer_range: [1, 4]}]
     parameters: {t: [0, 1]}
   vision_tower:
     models: [{model: a}, {model: b}]
@@ -359,7 +367,8 @@ def test_each_tower_is_runs_of_its_own(tmp_path: Path) -> None:
         {"t": (0.0, 1.0)},
     )
     assert first.tensors == ("language_model.model.embed_tokens.weight",)
-    assert (second.range, second.steps, second.tensors) == ((1, 4), (), ())
+    assert (second.range, second.steps[0].range) == ((1, 4), None)
+    assert second.tensors == ("language_model.model.norm.weight",)
     assert (vision.range, vision.tensors) == (None, ("vision_tower.",))
     assert (vision.steps[0].module, vision.parameters) == ("b", {"t": 0.25})
     assert "multi_modal_projector are the base's" in notes

@@ -83,8 +83,7 @@ def _selection(blocks: Blocks, share: float) -> TrimBounds:
 
 @reducer(
     "sce",
-    steps=(2, None),
-    relative="arcee-fusion",
+    steps=(1, None),
     weighted=False,
     measure=measured,
     bounds={"select_topk": (0.0, 1.0), "equal_below": (0.0, math.inf)},
