@@ -35,6 +35,16 @@ def user_project() -> Path:
     return home() / "environment"
 
 
+def exports_folder() -> Path:
+    """Return the folder where models are laid out that an OCI registry gets."""
+    return home() / "exports"
+
+
+def hub_folder() -> Path:
+    """Return the folder of modules made of hubs' commits."""
+    return home() / "hub"
+
+
 def trials_folder() -> Path:
     """Return the folder where bisecting and tested updates install their candidates."""
     return home() / "trials"

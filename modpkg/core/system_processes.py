@@ -51,7 +51,11 @@ def process_mark() -> str:
 
 
 def is_running(process: int) -> bool:
-    """Return whether a process of this `process_space` runs; True where that cannot be known."""
+    """Return whether a process of this `process_space` runs; True where that cannot be known.
+
+    One that was killed, and whose parent has not asked for its status yet, runs no more. Some
+    parents never ask, such as a container's first process.
+    """
     if system.WINDOWS:  # where a signal is no question
         return True
     try:
@@ -60,7 +64,12 @@ def is_running(process: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         pass
-    return True
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            state = file.read(4096).rpartition(b")")[2].split()[:1]
+    except OSError:  # not Linux, or it ends just now
+        return True
+    return state not in ([b"Z"], [b"X"])
 
 
 def group_options() -> dict[str, Any]:

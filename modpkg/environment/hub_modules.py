@@ -25,7 +25,7 @@ from modpkg.core.elsewhere import elsewhere_path
 from modpkg.core.errors import InstallError, ManifestError, ModpkgError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import make_folder, remove_tree, rename, write_atomically
-from modpkg.core.home import home
+from modpkg.core.home import hub_folder
 from modpkg.core.hub_address import HubAddress, hub_endpoint
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.progress import Progress
@@ -266,12 +266,12 @@ class HubModules:
 
 def _folder() -> Path:
     """Return the folder of what is made of the hub that is asked: another one may differ."""
-    return home() / "hub" / re.sub(r"[^\w.-]", "_", urlsplit(hub_endpoint()).netloc)
+    return hub_folder() / re.sub(r"[^\w.-]", "_", urlsplit(hub_endpoint()).netloc)
 
 
 def remove_unused(age: float, *, now: float) -> None:
     """Remove what was made of commits, of any hub, and not used for ``age`` seconds."""
-    for place in (home() / "hub").glob("*/*@*"):
+    for place in (hub_folder()).glob("*/*@*"):
         with contextlib.suppress(OSError):
             if place.is_dir() and now - place.stat().st_mtime > age:
                 remove_tree(place)

@@ -20,7 +20,7 @@ from modpkg.core.digests import Digest, digest_bytes, digest_file, file_chunks
 from modpkg.core.errors import ConversionError
 from modpkg.core.filenames import CONFIG, MANIFEST
 from modpkg.core.files import make_folder, write_atomically
-from modpkg.core.home import home
+from modpkg.core.home import exports_folder
 from modpkg.core.installed import InstalledModel
 from modpkg.core.jsonfile import read_json
 from modpkg.core.leftovers import discard, temporary_sibling
@@ -87,8 +87,8 @@ def export_oci(
     model = read_exportable(folder, "oci")
     client = OciClient(address, writes=True)
     before = client.tagged()  # without a login it ends here
-    make_folder(home() / "exports")
-    staged = temporary_sibling(home() / "exports" / model.name)
+    make_folder(exports_folder())
+    staged = temporary_sibling(exports_folder() / model.name)
     try:
         paths = export_hf(folder, packs, staged, card=card)
         tensors = _headers(staged, paths)

@@ -19,7 +19,7 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest
 from modpkg.core.errors import ModpkgError
 from modpkg.core.files import write_atomically
-from modpkg.core.home import home
+from modpkg.core.home import exports_folder
 from modpkg.core.oci_address import OciAddress
 from modpkg.core.records import DigestText
 from modpkg.core.regular_file import read_file
@@ -29,7 +29,7 @@ _Repositories = dict[Annotated[str, Meta(max_length=300)], list[DigestText]]
 
 
 def _path() -> Path:
-    return home() / "exports" / "pushed.json"
+    return exports_folder() / "pushed.json"
 
 
 def _noted() -> dict[str, _Repositories]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core.digests import Digest
+from modpkg.core.home import exports_folder, hub_folder
 from modpkg.core.leftovers import TEMPORARY, leftovers
 from modpkg.store.store import Store
 
@@ -49,7 +50,7 @@ class StoreContents(Struct, frozen=True, kw_only=True):
     indexes: dict[Path, StoreItem] = {}
     """Files of registries that are kept for ``--offline``, and to tell what an index takes back."""
     left: dict[Path, StoreItem] = {}
-    """Temporary files and folders of commands that were killed."""
+    """Temporary files and folders of commands that were killed; see `left_over`."""
 
     @property
     def size(self) -> int:
@@ -60,9 +61,9 @@ class StoreContents(Struct, frozen=True, kw_only=True):
 
 
 def scan_store(store: Store) -> StoreContents:
-    """Return what is in the store's folders; no file is read."""
+    """Return what is in the store's folders, and what was left beside it; no file is read."""
     root = store.root
-    left = {path: _item(path) for path in _left_over(root)}
+    left = {path: _item(path) for path in left_over(root)}
     return StoreContents(
         releases={digest: item.used for digest, item in _named(root / "checked").items()},
         packs={name: _item(store.packs.path(name)) for name in store.packs.sizes()},
@@ -79,9 +80,12 @@ def scan_store(store: Store) -> StoreContents:
     )
 
 
-def _left_over(root: Path) -> list[Path]:
-    """Return what killed commands have left anywhere in the store."""
-    found, folders = [], [root]
+def left_over(*roots: Path) -> list[Path]:
+    """Return what killed commands have left anywhere in these folders.
+
+    And in those of exports and of what was made of hubs, which nothing else tidies.
+    """
+    found, folders = [], [*roots, exports_folder(), hub_folder()]
     while folders:
         folder = folders.pop()
         found += leftovers(folder)

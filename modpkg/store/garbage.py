@@ -15,7 +15,7 @@ from modpkg.core.files import remove_tree
 from modpkg.core.leftovers import TEMPORARY, discard
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.system_folders import open_folder
-from modpkg.store.contents import COMPOSED, TESTED, StoreContents, scan_store
+from modpkg.store.contents import COMPOSED, TESTED, StoreContents, left_over, scan_store
 from modpkg.store.gc_roots import GcRoots, gc_roots
 from modpkg.store.store import FILES, FOLDERS, Store
 
@@ -222,6 +222,8 @@ def clear(store: Store) -> None:
         for name in root.names():
             if name in removed or name.startswith(TEMPORARY):
                 root.remove(name)
+    for path in left_over():
+        discard(path)
 
 
 def remove_garbage(

@@ -191,6 +191,17 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(place: Path, en
     assert leftovers(place) == [elsewhere]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such a process counts as running")
+def test_a_killed_process_that_nobody_waited_for_has_ended(place: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        left = place / f".tmp-file-{system_processes.process_space()}-{process.pid}-01234567"
+        left.write_bytes(b"half")
+        assert leftovers(place) == [left]
+
+
 def test_links_that_look_left_over_are_not_followed(tmp_path: Path, ended: int) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()

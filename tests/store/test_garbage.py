@@ -440,6 +440,26 @@ def unwarned(text: str) -> None:
     raise AssertionError(text)
 
 
+def test_what_killed_exports_and_imports_left_beside_the_store(home: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    name = f".tmp-chat-{system_processes.process_space()}-{process.pid}-01234567"
+    folders = [home / "exports" / name, home / "hub" / "hub.example" / name]
+
+    def leave() -> None:
+        for folder in folders:
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(b"half")
+
+    store = Store(tmp_path / "store")
+    leave()
+    garbage = collect_garbage(store, now=NOW, warn=unwarned)
+    assert (garbage.freed, [folder.exists() for folder in folders]) == (8, [False, False])
+    leave()
+    clear(store)
+    assert not any(folder.exists() for folder in folders)
+
+
 def test_collection_removes_everything_old_in_a_safe_order(tmp_path: Path) -> None:
     store = filled(tmp_path / "store", used=NOW - AGE - DAY)
     size = scan_store(store).size
