@@ -11,15 +11,21 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, digest_bytes, digest_file, file_chunks
-from modpkg.core.errors import ConversionError, IntegrityError, InvalidValue
+from modpkg.core.errors import (
+    ConversionError,
+    IntegrityError,
+    InvalidValue,
+    ManifestError,
+    ModpkgError,
+)
 from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import LOCK_NAME, MANIFEST
 from modpkg.core.files import (
@@ -64,6 +70,8 @@ _PROJECT = {
     f"{ASSEMBLY}/{LOCK_NAME}": bounds.LOCK_BYTES,
 }
 """The project that installs a model again, and how many bytes its files have at most."""
+
+Parsed = TypeVar("Parsed")
 
 
 class Pulled(Struct, frozen=True):
@@ -189,6 +197,19 @@ class _Pull:
         return self._folder / f".{layer.digest.replace(':', '-')}.part"
 
     def _fetch(self, layer: OciLayer) -> None:
+        """Fetch a blob, from where an earlier pull was interrupted.
+
+        If that turns out to be other bytes, it is fetched from its beginning.
+        """
+        resumed = _size(self._partial(layer)) > 0
+        try:
+            self._fetched(layer)
+        except IntegrityError:
+            if not resumed:
+                raise
+            self._fetched(layer)
+
+    def _fetched(self, layer: OciLayer) -> None:
         partial_file = self._partial(layer)
         have, state = _size(partial_file), hashlib.sha256()
         if have > layer.size:
@@ -234,14 +255,13 @@ def _check_project(
 
     Raises:
         IntegrityError: They are others.
-        ConversionError: A tensor is there twice.
-        ManifestError, LockError: The project is malformed.
+        ConversionError: A tensor is there twice, or the project is malformed.
     """
     if MANIFEST in project:
-        parse_manifest(project[MANIFEST].decode("utf-8", "replace"), Path(ASSEMBLY, MANIFEST))
+        _parsed(parse_manifest, project[MANIFEST], MANIFEST, address)
     if LOCK_NAME not in project:
         return
-    lock = parse_lock(project[LOCK_NAME].decode("utf-8", "replace"), Path(ASSEMBLY, LOCK_NAME))
+    lock = _parsed(parse_lock, project[LOCK_NAME], LOCK_NAME, address)
     for locked in lock.composed[:1]:
         found = {}
         for path in paths:
@@ -262,6 +282,24 @@ def _check_project(
             )
 
 
+def _parsed(
+    parse: Callable[[str, Path], Parsed], data: bytes, name: str, address: OciAddress
+) -> Parsed:
+    """Return a file of the project, parsed."""
+    path = Path(ASSEMBLY, name)
+    try:
+        return parse(data.decode("utf-8", "replace"), path)
+    except ModpkgError as error:
+        reason = f"its {path.as_posix()} is malformed: {_reason_of(error)}"
+        raise ConversionError("M801", path=address, reason=reason) from None
+
+
+def _reason_of(error: ModpkgError) -> str:
+    """Return what is wrong, without a remedy for files of the user's own."""
+    values = error.values
+    return str(values.get("reason") or values.get("message") or error).rstrip(".")
+
+
 def import_oci(
     source: Pulled, out: Path, name: str, version: str, *, license: str | None = None
 ) -> list[str]:
@@ -271,7 +309,7 @@ def import_oci(
     the module.
 
     Raises:
-        ManifestError: The task is malformed.
+        ConversionError: The task is malformed.
         What `import_hf` raises.
     """
     warnings = import_hf(
@@ -292,7 +330,11 @@ def import_oci(
             for file, data in source.project.items():
                 write_atomically(out / ASSEMBLY / file, data)
         text = manifest_text(form)
-        parse_manifest(text, out / MANIFEST)
+        try:
+            parse_manifest(text, out / MANIFEST)
+        except ManifestError as error:
+            reason = f"the task that its manifest has is malformed: {_reason_of(error)}"
+            raise ConversionError("M801", path=source.address, reason=reason) from None
         write_atomically(out / MANIFEST, text.encode())
     except BaseException:
         remove_tree(out)

@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from modpkg.core import bounds
+from modpkg.registry.http_errors import proxy_failure
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -44,6 +45,7 @@ def open_connection(
             proxy.hostname or "", proxy.port or 80, timeout=seconds, context=_tls()
         )
         through.set_tunnel(host, port, _proxy_login(proxy))
+        _tell_of_proxy(through, f"https://{host}:{port}")
         return through
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]) for entry in found]
@@ -64,8 +66,34 @@ def open_connection(
     return connection
 
 
+class ProxyFailure(OSError):
+    """A proxy did not lead to a server; its text is a clause that names the proxy."""
+
+
+def _tell_of_proxy(connection: http.client.HTTPSConnection, url: str) -> None:
+    """Let a connection through a proxy raise `ProxyFailure` where the proxy fails."""
+    begin: Callable[[], None] = connection._tunnel  # type: ignore[attr-defined]
+
+    def reach(*args: Any, **options: Any) -> socket.socket:
+        try:
+            return socket.create_connection(*args, **options)
+        except OSError:
+            raise ProxyFailure(proxy_failure(url, "")) from None
+
+    def tunnel() -> None:
+        try:
+            begin()
+        except OSError as error:
+            raise ProxyFailure(proxy_failure(url, f"tunnel {error}")) from None
+
+    connection._create_connection = reach  # type: ignore[attr-defined]
+    connection._tunnel = tunnel  # type: ignore[attr-defined]
+
+
 def failure_of(error: Exception) -> str:
     """Return why a request got no answer, or not all of it, as a clause."""
+    if isinstance(error, ProxyFailure):
+        return str(error)
     if isinstance(error, ssl.SSLError):
         return "its certificate is not trusted, or it does not speak TLS"
     if isinstance(error, socket.gaierror):

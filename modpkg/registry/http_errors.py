@@ -119,9 +119,12 @@ def write_error(
 def _of_proxy(text: str, url: str) -> str | None:
     """Return what is wrong with the proxy that is between; None if nothing or nobody is."""
     connected = any(sign in text for sign in ("ConnectionRefused", "dns error", "tunnel"))
-    if not connected or (proxy := proxy_of(url)) is None:
-        return None
-    variable, address = proxy
+    return proxy_failure(url, text) if connected and proxy_of(url) is not None else None
+
+
+def proxy_failure(url: str, text: str) -> str:
+    """Return what a proxy did in place of leading to an address, from the text of an error."""
+    variable, address = proxy_of(url) or ("the environment", "between")
     if "407" in text or "roxyAuth" in text:
         return f"the proxy {address}, which {variable} names, requires a login"
     if "tunnel" in text:

@@ -181,12 +181,22 @@ class OciRequests:
                 if status in _REDIRECTS and method in ("GET", "HEAD"):
                     url = self._joined(url, answer.headers.get("Location", ""))
                     continue
+                if status == 507:
+                    raise self.refusal("it is full (507)", "make room there, or ask its owner to")
                 if status in (408, 425, 429) or status >= 500:
                     after = retry_after(answer.headers.get("Retry-After", "")) or 0.0
                     raise PassingFailure(f"it answers with status {status}", after)
+                self._check_encoding(answer)
                 yield answer
                 return
         raise self.refusal("it is a redirect loop", "ask its owner")
+
+    def _check_encoding(self, answer: http.client.HTTPResponse) -> None:
+        """Check that what comes is the file as it is, as was asked for, and not compressed."""
+        encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            reason = f"it sends what is compressed ({encoding[:40]}), and was asked for it as it is"
+            raise self.refusal(reason, "ask its owner, or whoever runs a proxy before it")
 
     def refused(self, answer: OciAnswer) -> RegistryUnreachable:
         """Return the error for an answer with a status that was not expected."""

@@ -48,7 +48,10 @@ class OciTries:
             self.count, self._granted = 0, 0.0
         self.count += 1
         self._granted += failure.after
-        if self.count > RETRIES or self._granted > bounds.RETRY_AFTER_SECONDS:
+        if self._granted > bounds.RETRY_AFTER_SECONDS:
+            remedy = f"try again in {failure.after:.0f} s, for which it asks to be left alone"
+            raise self._refusal(failure.reason, remedy) from None
+        if self.count > RETRIES:
             raise self._refusal(failure.reason, "try again later") from None
         self._check_going()
         wait_for(partial(time.sleep, max(failure.after, jittered(_PAUSE * 2**self.count))))

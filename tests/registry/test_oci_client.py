@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import socket
@@ -125,6 +126,35 @@ def test_no_more_than_was_named_is_read(fake: FakeRegistry) -> None:
     assert read(fake) == DATA
 
 
+def test_a_compressed_answer_is_refused_at_once(fake: FakeRegistry) -> None:
+    fake.on("GET", BLOB, (200, {"Content-Encoding": "gzip"}, gzip.compress(DATA)))
+    with raises("M892", match="gzip"):
+        read(fake)
+    assert [one.headers["Accept-Encoding"] for one in fake.asked] == ["identity"]
+
+
+def test_a_full_registry(fake: FakeRegistry) -> None:
+    accepting(fake)
+    fake.on("PATCH", f"{UPLOADS}one", (507, {}, b""))
+    with raises("M892", match="full"):
+        push(fake)
+    assert fake.count("PATCH") == 1
+
+
+def test_a_proxy_that_cannot_be_reached(
+    fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    address = parse_oci_address("oci://models.example/team/chat:1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://ann:pw@127.0.0.1:1")
+    with raises("M892", match="the proxy 127.0.0.1:1, which HTTPS_PROXY names, cannot be reached"):
+        OciClient(address).has_blob(DIGEST, 1)
+    monkeypatch.setenv("HTTPS_PROXY", fake.url)
+    with raises("M892", match="which HTTPS_PROXY names, does not lead there"):
+        OciClient(address).has_blob(DIGEST, 1)
+
+
 def test_another_part_than_asked_for(fake: FakeRegistry) -> None:
     fake.on("GET", BLOB, (206, {"Content-Range": "bytes 5-9/10"}, b"hello"))
     with raises("M892", match="another part"):
@@ -150,7 +180,7 @@ def test_it_is_asked_again_when_it_says(
     assert slept == [120, 120]  # five minutes in all
     fake.asked.clear()
     fake.on("HEAD", BLOB, (429, {"Retry-After": "9999"}, b""))
-    with raises("M892", match="429"):
+    with raises("M892", match="429.* 9999 s"):
         client(fake).has_blob(DIGEST, len(DATA))
     assert fake.count("HEAD") == 1
     fake.on("HEAD", BLOB, (500, {}, b""))
