@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.longdouble]
 Setting = Any
-_LAYER = re.compile(r"(?<=layers\.)\d+(?=\.)")
+_LAYER = re.compile(r"(?<=layers\.)\d+(?=\.)|(?<=\.h\.)\d+(?=\.)")
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
-_BEFORE = (EMBEDDING,)
+_BEFORE = (EMBEDDING, "transformer.wte.weight", "transformer.wpe.weight")
 
 
 class Model(NamedTuple):

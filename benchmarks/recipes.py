@@ -123,6 +123,33 @@ def write_models(folder: Path) -> dict[str, Model]:
     return made
 
 
+def write_gpts(folder: Path, models: dict[str, Model]) -> None:
+    """Write two GPT-2 of three layers, whose tensors have other names, and biases."""
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (16, 16), "wpe.weight": (64, 16)}
+    for layer in range(3):
+        for name, shape in (
+            ("ln_1", (16,)), ("attn.c_attn", (16, 48)), ("attn.c_proj", (16, 16)),
+            ("ln_2", (16,)), ("mlp.c_fc", (16, 64)), ("mlp.c_proj", (64, 16)),
+        ):  # fmt: skip
+            shapes |= {f"h.{layer}.{name}.weight": shape, f"h.{layer}.{name}.bias": shape[-1:]}
+    shapes |= {"ln_f.weight": (16,), "ln_f.bias": (16,)}
+    for seed, model in enumerate(("gpt", "gpt-tuned")):
+        own = {}
+        for number, (name, shape) in enumerate(shapes.items()):
+            common = torch.randn(shape, generator=torch.Generator().manual_seed(number))
+            change = torch.randn(shape, generator=torch.Generator().manual_seed(700 + number))
+            own[f"transformer.{name}"] = 0.3 * common + 0.03 * seed * change
+        (folder / model).mkdir()
+        save_file(own, folder / model / "model.safetensors", {"format": "pt"})
+        config = {
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_embd": 16, "n_layer": 3,
+            "n_head": 4, "n_positions": 64, "vocab_size": 16, "torch_dtype": "float32",
+        }  # fmt: skip
+        (folder / model / "config.json").write_text(json.dumps(config))
+        values = {name: longest(value) for name, value in own.items()}
+        models[model] = Model(values, "float32", 3, {})
+
+
 def write_lora(folder: Path, models: dict[str, Model]) -> None:
     """Write a LoRA, and add the models that have it as ``MODEL+lora``."""
     folder.mkdir()
@@ -404,6 +431,7 @@ def main() -> None:
         folder = options.keep or Path(scratch)
         set_home(folder / "home")
         models = write_models(folder / "models")
+        write_gpts(folder / "models", models)
         write_lora(folder / "models" / "lora", models)
         publish_models(folder / "models", [*models, "lora"])
         chosen = [recipe for recipe in recipes() if options.only in recipe.title]
