@@ -95,6 +95,11 @@ def publish_command(
                 **asdict(published), dry_run=dry_run, already=already, elsewhere=elsewhere
             )
         )
+    elif already and publication.copied:
+        tell(
+            f"{strong(published.name)} {published.version} is in {target} already; copied "
+            f"{human_bytes(publication.copied)}: its weights are there now."
+        )
     elif already:
         tell(f"{strong(published.name)} {published.version} is in {target} already (0 B new).")
     elif dry_run:

@@ -13,6 +13,11 @@ from modpkg.core.records import SPEC, Elsewhere, canonical_json, decode_record
 
 FOLDER = "elsewhere"
 
+ASK_PUBLISHER = (
+    "ask whoever published the release to put the file back, or to run 'modpkg publish --upload'"
+)
+"""What to do where a place has lost a file, or has another one."""
+
 
 def elsewhere_path(digest: Digest) -> str:
     """Return the path, in a registry, of the document about a blob.

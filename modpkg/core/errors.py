@@ -180,7 +180,8 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(
         ["M302", "M313", "M314", "M320", "M841", "M878", "M849", "M892"], RegistryUnreachable
     ),
-    **dict.fromkeys(["M305", "M306", "M310", "M508", "M864", "M877", "M893"], IntegrityError),
+    **dict.fromkeys(["M305", "M306", "M310", "M508", "M864"], IntegrityError),
+    **dict.fromkeys(["M877", "M886", "M893"], IntegrityError),
     **dict.fromkeys(["M307", "M309", "M311", "M317", "M329", "M761", "M887"], PublishError),
     **dict.fromkeys(["M846", "M847", "M848", "M867"], PublishError),
     **dict.fromkeys(["M401", "M403"], ResolutionImpossible),

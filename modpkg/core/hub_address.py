@@ -100,6 +100,8 @@ def parse_hub_address(text: str, *, file: bool = False) -> HubAddress:
     if not is_hub_address(text) or len(text) > ADDRESS_CHARACTERS:
         raise refuse("it does not begin with hf://" if text else "it is empty")
     found = _REPOSITORY.fullmatch(text.removeprefix(SCHEME).rstrip("/"))
+    if found is None and re.search(r"/[^/@]*[=<>~!]", text.removeprefix(SCHEME)):
+        raise refuse("a hub has no versions to choose from")
     if found is None or "--" in found["repository"] or ".." in found["repository"]:
         raise refuse("it has no owner and name of a repository")
     if found["owner"] in _OTHER_KINDS:

@@ -210,8 +210,7 @@ MESSAGES: dict[str, str] = {
         "publish again."
     ),
     "M877": (
-        "{what} is kept at {address}, and that file {reason}. Nothing of it was used; ask whoever "
-        "published the release to put the file back, or to run 'modpkg publish --upload'."
+        "{what} is kept at {address}, and that file {reason}. Nothing of it was used; {remedy}."
     ),
     "M878": "{what} is kept at {address}, which could not be read: {reason}; try again later.",
     "M879": (
@@ -219,8 +218,8 @@ MESSAGES: dict[str, str] = {
         "one that you trust, add it to hosts under [places] in {config}."
     ),
     "M887": (
-        "{name} {version} has weights that were not imported from a hub as they are, so they have "
-        "to be uploaded; publish it without --by-reference."
+        "{name} {version} has weights that {reason}, so they have to be uploaded; publish it "
+        "without --by-reference."
     ),
     "M401": "No set of versions satisfies all requirements:\n{explanation}",
     "M402": "{name!r} is not in {path}, so it cannot be updated{hint}.",
@@ -514,8 +513,13 @@ MESSAGES: dict[str, str] = {
     "M849": "The registry at {url} could not be read: {reason}; {remedy}.",
     "M850": (
         "{name} {version} is locked as the release {locked}…, and {address} gives the release "
-        "{made}… here: another version of modpkg or of transformers imported it. Use the one that "
-        "made the lock, or run 'modpkg lock --accept-changed {name}'."
+        "{made}… here: {reason}. Use the one that made the lock{remedy}."
+    ),
+    "M886": (
+        "{address} has other files than when {name} {version} was locked, and under the same "
+        "commit, which never changes: {endpoint} or what is between has changed them. Nothing of "
+        "it was installed; ask the owner why, or install from what 'modpkg vendor' copies where "
+        "the locked ones are installed."
     ),
     "M851": "{name} is made of {address}, {reason}; {remedy}.",
     "M852": (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from modpkg.core.errors import LockError, ManifestError
-from modpkg.core.hub_address import HubAddress, is_hub_address, parse_hub_address
+from modpkg.core.errors import IntegrityError, LockError, ManifestError
+from modpkg.core.hub_address import HubAddress, hub_endpoint, is_hub_address, parse_hub_address
 from modpkg.core.names import read_requirement
 from modpkg.environment.hub_release import Description, HubBase, version_of
 from modpkg.manifest.schema import HubModel, Manifest
@@ -115,14 +115,35 @@ class HubDependencies:
         version = (self._sources[name].against or "").partition("==")[2]
         return version_of(commit, str(self._release(base, version, lock)))
 
-    def check(self, module: LockedModule, registry: Registry) -> None:
-        """Check that what is made of a commit here is what is locked.
+    def check(self, lock: Lock) -> None:
+        """Check that what is made of commits here is what is locked.
 
         Raises:
+            IntegrityError: A hub has other files at a commit; told first, as adapters follow.
             LockError: It is another release.
         """
-        found = [line.release for line in registry.index(module.name)]
-        if module.release not in found:
+        others: list[tuple[LockedModule, Registry, list[str]]] = []
+        for module in lock.module:
+            if module.name in self:
+                registry = self.registry(module.name, lock)
+                found = [line.release for line in registry.index(module.name)]
+                if module.release not in found:
+                    others.append((module, registry, found))
+        for module, registry, _ in others:
+            if module.listing and registry.listing not in ("", module.listing):
+                raise IntegrityError(
+                    "M886",
+                    name=module.name,
+                    version=module.version,
+                    address=registry.stands_for,
+                    endpoint=hub_endpoint(),
+                )
+        for module, registry, found in others:
+            reason = "another version of modpkg or of transformers imported it"
+            remedy = f", or run 'modpkg lock --accept-changed {module.name}'"
+            if not module.listing or not registry.listing:
+                reason += ", or the hub has other files at the commit than it had"
+                remedy += " once you know that the hub has the same files"
             raise LockError(
                 "M850",
                 name=module.name,
@@ -130,6 +151,8 @@ class HubDependencies:
                 address=registry.stands_for,
                 made=found[0][7:19] if found else "none",
                 locked=module.release[7:19],
+                reason=reason,
+                remedy=remedy,
             )
 
     def _locked(self, name: str, lock: Lock | None) -> tuple[HubAddress, str] | None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from modpkg.core.digests import parse_digest
+from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.elsewhere import elsewhere_path
 from modpkg.core.errors import InstallError, ManifestError, ModpkgError
 from modpkg.core.file_lock import file_lock
@@ -48,7 +48,11 @@ from modpkg.transfer.fetch import check_space, fetch_all
 from modpkg.transfer.plan import plan_transfer
 
 _WAITING = "Waiting for another modpkg command that fetches {address} …"
-_DESCRIPTION, _MADE_WITH = "source.json", "made-with"
+_DESCRIPTION, _MADE_WITH, _LISTING = "source.json", "made-with", "listing"
+_REMEDY = (
+    "ask its owner why, or install from what 'modpkg vendor' copies where the locked one is "
+    "installed"
+)
 _CIRCULAR = {
     "reason": "and the base that it is made against is made against it in turn",
     "remedy": "name another base, as 'against' beside 'hub'",
@@ -59,6 +63,8 @@ class Checkout(Protocol):
     """The files of a commit, fetched and verified."""
 
     description: Description
+    listing: Digest
+    """Of all files of the commit, as the hub lists them."""
 
     def build(self, name: str, version: str, out: Path, base: HubBase | None) -> None:
         """Write the registry of the one release that is made of them into a new folder."""
@@ -130,6 +136,7 @@ class HubModules:
         folder = self.folder(name, address, find_base, locked)
         if folder not in self._open:
             self._open[folder] = self._opened(folder, address)
+            self._open[folder].listing = _read(folder / _LISTING)
         return self._open[folder]
 
     def _mirrored(
@@ -153,7 +160,7 @@ class HubModules:
             warn=self._progress.warn,
             settings=self._settings(),
         )
-        registry.stands_for = str(address)
+        registry.stands_for, registry.elsewhere.remedy = str(address), _REMEDY
         return registry
 
     def folder(
@@ -214,7 +221,7 @@ class HubModules:
             registry = Registry(str(folder))
             line = registry.index(name)[0]
             registry.record(line)
-            useful = locked in (None, line.release) or _made_with(folder) == _versions()
+            useful = locked in (None, line.release) or _read(folder / _MADE_WITH) == _versions()
         except (ModpkgError, IndexError):
             useful = False
         if not useful and mend:
@@ -235,6 +242,7 @@ class HubModules:
                 checkout.build(name, version, staged, base)
                 self._keep_weights(staged, name, address)
                 write_atomically(staged / _MADE_WITH, _versions().encode())
+                write_atomically(staged / _LISTING, checkout.listing.encode())
                 rename(staged, folder)
             finally:
                 discard(staged)
@@ -290,9 +298,10 @@ def _versions() -> str:
     return f"modpkg {__version__}, transformers {found}"
 
 
-def _made_with(folder: Path) -> str:
+def _read(path: Path) -> str:
+    """Return the text of a small file; "" if there is none."""
     try:
-        return read_text(folder / _MADE_WITH, follow=False)
+        return read_text(path, follow=False)
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -84,10 +84,17 @@ class Promise(Struct, frozen=True, kw_only=True):
                 return module, self._moved(was, module)
             if not was.address and not overridden:
                 return module, None  # a lock of old
-            return structs.replace(module, registry=was.registry, address=was.address), None
+            listing = module.listing or was.listing  # a vendored copy has none
+            where = {"registry": was.registry, "address": was.address, "listing": listing}
+            return structs.replace(module, **where), None
         if was.registry != module.registry or not self._is_same_place(was, module):
             return module, self._moved(was, module)
         if _is_same_version(was, module):
+            if was.listing and module.listing not in ("", was.listing):
+                return module, (
+                    f"{module.address} has other files than when {_named(was)} was locked, under "
+                    "the same commit, which never changes, so somebody has replaced them"
+                )
             return module, _another_release(module, was.release, "the locked one")
         return module, None
 

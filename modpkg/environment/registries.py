@@ -206,11 +206,11 @@ class Registries:
         self._lock, self.of_hub.again = lock, ()
         for follows in ("_inherited", "of_lock_alone"):
             self.__dict__.pop(follows, None)
+        self.of_hub.check(lock)
         opened: dict[str, Registry] = {}
         for module in lock.module:
-            if module.name in self.of_hub:
-                self.of_hub.check(module, self.of(module.name))
-            elif (alias := self.alias(module.name)) not in opened:
+            alias = self.alias(module.name)
+            if module.name not in self.of_hub and alias not in opened:
                 opened[alias] = self._open(alias)
         return {m.name: opened.get(self.alias(m.name)) or self.of(m.name) for m in lock.module}
 

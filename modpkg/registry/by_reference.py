@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest
+from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.elsewhere import elsewhere_path, read_places
 from modpkg.core.errors import ModpkgError, PublishError
 from modpkg.core.records import IndexLine
+from modpkg.core.tree import BlobTree
 from modpkg.registry.outside import Hosts, OutsideFile
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
@@ -25,6 +27,7 @@ def kept_places(
     *,
     lacks: Callable[[Digest], bool],
     must: bool,
+    target: str = "",
 ) -> dict[Digest, list[str]]:
     """Return, by digest, the places of a build's packs and files that need not be uploaded.
 
@@ -37,12 +40,20 @@ def kept_places(
         warn: Told of a place that has them not: its pack is uploaded.
         lacks: Returns whether the registry has no copy of its own.
         must: Whether that is an error.
+        target: The registry that is published to, for messages.
 
     Raises:
-        PublishError: With ``must``, a pack has no place, or is not what was imported.
+        PublishError: With ``must``, a pack has no place, is not what was imported, or is in another
+            registry.
         IntegrityError, RegistryUnreachable, RegistryError: With ``must``, a place has it not.
     """
     record, found = built.record(line), dict[Digest, list[str]]()
+    inside = BlobTree(Path(built.url))
+    packs = map(parse_digest, record.packs)
+    if must and (count := sum(not inside.has(pack) and lacks(pack) for pack in packs)):
+        # It refers to those of the registry that it was built against.
+        names = {"name": line.name, "version": line.version}
+        raise PublishError("M317", count=count, registry=target, **names)
     sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
     for digest, what in blobs_of(record):
         if digest not in sizes or not lacks(digest):
@@ -69,7 +80,10 @@ def kept_places(
         if kept:
             found[digest] = kept
         elif has_to:
-            raise PublishError("M887", name=line.name, version=line.version)
+            reason = "were not imported from a hub as they are"
+            if places:
+                reason = f"were imported from {places[0]}, which has other bytes than those here"
+            raise PublishError("M887", name=line.name, version=line.version, reason=reason)
     return found
 
 

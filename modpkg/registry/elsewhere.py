@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest
-from modpkg.core.elsewhere import elsewhere_path, read_places
+from modpkg.core.elsewhere import ASK_PUBLISHER, elsewhere_path, read_places
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError
 from modpkg.registry.source import FileMissing, RangesUnsupported
 
@@ -38,6 +38,8 @@ class ElsewhereBlobs:
 
         ``offline`` is whether no place may be asked, although the registry may be a folder.
         """
+        self.remedy = ASK_PUBLISHER
+        """What to do about a place that has other bytes."""
         self._offline = offline
         self._read = read
         self._url = url
@@ -75,7 +77,7 @@ class ElsewhereBlobs:
 
         for place in places:
             try:
-                yield OutsideFile(place, digest, what, Hosts(self._hosts))
+                yield OutsideFile(place, digest, what, Hosts(self._hosts), remedy=self.remedy)
             except ModpkgError as error:  # noqa: PERF203
                 self._failures.setdefault(digest, error)
 

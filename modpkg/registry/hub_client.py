@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 RETRIES = 5
 """How often a request is tried again that a hub or the network fails."""
+UNKNOWN_LOGIN = "the hub does not know the token that was sent"
 _LATER = (408, 429, 500, 502, 503, 504)
 _LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})')
 _DOWNLOAD = "modpkg-download"
@@ -236,8 +237,7 @@ class HubClient:
             return NotFound("M862", address=address, reason=reason, remedy=f"see {page}")
         wrong = "nvalid credentials" in str(getattr(error, "server_message", None) or error)
         if status == 401 and self.token is not None and wrong:
-            reason = "the hub does not know the token that was sent"
-            return RegistryUnreachable("M861", address=address, reason=reason, remedy=login)
+            return RegistryUnreachable("M861", address=address, reason=UNKNOWN_LOGIN, remedy=login)
         if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
             reason = "the hub has no such model, or it is a private one"
             remedy = f"correct the name; for a private one, {login}"

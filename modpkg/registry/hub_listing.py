@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import re
 
+import msgspec
 from msgspec import Struct
 
 from modpkg.core import bounds
+from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import InvalidValue
 from modpkg.core.files import safe_path
 from modpkg.core.hub_address import HubAddress
@@ -37,6 +39,12 @@ class HubListing(Struct, frozen=True):
     """Files with paths that no release may have, as they were given."""
     modified: datetime.datetime
     """When the commit was made; now, if the hub does not tell."""
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the paths, sizes and digests of the files: a commit has one."""
+        files = sorted((file.path, file.size, file.digest) for file in self.files)
+        return digest_bytes(msgspec.json.encode(files))
 
 
 def listing_of(

@@ -104,13 +104,7 @@ class HubPlace:
         try:
             commit = client.head(self.address)
         except NotFound as error:
-            raise PublishError(
-                "M867",
-                address=self.address,
-                reason=error.values["reason"],
-                remedy=f"make it with 'hf repos create {self.address.repository}', or correct "
-                "the name or the token (hf auth login)",
-            ) from None
+            raise self._without(client, error) from None
         self._changed = change = _HubChange(self, client, commit, spool)
         try:
             result = edit(change)
@@ -118,6 +112,18 @@ class HubPlace:
             self._changed = None
         change.commit()
         return result
+
+    def _without(self, client: HubClient, error: NotFound) -> PublishError:
+        """Return the error for a repository, or only a branch of one, that is not there."""
+        repository, branch = self.address.repository, self.address.revision
+        remedy = f"make it with 'hf repos create {repository}'"
+        if branch is not None:
+            with contextlib.suppress(NotFound):
+                client.head(self.address.at(None))
+                remedy = f"make the branch with 'hf repos branch create {repository} {branch}'"
+        remedy += ", or correct the name or the token (hf auth login)"
+        reason = error.values["reason"]
+        return PublishError("M867", address=self.address, reason=reason, remedy=remedy)
 
     def size(self, path: str) -> int | None:
         if self._changed is not None and (pending := self._changed.size(path)) is not None:

@@ -12,7 +12,7 @@ from modpkg.core.hub_address import HubAddress, hub_token
 from modpkg.manifest.config import SentToken, StoreAccess
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.attempts import STATUS, Attempts, asked_wait
-from modpkg.registry.hub_client import open_hub
+from modpkg.registry.hub_client import UNKNOWN_LOGIN, open_hub
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.object_store import is_private, open_store
 
@@ -77,6 +77,8 @@ class HubSource(ObjectSource):
         if self._login is None:
             reason = "there is no such repository, or it is not for everybody"
             remedy = f"correct the name, or {login}"
+        elif status[1] == "401":
+            reason, remedy = UNKNOWN_LOGIN, f"{login} to another token"
         else:
             reason = "its owner has not given your account access to it"
             remedy = f"ask for access, or {login} to another token"

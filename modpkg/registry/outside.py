@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest
+from modpkg.core.elsewhere import ASK_PUBLISHER
 from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.core.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
@@ -95,11 +96,13 @@ class OutsideFile:
         hosts: Hosts,
         *,
         blob_id: str | None = None,
+        remedy: str = ASK_PUBLISHER,
         patience: timedelta = timedelta(seconds=bounds.SILENCE_SECONDS),
     ) -> None:
         """``address`` is ``hf://ORG/NAME@COMMIT/FILE``, or one of https.
 
-        ``blob_id`` is what git calls a file with these bytes, if that is known.
+        ``blob_id`` is what git calls a file with these bytes, if that is known; ``remedy`` is what
+        to do if the file has others.
 
         Raises:
             RegistryError: It is neither, or on a host that is not allowed.
@@ -108,6 +111,7 @@ class OutsideFile:
         self.digest = digest
         self._what = what
         self._blob_id = blob_id
+        self._remedy = remedy
         self._differs = False
         self._hosts = hosts
         self._patience = patience
@@ -323,7 +327,8 @@ class OutsideFile:
             )
 
     def _gone(self, reason: str) -> IntegrityError:
-        return IntegrityError("M877", what=self._what, address=self.address, reason=reason)
+        values = {"what": self._what, "address": self.address, "remedy": self._remedy}
+        return IntegrityError("M877", reason=reason, **values)
 
     def _unreadable(self, reason: str) -> RegistryUnreachable:
         return RegistryUnreachable("M878", what=self._what, address=self.address, reason=reason)

@@ -82,9 +82,10 @@ class Registry:
             self.source = MirroredSource(
                 self._home, mirrors, lambda: self.files.registry_name(self._home), warn
             )
-        self.origin, self.remedy, self.stands_for = origin, "check the address", ""
-        read, hosts = self.source.read, settings.place_hosts
-        self.elsewhere = ElsewhereBlobs(read, self.url, hosts, warn, offline)
+        self.origin, self.remedy = origin, "check the address"
+        self.stands_for = self.listing = ""  # a model of a hub, and the digest of what it lists
+        hosts = settings.place_hosts
+        self.elsewhere = ElsewhereBlobs(self.source.read, self.url, hosts, warn, offline)
         self.expected: Mapping[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
         self.offline = offline and not isinstance(self.source, FolderSource)

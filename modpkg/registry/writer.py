@@ -54,6 +54,8 @@ class RegistryWriter:
         self._list = ModuleList(self.place)
         self.restored = 0
         """Bytes of a published release that this registry had lost, and has again."""
+        self.copied = 0
+        """Bytes of one that were elsewhere, and are here now."""
 
     @property
     def url(self) -> str:
@@ -107,7 +109,9 @@ class RegistryWriter:
             for existing in lines:
                 if existing.release == line.release:
                     # Others may have published it since an earlier attempt added blobs.
-                    self.restored = max(add(change) - new, 0)
+                    copied = self._only_elsewhere(change, record, elsewhere)
+                    self.restored = max(add(change) - new - copied, 0)
+                    self.copied = max(copied, self.copied)
                     # Whoever published it may have been killed.
                     self._list.end(change, line.name, records={line.release: record})
                     return existing
@@ -120,7 +124,7 @@ class RegistryWriter:
             self._write_index(change, line.name, [*others, published], before, known)
             return published
 
-        self.restored = 0
+        self.restored = self.copied = 0
         published = self.place.change(edit)
         with contextlib.suppress(OSError, ModpkgError):  # the release is published already
             remember_published(self.place)
@@ -328,6 +332,22 @@ class RegistryWriter:
         ]
         own = BuiltBlob(parse_digest(release), "the release record", tree)
         return change.add(blobs, progress) + change.add([own], progress)
+
+    def _only_elsewhere(
+        self,
+        change: RegistryChange,
+        record: ReleaseRecord,
+        kept: Mapping[Digest, Sequence[str]],
+    ) -> int:
+        """Return the bytes of a release that the registry has elsewhere, and may not stay so."""
+        sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
+        return sum(
+            sizes[digest]
+            for digest, _ in blobs_of(record)
+            if digest in sizes and digest not in kept
+            if self.place.size(blob_path(digest)) is None
+            if change.read(elsewhere_path(digest), bounds.BLOB_PLACES_BYTES) is not None
+        )
 
 
 def _index_path(name: str) -> str:

@@ -43,6 +43,8 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     address: Annotated[str, Meta(max_length=LOCK_ADDRESS)] = ""
     """Where the registry is (`modpkg.registry.recorded_address`); empty in locks of old."""
     release: DigestText
+    listing: DigestText = ""
+    """Of a model of a hub, the digest of what the hub lists at its commit; else empty."""
     extras: list[str] = []
     requires: list[str] = []
 
@@ -224,6 +226,7 @@ def lock_of(
                 registry=chosen.release.registry.name,
                 address=address(chosen.release.registry),
                 release=chosen.release.line.release,
+                listing=chosen.release.registry.listing,
                 extras=list(chosen.extras),
                 requires=list(chosen.release.line.requires),
             )

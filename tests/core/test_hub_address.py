@@ -70,6 +70,12 @@ def test_no_repository(text: str) -> None:
         parse_hub_address(text)
 
 
+@pytest.mark.parametrize("asked", ["==1.0", ">=1", "~=1.0", "!=2", "<3"])
+def test_a_version(asked: str) -> None:
+    with raises("M860", match="no versions to choose from"):
+        parse_hub_address(f"hf://org/name{asked}")
+
+
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/x", "a//b", "C:/x", "a\\b", "a\nb"])
 def test_no_file(path: str) -> None:
     with raises("M860", match="hf://ORG/NAME@COMMIT/FILE"):

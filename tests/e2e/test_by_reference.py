@@ -77,8 +77,11 @@ def test_published_by_reference_and_installed_from_the_hub(
     # Its remedy.
     kept = tmp_path / "kept"
     base = tmp_path / "base"
-    fails(run, "M887", "publish", base, "--registry", kept, "--by-reference")
-    works(run, "publish", base, "--registry", kept, "--upload")
+    told = fails(run, "M887", "publish", base, "--registry", kept, "--by-reference")
+    assert "other bytes" in told
+    told = works(run, "publish", base, "--registry", kept, "--upload")
+    assert "its weights are there now" in told
+    assert "had lost" not in told
     assert has_weights(kept)
     works(run, "-C", tmp_path / "app-kept", "install")
 
@@ -109,3 +112,10 @@ def test_what_no_hub_has_is_uploaded(
     manifest.write_text(text[: text.index("[provenance]")])
     works(run, "build", "base", "--registry", "other")
     fails(run, "M887", "publish", "base", "--registry", "other", "--by-reference")
+    # It refers to weights of the registry that it was built against, and is published to another.
+    works(run, "publish", "base", "--registry", "other")
+    manifest.write_text(manifest.read_text().replace('version = "1.0.0"', 'version = "1.0.1"'))
+    works(run, "build", "base", "--registry", "other")
+    assert "built for another" in fails(
+        run, "M317", "publish", "base", "--registry", "third", "--by-reference"
+    )

@@ -176,11 +176,21 @@ def test_other_bytes_under_a_commit(
     shutil.rmtree(Path(tmp_path / "home" / "store"))
     shutil.rmtree(app / ".modpkg")
     fails(run, "M501", "install", "--frozen", "--offline")
-    fails(run, "M877", "install", "--frozen")
+    assert "modpkg vendor" in fails(run, "M877", "install", "--frozen")
     on_another_machine(app, tmp_path, monkeypatch)
-    fails(run, "M850", "install", "--frozen")
-    fails(run, "M850", "install")
-    assert "--accept-changed base" in fails(run, "M416", "lock")
+    told = fails(run, "M886", "install", "--frozen")
+    assert ("org/base" in told, "accept" in told) == (True, False)
+    fails(run, "M886", "install")
+    told = fails(run, "M416", "lock")
+    assert "--accept-changed base" in told
+    assert "somebody has replaced them" in told
+    # A lock of an older modpkg does not tell what the hub listed.
+    path = app / "modpkg.lock"
+    text = path.read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("listing")]
+    path.write_text("\n".join(kept) + "\n")
+    assert "other files" in fails(run, "M850", "install", "--frozen")
+    path.write_text(text)
     works(run, "lock", "--accept-changed", "base", "--accept-changed", "polite")
     works(run, "install", "--frozen")
 

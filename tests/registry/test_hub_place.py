@@ -155,6 +155,8 @@ def test_who_may_not_write_is_told(
         open_place(f"{REGISTRY}@{hub.repositories['team/models'].head.sha}")
     with raises("M867", match="hf repos create team/none"):
         RegistryWriter(open_place("hf://team/none")).prepare()
+    with raises("M867", match="hf repos branch create team/models v1"):
+        RegistryWriter(open_place(f"{REGISTRY}@v1")).prepare()
 
 
 def test_a_private_registry_is_read_with_the_token(
@@ -165,6 +167,9 @@ def test_a_private_registry_is_read_with_the_token(
     assert check_whole(Registry(REGISTRY), "words") == ["1.0"]
     monkeypatch.delenv("HF_TOKEN")
     with raises("M861", match="hf auth login"):
+        Registry(REGISTRY).index("words")
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    with raises("M861", match="does not know the token"):
         Registry(REGISTRY).index("words")
 
 

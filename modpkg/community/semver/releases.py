@@ -126,6 +126,8 @@ class Publication(Struct, frozen=True):
     """Whether it had the release."""
     elsewhere: list[str]
     """Where the weights are that were not uploaded."""
+    copied: int = 0
+    """Bytes of it that the registry had elsewhere, and has itself now."""
 
 
 def publish_project(
@@ -208,6 +210,7 @@ def _publish_build(
             project.progress.warn,
             lacks=lambda digest: not known or place.size(blob_path(digest)) is None,
             must=by_reference is True,
+            target=place.url,
         )
     kept = [address for addresses in elsewhere.values() for address in addresses]
     if dry_run:
@@ -220,7 +223,7 @@ def _publish_build(
         restored = human_bytes(writer.restored)
         lost = f"{restored} of {line.name} {line.version}"
         project.progress.warn(f"{place.url} had lost {lost}, and has them again")
-    return Publication(published, place.url, already, kept)
+    return Publication(published, place.url, already, kept, writer.copied)
 
 
 def _has(place: Place, line: IndexLine) -> bool:
