@@ -133,7 +133,8 @@ def _write_recipe(
         return
     tell(f"{good('Wrote')} the recipe of {name} to {file}.")
     first = modules[0]
-    tell(f"Its models are the folders {listed(modules, len(modules))} beside it.")
+    folders = listed([f"./{module}" for module in modules], len(modules))
+    tell(f"Its models are the folders {folders} beside it; run mergekit from there.")
     tell(f"Each can be made so: modpkg add {first} && modpkg export {first} {first}")
 
 

@@ -32,9 +32,12 @@ from modpkg.interop.mergekit_methods import (
 from modpkg.interop.mergekit_settings import converted
 from modpkg.interop.mergekit_spelling import METHOD_KEYS, spelled
 from modpkg.manifest.read import parse_manifest
-from modpkg.manifest.schema import Compose, Filtered, Layers, Setting, Step, Vocabulary
+from modpkg.manifest.schema import UNION, Compose, Filtered, Layers, Setting, Step, Vocabulary
 
 _FORM = "a recipe of mergekit"
+_BESIDE = "./"
+_RELATIVES = {"ram-plus": "ramplus_tl", "ties": "ties", "ties-peft": "ties"}
+"""By method without a counterpart, mergekit's that is nearest to it."""
 
 
 class RecipeModel(msgspec.Struct, frozen=True):
@@ -76,7 +79,7 @@ def export_mergekit(
 def recipe_of_mergekit(
     name: str, recipe: Compose, models: Mapping[str, RecipeModel] | None = None
 ) -> dict[str, Any]:
-    """Return mergekit's recipe of the same merge; its models have the names of the modules.
+    """Return mergekit's recipe of the same merge; its models are folders called as the modules.
 
     Raises:
         ConversionError: mergekit cannot express it; the reason is in the message.
@@ -115,7 +118,7 @@ class _RecipeWriter:
         if recipe.vocabulary is not None or recipe.chat_template is not None:
             raise self.refusal("mergekit-moe takes the base's tokenizer and chat template")
         written: dict[str, Any] = {
-            "base_model": str(recipe.base),
+            "base_model": _folder(recipe.base),
             "gate_mode": router.parameters["gates"],
             "experts_per_token": int(_number(router.parameters.get("experts_per_token", 2.0))),
         }
@@ -125,7 +128,7 @@ class _RecipeWriter:
         return written
 
     def _expert(self, step: Step) -> dict[str, Any]:
-        written: dict[str, Any] = {"source_model": str(step.module)}
+        written: dict[str, Any] = {"source_model": _folder(step.module)}
         for theirs, ours in PROMPTS.items():
             if ours in step.parameters:
                 written[theirs] = _plain(step.parameters[ours])
@@ -137,8 +140,7 @@ class _RecipeWriter:
         """Return the recipe of mergekit-yaml."""
         self._check(recipe)
         if recipe.method not in METHOD_KEYS:
-            known = ", ".join(sorted(METHOD_KEYS))
-            raise self.refusal(f"mergekit has no {recipe.method!r}; it has {known}")
+            raise self.refusal(_unknown(recipe.method))
         key = METHOD_KEYS[recipe.method]
         method = METHODS[key]
         written: dict[str, Any] = {"merge_method": key}
@@ -188,14 +190,14 @@ class _RecipeWriter:
         named = method.needs_base or recipe.parameters.get(FROM_BASE, True) is True
         if recipe.method in ("linear", "karcher"):
             named = recipe.vocabulary is not None and recipe.vocabulary.missing == "base"
-        head = {"base_model": str(recipe.base)} if named else {}
+        head = {"base_model": _folder(recipe.base)} if named else {}
         if not recipe.layers:
             return {**head, "models": models, **written}
         if len(recipe.layers) > 1:
             raise self.refusal("its layers are of several modules, and its steps are not of a run")
         extent = _range(recipe.layers[0])
-        if models[0]["model"] != recipe.base:
-            models.insert(0, {"model": str(recipe.base)})
+        if models[0]["model"] != _folder(recipe.base):
+            models.insert(0, {"model": _folder(recipe.base)})
         sources = [{**model, "layer_range": extent} for model in models]
         return {**head, "slices": [{"sources": sources}], **written}
 
@@ -219,9 +221,9 @@ class _RecipeWriter:
         models = []
         if BASE_WEIGHT in parameters:
             weight = self._value(method, BASE_WEIGHT, parameters[BASE_WEIGHT])
-            models.append({"model": base, "parameters": {"weight": weight}})
+            models.append({"model": _folder(base), "parameters": {"weight": weight}})
         elif method.name == "karcher" or not method.needs_base:
-            models.append({"model": base})
+            models.append({"model": _folder(base)})
         models += [self._model(step, method) for step in steps]
         return ({"parameters": written} if written else {}), models
 
@@ -234,7 +236,7 @@ class _RecipeWriter:
             if key not in names:
                 raise self._without_key(method, key, f" of the model {step.module}")
             own[names[key]] = self._value(method, key, value)
-        return {"model": str(step.module), **({"parameters": own} if own else {})}
+        return {"model": _folder(step.module), **({"parameters": own} if own else {})}
 
     def _without_key(self, method: RecipeMethod, key: str, whose: str = "") -> ConversionError:
         return self.refusal(f"mergekit's {METHOD_KEYS[method.name]} has no {key!r}{whose}")
@@ -251,18 +253,18 @@ class _RecipeWriter:
         slices = []
         for run in recipe.layers:
             parameters, models = self._merged(run.module, run.parameters, run.steps, method)
-            if not models or models[0]["model"] != run.module:
-                models.insert(0, {"model": str(run.module)})
-            ranges = {step.module: step.range for step in run.steps if step.range is not None}
+            if not models or models[0]["model"] != _folder(run.module):
+                models.insert(0, {"model": _folder(run.module)})
+            ranges = {_folder(step.module): step.range for step in run.steps if step.range is not None}
             for model in models:
                 model["layer_range"] = [*ranges.get(model["model"], _range(run))]
             piece: dict[str, Any] = {"sources": models, **parameters}
             if run.module != recipe.base and run.steps:
-                piece["base_model"] = str(run.module)
+                piece["base_model"] = _folder(run.module)
             if not run.steps:
                 self._check_alone(run, method, piece)
             slices.append(piece)
-        return {"base_model": str(recipe.base), "slices": slices, **self._common(recipe, method)}
+        return {"base_model": _folder(recipe.base), "slices": slices, **self._common(recipe, method)}
 
     def _check_alone(self, run: Layers, method: RecipeMethod, piece: dict[str, Any]) -> None:
         """Write the weight that a model alone in a slice has to have, too."""
@@ -286,34 +288,39 @@ class _RecipeWriter:
             for run in recipe.layers
         ]
         slices = [{"sources": [source]} for source in sources]
-        return {"base_model": str(recipe.base), "slices": slices}
+        return {"base_model": _folder(recipe.base), "slices": slices}
 
     def _scaled(self, module: str, scale: Setting | None) -> dict[str, Any]:
         own = {} if scale is None else {"parameters": {"scale": _plain(scale)}}
-        return {"model": str(module), **own}
+        return {"model": _folder(module), **own}
 
     # Tokenizers ---------------------------------------------------------------------------
 
     def _vocabulary(self, base: str, vocabulary: Vocabulary, named: bool) -> dict[str, Any]:
-        source: str = vocabulary.source
-        if source == base and named:
+        source = vocabulary.source if vocabulary.source == UNION else _folder(vocabulary.source)
+        if vocabulary.source == base and named:
             source = "base"
         if not vocabulary.tokens and vocabulary.pad_to_multiple_of is None:
             return {"tokenizer_source": source}
         section: dict[str, Any] = {"source": source}
         tokens: dict[str, Any] = {}
         for row in vocabulary.tokens:
-            of: Any = {"kind": "zero"} if row.module is None else str(row.module)
+            of: Any = {"kind": "zero"} if row.module is None else _folder(row.module)
             if row.of is not None:
-                of = {"kind": "model_token", "model": str(row.module), "token": row.of}
+                of = {"kind": "model_token", "model": of, "token": row.of}
             elif row.number is not None:
-                of = {"kind": "model_token", "model": str(row.module), "token_id": row.number}
+                of = {"kind": "model_token", "model": of, "token_id": row.number}
             tokens[row.token] = {"source": of, **({"force": True} if row.force else {})}
         if tokens:
             section["tokens"] = tokens
         if vocabulary.pad_to_multiple_of is not None:
             section["pad_to_multiple_of"] = vocabulary.pad_to_multiple_of
         return {"tokenizer": section}
+
+
+def _folder(module: str) -> str:
+    """Return a module as the folder beside the recipe, which no tool takes for a hub's model."""
+    return f"{_BESIDE}{module}"
 
 
 def _range(run: Layers) -> list[int]:
@@ -336,6 +343,14 @@ def _filtered(item: Filtered) -> dict[str, Any]:
     return {**({} if item.filter is None else {"filter": item.filter}), "value": value}
 
 
+def _unknown(method: str) -> str:
+    """Return why a method that mergekit does not have is refused."""
+    if (relative := _RELATIVES.get(method)) is not None:
+        ours = METHODS[relative].name
+        return f"mergekit has no {method!r}; its relative there is {relative}, {ours!r} here"
+    return f"mergekit has no {method!r}; it has {', '.join(sorted(METHODS))}"
+
+
 # Reading it back --------------------------------------------------------------------------
 
 
@@ -345,10 +360,10 @@ class _GivenModels:
     models: Mapping[str, RecipeModel] = {}
 
     def _config(self, path: str) -> dict[str, Any]:
-        return dict(self.models.get(path, RecipeModel()).config)
+        return dict(self.models.get(path.removeprefix(_BESIDE), RecipeModel()).config)
 
     def _tensors(self, path: str) -> dict[str, PackTensor]:
-        return dict(self.models.get(path, RecipeModel()).tensors)
+        return dict(self.models.get(path.removeprefix(_BESIDE), RecipeModel()).tensors)
 
 
 class _MergeAgain(_GivenModels, MergeRecipe):

@@ -55,7 +55,18 @@ def composed(text: str) -> Compose:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_that_mergekit_ran_comes_back(path: Path) -> None:
     recipe = read(yaml.safe_load(path.read_text()))
-    assert read(recipe_of_mergekit("m", recipe)) == recipe
+    written = recipe_of_mergekit("m", recipe)
+    assert read(written) == recipe
+    assert _models(written) == {f"./{module}" for module in recipe.modules()}
+
+
+def _models(written: Any, key: str = "") -> set[str]:
+    """Return the models that a recipe names."""
+    if isinstance(written, dict):
+        return set().union(*(_models(value, key) for key, value in written.items()))
+    if isinstance(written, list):
+        return set().union(*(_models(value) for value in written))
+    return {written} if key in ("model", "base_model", "source_model") else set()
 
 
 SETTINGS: dict[type, list[Any]] = {
@@ -112,7 +123,9 @@ STEP = 'base = "a"\nsteps = [{ op = "dense", module = "b"'
     ("recipe", "reason"),
     [
         ('base = "a"\nsteps = [{ op = "lora", module = "b" }]', "mergekit merges models"),
-        (f'{STEP} }}]\nmethod = "fisher"', "mergekit has no 'fisher'"),
+        (f'{STEP} }}]\nmethod = "fisher"', "mergekit has no 'fisher'; it has arcee_fusion, "),
+        (f'{STEP} }}]\nmethod = "ram-plus"', "ram-plus'; its relative there is ramplus_tl"),
+        (f'{STEP} }}]\nmethod = "ties"', "its relative there is ties, 'ties-mergekit' here"),
         (f'{STEP} }}]\nmethod = "dare-ties"\nparameters = {{ seed = 4 }}', "has no 'seed'"),
         (f'{STEP} }}]\ntokenizer = "b"', "without its rows"),
         (f"{STEP} }}]\ntie_word_embeddings = false", "tie_word_embeddings"),
@@ -141,18 +154,18 @@ def test_tensors_outside_of_layers_are_those_of_the_models() -> None:
         recipe_of_mergekit("m", recipe)
     tensor = PackTensor("F32", (1,), 0, 4)
     known = {"b": RecipeModel(tensors={"embed.weight": tensor, "head.weight": tensor})}
-    assert recipe_of_mergekit("m", recipe, known)["slices"][1]["sources"][0]["model"] == "b"
+    assert recipe_of_mergekit("m", recipe, known)["slices"][1]["sources"][0]["model"] == "./b"
 
 
 def test_mixtures_come_back() -> None:
     data = {
-        "base_model": "a",
+        "base_model": "./a",
         "gate_mode": "cheap_embed",
         "experts_per_token": 1,
         "dtype": "bfloat16",
         "experts": [
-            {"source_model": "a", "positive_prompts": ["x", "y\nz"]},
-            {"source_model": "b", "positive_prompts": ["w"], "negative_prompts": ["v"]},
+            {"source_model": "./a", "positive_prompts": ["x", "y\nz"]},
+            {"source_model": "./b", "positive_prompts": ["w"], "negative_prompts": ["v"]},
         ],
     }
     recipe = read(data)
@@ -180,8 +193,8 @@ def test_the_recipe_of_a_project_is_written(tmp_path: Path, monkeypatch: Any) ->
     assert (document["format"], document["files"]) == ("mergekit", ["m.yml"])
     assert yaml.safe_load(Path("m.yml").read_text()) == {
         "merge_method": "task_arithmetic",
-        "base_model": "a",
-        "models": [{"model": "b", "parameters": {"weight": 0.5}}],
+        "base_model": "./a",
+        "models": [{"model": "./b", "parameters": {"weight": 0.5}}],
         "dtype": "float32",
         "out_dtype": "bfloat16",
     }
