@@ -277,8 +277,9 @@ def import_mergekit_command(
     what 'modpkg build' would refuse is told.
 
     With --with-models, the models that it names become modules, too: folders beside it, or ORG/NAME
-    of a hub. What the registry has already, by its weights, is used under its name. Either all of
-    it is written, or nothing.
+    of a hub. What the registry has already, by its weights, is used under its name. --license is
+    that of the recipe, and of each model whose README names none. Either all of it is written, or
+    nothing.
     """
     if not with_models:
         if publish is not None:

@@ -36,6 +36,7 @@ from modpkg.core.errors import ComposeError
 from modpkg.core.filenames import GENERATION_CONFIG, MODULES, TOKENIZER, TOKENIZER_CONFIG
 from modpkg.core.installed import InstalledModule
 from modpkg.core.jsonfile import read_json
+from modpkg.core.names import listed
 from modpkg.core.records import canonical_json
 from modpkg.core.regular_file import read_file, read_text
 from modpkg.core.text_config import SPECIAL_IDS, edit_text, text_part, vocabulary
@@ -278,22 +279,26 @@ def _chosen(
 def _unused(
     recipe: Compose, modules: Mapping[str, InstalledModule], own: Mapping[str, _Unit]
 ) -> Iterator[str]:
-    """Yield a sentence for each fine-tune whose tokenizer differs and is not used."""
+    """Yield a sentence on the fine-tunes whose tokenizer differs and is not used, if there are."""
     merged = recipe.tokenizer is not None or recipe.vocabulary is not None
     if merged or _TOKENIZER_UNIT not in own:
         return
-    for step in recipe.steps:
-        module = modules[step.module]
+    found: list[str] = []
+    for module in {step.module: modules[step.module] for step in recipe.steps}.values():
         unit = _units(module.files).get(_TOKENIZER_UNIT)
         if module.kind not in ("base", "model") or unit is None or module.name == recipe.base:
             continue
         if unit.files != own[_TOKENIZER_UNIT].files and (
             unit.meaning() != own[_TOKENIZER_UNIT].meaning()
         ):
-            yield (
-                f"{module.name} has another tokenizer or chat template than {recipe.base}, whose "
-                f'is used; to use the other, write tokenizer = "{module.name}" in the recipe.'
-            )
+            found.append(module.name)
+    if found:
+        have, other = ("has", "the other") if len(found) == 1 else ("have", "another")
+        yield (
+            f"{listed(found, len(found))} {have} another tokenizer or chat template than "
+            f"{recipe.base}, whose "
+            f'is used; to use {other}, write tokenizer = "{found[0]}" in the recipe.'
+        )
 
 
 # What files mean --------------------------------------------------------------------------

@@ -300,7 +300,12 @@ class _Alignment:
         number = given.number if given.number is not None else known.get(given.of or given.token)
         module = self._models[[each.name for each in self._models].index(given.module)]
         rows = min(ref.shape[0] for t, ref in module.tensors.items() if has_token_rows(t))
-        if number is None or number >= rows:
+        if number is not None and number >= rows:
+            raise self._refuse(
+                f"{given.module} has no row {number} (it has rows 0 to {rows - 1}), which the row "
+                f"of {given.token!r} is to be"
+            )
+        if number is None:
             raise self._refuse(f"{given.module} has no row for {given.token!r}")
         return [(names.index(given.module), number)]
 

@@ -150,6 +150,10 @@ class _RecipeWriter:
             written |= self._slices(recipe, method)
         else:
             written |= self._whole(recipe, method)
+        if recipe.dtype is None and method.float32:
+            raise self.refusal(
+                f"mergekit's {key} makes float32 of every dtype; a recipe with a 'dtype' is written"
+            )
         if recipe.dtype is not None:
             # mergekit computes in dtype, and rounds to out_dtype: this is the nearest to modpkg's
             written |= {"dtype": "float32", "out_dtype": recipe.dtype}
@@ -255,7 +259,9 @@ class _RecipeWriter:
             parameters, models = self._merged(run.module, run.parameters, run.steps, method)
             if not models or models[0]["model"] != _folder(run.module):
                 models.insert(0, {"model": _folder(run.module)})
-            ranges = {_folder(step.module): step.range for step in run.steps if step.range is not None}
+            ranges = {
+                _folder(step.module): step.range for step in run.steps if step.range is not None
+            }
             for model in models:
                 model["layer_range"] = [*ranges.get(model["model"], _range(run))]
             piece: dict[str, Any] = {"sources": models, **parameters}
@@ -264,7 +270,11 @@ class _RecipeWriter:
             if not run.steps:
                 self._check_alone(run, method, piece)
             slices.append(piece)
-        return {"base_model": _folder(recipe.base), "slices": slices, **self._common(recipe, method)}
+        return {
+            "base_model": _folder(recipe.base),
+            "slices": slices,
+            **self._common(recipe, method),
+        }
 
     def _check_alone(self, run: Layers, method: RecipeMethod, piece: dict[str, Any]) -> None:
         """Write the weight that a model alone in a slice has to have, too."""

@@ -25,6 +25,8 @@ class RecipeMethod(Struct, frozen=True, kw_only=True):
     needs_base: bool = True
     without_base: dict[str, Any] = {}
     """Parameters to set where the recipe has no base_model."""
+    float32: bool = False
+    """Whether mergekit's result is float32, whatever the dtype of its models."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,6 +84,7 @@ METHODS = {
     "arcee_fusion": RecipeMethod(
         name="arcee-fusion",
         weighted=False,
+        float32=True,
         notes=(
             "its quantiles are those of all values; mergekit 0.1.5 draws a million of a larger "
             "tensor's values at random",
@@ -93,6 +96,7 @@ METHODS = {
         name="ramplus-tl",
         shared={"r": "r", "alpha": "alpha", "epsilon": "epsilon"},
         weighted=False,
+        float32=True,
     ),
     "passthrough": RecipeMethod(name="passthrough", needs_base=False, each={"scale": "scale"}),
 }
@@ -117,6 +121,11 @@ class MethodRecipe(SlicedRecipe):
         self._required = {n for n, default in reducer.defaults.items() if default is REQUIRED}
         self.summary = f"{written} merge"
         self.notes += [f"{written}: {note}" for note in self._method.notes]
+
+    def _result_dtype(self) -> tuple[str, str] | None:
+        if self._method.float32:
+            return "float32", f"the result is float32, as that of mergekit's {self._written}"
+        return super()._result_dtype()
 
     def _setting(self, scopes: Sequence[Mapping[str, Any]], key: str, kind: type) -> Any:
         found = of_scopes(scopes, key)

@@ -31,6 +31,7 @@ class Recipe:
         """By model and LoRA, the name of the module that is both."""
         self._revisions: dict[str, str] = {}
         self._pins: Mapping[str, str] = {}
+        self._beside = False
         self.notes: list[str] = []
         self._ignored(data, keys, "the recipe")
 
@@ -68,10 +69,13 @@ class Recipe:
         """The modules' names, by path; after `manifest` those of the whole recipe."""
         return self._names
 
-    def named(self, names: Mapping[str, str], pins: Mapping[str, str]) -> None:
-        """Set the names of its models by path, and the versions that its modules have, by name."""
+    def named(self, names: Mapping[str, str], pins: Mapping[str, str], *, beside: bool) -> None:
+        """Set the names of its models by path, and the versions that its modules have, by name.
+
+        ``beside`` says whether some of them are in the folder `PARTS` of the project.
+        """
         self._names.update(names)
-        self._pins = pins
+        self._pins, self._beside = pins, beside
 
     def revision(self, path: str) -> str | None:
         """Return the revision that the recipe names of a model, if it does."""
@@ -86,9 +90,9 @@ class Recipe:
         """Return the text of the manifest."""
         compose = self._compose()
         dtype = self._data.get("out_dtype") or self._data.get("dtype")
-        if dtype is None and (widest := self._widest_dtype()) is not None:
-            compose["dtype"] = widest
-            self._note(f"its models have several dtypes, so the result is {widest}, as mergekit's")
+        if dtype is None and (found := self._result_dtype()) is not None:
+            compose["dtype"], why = found
+            self._note(why)
         if dtype is not None:
             if isinstance(dtype, str):
                 dtype = dtype.removeprefix("torch.")
@@ -117,7 +121,7 @@ class Recipe:
                 lines.append(f"{key} = [\n{items},\n]")
             elif value not in ({}, [], None):
                 lines.append(f"{key} = {toml_value(value)}")
-        if self.parts or self._pins:
+        if self.parts or self._beside:
             lines += ["", "[files]", f"exclude = [{toml_value(f'{PARTS}/*')}]"]
         return "\n".join(lines) + "\n"
 
@@ -147,8 +151,8 @@ class Recipe:
             )
         return texts
 
-    def _widest_dtype(self) -> str | None:
-        """Return the dtype of the result where the recipe names none; None for the base's."""
+    def _result_dtype(self) -> tuple[str, str] | None:
+        """Return the dtype of a result whose recipe names none, and why; None for the base's."""
         return None
 
     def _folder(self, path: str) -> Path:

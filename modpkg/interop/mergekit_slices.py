@@ -111,11 +111,8 @@ class SlicedRecipe(Recipe):
             return {}
         return found
 
-    def _widest_dtype(self) -> str | None:
-        """Return the dtype of a result whose recipe names none, where models have several.
-
-        mergekit takes the one that holds the values of all of them.
-        """
+    def _result_dtype(self) -> tuple[str, str] | None:
+        # mergekit takes the one that holds the values of all models.
         by_model = [
             {tensor.dtype for tensor in self._tensors(path).values()} & {*CONFIG_DTYPES.values()}
             for path in self._names
@@ -126,7 +123,8 @@ class SlicedRecipe(Recipe):
         dtypes = set[str]().union(*by_model)
         if len(dtypes) == 1 or any(len(each) > 1 for each in by_model):
             return None
-        return next(name for name, dtype in CONFIG_DTYPES.items() if dtype == "F32")
+        widest = next(name for name, dtype in CONFIG_DTYPES.items() if dtype == "F32")
+        return widest, f"its models have several dtypes, so the result is {widest}, as mergekit's"
 
     def _outside_layers(self, path: str, *, before: bool) -> tuple[list[str], bool]:
         """Return the tensors of a model that are before, or after, its layers.

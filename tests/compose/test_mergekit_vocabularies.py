@@ -166,7 +166,10 @@ def test_tokenizers_that_are_no_json_have_to_be_equal(tmp_path: Path) -> None:
     ("row", "reason"),
     [
         (TokenRow(token="x", module=ModuleName("b"), of="none"), "b has no row for 'x'"),
-        (TokenRow(token="x", module=ModuleName("b"), number=8), "b has no row for 'x'"),
+        (
+            TokenRow(token="x", module=ModuleName("b"), number=8),
+            r"b has no row 8 \(it has rows 0 to 7\)",
+        ),
         (TokenRow(token="x", module=ModuleName("c")), "which is not merged with it"),
     ],
 )

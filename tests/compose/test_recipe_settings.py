@@ -105,7 +105,7 @@ def test_every_value_of_a_setting_is_checked(given: Setting, message: str) -> No
 def test_weights_and_settings_go_together() -> None:
     check("nuslerp", step(scale=0.0), step())
     check("della", step(density=0.5, epsilon=0.2), step(density=1.0))
-    with raises("M601", match=r"density ± epsilon is 0\.9 ± 0\.15"):
+    with raises("M601", match=r"density ± epsilon is 0\.9 ± 0\.15, but must be more than 0"):
         check("della", step(density=0.9))
     with raises("M601", match="is 0"):
         check("linear", step(scale=0.5), step(scale=-0.5), base_weight=0.0)

@@ -288,6 +288,13 @@ def test_a_fine_tunes_other_tokenizer_is_told(tmp_path: Path) -> None:
     result = plan("m", "1", recipe, {"base": start, "tuned": one})
     assert owners(result)["tokenizer.json"] == "base"
     assert 'write tokenizer = "tuned"' in result.notes[0]
+    two = with_files(module(tmp_path, "two", "base", values, config={}), CHAT)
+    recipe = Compose(
+        base=ModuleName("base"), steps=(step, Step(op="dense", module=ModuleName("two")))
+    )
+    result = plan("m", "1", recipe, {"base": start, "tuned": one, "two": two})
+    assert len(result.notes) == 1
+    assert "tuned, two have another tokenizer" in result.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,31 @@ def test_what_the_registry_has_is_used_under_its_name(recipe: Path, tmp_path: Pa
     assert (compose.base, compose.steps[0].module) == ("tiny", "two-2")
 
 
+def test_where_the_registry_has_all_of_them_there_are_no_parts(
+    recipe: Path, tmp_path: Path
+) -> None:
+    imported(recipe, tmp_path / "registry")
+    for name in ("one", "two"):
+        tiny.publish(tmp_path / "mix" / "parts" / name, tmp_path / "registry")
+    (tmp_path / "mix").rename(tmp_path / "before")
+    for already in (False, True):
+        done = imported(recipe, tmp_path / "registry")
+        assert (done.projects, done.already) == ((".",), already)
+        assert not (tmp_path / "mix" / "parts").exists()
+        assert "exclude" not in (tmp_path / "mix" / "modpkg.toml").read_text()
+
+
+def test_the_licence_is_that_of_models_that_name_none(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "one" / "README.md").unlink()
+    (tmp_path / "two" / "README.md").write_text("---\nlicense: my-own\n---\n")
+    done = imported(recipe, tmp_path / "registry")
+    (told,) = (warning for warning in done.warnings if "licence is unknown" in warning)
+    assert told.startswith("two: ")
+    module = read_manifest(tmp_path / "mix" / "parts" / "one" / "modpkg.toml").module
+    assert module is not None
+    assert module.license == "MIT"
+
+
 def test_a_model_with_a_lora(recipe: Path, tmp_path: Path) -> None:
     lora = tmp_path / "lora"
     lora.mkdir()

@@ -125,6 +125,7 @@ STEP = 'base = "a"\nsteps = [{ op = "dense", module = "b"'
         ('base = "a"\nsteps = [{ op = "lora", module = "b" }]', "mergekit merges models"),
         (f'{STEP} }}]\nmethod = "fisher"', "mergekit has no 'fisher'; it has arcee_fusion, "),
         (f'{STEP} }}]\nmethod = "ram-plus"', "ram-plus'; its relative there is ramplus_tl"),
+        (f'{STEP} }}]\nmethod = "arcee-fusion"', "makes float32 of every dtype"),
         (f'{STEP} }}]\nmethod = "ties"', "its relative there is ties, 'ties-mergekit' here"),
         (f'{STEP} }}]\nmethod = "dare-ties"\nparameters = {{ seed = 4 }}', "has no 'seed'"),
         (f'{STEP} }}]\ntokenizer = "b"', "without its rows"),

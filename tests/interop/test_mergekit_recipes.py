@@ -419,3 +419,13 @@ def test_a_result_without_a_dtype_has_the_widest_of_models_that_are_here(tmp_pat
 def test_names_of_architectures_may_be_cut(tmp_path: Path, name: str) -> None:
     experts = "[{source_model: a, positive_prompts: [x]}, {source_model: b, positive_prompts: [y]}]"
     imported(tmp_path, f"base_model: a\narchitecture: {name}\nexperts: {experts}\n")
+
+
+@pytest.mark.parametrize("written", ["arcee_fusion", "ramplus_tl"])
+def test_methods_whose_result_is_float32_in_mergekit(tmp_path: Path, written: str) -> None:
+    recipe = f"merge_method: {written}\nbase_model: a\nmodels: [{{model: b}}]\n"
+    found, notes = imported(tmp_path, recipe)
+    assert found.dtype == "float32"
+    assert "the result is float32" in notes
+    (tmp_path / "out").rename(tmp_path / "before")
+    assert imported(tmp_path, recipe + "dtype: bfloat16\n")[0].dtype == "bfloat16"

@@ -28,10 +28,12 @@ from modpkg.interop.hub_cache import cached_snapshot
 from modpkg.interop.hub_download import downloaded, named_by
 from modpkg.interop.mergekit import read_recipe, write_recipe
 from modpkg.interop.mergekit_recipe import PARTS, Recipe
+from modpkg.interop.model_card import read_card
 from modpkg.interop.module_project import new_project
 from modpkg.interop.peft import import_peft
 from modpkg.manifest.normal import normal_form
 from modpkg.manifest.read import read_manifest
+from modpkg.manifest.values import parse_license
 from modpkg.registry.base import find_base
 from modpkg.registry.reader import Registry
 from modpkg.release.build import Built, build
@@ -66,7 +68,7 @@ def import_with_models(
         out: Folder of the project. One that has these very projects stays as it is.
         name: The module's name.
         version: Its version, and that of its models.
-        license: Its SPDX expression.
+        license: Its SPDX expression, and that of each model whose README names no licence.
         workspace: The registry that is looked in for the models.
 
     Raises:
@@ -80,11 +82,17 @@ def import_with_models(
         recipe = read_recipe(source)
         recipe.manifest(name, version, "MIT")  # reads all of it
         models = _Models(
-            recipe, source, staged, PinnedRelease(module_name(name), version), workspace
+            recipe,
+            source,
+            staged,
+            PinnedRelease(module_name(name), version),
+            workspace,
+            None if license is None else parse_license(license),
         )
         models.add_all()
         recipe = read_recipe(source)
-        recipe.named(models.names, models.pins)
+        beside = bool(models.projects) or (again and (out / PARTS).is_dir())
+        recipe.named(models.names, models.pins, beside=beside)
         warnings = [*models.warnings, *_written(recipe, models, source, staged, name, license)]
         projects = [*models.projects, *(f"{PARTS}/{each}" for each in recipe.parts.values()), "."]
         _plan(models, recipe, staged, name)
@@ -163,9 +171,10 @@ class _Models:
         staged: Path,
         whole: PinnedRelease,
         workspace: Workspace,
+        license: str | None,
     ) -> None:
         self._recipe, self._source, self._staged = recipe, source, staged
-        self._workspace = workspace
+        self._workspace, self._license = workspace, license
         self._whole, self.version = whole.name, whole.version
         self.names: dict[str, str] = {}
         """By path in the recipe, the module's name."""
@@ -208,6 +217,8 @@ class _Models:
             ) from error
         if known is not None:
             remove_tree(folder)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # unless others are in it
             self.names[path], self.pins[known.name] = known.name, known.version
             return
         if free != name:
@@ -250,10 +261,13 @@ class _Models:
     def _convert(
         self, source: Path, folder: Path, name: str, base: str | None, address: HubAddress | None
     ) -> list[str]:
+        given: dict[str, Any] = {"imported_from": address}
+        if read_card(source).license_text is None:
+            given["license"] = self._license
         if base is None:
-            return import_hf(source, folder, name, self.version, imported_from=address)
+            return import_hf(source, folder, name, self.version, **given)
         release = f"{base}=={self.pins[base]}"
-        return import_peft(source, folder, name, self.version, base=release, imported_from=address)
+        return import_peft(source, folder, name, self.version, base=release, **given)
 
     def _address(self, path: str) -> HubAddress:
         """Return the address of a model that is no folder here.

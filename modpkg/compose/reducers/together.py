@@ -41,9 +41,12 @@ def nuslerp(
 def della(
     _: Sequence[float], parameters: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Return why a step's probabilities are none; "" if they are between 0 and 1."""
+    """Return why a step's probabilities are none; "" if all are more than 0 and less than 1."""
     for step in steps:
         density, epsilon = step["density"], step["epsilon"]
         if 0 < density < 1 and (density + epsilon >= 1 or density - epsilon <= 0):
-            return f"density ± epsilon is {density:g} ± {epsilon:g}, but must be between 0 and 1"
+            return (
+                f"density ± epsilon is {density:g} ± {epsilon:g}, but must be more than 0 and "
+                "less than 1"
+            )
     return ""
