@@ -162,9 +162,10 @@ def _show_installation(installation: Installation, seconds: float) -> None:
     show_changes(plan.changes)
     if not plan.changes:
         tell("No version changes.")
+    of_hub = plan.workspace.open_registries.fetched_of_hub
     tell(
         f"{good('Installed')} {counted(len(installation.generation.modules), 'module')} in "
-        f"{seconds:.1f} s ({human_bytes(plan.transfer.missing)} fetched, "
+        f"{seconds:.1f} s ({human_bytes(plan.transfer.missing + of_hub)} fetched, "
         f"{human_bytes(plan.compose_bytes)} composed)."
     )
 
@@ -217,4 +218,6 @@ def _show_plan(plan: InstallPlan, as_json: bool, tested: TestedUpdate | None) ->
         f"{human_bytes(plan.compose_bytes)} with at most {human_bytes(plan.compose_memory)} of "
         f"memory; needs {human_bytes(plan.disk)} of disk."
     )
+    if of_hub := plan.workspace.open_registries.fetched_of_hub:
+        say(f"{human_bytes(of_hub)} came of a hub already: only the bytes tell what they are.")
     say("Dry run: nothing was changed.")

@@ -42,6 +42,8 @@ class InstallDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
     licenses: LicenceVerdicts | UnsetType = UNSET
     fetch: int | UnsetType = UNSET
     """Bytes to fetch."""
+    of_hub: int | UnsetType = UNSET
+    """Bytes that came of hubs while it was planned, to tell the digests of new commits."""
     here: int | UnsetType = UNSET
     """Bytes that the store had."""
     compose: int | UnsetType = UNSET
@@ -76,6 +78,7 @@ def plan_document(plan: InstallPlan) -> InstallDocument:
         fits={f"{fit.module} on {fit.base} {fit.base_version}": fit.text() for fit in plan.fits},
         licenses=LicenceVerdicts(plan.licences),
         fetch=plan.transfer.missing,
+        of_hub=plan.workspace.open_registries.fetched_of_hub,
         here=plan.transfer.here,
         compose=plan.compose_bytes,
         disk=plan.disk,

@@ -185,6 +185,12 @@ class HubDependencies:
                 for other, source in self._sources.items()
                 if other != name and source.address.repository.casefold() == wanted
             ]
+            if len(same) > 1 and len({self.registry(o, lock).stands_for for o in same}) == 1:
+                # One commit under several names: the one that is locked, or else the first.
+                module = lock.find(name) if lock is not None else None
+                wants = [] if module is None else module.requires
+                known = {read_requirement(text).name for text in wants}
+                same = sorted(same, key=lambda other: other not in known)[:1]
             if len(same) != 1:
                 trained = f"trained on {description.base_model}" if wanted else "of some base"
                 has = "several dependencies are" if same else "no dependency is"

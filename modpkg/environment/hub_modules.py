@@ -65,6 +65,8 @@ class Checkout(Protocol):
     description: Description
     listing: Digest
     """Of all files of the commit, as the hub lists them."""
+    fetched: int
+    """Bytes that came for it."""
 
     def build(self, name: str, version: str, out: Path, base: HubBase | None) -> None:
         """Write the registry of the one release that is made of them into a new folder."""
@@ -99,6 +101,8 @@ class HubModules:
         self._settings = settings
         self._offline = offline
         self._progress = progress or Progress()
+        self.fetched = 0
+        """Bytes that came."""
         self._commits: dict[HubAddress, HubAddress] = {}
         self._open: dict[Path, Registry] = {}
         self._making: list[Path] = []
@@ -233,6 +237,7 @@ class HubModules:
             raise InstallError("M503", path=place, command="modpkg install")
         make_folder(place)
         with self._fetch(address, self._progress) as checkout:
+            self.fetched += checkout.fetched
             base = find_base(checkout.description)
             write_atomically(place / _DESCRIPTION, msgspec.json.encode(checkout.description))
             folder = place / _folder_name(name, base)

@@ -29,6 +29,7 @@ class OpenRegistries:
         """``hub`` returns what makes modules of models of a hub."""
         self._cache = cache
         self._hub = hub
+        self._asked: HubModules | None = None
         self._offline = offline
         self.warn = warn
         self._open: dict[tuple[str, bool], Registry] = {}
@@ -68,4 +69,10 @@ class OpenRegistries:
         """Return what makes modules of models of a hub."""
         if self._hub is None:
             raise AssertionError("models of a hub are not made here")
-        return self._hub()
+        self._asked = self._hub()
+        return self._asked
+
+    @property
+    def fetched_of_hub(self) -> int:
+        """Bytes that came of hubs, since only they tell the digests of new commits."""
+        return 0 if self._asked is None else self._asked.fetched

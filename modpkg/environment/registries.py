@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modpkg.core.errors import LockError, ModpkgError, RegistryError
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import listed
 from modpkg.environment.generations import ModuleState
 from modpkg.environment.hub_dependencies import HubDependencies
@@ -347,6 +348,7 @@ class Registries:
             module.name
             for module in (before.module if before is not None else ())
             if self.alias(module.name) == DEFAULT
+            and not (before is not None and is_hub_address(before.source_of(module.name)))
             and self._match(DEFAULT, module) is not Match.FULL
             and not self._is_at(module, self._open(DEFAULT))
         ]

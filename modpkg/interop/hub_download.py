@@ -66,6 +66,8 @@ class Downloaded(Struct, frozen=True):
     """Whether it was taken as an adapter, and not as a whole model."""
     listing: HubListing
     """All files of the repository, as the hub lists them."""
+    fetched: int
+    """Bytes of files that came, without those of an interrupted download before."""
 
 
 @contextlib.contextmanager
@@ -106,6 +108,7 @@ def downloaded(
                 chosen.source(folder),
                 is_adapter=adapter,
                 listing=listing,
+                fetched=sum(fetch.came),
             )
             remove_tree(folder)
     with contextlib.suppress(OSError):
@@ -293,6 +296,8 @@ class _Fetch:
         self, client: HubClient, listing: HubListing, folder: Path, progress: Progress
     ) -> None:
         self.folder = folder
+        self.came: list[int] = []
+        """Bytes that came, of each file, as threads end."""
         self._client = client
         self._listing = listing
         self._progress = progress
@@ -346,7 +351,9 @@ class _Fetch:
             self._progress.advance(have)
         with disk_errors(self.folder, partial), open(append_descriptor(partial), "wb") as out:
             if have < file.size:
-                have += self._append(file, have, out.write, state.update)
+                count = self._append(file, have, out.write, state.update)
+                self.came.append(count)
+                have += count
             out.flush()
             os.fsync(out.fileno())
         if have != file.size:

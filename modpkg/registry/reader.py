@@ -75,17 +75,15 @@ class Registry:
         self.cache = cache
         self.warn = warn
         if addresses := settings.of(url).mirrors:
-            mirrors = [
-                open_configured(address, None, settings, self.allowance, of=url)
-                for address in addresses
-            ]
+            limits = self.allowance
+            mirrors = [open_configured(one, None, settings, limits, of=url) for one in addresses]
             self.source = MirroredSource(
                 self._home, mirrors, lambda: self.files.registry_name(self._home), warn
             )
         self.origin, self.remedy = origin, "check the address"
         self.stands_for = self.listing = ""  # a model of a hub, and the digest of what it lists
-        hosts = settings.place_hosts
-        self.elsewhere = ElsewhereBlobs(self.source.read, self.url, hosts, warn, offline)
+        read, hosts = self.source.read, settings.place_hosts
+        self.elsewhere = ElsewhereBlobs(read, self.url, hosts, warn, offline)
         self.expected: Mapping[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
         self.offline = offline and not isinstance(self.source, FolderSource)

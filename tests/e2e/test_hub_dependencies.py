@@ -242,17 +242,35 @@ def test_added_and_removed(hub: Hub, app: Path, run: Run) -> None:
          "in turn"),
         ('base = { hub = "org/base" }\nb = { hub = "org/polite" }\n'
          'a = { hub = "org/twice", against = "b" }', "has no weights that"),
-        ('a = { hub = "org/base" }\nb = { hub = "org/base" }\nc = { hub = "org/polite" }',
+        ('a = { hub = "org/base" }\nb = { hub = "org/base", rev = "old" }\n'
+         'c = { hub = "org/polite" }',
          "several dependencies are"),
     ],
 )  # fmt: skip
 def test_bases_that_are_none(hub: Hub, app: Path, run: Run, lines: str, said: str) -> None:
     hub.repository("org/twice", adapter_files("/home/me/base"))
+    repository = hub.repositories["org/base"]
+    repository.branches["old"] = repository.head.sha
+    repository.commit({**base_files(), "README.md": b"# New\n"})
     (app / "modpkg.toml").write_text(f'[app]\nname = "app"\n[dependencies]\n{lines}\n')
     assert said in fails(run, "M851", "lock")
 
 
-def test_a_base_of_a_registry(hub: Hub, app: Path, tmp_path: Path, run: Run) -> None:
+def test_a_base_under_two_names(hub: Hub, app: Path, run: Run) -> None:
+    told = works(run, "install")
+    assert "(0 B fetched" not in told
+    locked = lock_of(app).find("polite")
+    works(run, "add", "hf://org/base@main", "--name", "also")
+    assert lock_of(app).find("polite") == locked
+    hub.repositories["org/base"].commit(base_files(**{"model.safetensors": base_weights(5)}))
+    works(run, "remove", "also")
+    told = works(run, "update", "--dry-run")
+    assert "came of a hub already" in told
+
+
+def test_a_base_of_a_registry(
+    hub: Hub, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
     from tests import tiny
 
     tiny.publish(tiny.write_base(tmp_path / "projects" / "tiny"), tmp_path / "kept")
@@ -262,6 +280,15 @@ def test_a_base_of_a_registry(hub: Hub, app: Path, tmp_path: Path, run: Run) -> 
     )
     works(run, "install")
     assert "exact" in works(run, "info", "polite")
+    # A name that was a hub's, and is of a registry that a variable names.
+    monkeypatch.setenv("MODPKG_REGISTRY", str(tmp_path / "kept"))
+    (app / "modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\ntiny = {hub = "org/base"}\n'
+    )
+    (app / "modpkg.lock").unlink()
+    works(run, "lock")
+    (app / "modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\ntiny = "*"\n')
+    assert "in place of" not in works(run, "lock", "--accept-changed", "tiny")
 
 
 def test_what_is_refused(hub: Hub, app: Path, run: Run) -> None:

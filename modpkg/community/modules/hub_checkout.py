@@ -58,6 +58,7 @@ class HubCheckout:
             base = _repository(read_json(got.folder / ADAPTER_CONFIG))
         self.description = Description(got.is_adapter, base)
         self.listing = got.listing.digest
+        self.fetched = got.fetched
 
     def build(self, name: str, version: str, out: Path, base: HubBase | None) -> None:
         """Write the registry of the one release that is made of them into a new folder.
