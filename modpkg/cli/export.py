@@ -38,11 +38,13 @@ _MODEL_WRITERS = {
 }
 
 
-class ExportDocument(Struct, frozen=True, omit_defaults=True):
+class ExportDocument(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A model that was exported."""
 
-    folder: str
-    """Of an OCI registry: the address, by the digest of what was pushed."""
+    folder: str | UnsetType = UNSET
+    """Left out where it was pushed to an OCI registry."""
+    address: str | UnsetType = UNSET
+    """What was pushed to an OCI registry, by its digest; left out for folders."""
     format: str
     files: list[str]
     """Those in the folder."""
@@ -104,11 +106,11 @@ def export_command(
         document = _pushed(workspace, name, form, folder)
     else:
         files = _written(workspace, name, form or "hf", folder)
-        document = ExportDocument(str(folder), form or "hf", files)
+        document = ExportDocument(folder=str(folder), format=form or "hf", files=files)
     if as_json:
         print_json(document)
         return
-    where = document.folder if document.format == "oci" else f"{folder}/"
+    where = f"{folder}/" if document.address is UNSET else document.address
     tell(f"{good('Wrote')} {name} to {where} ({', '.join(document.files)}).")
     if document.uploaded is not UNSET:
         sent = human_bytes(document.uploaded) if document.uploaded else "Nothing"
@@ -129,7 +131,7 @@ def _write_recipe(
     composed, models = _recipe_of(workspace, name)
     modules = export_mergekit(name, composed, file, models)
     if as_json:
-        print_json(ExportDocument(str(file.parent), recipe, [file.name]))
+        print_json(ExportDocument(folder=str(file.parent), format=recipe, files=[file.name]))
         return
     tell(f"{good('Wrote')} the recipe of {name} to {file}.")
     first = modules[0]
@@ -181,7 +183,9 @@ def _pushed(
     made_of = _made_of(workspace, folder)
     card = _card(workspace, folder)
     pushed = export_oci(workspace, name, address, card=card, made_of=made_of)
-    return ExportDocument(str(pushed.address), "oci", pushed.files, pushed.uploaded)
+    return ExportDocument(
+        address=str(pushed.address), format="oci", files=pushed.files, uploaded=pushed.uploaded
+    )
 
 
 def _written(workspace: Workspace, name: str, form: str, folder: Path) -> list[str]:

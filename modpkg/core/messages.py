@@ -507,8 +507,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M848": (
         "The store of {url} ignores {ignored}, so several publishers would overwrite each other's "
-        "releases, and nothing was published. Use a store that heeds it (S3, GCS, Azure, R2, Ceph "
-        "and MinIO do), or a folder."
+        "releases, and nothing can be published there. Use a store that heeds it (S3, GCS, Azure, "
+        "R2, Ceph and MinIO do), or a folder."
     ),
     "M849": "The registry at {url} could not be read: {reason}; {remedy}.",
     "M850": (

@@ -9,7 +9,7 @@ from modpkg.core.errors import PublishError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.registry.attempts import STATUS as _STATUS
 from modpkg.registry.credentials import INCOMPLETE, endpoint_of, missing_credentials
-from modpkg.registry.refusals import Refusal, refusal_of
+from modpkg.registry.refusals import Refusal, refusal_of, variables_of
 
 _METADATA = ("//169.254.169.254/", "//metadata.google.internal/", "//metadata/")
 """Where a cloud's machines get credentials; asked last, when nothing else has any."""
@@ -107,7 +107,7 @@ def write_error(
     elif status is not None and status[1] in ("401", "403"):
         refusal = Refusal(
             f"these credentials may not write there ({status[1]})",
-            "ask its owner for access, or set others (AWS_…, GOOGLE_…, AZURE_…)",
+            f"ask its owner for access, or set others ({variables_of(url)})",
         )
     if refusal is None and status is not None and status[1] == "404":
         refusal = Refusal("there is nothing at this address", "create it, or correct the address")
@@ -151,7 +151,7 @@ def proxy_of(url: str) -> tuple[str, str] | None:
 def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryUnreachable:
     if urlsplit(url).scheme not in ("http", "https"):
         reason = f"forbids reading {path} with the credentials that were found"
-        remedy = "ask its owner for access, or use others (AWS_…, GOOGLE_…, AZURE_…)"
+        remedy = f"ask its owner for access, or use others ({variables_of(url)})"
     elif logged_in:
         reason = f"rejects the credentials for {path}"
         remedy = f"correct them in {config_path()}"

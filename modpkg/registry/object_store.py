@@ -13,6 +13,7 @@ from modpkg.core.errors import RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
 from modpkg.manifest.config import Login, StoreAccess
 from modpkg.registry.credentials import INCOMPLETE, endpoint_of, missing_credentials, store_options
+from modpkg.registry.http_errors import proxy_of
 
 _IMPORTING = threading.Lock()
 
@@ -49,7 +50,8 @@ def open_store(
 
     Raises:
         RegistryError: The login would be sent in plain text.
-        RegistryUnreachable: The address is none, or there are no credentials.
+        RegistryUnreachable: The address is none, or there are no credentials, or its service would
+            be asked in clear.
     """
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=bounds.CONNECT_SECONDS),
@@ -62,7 +64,10 @@ def open_store(
         # reqwest drops this header when it follows a redirect to another origin
         client["default_headers"] = {"Authorization": login.authorization()}
     options = store_options(url, access)
-    client["allow_http"] = _plain_http(url, endpoint_of(url, options))
+    endpoint = endpoint_of(url, options)
+    client["allow_http"] = _plain_http(url, endpoint)
+    if endpoint is not None and endpoint.lower().startswith("http://") and not client["allow_http"]:
+        raise _in_clear(url, endpoint)
     retry = {"max_retries": retries, "retry_timeout": silence}
     try:
         return library().store.from_url(
@@ -89,21 +94,42 @@ def _plain_http(url: str, endpoint: str | None) -> bool:
     return any(os.environ.get(name, "").lower() in ("1", "true") for name in variables)
 
 
+def _in_clear(url: str, endpoint: str) -> RegistryUnreachable:
+    """Return the error for an object store that plain HTTP must not be spoken to."""
+    parts = urlsplit(endpoint)
+    where, remedies = "", ["use https"]
+    if (proxy := proxy_of(endpoint)) is not None:
+        where = f", through the proxy {proxy[1]} that {proxy[0]} names"
+        if _is_local(parts.hostname or ""):
+            remedies = [f"add {parts.hostname} to NO_PROXY"]
+    cloud = {"s3": "AWS", "gs": "GOOGLE"}.get(urlsplit(url).scheme, "AZURE")
+    return RegistryUnreachable(
+        "M849",
+        url=url,
+        reason=f"its service at {parts.netloc.rpartition('@')[2]} would be asked in clear{where}",
+        remedy=" or ".join([*remedies, f"allow that with {cloud}_ALLOW_HTTP=true"]),
+    )
+
+
 def is_private(url: str) -> bool:
     """Return whether a request cannot be read in transit: by TLS, or on this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme != "http":
         return True
-    import ipaddress  # slow to import, like urllib.request below
-
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local:
+    if not _is_local(host):
         return False
     from urllib.request import getproxies_environment, proxy_bypass
 
     proxied = {"http", "all"} & getproxies_environment().keys()
     return not proxied or bool(proxy_bypass(host))
+
+
+def _is_local(host: str) -> bool:
+    """Return whether a host is this machine by its very text."""
+    import ipaddress  # slow to import
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

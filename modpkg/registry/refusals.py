@@ -55,7 +55,8 @@ def refusal_of(text: str, url: str) -> Refusal | None:
         return Refusal("the credentials have expired", "log in again, or set new ones")
     if codes & _REJECTED:
         return Refusal(
-            "the credentials that were found are not valid there", f"set others ({_names(url)})"
+            "the credentials that were found are not valid there",
+            f"set others ({variables_of(url)})",
         )
     if codes & _ELSEWHERE or ELSEWHERE in text:
         match = _REGION.search(text) or _EXPECTED.search(text)
@@ -71,7 +72,8 @@ def refusal_of(text: str, url: str) -> Refusal | None:
     return None
 
 
-def _names(url: str) -> str:
+def variables_of(url: str) -> str:
+    """Return how the variables begin that have credentials of a store."""
     scheme = urlsplit(url).scheme
     return {"s3": "AWS_…", "gs": "GOOGLE_…"}.get(scheme, "AZURE_…")
 

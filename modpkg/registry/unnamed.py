@@ -57,7 +57,7 @@ def remove_unnamed(
     with _nobody_writes(place):
         progress.stage("Listing")
         stored = list(place.stored("blobs"))
-        if place.folder is None:
+        if place.folder is None and not dry_run:
             files = [*stored, *place.stored("index")]
             newest = max((file.modified for file in files), default=now - QUIET)
             if now - newest < QUIET:

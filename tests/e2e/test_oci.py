@@ -85,18 +85,18 @@ def test_the_same_model_comes_back(
     address = registry.repository("team/chat")
     pushed = export("lora-1", f"{address}:1.0")
     assert pushed["uploaded"] > 0
-    digest = pushed["folder"].partition("@")[2]
-    assert pushed["folder"] == f"{address}@{digest}"
+    digest = pushed["address"].partition("@")[2]
+    assert pushed["address"] == f"{address}@{digest}"
 
     other = skopeo_pull(registry, "team/chat:1.0", tmp_path / "cluster")
     assert torch.equal(logits(other), wanted)
 
     sent = registry.writes()
     again = export("lora-1", f"{address}:1.0")
-    assert (again["folder"], again["uploaded"]) == (pushed["folder"], 0)
+    assert (again["address"], again["uploaded"]) == (pushed["address"], 0)
     assert registry.writes() == sent
     renamed = export("lora-1", f"{address}:stable")
-    assert renamed["folder"] == pushed["folder"]
+    assert renamed["address"] == pushed["address"]
     assert registry.writes() == sent + 1  # the tag
 
     found = run(import_command, "oci", f"{address}@{digest}", "--out", "back")
@@ -134,7 +134,7 @@ def test_the_assembly_installs_the_same_again(
     assert model.result == lock.composed[0].result == installed.environment.model("lora-1").result
     monkeypatch.setenv("MODPKG_PROJECT", str(folder))
     again = export("lora-1", address)
-    assert (again["folder"], again["uploaded"]) == (pushed["folder"], 0)
+    assert (again["address"], again["uploaded"]) == (pushed["address"], 0)
 
 
 def test_what_came_back_is_a_module(
@@ -194,7 +194,7 @@ def test_with_a_login(auth: str, installed: Workspace, tmp_path: Path) -> None:
         sent = registry.count("PATCH")
         assert 0 < export("tiny", registry.repository("prod/chat:1.0"))["uploaded"] < 5000
         assert registry.count("PATCH") == sent  # only the manifest: the blobs were mounted
-        found = run(import_command, "oci", pushed["folder"])
+        found = run(import_command, "oci", pushed["address"])
         assert torch.equal(logits(Path(found["folder"])), modpkg.load("tiny")(IDS).logits)
         write_login(tmp_path, registry, "another")
         with raises("M892", match="docker login"):
@@ -218,7 +218,7 @@ def test_over_tls(installed: Workspace, tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         connection._tls.cache_clear()
         pushed = export("tiny", address)
-        run(import_command, "oci", pushed["folder"])
+        run(import_command, "oci", pushed["address"])
     connection._tls.cache_clear()
     assert torch.equal(logits(Path("chat")), modpkg.load("tiny")(IDS).logits)
 
@@ -232,8 +232,8 @@ def test_plain_http_where_it_is_asked_for(
     with raises("M892", match=r"does not speak TLS.*oci\+http://"):
         export("tiny", f"oci://{where}")
     pushed = export("tiny", f"oci+http://{where}")
-    run(import_command, "oci", pushed["folder"])
-    assert read_manifest(Path("plain/modpkg.toml")).imported_from == pushed["folder"]
+    run(import_command, "oci", pushed["address"])
+    assert read_manifest(Path("plain/modpkg.toml")).imported_from == pushed["address"]
 
 
 def write_login(

@@ -316,7 +316,7 @@ def test_what_was_sent_already_is_told_only_if_it_was(s3: FaultyProxy, tmp_path:
     place().prepare()
     refusal = REFUSALS[0][0]
     s3.fault = lambda passed: refusal if (passed.method, passed.path[-8:]) == INDEX else Fault()
-    for sentence in ("may not write there .*What was sent already is kept", "AZURE_…\\)\\.$"):
+    for sentence in ("may not write there .*What was sent already is kept", r"others \(AWS_…\)\.$"):
         with raises("M846", match=sentence):
             RegistryWriter(place()).publish(source, line)
 
@@ -347,6 +347,26 @@ def test_a_proxy_that_cannot_be_reached(
         RegistryWriter(place()).publish(source, line)
 
 
+def test_a_store_is_not_asked_in_clear(
+    s3: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither through a proxy, nor elsewhere; the error names what would have been asked."""
+    for name in ("NO_PROXY", "no_proxy", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://ann:pw@127.0.0.1:9")
+    sentence = "through the proxy 127.0.0.1:9 that HTTP_PROXY names; add 127.0.0.1 to NO_PROXY"
+    with raises("M849", match=sentence):
+        registry_at(place()).index("m")
+    with raises("M849", match=sentence):
+        publish(write_module(tmp_path / "m", "m"))
+    monkeypatch.delenv("HTTP_PROXY")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.example:9000")
+    with raises(
+        "M849", match="store.example:9000 would be asked in clear; use https or .*AWS_ALLOW"
+    ):
+        registry_at(place()).index("m")
+
+
 def test_a_bucket_is_looked_after_as_a_folder_is(
     s3: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +392,8 @@ def test_a_bucket_is_looked_after_as_a_folder_is(
     later, week = now + datetime.timedelta(days=8), datetime.timedelta(days=7)
     with raises("M873", match="0 minutes ago"):
         remove_unnamed(place(), older_than=week, now=now, progress=Progress())
+    dry = remove_unnamed(place(), older_than=week, now=now, progress=Progress(), dry_run=True)
+    assert (dry.files, dry.left) == (0, 3)  # which is told at any time
     freed = remove_unnamed(place(), older_than=week, now=later, progress=Progress())
     assert (freed.files, freed.freed, freed.left) == (1, 4, 2)
     fresh = open_alone(place().source.url, Settings())
