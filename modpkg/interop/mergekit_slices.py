@@ -112,10 +112,13 @@ class SlicedRecipe(Recipe):
         return found
 
     def _result_dtype(self) -> tuple[str, str] | None:
-        # mergekit takes the one that holds the values of all models.
+        # mergekit takes the one that holds the values of all models. A LoRA has no say: its model is
+        # rounded to its own dtype before it is merged.
+        loras = {lora for _, lora in self.parts}
         by_model = [
             {tensor.dtype for tensor in self._tensors(path).values()} & {*CONFIG_DTYPES.values()}
-            for path in self._names
+            for path, name in self._names.items()
+            if name not in loras
         ]
         if not all(by_model):
             self._note("the result has the base's dtype; mergekit takes the widest of its models")

@@ -429,3 +429,11 @@ def test_methods_whose_result_is_float32_in_mergekit(tmp_path: Path, written: st
     assert "the result is float32" in notes
     (tmp_path / "out").rename(tmp_path / "before")
     assert imported(tmp_path, recipe + "dtype: bfloat16\n")[0].dtype == "bfloat16"
+
+
+def test_a_lora_has_no_say_in_the_dtype_of_the_result(tmp_path: Path) -> None:
+    for name, dtype in (("a", torch.bfloat16), ("b", torch.bfloat16), ("lora", torch.float32)):
+        model(tmp_path, name, 1)
+        save_file({"x": torch.zeros(1, dtype=dtype)}, tmp_path / name / "model.safetensors")
+    models = "models: [{model: a+lora}, {model: b}]\n"
+    assert imported(tmp_path, LINEAR + models)[0].dtype is None
