@@ -112,8 +112,8 @@ class SlicedRecipe(Recipe):
         return found
 
     def _result_dtype(self) -> tuple[str, str] | None:
-        # mergekit takes the one that holds the values of all models. A LoRA has no say: its model is
-        # rounded to its own dtype before it is merged.
+        # mergekit takes the one that holds the values of all models. A LoRA has no say: what it
+        # makes of its model is rounded to the model's dtype first.
         loras = {lora for _, lora in self.parts}
         by_model = [
             {tensor.dtype for tensor in self._tensors(path).values()} & {*CONFIG_DTYPES.values()}
