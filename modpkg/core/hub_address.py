@@ -19,6 +19,7 @@ from modpkg.core.files import safe_path
 from modpkg.core.regular_file import read_text
 
 SCHEME = "hf://"
+UNKNOWN_LOGIN = "the hub does not know the token that was sent"
 MAIN = "main"
 """The revision where none is named."""
 _DEFAULT_ENDPOINT = "https://huggingface.co"

@@ -23,6 +23,7 @@ from modpkg.core.errors import ModpkgError, NotFound, RegistryUnreachable
 from modpkg.core.extras import import_extra
 from modpkg.core.files import human_bytes
 from modpkg.core.hub_address import (
+    UNKNOWN_LOGIN,
     HubAddress,
     environment_token,
     hub_endpoint,
@@ -39,7 +40,6 @@ T = TypeVar("T")
 
 RETRIES = 5
 """How often a request is tried again that a hub or the network fails."""
-UNKNOWN_LOGIN = "the hub does not know the token that was sent"
 _LATER = (408, 429, 500, 502, 503, 504)
 _LIMIT = re.compile(r'"\w+"\s*;\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d{1,9})')
 _DOWNLOAD = "modpkg-download"

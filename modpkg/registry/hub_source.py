@@ -8,11 +8,11 @@ from typing import Any
 
 from modpkg.core.errors import MissingExtra, RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_INFO
-from modpkg.core.hub_address import HubAddress, hub_token
+from modpkg.core.hub_address import UNKNOWN_LOGIN, HubAddress, hub_token
 from modpkg.manifest.config import SentToken, StoreAccess
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.attempts import STATUS, Attempts, asked_wait
-from modpkg.registry.hub_client import UNKNOWN_LOGIN, open_hub
+from modpkg.registry.hub_client import open_hub
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.object_store import is_private, open_store
 

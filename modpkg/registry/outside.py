@@ -23,7 +23,13 @@ from modpkg.core.digests import Digest
 from modpkg.core.elsewhere import ASK_PUBLISHER
 from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
-from modpkg.core.hub_address import HubAddress, hub_endpoint, hub_token, parse_hub_address
+from modpkg.core.hub_address import (
+    UNKNOWN_LOGIN,
+    HubAddress,
+    hub_endpoint,
+    hub_token,
+    parse_hub_address,
+)
 from modpkg.core.version import __version__
 from modpkg.manifest.config import origin
 from modpkg.registry.attempts import jittered, retry_after
@@ -269,6 +275,8 @@ class OutsideFile:
             how = "log in with 'hf auth login'" if hub else "ask its owner for access"
             if gated:
                 how += ", after accepting its terms on its page"
+            if status == 401 and self._token is not None and not gated:
+                raise self._unreadable(f"{UNKNOWN_LOGIN}: {how}, or set HF_TOKEN to another one")
             raise self._unreadable(f"it needs access that this user has not ({status}): {how}")
         raise self._unreadable(f"the server answers with status {status}")
 

@@ -136,6 +136,15 @@ def test_another_place_is_taken_where_one_fails(stage: Stage, tmp_path: Path) ->
     stage.fetch(tmp_path / "store")
 
 
+def test_a_token_that_the_hub_does_not_know(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_old")
+    stage.hub.fault = failing(99, 401)
+    with raises("M878", match="does not know the token"):
+        stage.fetch(tmp_path / "store")
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "match"),
     [
