@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from modpkg.resolve.resolve import Resolution
 
 LOCK_SPEC = 1
+_DIGEST_OR_NONE = "^(sha256:[0-9a-f]{64})?$"
 _MOMENT = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
 
@@ -43,7 +44,7 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     address: Annotated[str, Meta(max_length=LOCK_ADDRESS)] = ""
     """Where the registry is (`modpkg.registry.recorded_address`); empty in locks of old."""
     release: DigestText
-    listing: DigestText = ""
+    listing: Annotated[str, Meta(pattern=_DIGEST_OR_NONE, max_length=71)] = ""
     """Of a model of a hub, the digest of what the hub lists at its commit; else empty."""
     extras: list[str] = []
     requires: list[str] = []
