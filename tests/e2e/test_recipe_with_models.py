@@ -184,6 +184,15 @@ def test_what_cannot_be_merged_leaves_nothing(recipe: Path, tmp_path: Path) -> N
     assert not (tmp_path / "mix").exists()
 
 
+def test_a_router_that_cannot_read_its_prompts_leaves_nothing(recipe: Path, tmp_path: Path) -> None:
+    expert = "{source_model: %s, positive_prompts: [x]}"
+    experts = f"[{expert % 'one'}, {expert % 'two'}]"
+    recipe.write_text(f"base_model: one\ngate_mode: cheap_embed\nexperts: {experts}\n")
+    with raises("M601", match="one, which has no tokenizer"):
+        imported(recipe, tmp_path / "registry")
+    assert not (tmp_path / "mix").exists()
+
+
 def test_another_project_is_not_replaced(recipe: Path, tmp_path: Path) -> None:
     imported(recipe, tmp_path / "registry")
     recipe.write_text(RECIPE.replace("weight: 0.5", "weight: 0.25"))

@@ -18,6 +18,7 @@ from modpkg.adapters import bind_router
 from modpkg.adapters.expert import Layer, experts_of, layers_of
 from modpkg.compose.composition import ModuleRow, PromptReader, PromptRow, RouterWeight
 from modpkg.compose.mixture import MixtureArchitecture, dense_of, mixture_config
+from modpkg.compose.named_tokens import VOCABULARY
 from modpkg.compose.operators.expert import (
     DROPS,
     OTHERS,
@@ -210,6 +211,13 @@ def _prompt_reader(context: StepContext, mode: str) -> PromptReader:
     """Return the base with its tokenizer, to compute activations for prompts."""
     base = context.base
     files = {path: base.files[path] for path in _TOKENIZER if path in base.files}
+    if not any(map(VOCABULARY.fullmatch, files)):
+        raise ComposeError(
+            "M601",
+            model=context.model,
+            reason=f"its router reads texts with {base.name}, which has no tokenizer (no "
+            f"{TOKENIZER})",
+        )
     # A release's record has the digests of its files before they are fetched.
     known = {path: entry.digest for path, entry in base.record.files.items()}
     return PromptReader(
