@@ -31,7 +31,6 @@ class Recipe:
         """By model and LoRA, the name of the module that is both."""
         self._revisions: dict[str, str] = {}
         self._pins: Mapping[str, str] = {}
-        self._beside = False
         self.notes: list[str] = []
         self._ignored(data, keys, "the recipe")
 
@@ -69,13 +68,10 @@ class Recipe:
         """The modules' names, by path; after `manifest` those of the whole recipe."""
         return self._names
 
-    def named(self, names: Mapping[str, str], pins: Mapping[str, str], *, beside: bool) -> None:
-        """Set the names of its models by path, and the versions that its modules have, by name.
-
-        ``beside`` says whether some of them are in the folder `PARTS` of the project.
-        """
+    def named(self, names: Mapping[str, str], pins: Mapping[str, str]) -> None:
+        """Set the names of its models by path, and the versions that its modules have, by name."""
         self._names.update(names)
-        self._pins, self._beside = pins, beside
+        self._pins = pins
 
     def revision(self, path: str) -> str | None:
         """Return the revision that the recipe names of a model, if it does."""
@@ -121,7 +117,8 @@ class Recipe:
                 lines.append(f"{key} = [\n{items},\n]")
             elif value not in ({}, [], None):
                 lines.append(f"{key} = {toml_value(value)}")
-        if self.parts or self._beside:
+        if self.parts or self._pins:
+            # Even where the registry has all parts: whether it does is nothing of the release's.
             lines += ["", "[files]", f"exclude = [{toml_value(f'{PARTS}/*')}]"]
         return "\n".join(lines) + "\n"
 

@@ -91,8 +91,7 @@ def import_with_models(
         )
         models.add_all()
         recipe = read_recipe(source)
-        beside = bool(models.projects) or (again and (out / PARTS).is_dir())
-        recipe.named(models.names, models.pins, beside=beside)
+        recipe.named(models.names, models.pins)
         warnings = [*models.warnings, *_written(recipe, models, source, staged, name, license)]
         projects = [*models.projects, *(f"{PARTS}/{each}" for each in recipe.parts.values()), "."]
         _plan(models, recipe, staged, name)
