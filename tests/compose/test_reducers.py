@@ -26,7 +26,7 @@ from modpkg.compose.reducers import (
     Reducer,
     selection,
 )
-from modpkg.compose.reducers.selection import draw_limit, kth_largest
+from modpkg.compose.reducers.selection import draw, kth_largest
 from modpkg.compose.reducers.stream import draws_at, uniform
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
@@ -347,10 +347,16 @@ def test_selection_equals_sorting(
     value = sorted(numbers, reverse=True)[k - 1]
     assert found[:3] == (value, sum(n > value for n in numbers), numbers.count(value))
     number = data.draw(st.integers(1, found.equal))
-    limit = draw_limit(rough, found, number, 7)
-    assert draw_limit(rough, found._replace(places=None), number, 7) == limit
-    draws = draws_at(7, np.flatnonzero(array == value)).tolist()
-    assert sum(draw < limit for draw in draws) == number
+    drawn = draw(rough, found, number, 7)
+    assert draw(rough, found._replace(places=None), number, 7).limit == drawn.limit
+    places = np.flatnonzero(array == value)
+    draws = draws_at(7, places)
+    assert sum(one < drawn.limit for one in draws.tolist()) == number
+    if drawn.dropped is not None:
+        assert (
+            drawn.dropped.tolist()
+            == places[[one >= drawn.limit for one in draws.tolist()]].tolist()
+        )
 
 
 def test_filters_and_gradients() -> None:

@@ -16,7 +16,7 @@ from modpkg.compose.composition import ComputedTensor, Term
 from modpkg.compose.reducers import selection
 from modpkg.compose.reducers.ranking import ranks_among, sorted_vectors
 from modpkg.compose.reducers.reducer import ApproximateMagnitudes, Contribution
-from modpkg.compose.reducers.selection import ALL_DRAWS, RankedMagnitude, draw_limit
+from modpkg.compose.reducers.selection import ALL_DRAWS, RankedMagnitude, draw
 from modpkg.compose.reducers.sparsified import drop_by_rank
 from modpkg.compose.reducers.stream import draws_at
 from modpkg.compose.reducers.trimming import TrimBounds, bounds_of, trimmed
@@ -72,11 +72,12 @@ def test_no_rows_or_columns_are_preferred(tmp_path: Path, density: float, gamma:
 def test_what_is_drawn_depends_on_no_block(tmp_path: Path, dtype: str) -> None:
     computed = fine_tune(tmp_path, dtype)
     with TensorBlocks("m", "t", computed) as blocks:
-        whole = bounds_of(blocks, 0, 0.3)
+        *whole, dropped = bounds_of(blocks, 0, 0.3)
         with mock.patch.object(selection, "KEPT_ELEMENTS", 2):
-            assert bounds_of(blocks, 0, 0.3) == whole
+            assert bounds_of(blocks, 0, 0.3) == (*whole, None)
         with mock.patch("modpkg.compose.blocks.SINGLE_ELEMENTS", 977):
-            assert bounds_of(blocks, 0, 0.3) == whole
+            *again, others = bounds_of(blocks, 0, 0.3)
+        assert (again, np.array_equal(others, dropped)) == (whole, True)
 
 
 def test_other_tensors_and_models_draw_others(tmp_path: Path) -> None:
@@ -115,13 +116,15 @@ def test_the_limit_needs_no_places_in_memory(number: int, unlikely: bool) -> Non
     draws = np.sort(draws_at(3, places))
     if unlikely:  # a wrong guess of where the limit is costs another pass
         with mock.patch("modpkg.compose.reducers.selection.math.isqrt", return_value=-2):
-            limit = draw_limit(blocks, RankedMagnitude(2.0, 0, 40_000), number, 3)
+            limit = draw(blocks, RankedMagnitude(2.0, 0, 40_000), number, 3).limit
     else:
-        limit = draw_limit(blocks, RankedMagnitude(2.0, 0, 40_000), number, 3)
+        limit = draw(blocks, RankedMagnitude(2.0, 0, 40_000), number, 3).limit
     assert limit == int(draws[number - 1]) + 1
-    assert limit == draw_limit(blocks, RankedMagnitude(2.0, 0, 40_000, places), number, 3)
-    assert draw_limit(blocks, RankedMagnitude(2.0, 0, 40_000), 40_000, 3) == ALL_DRAWS
-    assert draw_limit(blocks, RankedMagnitude(2.0, 0, 40_000), 0, 3) == 0
+    known = draw(blocks, RankedMagnitude(2.0, 0, 40_000, places), number, 3)
+    assert known.limit == limit
+    assert (known.dropped == places[draws_at(3, places) >= np.uint64(limit)]).all()
+    assert draw(blocks, RankedMagnitude(2.0, 0, 40_000), 40_000, 3).limit == ALL_DRAWS
+    assert draw(blocks, RankedMagnitude(2.0, 0, 40_000), 0, 3).limit == 0
 
 
 def test_equal_values_of_a_row_are_dropped_equally_often() -> None:

@@ -241,29 +241,43 @@ def _beside(bound: float, towards: float, dtype: Any) -> Any:
         return np.nextafter(dtype.type(bound), dtype.type(towards))
 
 
-def draw_limit(approximate: Approximate, ranked: RankedMagnitude, number: int, stream: int) -> int:
-    """Return the number below which exactly ``number`` of the draws are.
+class Drawn(NamedTuple):
+    """Which of equal values stay: those with the smallest draws."""
 
-    They are those of a stream, see `draws_at`, for the elements that are equal to a ranked value.
+    limit: int
+    """The draws of those that stay are below it."""
+    dropped: Any = None
+    """Flat indices of the others, ascending; None if they are not known."""
+
+
+def draw(approximate: Approximate, ranked: RankedMagnitude, number: int, stream: int) -> Drawn:
+    """Return which ``number`` of the elements stay that are equal to a ranked value.
+
+    The draws are those of a stream, see `draws_at`.
     """
     if number >= ranked.equal:
-        return ALL_DRAWS
+        return Drawn(ALL_DRAWS)
     if number <= 0:
-        return 0
+        return Drawn(0)
     # Draws are spread evenly, which tells where the limit is, up to twelve standard deviations.
     slack = 12 * math.isqrt(number * (ranked.equal - number) // ranked.equal) + 16
     low = max(0, (number - slack << 64) // ranked.equal)
     last = min(ALL_DRAWS, (number + slack << 64) // ranked.equal) - 1
     while True:
-        below, inside = 0, []
+        below, inside, late = 0, [], []
         for places in _placed(ranked) or _equal(approximate, ranked.value):
             draws = draws_at(stream, places)
+            if ranked.places is not None:
+                after = draws >= np.uint64(low)
+                late.append((places[after], draws[after]))
             before = draws < np.uint64(low)
             below += int(np.count_nonzero(before))
             inside.append(draws[(draws <= np.uint64(last)) ^ before])
         near = np.concatenate(inside)
         if below < number <= below + near.size:
-            return _ranked_draw(near, number - below)
+            limit = _ranked_draw(near, number - below)
+            dropped = [places[draws >= np.uint64(limit)] for places, draws in late]
+            return Drawn(limit, np.concatenate(dropped) if dropped else None)
         if (low, last) == (0, ALL_DRAWS - 1):
             raise AssertionError("fewer elements have this value")
         low, last = 0, ALL_DRAWS - 1

@@ -51,6 +51,8 @@ class ThresholdCut(NamedTuple):
     """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
     first: int = 0
     """The first element's flat index in the tensor."""
+    dropped: Any = None
+    """Flat indices in the tensor of what ``draws`` drops, ascending, if known."""
 
 
 Cuts = Sequence[ThresholdCut]
@@ -237,6 +239,9 @@ def _lost(cut: ThresholdCut, under: NDArray[np.int32]) -> Any:
 
     ``under`` is by how much the bits of an element are smaller than those below the threshold.
     """
+    if cut.dropped is not None:
+        start, stop = np.searchsorted(cut.dropped, [cut.first, cut.first + under.size])
+        return cut.dropped[start:stop] - cut.first
     equal = np.flatnonzero(under == np.int32(-1))
     return equal[draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws or 0)]
 

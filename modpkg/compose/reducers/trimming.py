@@ -14,7 +14,8 @@ from modpkg.compose.reducers.selection import (
     ALL_DRAWS,
     RankedMagnitude,
     computed_magnitudes,
-    draw_limit,
+    Drawn,
+    draw,
     kth_largest,
 )
 from modpkg.compose.reducers.single import ThresholdCut
@@ -44,6 +45,8 @@ class TrimBounds(NamedTuple):
     """The largest magnitude itself, where ``high`` is only next to it."""
     stream: int = 0
     """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
+    low_dropped: Any = None
+    """Flat indices of the values equal to ``low`` that ``low_draws`` drops, ascending, if known."""
 
     def drawn(self, places: Any, limit: int) -> Any:
         """Return a mask of the flat indices whose draw is below a limit."""
@@ -97,10 +100,10 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
         return KEEP_NOTHING
     stream = stream_of(0, blocks.keys[index])
 
-    def drawn(found: RankedMagnitude, number: int) -> int:
+    def drawn(found: RankedMagnitude, number: int) -> Drawn:
         if not found.value:
-            return ALL_DRAWS
-        return draw_limit(partial(blocks.approximate, index), found, number, stream)
+            return Drawn(ALL_DRAWS)
+        return draw(partial(blocks.approximate, index), found, number, stream)
 
     above = min(int((gamma or 0.0) * count), count - wanted)  # density takes precedence
     low = ranked_magnitude(blocks, index, above + wanted)
@@ -109,12 +112,12 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
     inside = above + wanted - low.above
     if high is not None and (high.value, high.exact) == (low.value, low.exact):
         inside = wanted  # of equal values, those with the largest draws are the ones above
-    if (limit := drawn(low, inside)) < ALL_DRAWS:
-        kept = kept._replace(low_draws=limit, stream=stream)
+    if (limit := drawn(low, inside)).limit < ALL_DRAWS:
+        kept = kept._replace(low_draws=limit.limit, low_dropped=limit.dropped, stream=stream)
     if high is not None:
         limit = drawn(high, high.equal - (above - high.above))
         kept = kept._replace(
-            high=high.value, high_draws=limit, high_exact=high.exact, stream=stream
+            high=high.value, high_draws=limit.limit, high_exact=high.exact, stream=stream
         )
     return kept
 
@@ -146,7 +149,7 @@ def largest_of(
     approximate = computed_magnitudes(values)
     low = kth_largest(approximate, values, sample, wanted, count)
     stream = stream_of(0, key)
-    limit = draw_limit(approximate, low, wanted - low.above, stream)
+    limit = draw(approximate, low, wanted - low.above, stream).limit
     if limit == ALL_DRAWS:
         return TrimBounds(low.value)
     return TrimBounds(low.value, limit, stream=stream)
@@ -262,4 +265,7 @@ def threshold_cuts(bounds: Bounds, first: int) -> list[ThresholdCut] | None:
     """
     if any(kept.high_draws is not None or kept.factor != 1.0 or kept.low_exact for kept in bounds):
         return None
-    return [ThresholdCut(kept.low, kept.low_draws, kept.stream, first) for kept in bounds]
+    return [
+        ThresholdCut(kept.low, kept.low_draws, kept.stream, first, kept.low_dropped)
+        for kept in bounds
+    ]
