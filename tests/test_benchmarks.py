@@ -14,7 +14,11 @@ BENCHMARKS = sorted(
     for path in Path(__file__).parents[1].glob("benchmarks/*.py")
     if path.stem not in ("__init__", "__main__")
 )
-PEERS = ("fastcdc", "fastcdc.fastcdc_cy")
+PEERS = (
+    *("fastcdc", "fastcdc.fastcdc_cy"),
+    *("mergekit", "mergekit.config", "mergekit.merge", "mergekit.moe", "mergekit.moe.config"),
+    *("mergekit.options", "mergekit.scripts", "mergekit.scripts.moe"),
+)
 """Installed by whoever compares with them; imported at the top of a benchmark."""
 
 

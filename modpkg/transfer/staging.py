@@ -90,10 +90,11 @@ def disk_usage(folder: Path, name: str) -> int:
     """Return the bytes of disk space that an unfinished pack takes already."""
     taken = 0
     for suffix in _SUFFIXES:
-        path = folder / f"{name}{suffix}"
-        if path.exists():
-            state = path.stat()
-            taken += min(state.st_size, getattr(state, "st_blocks", 0) * 512)
+        try:
+            state = (folder / f"{name}{suffix}").stat()
+        except FileNotFoundError:  # or another process has just finished the pack
+            continue
+        taken += min(state.st_size, getattr(state, "st_blocks", 0) * 512)
     return taken
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from modpkg.core.bounds import DISK_RESERVE
 from modpkg.transfer.fetch import check_space
+from modpkg.transfer.staging import disk_usage
 from tests.raising import raises
 
 FREE = DISK_RESERVE + 1000
@@ -36,3 +37,16 @@ def test_a_reserve_stays_free(
     ):
         check_space(folder, needed)
     assert folder.is_dir()
+
+
+def test_an_unfinished_pack_that_another_process_finishes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "name.pack").write_bytes(bytes(3))
+    (tmp_path / "name.spool").write_bytes(bytes(4))
+    usage = disk_usage(tmp_path, "name")
+    assert usage > 0
+    monkeypatch.setattr(Path, "exists", lambda self: True)  # until it is looked at
+    for path in tmp_path.glob("name.*"):
+        path.unlink()
+    assert disk_usage(tmp_path, "name") == 0

@@ -12,9 +12,9 @@ from modpkg.adapters.formula import UNIT, Error
 from modpkg.compose.reducers.reducer import Blocks, Contribution, Doubt
 from modpkg.compose.reducers.selection import (
     ALL_DRAWS,
+    Drawn,
     RankedMagnitude,
     computed_magnitudes,
-    Drawn,
     draw,
     kth_largest,
 )
