@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from modpkg.core import system
+from modpkg.core.regular_file import read_head
 
 
 class Terminated(SystemExit):
@@ -65,8 +67,7 @@ def is_running(process: int) -> bool:
     except (PermissionError, OverflowError):
         pass
     try:
-        with open(f"/proc/{process}/stat", "rb") as file:
-            state = file.read(4096).rpartition(b")")[2].split()[:1]
+        state = read_head(Path(f"/proc/{process}/stat"), 4096).rpartition(b")")[2].split()[:1]
     except OSError:  # not Linux, or it ends just now
         return True
     return state not in ([b"Z"], [b"X"])

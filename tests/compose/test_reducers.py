@@ -383,7 +383,7 @@ def test_filters_and_gradients() -> None:
         ("nuslerp", ["one", "two"], {"vectors": "row"}, "'tensor', 'rows' or 'columns'"),
         ("nearswap", ["one"], {"t": -0.1}, "must be at least 0"),
         ("ties-peft", ["one"], {"majority_sign": "x"}, "'total' or 'frequency'"),
-        ("della", ["one"], {"density": 0.9}, "between 0 and 1"),
+        ("della", ["one"], {"density": 0.9}, "more than 0 and less than 1"),
     ],
 )
 def test_invalid_parameters_are_refused(

@@ -434,7 +434,7 @@ def patched(before: torch.Tensor, after: torch.Tensor) -> dict[str, Any]:
         (
             "merge_method: della\nbase_model: a\nmodels: [{model: a}, {model: b}]\n"
             "parameters: {weight: 1, density: 0.9}",
-            "between 0 and 1",
+            "more than 0 and less than 1",
         ),
         (
             "merge_method: model_stock\nbase_model: a\nmodels: [{model: a}, {model: b}]",

@@ -47,6 +47,7 @@ class MemoryRegistry:
     url = shown = "memory"
     name = "memory"
     folder = Path()
+    listing = ""
 
     def __init__(self, lines: Sequence[IndexLine]) -> None:
         self.lines: dict[str, list[IndexLine]] = {}
