@@ -36,6 +36,14 @@ def digest_bytes(data: bytes | memoryview) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
+def git_blob_hash(size: int) -> hashlib._Hash:
+    """Return a hash that names a file of ``size`` bytes as git does, once it is given these bytes.
+
+    A hub names the files so that are not large.
+    """
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
 def file_chunks(path: Path, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
     """Yield ``length`` bytes of a file from ``offset`` on (all by default), in chunks.
 

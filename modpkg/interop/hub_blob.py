@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from modpkg.core.digests import git_blob_hash
 from modpkg.core.errors import ConversionError
 from modpkg.core.regular_file import open_file
 from modpkg.core.system_folders import is_link
@@ -73,9 +74,7 @@ def check_hub_blob(path: Path) -> None:
     if blob.parent.name != "blobs" or not _NAME.fullmatch(blob.name) or not blob.is_file():
         return
     large = len(blob.name) == 64
-    state = hashlib.sha256() if large else hashlib.sha1(usedforsecurity=False)
-    if not large:
-        state.update(b"blob %d\0" % blob.stat().st_size)
+    state = hashlib.sha256() if large else git_blob_hash(blob.stat().st_size)
     with open_file(blob) as file:
         while chunk := file.read(1 << 20):
             state.update(chunk)

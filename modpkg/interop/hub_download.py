@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from modpkg.core import bounds
-from modpkg.core.digests import file_chunks
+from modpkg.core.digests import file_chunks, git_blob_hash
 from modpkg.core.errors import ConversionError, IntegrityError, ModpkgError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import (
@@ -338,9 +338,7 @@ class _Fetch:
 
     def _file(self, file: HubFile) -> None:
         partial = self._partial(file)
-        state = hashlib.sha256() if file.is_large else hashlib.sha1(usedforsecurity=False)
-        if not file.is_large:
-            state.update(b"blob %d\0" % file.size)
+        state = hashlib.sha256() if file.is_large else git_blob_hash(file.size)
         have = _size(partial)
         if have > file.size:
             partial.unlink()

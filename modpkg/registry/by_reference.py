@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.digests import Digest, git_blob_hash, parse_digest
 from modpkg.core.elsewhere import elsewhere_path, read_places
 from modpkg.core.errors import ModpkgError, PublishError
 from modpkg.core.records import IndexLine
@@ -89,8 +88,9 @@ def kept_places(
 
 def _blob_id(data: bytes) -> str:
     """Return what git calls a file, and a hub one that is not large."""
-    header = b"blob %d\0" % len(data)
-    return hashlib.sha1(header + data, usedforsecurity=False).hexdigest()
+    state = git_blob_hash(len(data))
+    state.update(data)
+    return state.hexdigest()
 
 
 def _has(
