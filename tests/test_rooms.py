@@ -31,7 +31,7 @@ ORDER = [
     "community",
 ]
 """A room imports only from rooms before it."""
-OUTSIDE = {"cli"}
+OUTSIDE = {"cli", "server"}
 COMMUNITY = ["svg", "modules", "diff", "patch", "evaluate", "semver", "vet", "bisect", "lineage"]
 """The rooms within `community`, in the same order of imports."""
 

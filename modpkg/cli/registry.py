@@ -12,6 +12,7 @@ from msgspec import Struct
 from modpkg.cli.options import json_option, project_options, span_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
 from modpkg.cli.search import search_command
+from modpkg.cli.serve import serve_command
 from modpkg.core.errors import ModpkgError, PublishError, UsageError
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_MODULES
 from modpkg.core.files import human_bytes
@@ -423,3 +424,4 @@ def collect_registry(
 
 
 registry_command.add_command(search_command)
+registry_command.add_command(serve_command)

@@ -129,6 +129,10 @@ class ConversionError(ModpkgError):
     """Something cannot be imported or exported."""
 
 
+class AccessRefused(ModpkgError):
+    """A server does not let this caller do what was asked."""
+
+
 class UsageError(ModpkgError):
     """A command was used wrongly: exit status 2."""
 
@@ -139,6 +143,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         InvalidValue,
     ),
     **dict.fromkeys(["M110", "M111", "M112", "M241", "M851"], ManifestError),
+    **dict.fromkeys(["M430", "M431", "M432"], AccessRefused),
     **dict.fromkeys(
         [
             "M202",

@@ -264,6 +264,14 @@ MESSAGES: dict[str, str] = {
     "M422": (
         "--against names {given}, but {where} has {written}; leave one of them out, or correct it."
     ),
+    "M430": (
+        "The token is not valid: it is wrong, expired or revoked; run 'modpkg login' for a new one."
+    ),
+    "M431": "To {action} {module}, log in first: run 'modpkg login'.",
+    "M432": (
+        "{name} may not {action} {module}; ask an owner of {module} for the right, or use a token "
+        "that has it."
+    ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
         "Not enough disk space at {path}: {needed} needed{reserve}, {free} free; nothing was "

@@ -1,0 +1,1 @@
+"""The server of a registry: publishing, people and rights, review, pages. An extra."""

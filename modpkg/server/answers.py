@@ -1,0 +1,52 @@
+"""Errors as answers: a code, a sentence, and a status that fits."""
+
+from __future__ import annotations
+
+from litestar import MediaType, Request, Response
+from msgspec import Struct
+
+from modpkg.core.errors import (
+    AccessRefused,
+    InvalidValue,
+    ModpkgError,
+    NotFound,
+    PublishError,
+    RecordError,
+    RegistryUnreachable,
+    ReleaseError,
+    UsageError,
+)
+
+STATUS: dict[type[ModpkgError], int] = {
+    AccessRefused: 403,
+    NotFound: 404,
+    UsageError: 400,
+    InvalidValue: 400,
+    RecordError: 422,
+    ReleaseError: 422,
+    PublishError: 409,
+    RegistryUnreachable: 503,
+}
+BY_CODE = {"M430": 401, "M431": 401}
+
+
+class ErrorAnswer(Struct, frozen=True):
+    """Why a request was refused."""
+
+    code: str
+    message: str
+
+
+def status_of(error: ModpkgError) -> int:
+    """Return the HTTP status of an error."""
+    if (status := BY_CODE.get(error.code)) is not None:
+        return status
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 422)
+
+
+def error_answer(_: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # type: ignore[type-arg]
+    """Return the answer to a request that was refused."""
+    status = status_of(error)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    content = ErrorAnswer(error.code, str(error))
+    return Response(content, status_code=status, headers=headers, media_type=MediaType.JSON)

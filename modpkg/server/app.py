@@ -1,0 +1,70 @@
+"""The application: what is asked where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Litestar, Request, get
+from litestar.config.app import AppConfig
+from litestar.di import NamedDependency, Provide
+from litestar.openapi import OpenAPIConfig
+from msgspec import Struct
+
+from modpkg.core.errors import ModpkgError
+from modpkg.core.version import __version__
+from modpkg.server.answers import error_answer
+from modpkg.server.callers import Caller, caller_of
+from modpkg.server.state import Server
+
+
+class Me(Struct, frozen=True):
+    """Who a token belongs to, and what it is for."""
+
+    name: str
+    """Empty for somebody unknown."""
+    administrator: bool
+    actions: list[str]
+    modules: list[str]
+
+
+@get("/api/1/me", sync_to_thread=False)
+def me(caller: NamedDependency[Caller]) -> Me:
+    """Return who asks."""
+    return Me(caller.name, caller.is_administrator, sorted(caller.actions), [*caller.patterns])
+
+
+ROUTES: list[Any] = [me]
+"""Handlers and routers of all parts; each part adds its own here."""
+
+
+def make_app(server: Server, routes: Sequence[Any] = ()) -> Litestar:
+    """Return the application of a server.
+
+    Handlers get ``server: NamedDependency[Server]`` and ``caller: NamedDependency[Caller]``.
+    """
+
+    def asking(request: Request[Any, Any, Any]) -> Caller:
+        return caller_of(server, request)
+
+    def close(_: Litestar) -> None:
+        server.close()
+
+    def quiet(config: AppConfig) -> AppConfig:
+        config.logging_config = None
+        return config
+
+    return Litestar(
+        route_handlers=[*ROUTES, *routes],
+        dependencies={
+            "server": Provide(lambda: server, sync_to_thread=False, use_cache=True),
+            "caller": Provide(asking, sync_to_thread=True),
+        },
+        exception_handlers={ModpkgError: error_answer},
+        on_app_init=[quiet],
+        on_shutdown=[close],
+        request_max_body_size=server.settings.limits.body_bytes,
+        openapi_config=OpenAPIConfig(
+            title="modpkg registry", version=__version__, path="/api/1/schema", render_plugins=()
+        ),
+    )

@@ -1,0 +1,51 @@
+"""What an operator decides about a server."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+MB = 1_000_000
+GB = 1_000 * MB
+
+
+class ServerLimits(Struct, frozen=True, kw_only=True):
+    """What one account, session and release may take."""
+
+    release_bytes: int = 200 * GB
+    """Bytes of all blobs of one release."""
+    release_blobs: int = 10_000
+    account_bytes: int = 1_000 * GB
+    """Bytes that one account has uploaded, committed or not."""
+    open_sessions: int = 20
+    """Publishing sessions of one account that are not committed."""
+    session_seconds: int = 24 * 60 * 60
+    """How long a session may stay uncommitted before it is swept away."""
+    body_bytes: int = 4 * MB
+    """Of a request's JSON or form."""
+    login_days: int = 14
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True):
+    """The settings of one server."""
+
+    storage: str
+    """A folder, or the address of an object store."""
+    database: str | None = None
+    """A URL of SQLAlchemy; None for a file of SQLite beside the storage."""
+    url: str = "http://127.0.0.1:8420"
+    """The address under which people reach it, without a slash at its end."""
+    name: str | None = None
+    """What a new registry calls itself."""
+    open_registration: bool = True
+    """Whether anybody may make an account."""
+    limits: ServerLimits = ServerLimits()
+
+    @property
+    def api(self) -> str:
+        """The address of the API, as ``registry.json`` has it."""
+        return f"{self.url}/api/1/"
+
+    @property
+    def is_secure(self) -> bool:
+        """Return whether people reach it by https."""
+        return self.url.startswith("https://")

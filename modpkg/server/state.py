@@ -1,0 +1,47 @@
+"""What one server works with: its settings, its storage and its database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modpkg.registry.opening import open_place
+from modpkg.registry.place import Place, registry_at
+from modpkg.registry.reader import Registry
+from modpkg.server.database import Database, sqlite_url
+from modpkg.server.settings import ServerSettings
+
+OWN = ".server"
+"""The folder of a server's own files, in the folder of its storage."""
+
+
+class Server:
+    """A server; several may share one storage and one database."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.place: Place = open_place(settings.storage)
+        """Where the registry's files lie."""
+        self.database = Database(settings.database or self._own_database())
+
+    def _own_database(self) -> str:
+        folder = self.place.folder or Path.cwd()
+        (folder / OWN).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return sqlite_url((folder / OWN / "server.sqlite3").absolute())
+
+    def prepare(self) -> None:
+        """Make the registry and the tables, where they are not yet."""
+        self.place.prepare(self.settings.name)
+        self.database.upgrade()
+
+    def registry(self) -> Registry:
+        """Return the registry as it is now."""
+        return registry_at(self.place)
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie of browsers' logins."""
+        return "__Host-modpkg" if self.settings.is_secure else "modpkg"
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
