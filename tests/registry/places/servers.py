@@ -241,9 +241,6 @@ class GoogleStorage(StoreServer):
         command = [PYTHON, "-m", "tests.registry.places.gcs", str(self.port)]
         return [self.run(command, folder, owner)]
 
-    def fill(self) -> None:
-        pass  # its buckets are where something is put
-
 
 class Rclone(StoreServer):
     """``rclone serve s3``: it overwrites where it is asked not to."""
@@ -257,9 +254,6 @@ class Rclone(StoreServer):
         address = ("--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{KEY},{SECRET}")
         command = [BIN / "rclone", "serve", "s3", *address, folder / "data"]
         return [self.run(command, folder, owner)]
-
-    def fill(self) -> None:
-        pass  # a folder is a bucket
 
 
 SERVERS = {

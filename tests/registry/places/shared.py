@@ -11,17 +11,44 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
 from tests.registry.places.servers import SERVERS
-from tests.registry.places.store import StoreServer, stop
+from tests.registry.places.store import LoopbackServer, StoreServer, stop
 
 FOLDER = "MODPKG_TEST_PLACES"
+Kind = TypeVar("Kind", bound=LoopbackServer)
+
+
+class SharedServers:
+    """Gives running servers, which other tests may use or have used."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __call__(self, name: str) -> StoreServer:
+        """Return the object store of a name."""
+        return self.of(SERVERS[name])
+
+    def of(self, kind: type[Kind]) -> Kind:
+        """Return the server of a kind."""
+        state, folder = self._root / f"{kind.name}.json", self._root / kind.name
+        with FileLock(self._root / f"{kind.name}.lock"):
+            running = kind(json.loads(state.read_text())["port"] if state.exists() else 0)
+            running.folder = folder
+            if state.exists():
+                return running
+            folder.mkdir()
+            groups = running.start(folder, _owner(self._root))
+            state.write_text(json.dumps({"port": running.port, "groups": groups}))
+            running.await_answer(folder, groups)
+            running.fill()
+            return running
 
 
 def begin() -> None:
@@ -45,10 +72,10 @@ def end() -> None:
 
 
 @contextmanager
-def servers() -> Iterator[Callable[[str], StoreServer]]:
-    """Give what returns a running server, which other tests may use or have used.
+def servers() -> Iterator[SharedServers]:
+    """Give servers that run until nobody is in such a block.
 
-    When nobody is in such a block any more, all are stopped: some use the processor while idle.
+    Then all are stopped: some use the processor while idle.
     """
     begin()
     root = Path(os.environ[FOLDER])
@@ -63,7 +90,7 @@ def servers() -> Iterator[Callable[[str], StoreServer]]:
     with lock:
         count(1)
     try:
-        yield partial(_server, root)
+        yield SharedServers(root)
     finally:
         with lock:
             if count(-1) == 0:
@@ -75,17 +102,3 @@ def _stop_all(root: Path) -> None:
         stop(json.loads(state.read_text())["groups"])
         state.unlink()
         shutil.rmtree(state.with_suffix(""), ignore_errors=True)
-
-
-def _server(root: Path, name: str) -> StoreServer:
-    state, folder = root / f"{name}.json", root / name
-    with FileLock(root / f"{name}.lock"):
-        if state.exists():
-            return SERVERS[name](json.loads(state.read_text())["port"])
-        running = SERVERS[name]()
-        folder.mkdir()
-        groups = running.start(folder, _owner(root))
-        state.write_text(json.dumps({"port": running.port, "groups": groups}))
-        running.await_answer(folder, groups)
-        running.fill()
-        return running

@@ -1,4 +1,4 @@
-"""A server of an object store, started for tests on a free port of the loopback device."""
+"""A server of other people, started for tests on a free port of the loopback device."""
 
 from __future__ import annotations
 
@@ -43,44 +43,21 @@ def free_port() -> int:
             return port
 
 
-class StoreServer:
-    """One kind of server: how it is started, and how a user reaches the bucket in it."""
+class LoopbackServer:
+    """One kind of server: how it is started, and how it answers."""
 
     name = ""
-    heeds = True
-    """Whether it heeds the conditions that publishers need."""
     path = "/"
     """What answers when it is ready, with any status."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port or free_port()
+        self.folder = Path()
+        """With its data, where tests share it."""
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The bucket's."""
-        return f"s3://{BUCKET}"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables of somebody who may write."""
-        return self.s3(KEY, SECRET)
-
-    @property
-    def reading(self) -> dict[str, str] | None:
-        """The variables of somebody who may only read; None where anybody may write."""
-        return self.s3(READ_KEY, READ_SECRET)
-
-    def s3(self, key: str, secret: str) -> dict[str, str]:
-        return {
-            "AWS_ACCESS_KEY_ID": key,
-            "AWS_SECRET_ACCESS_KEY": secret,
-            "AWS_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": self.address,
-        }
 
     def start(self, folder: Path, owner: int) -> list[int]:
         """Start it with its data in a folder, and return its process groups.
@@ -90,8 +67,7 @@ class StoreServer:
         raise NotImplementedError
 
     def fill(self) -> None:
-        """Make the bucket."""
-        raise NotImplementedError
+        """Make what it has to have when it runs."""
 
     def run(
         self,
@@ -135,6 +111,36 @@ class StoreServer:
         output = (folder / "output.txt").read_text(errors="replace")[-2000:]
         remedy = "`python tests/registry/places/install.py build/places` installs what pip cannot"
         raise RuntimeError(f"{self.name} did not start; {remedy}.\n{output}")
+
+
+class StoreServer(LoopbackServer):
+    """A server of an object store, and how a user reaches the bucket in it."""
+
+    heeds = True
+    """Whether it heeds the conditions that publishers need."""
+
+    @property
+    def url(self) -> str:
+        """The bucket's."""
+        return f"s3://{BUCKET}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of somebody who may write."""
+        return self.s3(KEY, SECRET)
+
+    @property
+    def reading(self) -> dict[str, str] | None:
+        """The variables of somebody who may only read; None where anybody may write."""
+        return self.s3(READ_KEY, READ_SECRET)
+
+    def s3(self, key: str, secret: str) -> dict[str, str]:
+        return {
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.address,
+        }
 
 
 def _runs(group: int) -> bool:
