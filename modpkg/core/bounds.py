@@ -138,6 +138,15 @@ CHANGE_ATTEMPTS = 100
 #: What an attempt at a range of a pack has to bring, to count as progress, bytes.
 PROGRESS_BYTES = 64 << 10
 
+# Servers ------------------------------------------------------------------------------------
+
+#: Blobs of a publishing session.
+SESSION_BLOBS = 20_000
+#: A release record that is sent when a session begins; a longer one is uploaded, characters.
+SESSION_RECORD_CHARACTERS = 2_000_000
+#: What a candidate is for, as it is submitted, characters.
+SESSION_MESSAGE_CHARACTERS = 20_000
+
 # Hubs ---------------------------------------------------------------------------------------
 
 #: An answer of a hub about a repository, bytes; a file in it takes some hundred.

@@ -144,6 +144,8 @@ CLASSES: dict[str, type[ModpkgError]] = {
     ),
     **dict.fromkeys(["M110", "M111", "M112", "M241", "M851"], ManifestError),
     **dict.fromkeys(["M430", "M431", "M432"], AccessRefused),
+    "M450": NotFound,
+    **dict.fromkeys(["M451", "M452", "M453", "M454", "M455", "M456", "M457", "M458"], PublishError),
     **dict.fromkeys(
         [
             "M202",

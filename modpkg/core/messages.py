@@ -272,6 +272,39 @@ MESSAGES: dict[str, str] = {
         "{name} may not {action} {module}; ask an owner of {module} for the right, or use a token "
         "that has it."
     ),
+    "M450": (
+        "The server has no publishing session {id} of yours: it has expired, was given up, "
+        "or never was; run 'modpkg publish' again."
+    ),
+    "M451": (
+        "The server takes no more: {what} would be {count} {unit}, and {most} are allowed; ask who "
+        "runs it for more, or publish less."
+    ),
+    "M452": (
+        "What was declared of {module} {version} does not agree with its release record "
+        "({reason}); build it again and publish that."
+    ),
+    "M453": (
+        "{module} is archived ({reason}): nothing more is published of it; ask an owner to undo "
+        "that, or publish it under another name."
+    ),
+    "M454": (
+        "The upload of {digest} was to go on at byte {offset}, but the server has {found} bytes; "
+        "run 'modpkg publish' again, which goes on there."
+    ),
+    "M455": "Somebody else is at work on {what}; wait for a moment and try again.",
+    "M456": (
+        "The session lacks {count} of its blobs ({digest}, for one); run 'modpkg publish' again, "
+        "which uploads them."
+    ),
+    "M457": (
+        "{module} has releases here, and nobody has a right to it; ask an administrator to run "
+        "'modpkg registry rebuild' and to name an owner."
+    ),
+    "M458": (
+        "More bytes were sent of {digest} than the {size} that were declared; build the release "
+        "again and publish that."
+    ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
         "Not enough disk space at {path}: {needed} needed{reserve}, {free} free; nothing was "

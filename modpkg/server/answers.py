@@ -16,6 +16,7 @@ from modpkg.core.errors import (
     ReleaseError,
     UsageError,
 )
+from modpkg.registry.session_records import OFFSET
 
 STATUS: dict[type[ModpkgError], int] = {
     AccessRefused: 403,
@@ -27,7 +28,9 @@ STATUS: dict[type[ModpkgError], int] = {
     PublishError: 409,
     RegistryUnreachable: 503,
 }
-BY_CODE = {"M430": 401, "M431": 401}
+BY_CODE = {"M430": 401, "M431": 401, "M451": 413, "M452": 422, "M457": 403, "M458": 413}
+_AGAIN = {"M455": "1"}
+"""Code to the seconds after which to ask again."""
 
 
 class ErrorAnswer(Struct, frozen=True):
@@ -48,5 +51,9 @@ def error_answer(_: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # ty
     """Return the answer to a request that was refused."""
     status = status_of(error)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if (seconds := _AGAIN.get(error.code)) is not None:
+        headers["Retry-After"] = seconds
+    if (found := error.values.get("found")) is not None and error.code == "M454":
+        headers[OFFSET] = str(found)
     content = ErrorAnswer(error.code, str(error))
     return Response(content, status_code=status, headers=headers, media_type=MediaType.JSON)

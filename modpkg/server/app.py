@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
+from modpkg.server import sessions
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.state import Server
@@ -34,7 +35,7 @@ def me(caller: NamedDependency[Caller]) -> Me:
     return Me(caller.name, caller.is_administrator, sorted(caller.actions), [*caller.patterns])
 
 
-ROUTES: list[Any] = [me]
+ROUTES: list[Any] = [me, *sessions.ROUTES]
 """Handlers and routers of all parts; each part adds its own here."""
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from anyio import CapacityLimiter
+
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.server.database import Database, sqlite_url
 from modpkg.server.settings import ServerSettings
 
+COMMITS_AT_ONCE = 4
+"""Commits that one process is at; others wait for their turn."""
 OWN = ".server"
 """The folder of a server's own files, in the folder of its storage."""
 
@@ -21,6 +25,8 @@ class Server:
         self.settings = settings
         self.place: Place = open_place(settings.storage)
         """Where the registry's files lie."""
+        self.commits = CapacityLimiter(COMMITS_AT_ONCE)
+        """Of commits, which take long: other requests are answered meanwhile."""
         self.database = Database(settings.database or self._own_database())
 
     def _own_database(self) -> str:

@@ -180,15 +180,21 @@ class PublishingSession(ServerTable):
     account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
     module: Mapped[str] = mapped_column(String(100), index=True)
     version: Mapped[str]
+    release: Mapped[str] = mapped_column(String(80), default="")
+    """The release digest."""
     line: Mapped[str]
-    """The index line, as JSON."""
+    """The index line, as JSON: as declared, and once it is committed as it was published."""
+    size: Mapped[int] = mapped_column(Big, default=0)
+    """Bytes of the blobs that were declared."""
     is_candidate: Mapped[bool] = mapped_column(default=False)
     message: Mapped[str] = mapped_column(default="")
     options: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[datetime.datetime]
     expires: Mapped[datetime.datetime] = mapped_column(index=True)
     state: Mapped[str] = mapped_column(default="open")
-    """``open``, ``committing``, ``committed`` or ``refused``."""
+    """``open`` or ``committed``."""
+    number: Mapped[int | None]
+    """Of the candidate that it has become."""
 
 
 class SessionBlob(ServerTable):

@@ -1,0 +1,221 @@
+"""Committing a session: all that `modpkg publish` checks, from the bytes that are here.
+
+The order is that of any writer, with the right to a new name before it: the release is verified;
+a new name gets its row and its owner, in one transaction, so that of two one is first; blobs and
+record are added, and the index line last; then the session is done, with its event. Whoever is
+killed between leaves a session that can be committed again, or a release that is published whole,
+which a second commit finds.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+import threading
+from pathlib import Path
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from modpkg.community.modules.view import view_of_build
+from modpkg.community.semver.check import check
+from modpkg.community.semver.releases import version_too_low
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import AccessRefused, ModpkgError, NotFound, PublishError
+from modpkg.core.names import parse_version
+from modpkg.core.records import IndexLine, canonical_json
+from modpkg.core.tree import BlobTree
+from modpkg.registry.place import Place
+from modpkg.registry.reader import Registry
+from modpkg.registry.select import earlier_release
+from modpkg.registry.session_records import CommitAnswer, DeclaredBlob
+from modpkg.registry.writer import RegistryWriter
+from modpkg.server.callers import Caller
+from modpkg.server.clock import now
+from modpkg.server.declaring import (
+    check_declared_record,
+    check_may_publish,
+    has_index,
+    line_of,
+    missing_blobs,
+    own_session,
+    release_there,
+)
+from modpkg.server.events import log_event
+from modpkg.server.spool import busy, spool_of
+from modpkg.server.state import Server
+from modpkg.server.tables import Account, Membership, Module, PublishingSession, Role, SessionBlob
+
+AT_WORK = datetime.timedelta(hours=6)
+"""How long a session stays from when somebody has begun to commit it."""
+_under_way: set[str] = set()
+_turn = threading.Lock()
+
+
+def commit(server: Server, caller: Caller, session: str) -> CommitAnswer:
+    """Publish the release of a session, or make it a candidate; once it is, only tell so.
+
+    Raises:
+        NotFound: The caller has no such session.
+        PublishError: Blobs are missing, it is being committed, or the release is refused.
+        What `RegistryWriter.publish` raises for a release that is damaged.
+    """
+    with _turn:
+        if session in _under_way:
+            raise busy(f"session {session}")
+        _under_way.add(session)
+    try:
+        return _commit(server, caller, session)
+    finally:
+        _under_way.discard(session)
+
+
+def _commit(server: Server, caller: Caller, session: str) -> CommitAnswer:
+    with server.database.begin() as db:
+        row = own_session(db, caller, session)
+        if row.state == "committed":
+            return CommitAnswer(line=line_of(row), candidate=row.number)
+        check_may_publish(db, caller, row.module, candidate=row.is_candidate)
+        row.expires = max(row.expires, now() + AT_WORK)
+        rows = list(db.scalars(select(SessionBlob).where(SessionBlob.session_id == session)))
+    blobs = [DeclaredBlob(blob.digest, blob.size) for blob in rows]
+    spool, line = spool_of(server.place, session), line_of(row)
+    registry = server.registry()
+    published = release_there(registry, line)
+    if published is None and (lacking := missing_blobs(server.place, spool, blobs)):
+        raise PublishError("M456", count=len(lacking), digest=lacking[0].digest)
+    number = None
+    if published is None:
+        here = [(parse_digest(blob.digest), blob.size) for blob in blobs]
+        with spool.gathered(here) as folder:
+            published, number = _publish(server, caller, row, folder, blobs)
+    line = published
+    _finish(server, caller, row, line, number)
+    spool.remove()
+    return CommitAnswer(line=line, candidate=number)
+
+
+def _publish(
+    server: Server,
+    caller: Caller,
+    row: PublishingSession,
+    folder: Path,
+    blobs: list[DeclaredBlob],
+) -> tuple[IndexLine, int | None]:
+    """Verify a release and publish it; return its line, and the number of a candidate."""
+    line, place = line_of(row), server.place
+    tree, built = BlobTree(folder), Registry(str(folder))
+    own = parse_digest(line.release)
+    if not tree.has(own):  # it is in the registry: of a candidate, or of a publisher who was killed
+        tree.add(server.registry().blob(own, "the release record"))
+    check_declared_record(tree.read(own, "the release record"), line, blobs)
+    writer = RegistryWriter(place)
+    writer.preview(built, line)
+    check_version(place, built, line)
+    with server.database.begin() as db:
+        is_new = claim(db, caller, server.registry(), row)
+    try:
+        published = writer.publish(built, line, now=now())
+    except ModpkgError:
+        if is_new:
+            disclaim(server, row.module)
+        raise
+    return published, None
+
+
+def check_version(place: Place, built: Registry, line: IndexLine) -> None:
+    """Check that a version is high enough for what changed since the release before.
+
+    Raises:
+        PublishError: It is too low, and the record does not say why.
+    """
+    registry = Registry(place.source.url, source=place.source)
+    try:
+        lines = registry.index(line.name)
+    except NotFound:
+        return
+    version = parse_version(line.version)
+    earlier = earlier_release(lines, version)
+    record = built.record(line)
+    if earlier is None or record.provenance.breaking:
+        return
+
+    def published(name: str) -> list[object]:
+        try:
+            return [parse_version(other.version) for other in registry.index(name)]
+        except ModpkgError:
+            return []
+
+    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool:
+        result = check(
+            view_of_build(earlier, registry, place, Path(spool)),
+            view_of_build(line, built, place, Path(spool)),
+            published=published,  # type: ignore[arg-type]
+            count=False,
+        )
+    if not result.legal:
+        raise version_too_low(result)
+
+
+def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSession) -> bool:
+    """Give a new name to its publisher, or to his organisation; return whether it was new.
+
+    Raises:
+        AccessRefused, PublishError: It is not new any more, and not his; or the organisation is
+            not his.
+    """
+    name = row.module
+    if check_may_publish(db, caller, name, candidate=row.is_candidate) is not None:
+        return False
+    if has_index(registry, name):
+        raise PublishError("M457", module=name)
+    owner = caller.account_id
+    if wanted := row.options.get("owner"):
+        owner = db.scalar(
+            select(Account.id)
+            .join(Membership, Membership.organisation_id == Account.id)
+            .where(Account.name == wanted, Membership.person_id == caller.account_id)
+        )
+        if owner is None:
+            raise AccessRefused(
+                "M432", name=caller.name, action=f"publish as {wanted}", module=name
+            )
+    is_private = bool(row.options.get("private"))
+    db.add(Module(name=name, is_private=is_private, created=now()))
+    db.flush()
+    db.add(Role(module=name, account_id=owner, role="owner"))
+    return True
+
+
+def disclaim(server: Server, name: str) -> None:
+    """Take a name back that was given for a release which was not published after all."""
+    with server.database.begin() as db:
+        module = db.get(Module, name)
+        if module is None or has_index(server.registry(), name):
+            return
+        for role in db.scalars(select(Role).where(Role.module == name)):
+            db.delete(role)
+        db.flush()
+        db.delete(module)
+
+
+def _finish(
+    server: Server,
+    caller: Caller,
+    row: PublishingSession,
+    line: IndexLine,
+    number: int | None,
+) -> None:
+    """Note that a session is committed, and its event, once."""
+    with server.database.begin() as db:
+        done = db.execute(
+            update(PublishingSession)
+            .where(PublishingSession.id == row.id, PublishingSession.state == "open")
+            .values(state="committed", line=canonical_json(line).decode(), number=number)
+        )
+        if done.rowcount:  # type: ignore[attr-defined]
+            action = "submit" if row.is_candidate else "publish"
+            details = {"release": line.release} | ({} if number is None else {"number": number})
+            log_event(db, caller.name, action, row.module, row.version, **details)
+            for blob in db.scalars(select(SessionBlob).where(SessionBlob.session_id == row.id)):
+                db.delete(blob)

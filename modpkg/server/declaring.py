@@ -1,0 +1,332 @@
+"""Declaring a release: what can be refused before its bytes are here is refused then."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from modpkg.core.digests import blob_path, digest_bytes, parse_digest
+from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError
+from modpkg.core.files import human_bytes
+from modpkg.core.names import check_requirements, module_name, parse_version
+from modpkg.core.records import (
+    SHARED_FIELDS,
+    IndexLine,
+    ReleaseRecord,
+    canonical_json,
+    decode_record,
+)
+from modpkg.registry.place import Place
+from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.session_records import (
+    DeclaredBlob,
+    MissingBlob,
+    SessionAnswer,
+    SessionRequest,
+    blob_upload_path,
+)
+from modpkg.registry.writer import blobs_of
+from modpkg.release.verify import check_record
+from modpkg.server.callers import Caller
+from modpkg.server.clock import now
+from modpkg.server.rights import check_right
+from modpkg.server.spool import Spool, spool_of
+from modpkg.server.state import Server
+from modpkg.server.tables import Module, PublishingSession, SessionBlob
+
+_AT_ONCE = 16
+"""Blobs that an object store is asked for at the same time."""
+
+
+def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionAnswer:
+    """Begin a publishing session, or return the one that there is for the same release.
+
+    Raises:
+        AccessRefused: The caller may not publish this module.
+        InvalidValue, RecordError, IntegrityError: What is declared is malformed.
+        PublishError: It would not be published in the end.
+        NotFound: A candidate is of no module that is known.
+    """
+    line = plain_line(request.line)
+    check_declared(server, caller, request, line)
+    with server.database.begin() as db:
+        check_may_publish(db, caller, line.name, candidate=request.candidate)
+    registry = server.registry()
+    if (published := release_there(registry, line)) is not None and not request.candidate:
+        return SessionAnswer(id="", state="committed", line=published)
+    with server.database.begin() as db:
+        check_name(db, registry, line.name, request)
+        row = _open_session(db, caller, line, candidate=request.candidate)
+        if row is None:
+            row = _begin(db, server, caller, request, line)
+        session = row.id
+    if request.record is not None:
+        spool_of(server.place, session).add(request.record.encode())
+    return answer_of(server, caller, session)
+
+
+def plain_line(line: IndexLine) -> IndexLine:
+    """Return an index line without what a registry says in it."""
+    fields = {name: getattr(line, name) for name in (*SHARED_FIELDS, "release")}
+    return IndexLine(**fields)
+
+
+def check_declared(
+    server: Server, caller: Caller, request: SessionRequest, line: IndexLine
+) -> None:
+    """Check what is declared by itself, and against the limits.
+
+    Raises:
+        What `declare` raises for it.
+    """
+    if module_name(line.name) != line.name:
+        raise RecordError(
+            "M209",
+            what="the declared line",
+            kind="index line",
+            reason=f"{line.name!r} is not in normal form",
+            remedy="build it again",
+        )
+    parse_version(line.version)
+    check_requirements(line.requires)
+    for group in line.extras.values():
+        check_requirements(group)
+    limits, blobs = server.settings.limits, request.blobs
+    _check_limit("release", "blobs", len(blobs), limits.release_blobs)
+    total = sum(blob.size for blob in blobs)
+    _check_limit("release", "bytes", total, limits.release_bytes)
+    names = {blob.digest for blob in blobs}
+    if len(names) < len(blobs):
+        raise PublishError("M452", module=line.name, version=line.version, reason="a blob is twice")
+    if line.release not in names and request.record is None:
+        raise PublishError(
+            "M452", module=line.name, version=line.version, reason="its record is not among them"
+        )
+    if request.record is not None:
+        check_declared_record(request.record.encode(), line, blobs)
+
+
+def check_declared_record(data: bytes, line: IndexLine, blobs: Iterable[DeclaredBlob]) -> None:
+    """Check that a record is the one of the line, and names the declared blobs.
+
+    Raises:
+        PublishError, RecordError: It is not.
+    """
+
+    def refuse(reason: str) -> PublishError:
+        return PublishError("M452", module=line.name, version=line.version, reason=reason)
+
+    if digest_bytes(data) != line.release:
+        raise refuse("the record has another digest than the line names")
+    record = decode_record(data, ReleaseRecord, f"the release record of {line.name}")
+    check_record(record)
+    for field in SHARED_FIELDS:
+        if getattr(record, field) != getattr(line, field):
+            raise refuse(f"record and line differ in {field!r}")
+    sizes = {entry.digest: entry.size for entry in record.files.values()} | record.packs
+    named = {digest for digest, _ in blobs_of(record)} | {line.release}
+    for blob in blobs:
+        if blob.digest not in named:
+            raise refuse(f"the record does not name the blob {blob.digest}")
+        if sizes.get(blob.digest, blob.size) != blob.size:
+            raise refuse(f"the record gives the blob {blob.digest} another size")
+
+
+def _check_limit(what: str, unit: str, count: int, most: int) -> None:
+    if count > most:
+        shown = (human_bytes(count), human_bytes(most)) if unit == "bytes" else (count, most)
+        raise PublishError("M451", what=f"the {what}", count=shown[0], unit=unit, most=shown[1])
+
+
+def check_may_publish(db: Session, caller: Caller, name: str, *, candidate: bool) -> Module | None:
+    """Check that a caller may publish a module, or submit a candidate of it; return its row.
+
+    Raises:
+        AccessRefused: He may not.
+        PublishError: It is archived.
+    """
+    action = "submit" if candidate else "publish"
+    module = db.get(Module, name)
+    if module is not None:
+        check_right(db, caller, action, name)
+        if module.archived is not None:
+            raise PublishError("M453", module=name, reason=module.archived or "no reason given")
+        return module
+    if not caller.is_known:
+        raise AccessRefused("M431", action=action, module=name)
+    if not caller.reaches(action, name):
+        raise AccessRefused("M432", name=caller.name, action=action, module=name)
+    return None
+
+
+def check_name(db: Session, registry: Registry, name: str, request: SessionRequest) -> None:
+    """Check a name that nobody has a right to yet.
+
+    Raises:
+        PublishError: It has releases, of which it is not known whose they are.
+        NotFound: It has none, so that there can be no candidate of it.
+    """
+    if db.get(Module, name) is not None:
+        return
+    if has_index(registry, name):
+        raise PublishError("M457", module=name)
+    if request.candidate:
+        raise no_such_module(name, registry)
+
+
+def has_index(registry: Registry, name: str) -> bool:
+    """Return whether the storage has releases of a name."""
+    try:
+        return bool(registry.index(name)) or registry.knows(name)
+    except NotFound:
+        return False
+
+
+def release_there(registry: Registry, line: IndexLine) -> IndexLine | None:
+    """Return the index line of a release that is published.
+
+    Raises:
+        PublishError: Another release of the version is.
+    """
+    try:
+        lines = registry.index(line.name)
+    except NotFound:
+        return None
+    for existing in lines:
+        if parse_version(existing.version) == parse_version(line.version):
+            if existing.release == line.release:
+                return existing
+            raise PublishError(
+                "M307",
+                name=line.name,
+                version=line.version,
+                registry=registry.url,
+                manifest="modpkg.toml",
+            )
+    return None
+
+
+def _open_session(
+    db: Session, caller: Caller, line: IndexLine, *, candidate: bool
+) -> PublishingSession | None:
+    rows = select(PublishingSession).where(
+        PublishingSession.account_id == caller.account_id,
+        PublishingSession.release == line.release,
+        PublishingSession.is_candidate == candidate,
+        PublishingSession.state == "open",
+        PublishingSession.expires > now(),
+    )
+    return db.scalar(rows.limit(1))
+
+
+def _begin(
+    db: Session, server: Server, caller: Caller, request: SessionRequest, line: IndexLine
+) -> PublishingSession:
+    limits, own = server.settings.limits, PublishingSession.account_id == caller.account_id
+    is_open = PublishingSession.state == "open"
+    count = db.scalar(select(func.count()).select_from(PublishingSession).where(own, is_open))
+    if (count or 0) >= limits.open_sessions:
+        what = f"{caller.name}'s sessions that are not committed"
+        most = limits.open_sessions
+        raise PublishError("M451", what=what, count=(count or 0) + 1, unit="sessions", most=most)
+    total = sum(blob.size for blob in request.blobs)
+    used = db.scalar(select(func.sum(PublishingSession.size)).where(own)) or 0
+    _check_limit(f"uploads of {caller.name}", "bytes", used + total, limits.account_bytes)
+    moment = now()
+    row = PublishingSession(
+        id=secrets.token_urlsafe(24),
+        account_id=caller.account_id,
+        module=line.name,
+        version=line.version,
+        release=line.release,
+        line=canonical_json(line).decode(),
+        size=total,
+        is_candidate=request.candidate,
+        message=request.message,
+        options={
+            "private": request.private,
+            "owner": request.owner,
+            "confirm_name": request.confirm_name,
+        },
+        created=moment,
+        expires=moment + datetime.timedelta(seconds=limits.session_seconds),
+        state="open",
+    )
+    db.add(row)
+    db.flush()
+    blobs = {blob.digest: blob.size for blob in request.blobs}
+    if request.record is not None:
+        blobs[line.release] = len(request.record.encode())
+    db.add_all(SessionBlob(session_id=row.id, digest=d, size=size) for d, size in blobs.items())
+    return row
+
+
+def own_session(db: Session, caller: Caller, session: str) -> PublishingSession:
+    """Return a session of the caller.
+
+    Raises:
+        NotFound: He has none of this id, or none any more.
+    """
+    row = db.get(PublishingSession, session) if session.isascii() else None
+    gone = row is None or row.account_id != caller.account_id
+    if row is None or gone or (row.state == "open" and row.expires <= now()):
+        raise NotFound("M450", id=session)
+    return row
+
+
+def line_of(row: PublishingSession) -> IndexLine:
+    """Return the index line that a session declares."""
+    return msgspec.json.decode(row.line, type=IndexLine)
+
+
+def answer_of(server: Server, caller: Caller, session: str) -> SessionAnswer:
+    """Return a session as it is now.
+
+    Raises:
+        NotFound: The caller has none of this id.
+    """
+    with server.database.begin() as db:
+        row = own_session(db, caller, session)
+        blobs = list(db.scalars(select(SessionBlob).where(SessionBlob.session_id == session)))
+    expires = row.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if row.state == "committed":
+        return SessionAnswer(id=session, state="committed", line=line_of(row), candidate=row.number)
+    declared = [DeclaredBlob(blob.digest, blob.size) for blob in blobs]
+    spool = spool_of(server.place, session)
+    missing = [
+        MissingBlob(
+            digest=blob.digest,
+            size=blob.size,
+            url=address or server.settings.api + blob_upload_path(session, digest),
+            offset=spool.size(digest),
+            direct=address is not None,
+        )
+        for blob in missing_blobs(server.place, spool, declared)
+        for digest in [parse_digest(blob.digest)]
+        for address in [spool.address(digest)]
+    ]
+    return SessionAnswer(id=session, state="open", expires=expires, missing=missing)
+
+
+def missing_blobs(
+    place: Place, spool: Spool, declared: Iterable[DeclaredBlob]
+) -> list[DeclaredBlob]:
+    """Return the blobs that neither the registry has nor the session, whole."""
+
+    def is_missing(blob: DeclaredBlob) -> bool:
+        digest = parse_digest(blob.digest)
+        return place.size(blob_path(digest)) != blob.size and not spool.has(digest, blob.size)
+
+    blobs = list(declared)
+    if place.folder is not None or len(blobs) < 2:
+        return [blob for blob in blobs if is_missing(blob)]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [
+            blob for blob, lacks in zip(blobs, pool.map(is_missing, blobs), strict=True) if lacks
+        ]

@@ -1,0 +1,54 @@
+"""Sweeping away sessions that were not committed in time, and what was uploaded for them."""
+
+from __future__ import annotations
+
+import datetime
+
+from sqlalchemy import delete, select
+
+from modpkg.server.clock import now
+from modpkg.server.spool import spool_of, spooled_sessions
+from modpkg.server.state import Server
+from modpkg.server.tables import PublishingSession, SessionBlob
+
+UNKNOWN = datetime.timedelta(days=2)
+"""After which blobs go whose session the database does not know: it may be a newer one's."""
+
+
+def sweep(server: Server) -> int:
+    """Remove expired sessions, and blobs of no session; return how many.
+
+    Any of several servers may do so, at the same time too.
+    """
+    moment = now()
+    with server.database.begin() as db:
+        expired = set(
+            db.scalars(
+                select(PublishingSession.id).where(
+                    PublishingSession.state == "open", PublishingSession.expires <= moment
+                )
+            )
+        )
+        known = dict(db.execute(select(PublishingSession.id, PublishingSession.state)).all())
+    left = {
+        session
+        for session, changed in spooled_sessions(server.place).items()
+        if known.get(session, "") == "committed"
+        or (session not in known and moment - changed > UNKNOWN)
+    }
+    for session in expired | left:
+        remove_session(server, session)
+    return len(expired | left)
+
+
+def remove_session(server: Server, session: str) -> None:
+    """Remove a session that is not committed, and all that was uploaded for one.
+
+    Its row goes first: nobody uploads or commits from then on.
+    """
+    with server.database.begin() as db:
+        row = db.get(PublishingSession, session)
+        if row is not None and row.state == "open":
+            db.execute(delete(SessionBlob).where(SessionBlob.session_id == session))
+            db.delete(row)
+    spool_of(server.place, session).remove()
