@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from modpkg.core.digests import blob_path, digest_bytes, parse_digest
 from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import human_bytes
 from modpkg.core.names import check_requirements, module_name, parse_version
 from modpkg.core.records import (
@@ -207,7 +208,7 @@ def release_there(registry: Registry, line: IndexLine) -> IndexLine | None:
                 name=line.name,
                 version=line.version,
                 registry=registry.url,
-                manifest="modpkg.toml",
+                manifest=MANIFEST,
             )
     return None
 
