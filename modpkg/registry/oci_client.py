@@ -20,15 +20,12 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import IntegrityError, ModpkgError, NotFound
 from modpkg.core.oci_address import OciAddress
+from modpkg.registry.checked_requests import RequestBody, WholeAnswer
 from modpkg.registry.connection import failure_of
 from modpkg.registry.object_source import ARRIVAL
-from modpkg.registry.oci_requests import (
-    OciAnswer,
-    OciBody,
-    OciRequests,
-)
-from modpkg.registry.oci_tries import PassingFailure
+from modpkg.registry.oci_requests import OciRequests
 from modpkg.registry.pace import Pace
+from modpkg.registry.request_tries import PassingFailure
 from modpkg.registry.requests import Abandoned, abandon
 
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -136,7 +133,7 @@ class OciClient:
                 reason, remedy = f"the registry has no {digest}", "push it again"
                 raise NotFound("M862", address=self.address, reason=reason, remedy=remedy)
             if answer.status not in (200, 206):
-                raise self._requests.refused(OciAnswer(answer.status, answer.headers, b""))
+                raise self._requests.refused(WholeAnswer(answer.status, answer.headers, b""))
             skip = start if answer.status == 200 else 0
             told = answer.headers.get("Content-Range", "")
             if answer.status == 206 and not told.startswith(f"bytes {start}-"):
@@ -207,7 +204,7 @@ class OciClient:
         answer = self._requests.ask("POST", url, expect=(202,))
         return self._next(answer, url)
 
-    def _next(self, answer: OciAnswer, url: str) -> str:
+    def _next(self, answer: WholeAnswer, url: str) -> str:
         location = answer.headers.get("Location")
         if not location:
             raise self._requests.refusal("it does not say where an upload goes on", "ask its owner")
@@ -220,9 +217,9 @@ class OciClient:
         headers = {"Content-Type": _BYTES}
         if offset:
             headers["Content-Range"] = f"{offset}-{size - 1}"
-        body = OciBody(size - offset, partial(read, offset))
+        body = RequestBody(size - offset, partial(read, offset))
         with self._requests.open("PATCH", location, headers=headers, body=body) as answer:
-            got = OciAnswer(answer.status, answer.headers, answer.read(4096))
+            got = WholeAnswer(answer.status, answer.headers, answer.read(4096))
         if got.status == 416:
             raise PassingFailure("it has another part of a file than it said")
         if got.status != 202:
@@ -249,7 +246,7 @@ class OciClient:
         query = urlencode({"digest": digest})
         url = f"{location}{'&' if urlsplit(location).query else '?'}{query}"
         with self._requests.open("PUT", url, silence=bounds.UPLOAD_PART_SECONDS) as answer:
-            got = OciAnswer(answer.status, answer.headers, answer.read(4096))
+            got = WholeAnswer(answer.status, answer.headers, answer.read(4096))
         if got.status == 404:
             raise PassingFailure("it has forgotten an upload")
         if got.status == 400 and b"DIGEST_INVALID" in got.body:
@@ -262,7 +259,7 @@ class OciClient:
     def push_manifest(self, data: bytes) -> None:
         """Push a manifest under the address's tag, which names it from then on."""
         url = self._requests.url(f"manifests/{self.address.reference}")
-        body = OciBody(len(data), lambda: iter((data,)))
+        body = RequestBody(len(data), lambda: iter((data,)))
         headers = {"Content-Type": IMAGE_MANIFEST}
         answer = self._requests.ask("PUT", url, expect=(201,), headers=headers, body=body)
         digest = digest_bytes(data)

@@ -21,7 +21,7 @@ from modpkg.interop.oci_artifact import (
 )
 from modpkg.interop.oci_pull import import_oci, pulled
 from modpkg.manifest.read import read_manifest
-from modpkg.registry import oci_tries
+from modpkg.registry import request_tries
 from tests.raising import raises
 from tests.registry.oci_server import (
     FakeRegistry,
@@ -249,7 +249,7 @@ def test_a_file_with_other_bytes(fake: FakeRegistry, home: Path) -> None:
 
 
 def test_an_interrupted_pull_goes_on(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oci_tries, "RETRIES", 0)
+    monkeypatch.setattr(request_tries, "RETRIES", 0)
     monkeypatch.setattr(bounds, "PROGRESS_BYTES", 1 << 30)
     serve(fake, files_of())
     weights = base_weights()
@@ -268,7 +268,7 @@ def test_an_interrupted_pull_goes_on(fake: FakeRegistry, monkeypatch: pytest.Mon
 def test_a_pull_that_other_bytes_began_starts_again(
     fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oci_tries, "RETRIES", 0)
+    monkeypatch.setattr(request_tries, "RETRIES", 0)
     monkeypatch.setattr(bounds, "PROGRESS_BYTES", 1 << 30)
     serve(fake, files_of())
     weights = base_weights()

@@ -17,7 +17,7 @@ import pytest
 
 from modpkg.core import bounds
 from modpkg.core.oci_address import parse_oci_address
-from modpkg.registry import oci_login, oci_requests, oci_tries
+from modpkg.registry import oci_login, oci_requests, request_tries
 from modpkg.registry.oci_client import OciClient
 from modpkg.registry.oci_mounts import known_sources, note_pushed
 from modpkg.registry.oci_requests import OciRequests
@@ -33,7 +33,7 @@ UPLOADS = "/v2/team/model/blobs/uploads/"
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRegistry]:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    monkeypatch.setattr(oci_tries, "_PAUSE", 0.001)
+    monkeypatch.setattr(request_tries, "_PAUSE", 0.001)
     with fake_registry() as server:
         yield server
 
@@ -173,7 +173,7 @@ def test_it_is_asked_again_when_it_says(
     busy = (429, {"Retry-After": "0"}, b"")
     fake.on("HEAD", BLOB, busy, (503, {}, b""), (200, {"Content-Length": str(len(DATA))}, b""))
     assert client(fake).has_blob(DIGEST, len(DATA))
-    monkeypatch.setattr(oci_tries.time, "sleep", slept.append)
+    monkeypatch.setattr(request_tries.time, "sleep", slept.append)
     fake.on("HEAD", BLOB, (429, {"Retry-After": "120"}, b""))
     with raises("M892", match="429"):
         client(fake).has_blob(DIGEST, len(DATA))
@@ -186,7 +186,7 @@ def test_it_is_asked_again_when_it_says(
     fake.on("HEAD", BLOB, (500, {}, b""))
     with raises("M892", match="500"):
         client(fake).has_blob(DIGEST, len(DATA))
-    assert fake.count("HEAD") == 1 + oci_tries.RETRIES + 1
+    assert fake.count("HEAD") == 1 + request_tries.RETRIES + 1
 
 
 def test_what_is_there_is_not_sent(fake: FakeRegistry) -> None:

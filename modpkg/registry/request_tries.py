@@ -1,4 +1,4 @@
-"""Trying again what an OCI registry failed to do, and waiting as long as it asks for."""
+"""Trying again what a registry failed to do, and waiting as long as it asks for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from modpkg.core import bounds
-from modpkg.core.errors import RegistryUnreachable
+from modpkg.core.errors import RegistryError
 from modpkg.registry.attempts import jittered
 from modpkg.registry.requests import wait_for
 
@@ -25,11 +25,11 @@ class PassingFailure(Exception):
         """For how many seconds the registry wants to be left alone."""
 
 
-class OciTries:
+class RequestTries:
     """The tries of one piece of work that a registry may fail to do at first."""
 
     def __init__(
-        self, refusal: Callable[[str, str], RegistryUnreachable], check_going: Callable[[], None]
+        self, refusal: Callable[[str, str], RegistryError], check_going: Callable[[], None]
     ) -> None:
         """``refusal`` makes the error of a reason and a remedy; ``check_going`` may end it all."""
         self._refusal = refusal
@@ -42,7 +42,7 @@ class OciTries:
         """Wait before the next try; ``progressed`` is whether the last one brought something.
 
         Raises:
-            RegistryUnreachable: There were enough, or the registry asks for too long a wait.
+            RegistryError: There were enough, or the registry asks for too long a wait.
         """
         if progressed:
             self.count, self._granted = 0, 0.0
