@@ -60,6 +60,8 @@ BLOB_PLACES = 16
 BLOB_PLACES_BYTES = 128 << 10
 #: Redirects that are followed from such a place.
 REDIRECTS = 5
+#: An answer of a server's API, bytes.
+API_ANSWER_BYTES = 16 << 20
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
 #: Names that one command resolves from one registry. This and the next eight, but

@@ -9,6 +9,8 @@ from modpkg.core.printable import bounded, in_sentence
 
 _OF_LINES = ("explanation", "facts")
 """Values of several lines, composed here; in all others a line break is not ours."""
+_REPORTED = "reported"
+"""The one value of an error whose sentence came from a server."""
 
 
 class ModpkgError(Exception):
@@ -28,6 +30,8 @@ class ModpkgError(Exception):
         super().__init__(bounded(sentence[:-1] if sentence.endswith("?.") else sentence))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.values.get(_REPORTED):
+            return reported_error, (self.code, str(self))
         return _restored, (type(self), self.code, self.values)
 
 
@@ -143,9 +147,11 @@ CLASSES: dict[str, type[ModpkgError]] = {
         InvalidValue,
     ),
     **dict.fromkeys(["M110", "M111", "M112", "M241", "M851"], ManifestError),
-    **dict.fromkeys(["M430", "M431", "M432"], AccessRefused),
+    **dict.fromkeys(["M430", "M431", "M432", "M521"], AccessRefused),
     "M450": NotFound,
     **dict.fromkeys(["M451", "M452", "M453", "M454", "M455", "M456", "M457", "M458"], PublishError),
+    "M520": RegistryUnreachable,
+    "M522": RegistryError,
     **dict.fromkeys(
         [
             "M202",
@@ -214,7 +220,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ],
         InstallError,
     ),
-    **dict.fromkeys(["M852", "M890"], InstallError),
+    **dict.fromkeys(["M523", "M524", "M852", "M890"], InstallError),
     **dict.fromkeys(["M506"], EnvironmentDamaged),
     **dict.fromkeys(
         ["M601", "M602", "M603", "M604", "M605", "M606", "M607", "M608", "M609", "M620", "M621"],
@@ -255,3 +261,16 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M901", "M902"], UsageError),
 }
 """The class that is raised for each code."""
+
+
+def reported_error(code: str, sentence: str) -> ModpkgError:
+    """Return the error that a server answered with: of its code, in its sentence.
+
+    Raises:
+        KeyError: There is no such code.
+    """
+    kind = CLASSES[code]
+    error = kind.__new__(kind)
+    error.code, error.values = code, {_REPORTED: True}
+    error.args = (bounded(str(in_sentence(sentence, lines=True))),)
+    return error

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+REGISTRY_VARIABLE = "MODPKG_REGISTRY"
+"""The variable with the default registry: a folder, a URL or an alias."""
+
 
 def home() -> Path:
     """Return the user's modpkg folder: ``MODPKG_HOME``, else the platform's data folder."""

@@ -338,6 +338,23 @@ MESSAGES: dict[str, str] = {
         "Your disk quota is used up at {path}; nothing was changed. Remove something of yours "
         "there, or set MODPKG_HOME to a folder on another disk."
     ),
+    "M520": "The server at {url} cannot be used: {reason}; {remedy}.",
+    "M521": (
+        "To {what}, log in first: run 'modpkg login {url}' (or, in CI, set MODPKG_TOKEN and "
+        "MODPKG_REGISTRY)."
+    ),
+    "M522": (
+        "The registry at {url} says that releases are published at {api}, which is another server; "
+        'if that is right, put api = "{api}" under [registry."{url}"] in {config}.'
+    ),
+    "M523": (
+        "The token for {url} is not in the keyring any more, where {path} says that it is; run "
+        "'modpkg login {url}'."
+    ),
+    "M524": (
+        "{path} has tokens in it, and other users of this machine can read or change it; run: "
+        "chmod 600 {word}"
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

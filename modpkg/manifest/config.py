@@ -6,7 +6,6 @@ value of it.
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,16 +14,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modpkg.core import system
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
-from modpkg.core.home import config_path
+from modpkg.core.home import REGISTRY_VARIABLE, config_path
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.ownership import check_owner, dangers
 from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import CONFIG_TABLES, PLACES_KEYS, REGISTRY_KEYS, STORE_KEYS
 from modpkg.manifest.limits import DEFAULTS, Limits, parse_limits
+from modpkg.manifest.logins import Login, Password, Secret, SentToken, Token
+from modpkg.manifest.stored_logins import check_token, stored_logins, token_of_environment
 from modpkg.manifest.values import has_login, is_alias
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import ManifestSource, Node, Table, hint
@@ -39,118 +41,6 @@ _KEYS = (*CONFIG_TABLES, *PLACES_KEYS, *REGISTRY_KEYS, *STORE_KEYS)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.:-]*[a-z0-9])?")
-_SENDABLE = re.compile(r"[\x21-\x7e]+")
-
-
-class Secret(Struct, frozen=True):
-    """A secret: in the file, or in an environment variable that the file names."""
-
-    node: Node
-    in_environment: bool
-
-    def __repr__(self) -> str:
-        return f"Secret(in_environment={self.in_environment})"
-
-    def reveal(self) -> str:
-        """Return the secret.
-
-        Raises:
-            ManifestError: The variable is not set.
-        """
-        text = self.node.text(most=10_000)
-        if not self.in_environment:
-            return text
-        if not (value := os.environ.get(text, "").strip()):
-            name = f" {text}" if text.isupper() and not is_token(text) else ""
-            raise self.node.fail(f"names an environment variable{name} that is not set; set it")
-        return value
-
-
-class Token(Struct, frozen=True):
-    """Authentication by a bearer token."""
-
-    token: Secret
-
-    @property
-    def secrets(self) -> tuple[Secret, ...]:
-        return (self.token,)
-
-    def authorization(self) -> str:
-        """Return the value of the header ``Authorization``.
-
-        Raises:
-            ManifestError: An environment variable is not set, or its value cannot be sent.
-        """
-        token = self.token.reveal()
-        if not _SENDABLE.fullmatch(token):
-            raise self.token.node.fail("has a space or a letter that no token can have")
-        return f"Bearer {token}"
-
-    def echoes(self) -> tuple[bytes, ...]:
-        """Return what no answer of the server may have in it."""
-        return _long_enough(self.token.reveal())
-
-
-class Password(Struct, frozen=True):
-    """HTTP basic authentication: a username and a password."""
-
-    username: Secret
-    password: Secret
-
-    @property
-    def secrets(self) -> tuple[Secret, ...]:
-        return (self.username, self.password)
-
-    def authorization(self) -> str:
-        """Return the value of the header ``Authorization``.
-
-        Raises:
-            ManifestError: See `Token`.
-        """
-        username = self.username.reveal()
-        if ":" in username:
-            raise self.username.node.fail("has a ':' in it, which no username can have")
-        pair = f"{username}:{self.password.reveal()}"
-        return "Basic " + base64.b64encode(pair.encode()).decode()
-
-    def echoes(self) -> tuple[bytes, ...]:
-        """Return what no answer of the server may have in it."""
-        username, encoded = self.username.reveal(), self.authorization().removeprefix("Basic ")
-        parts = [self.password.reveal(), *([username] if is_token(username) else [])]
-        return _long_enough(encoded, *parts)
-
-
-class SentToken(Struct, frozen=True):
-    """A bearer token that another tool keeps."""
-
-    token: str
-
-    def __repr__(self) -> str:
-        return "SentToken()"
-
-    @property
-    def secrets(self) -> tuple[Secret, ...]:
-        return ()
-
-    def authorization(self) -> str:
-        """Return the value of the header ``Authorization``."""
-        return f"Bearer {self.token}"
-
-    def echoes(self) -> tuple[bytes, ...]:
-        """Return what no answer of the server may have in it."""
-        return _long_enough(self.token)
-
-
-def _long_enough(*secrets: str) -> tuple[bytes, ...]:
-    """Return secrets that no honest file has in it by chance: a word of a language can be there."""
-    return tuple(
-        text.encode()
-        for text in secrets
-        if len(text) >= 8 and (len(text) >= 24 or not text.isalpha())
-    )
-
-
-Login = Token | Password | SentToken
 
 
 class StoreAccess(Struct, frozen=True):
@@ -168,6 +58,8 @@ class RegistrySettings(Struct, frozen=True):
     """Addresses that are tried before the registry itself, in this order."""
     login: Login | None = None
     access: StoreAccess = StoreAccess()
+    api: str | None = None
+    """The address of its API, where ``registry.json`` names one at another origin."""
 
 
 class Settings(Struct, frozen=True):
@@ -184,10 +76,15 @@ class Settings(Struct, frozen=True):
 
     place_hosts: frozenset[str] = frozenset()
     """Hosts, besides the hub's, that files outside of registries are fetched from."""
+    logins: Mapping[str, Login] = {}
+    """By origin, of `modpkg login` and the environment; one in ``config.toml`` comes first."""
 
     def of(self, address: str) -> RegistrySettings:
         """Return the settings of the registry at an address."""
-        return self.registries.get(normal_address(address)) or RegistrySettings()
+        own = self.registries.get(normal_address(address)) or RegistrySettings()
+        if own.login is None and self.logins:
+            own = replace(own, login=self.logins.get(origin_text(address)))
+        return own
 
     def access(self, address: str) -> StoreAccess:
         """Return how an object store is reached: by its address, or that of the whole bucket."""
@@ -217,6 +114,17 @@ def origin(address: str) -> tuple[str, str, int | None]:
     parts = urlsplit(address)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname or "", parts.port or default
+
+
+def origin_text(address: str) -> str:
+    """Return scheme, host and port of an address as text; the whole of one that has none.
+
+    >>> origin_text("HTTPS://Models.example:443/acme")
+    'https://models.example'
+    """
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    return normal_address(f"{parts.scheme}://{host}") if host else address
 
 
 def normal_address(address: str) -> str:
@@ -255,7 +163,7 @@ def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
         status = path.stat()
         mode, owner = status.st_mode, status.st_uid
     except FileNotFoundError:
-        return Settings()
+        return _with_logins(Settings())
     except OSError as error:
         message = f"it cannot be read: {error.strerror}."
         raise ManifestError("M110", where=shown(path), message=message) from None
@@ -270,7 +178,22 @@ def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
             f"{shown(path)} has a token or password in it, and other users of this machine can "
             f"read it; run: chmod 600 {shown(path)}"
         )
-    return settings
+    return _with_logins(settings)
+
+
+def _with_logins(settings: Settings) -> Settings:
+    """Return settings with the logins that are in neither of them: those kept, and one of CI.
+
+    The token in ``MODPKG_TOKEN`` is for the registry that ``MODPKG_REGISTRY`` names, and for no
+    other.
+    """
+    logins: dict[str, Login] = {**stored_logins()}
+    token, named = token_of_environment(), os.environ.get(REGISTRY_VARIABLE, "")
+    address = settings.aliases.get(named, named)
+    if token is not None and origin(address)[0] in ("http", "https"):
+        check_token(token)
+        logins[origin_text(address)] = SentToken(token)
+    return replace(settings, logins=logins) if logins else settings
 
 
 def _has_secret_of_its_own(settings: Settings) -> bool:
@@ -357,7 +280,15 @@ def _registry(node: Node, address: str) -> RegistrySettings:
         known = [address, *map(normal_address, addresses[:position])]
         if normal_address(mirror) in known and mirrors is not None:
             raise mirrors.items()[position].fail("is a duplicate; remove it")
-    return RegistrySettings(tuple(addresses), _login(table, address), _access(table, address))
+    api = table.get("api")
+    if api is not None and origin(_address(api, api.text(2000)))[0] not in ("http", "https"):
+        raise api.fail("is not an address of http or https")
+    return RegistrySettings(
+        tuple(addresses),
+        _login(table, address),
+        _access(table, address),
+        None if api is None else api.text(2000),
+    )
 
 
 def _access(table: Table, address: str) -> StoreAccess:

@@ -328,6 +328,7 @@ def config_schema() -> JsonSchema:
     }
     registry["endpoint"] = string("The address of an object store's service.", 2000)
     registry["region"] = string("The region of a bucket.", 64)
+    registry["api"] = string("The address of its API, where that is another server.", 2000)
     registry["mirrors"] = array(string(most=2000), "Addresses that are read first.")
     values = {
         "registry": named(

@@ -70,6 +70,7 @@ LICENSES_KEYS = ("allow", "deny", "exceptions")
 CONFIG_TABLES = ("registry", "registries", "store", "limits", "places")
 REGISTRY_KEYS = (
     "mirrors",
+    "api",
     "token",
     "token-env",
     "username",

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from msgspec import Struct
 
 from modpkg.core import bounds
-from modpkg.core.errors import RegistryError
+from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.core.files import refusal_of
 from modpkg.core.oci_address import is_loopback
 from modpkg.core.version import __version__
@@ -67,7 +67,7 @@ class CheckedRequests:
         """Return the error for a registry that cannot be used."""
         raise NotImplementedError
 
-    def refused(self, answer: WholeAnswer) -> RegistryError:
+    def refused(self, answer: WholeAnswer) -> ModpkgError:
         """Return the error for an answer with a status that was not expected."""
         raise NotImplementedError
 

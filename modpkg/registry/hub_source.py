@@ -9,7 +9,8 @@ from typing import Any
 from modpkg.core.errors import MissingExtra, RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import UNKNOWN_LOGIN, HubAddress, hub_token
-from modpkg.manifest.config import SentToken, StoreAccess
+from modpkg.manifest.config import StoreAccess
+from modpkg.manifest.logins import SentToken
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.attempts import STATUS, Attempts, asked_wait
 from modpkg.registry.hub_client import open_hub

@@ -14,14 +14,14 @@ from msgspec import Struct
 from modpkg.core import system
 from modpkg.core.errors import RegistryError
 from modpkg.core.files import shown
-from modpkg.core.home import config_path, default_registry
+from modpkg.core.home import REGISTRY_VARIABLE, config_path, default_registry
 from modpkg.manifest.config import Settings, normal_address, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
 from modpkg.manifest.values import has_login, is_alias
 from modpkg.registry.address import check_address
 
-OPTION, VARIABLE = "--registry", "MODPKG_REGISTRY"
+OPTION, VARIABLE = "--registry", REGISTRY_VARIABLE
 Source = Literal["option", "variable", "manifest", "settings", "built-in"]
 
 

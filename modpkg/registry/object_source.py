@@ -13,8 +13,9 @@ from modpkg.core import bounds
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.home import config_path
-from modpkg.manifest.config import Login, StoreAccess
+from modpkg.manifest.config import StoreAccess
 from modpkg.manifest.limits import DEFAULTS
+from modpkg.manifest.logins import Login
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.attempts import Attempts, asked_wait, head_of
 from modpkg.registry.http_errors import request_error

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from modpkg.core import bounds
 from modpkg.core.errors import RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
-from modpkg.manifest.config import Login, StoreAccess
+from modpkg.manifest.config import StoreAccess
+from modpkg.manifest.logins import Login
 from modpkg.registry.credentials import INCOMPLETE, endpoint_of, missing_credentials, store_options
 from modpkg.registry.http_errors import proxy_of
 

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from modpkg.core import system
 from modpkg.core.hub_address import is_hub_address, parse_hub_address
-from modpkg.manifest.config import Login, Settings, StoreAccess
+from modpkg.manifest.config import Settings, StoreAccess
+from modpkg.manifest.logins import Login
 from modpkg.registry.address import check_address
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.source import FolderSource, Source

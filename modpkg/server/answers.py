@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from litestar import MediaType, Request, Response
-from msgspec import Struct
 
 from modpkg.core.errors import (
     AccessRefused,
@@ -16,6 +15,7 @@ from modpkg.core.errors import (
     ReleaseError,
     UsageError,
 )
+from modpkg.registry.api_records import ErrorAnswer
 from modpkg.registry.session_records import OFFSET
 
 STATUS: dict[type[ModpkgError], int] = {
@@ -31,13 +31,6 @@ STATUS: dict[type[ModpkgError], int] = {
 BY_CODE = {"M430": 401, "M431": 401, "M451": 413, "M452": 422, "M457": 403, "M458": 413}
 _AGAIN = {"M455": "1"}
 """Code to the seconds after which to ask again."""
-
-
-class ErrorAnswer(Struct, frozen=True):
-    """Why a request was refused."""
-
-    code: str
-    message: str
 
 
 def status_of(error: ModpkgError) -> int:

@@ -9,30 +9,26 @@ from litestar import Litestar, Request, get
 from litestar.config.app import AppConfig
 from litestar.di import NamedDependency, Provide
 from litestar.openapi import OpenAPIConfig
-from msgspec import Struct
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
+from modpkg.registry.api_records import Me
 from modpkg.server import sessions
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.state import Server
 
 
-class Me(Struct, frozen=True):
-    """Who a token belongs to, and what it is for."""
-
-    name: str
-    """Empty for somebody unknown."""
-    administrator: bool
-    actions: list[str]
-    modules: list[str]
-
-
 @get("/api/1/me", sync_to_thread=False)
 def me(caller: NamedDependency[Caller]) -> Me:
     """Return who asks."""
-    return Me(caller.name, caller.is_administrator, sorted(caller.actions), [*caller.patterns])
+    return Me(
+        caller.name,
+        caller.is_administrator,
+        sorted(caller.actions),
+        [*caller.patterns],
+        caller.token_id,
+    )
 
 
 ROUTES: list[Any] = [me, *sessions.ROUTES]
