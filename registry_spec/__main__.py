@@ -93,5 +93,42 @@ def check_command(registry: str, names: tuple[str, ...], as_json: bool) -> None:
     sys.exit(1 if report.problems else 0)
 
 
+@main.command("conformance")
+@click.argument("registry", metavar="FOLDER_OR_URL")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--token", envvar="MODPKG_TOKEN", help="Of the server's API, to publish there.")
+@click.option("--read-only", is_flag=True, help="Publish nothing.")
+@click.option("--publish", is_flag=True, help="Publish also beside modules of others.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def conformance_command(
+    registry: str,
+    names: tuple[str, ...],
+    token: str | None,
+    read_only: bool,
+    publish: bool,
+    as_json: bool,
+) -> None:
+    """Try each rule of the spec on a registry; print one line per rule.
+
+    What can be written to gets modules named conformance-…, which stay there: without --publish, a
+    registry that has modules of others is only read. In the end, a small model is locked,
+    installed and composed; its digests are the same from all registries.
+    Exits with 1 if a rule is broken.
+    """
+    from registry_spec.conformance import conform
+
+    try:
+        report = conform(registry, names, token=token, read_only=read_only, among_others=publish)
+    except ModpkgError as error:
+        raise click.ClickException(f"[{error.code}] {error}") from None
+    if as_json:
+        click.echo(report.json())
+    else:
+        for tried in report.rules:
+            click.echo(tried.text())
+        click.echo(report.summary())
+    sys.exit(1 if report.broken else 0)
+
+
 if __name__ == "__main__":
     main(prog_name="python -m registry_spec")

@@ -196,8 +196,8 @@ class _Check:
     def file(self, digest: Digest, what: str) -> Iterator[Path]:
         """Return a blob as a file with a verified digest; a download is removed afterwards."""
         self.seen.add(digest)
-        folder = self.registry.folder
-        if folder is None:
+        path = self.registry.local_path(digest)
+        if path is None:
             self.local.add_stream(
                 self.registry.stream(digest, what), digest, what, self.registry.url
             )
@@ -207,12 +207,12 @@ class _Check:
             finally:
                 path.unlink()
             return
-        path = folder / blob_path(digest)
+        source = self.registry.folder
         if not path.is_file():
-            raise IntegrityError("M306", what=what, digest=digest, source=folder)
+            raise IntegrityError("M306", what=what, digest=digest, source=source)
         actual = digest_file(path)
         if actual != digest:
-            raise IntegrityError("M305", what=what, expected=digest, actual=actual, source=folder)
+            raise IntegrityError("M305", what=what, expected=digest, actual=actual, source=source)
         yield path
 
     def _stray_blobs(self, folder: Path) -> None:

@@ -47,7 +47,7 @@ REQUIREMENT = "tiny-model[all]>=1"
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 
-def _f32(*shape: int, first: float = 0.0) -> tuple[str, tuple[int, ...], bytes]:
+def f32_tensor(*shape: int, first: float = 0.0) -> tuple[str, tuple[int, ...], bytes]:
     count = 1
     for extent in shape:
         count *= extent
@@ -55,22 +55,22 @@ def _f32(*shape: int, first: float = 0.0) -> tuple[str, tuple[int, ...], bytes]:
     return "F32", shape, struct.pack(f"<{count}f", *values)
 
 
-def _weights(tensors: Tensors) -> bytes:
+def weights_file(tensors: Tensors) -> bytes:
     types = {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
     return b"".join(pack_chunks(types, {name: [data] for name, (_, _, data) in tensors.items()}))
 
 
-def _base(norm: float) -> dict[str, bytes]:
+def base_files(norm: float) -> dict[str, bytes]:
     config = {"model_type": "tiny", "hidden_size": 4, "num_hidden_layers": 1, "vocab_size": 8}
     tensors: Tensors = {
-        "embed.weight": _f32(8, 4),
-        "layers.0.weight": _f32(4, 4, first=1.0),
+        "embed.weight": f32_tensor(8, 4),
+        "layers.0.weight": f32_tensor(4, 4, first=1.0),
         "norm.weight": ("BF16", (4,), struct.pack("<f", norm)[2:] * 4),
     }
     return {
         "config.json": json.dumps(config).encode(),
         "tokenizer.json": b'{"model": {"type": "WordLevel", "vocab": {}}}',
-        "model.safetensors": _weights(tensors),
+        "model.safetensors": weights_file(tensors),
     }
 
 
@@ -96,10 +96,10 @@ def _tuned(step: int) -> dict[str, bytes]:
         f"{name}.weight": ("BF16", (30, 40), struct.pack("<1200H", *numbers))
         for name, numbers in bits.items()
     }
-    return {"config.json": b'{"model_type": "tiny"}', "model.safetensors": _weights(tensors)}
+    return {"config.json": b'{"model_type": "tiny"}', "model.safetensors": weights_file(tensors)}
 
 
-_ADAPTER = {
+ADAPTER = {
     "adapter_config.json": json.dumps(
         {
             "peft_type": "LORA",
@@ -110,10 +110,10 @@ _ADAPTER = {
             "bias": "none",
         }
     ).encode(),
-    "adapter_model.safetensors": _weights(
+    "adapter_model.safetensors": weights_file(
         {
-            "base_model.model.layers.0.lora_A.weight": _f32(2, 4, first=-0.5),
-            "base_model.model.layers.0.lora_B.weight": _f32(4, 2, first=-0.5),
+            "base_model.model.layers.0.lora_A.weight": f32_tensor(2, 4, first=-0.5),
+            "base_model.model.layers.0.lora_B.weight": f32_tensor(4, 2, first=-0.5),
         }
     ),
 }
@@ -148,14 +148,14 @@ built-from = [{ name = "tiny-tune", version = "1.2.0", relation = "forked" }]
 """
 
 MODULES: tuple[tuple[str, str, str, str, dict[str, bytes]], ...] = (
-    ("tiny-base", "1.0.0", "base", "", _base(1.0)),
-    ("tiny-base", "1.1.0", "base", "", _base(2.0)),
-    ("tiny-base", "2.0.0rc1", "base", "", _base(-1.0)),
+    ("tiny-base", "1.0.0", "base", "", base_files(1.0)),
+    ("tiny-base", "1.1.0", "base", "", base_files(2.0)),
+    ("tiny-base", "2.0.0rc1", "base", "", base_files(-1.0)),
     ("tiny-tune", "1.0.0", "base", "", _tuned(0)),
     ("tiny-tune", "1.1.0", "base", "", _tuned(1)),
     ("tiny-tune", "1.2.0", "base", "", _tuned(2)),
     ("tiny-fork", "1.0.0", "base", _FORKED, _tuned(2)),
-    ("tiny-lora", "1.0.0", "adapter", '[dependencies]\ntiny-base = ">=1.0,<2"\n', _ADAPTER),
+    ("tiny-lora", "1.0.0", "adapter", '[dependencies]\ntiny-base = ">=1.0,<2"\n', ADAPTER),
     ("tiny-set", "1.0.0", "collection", '[dependencies]\ntiny-lora = "*"\n', {}),
     (
         "tiny-model",
@@ -186,7 +186,7 @@ def write_registry(folder: Path) -> None:
                 f'[module]\nname = "{name}"\nversion = "{version}"\nkind = "{kind}"\n'
                 f'license = "MIT"\nsummary = "A vector"\n{more}'
             )
-            built = _build(project, folder)
+            built = built_release(project, folder)
             source = Registry(str(project / "dist"))
             writer.publish(source, built.line, now=NOW)
             if (name, version) == YANKED[:2]:
@@ -195,8 +195,8 @@ def write_registry(folder: Path) -> None:
     remove_tree(folder / "lookup")
 
 
-def _build(project: Path, registry: Path) -> Built:
-    """Build a project with a fixed word as the builder's version."""
+def built_release(project: Path, registry: Path) -> Built:
+    """Build a project for a registry, with a fixed word as the builder's version."""
     manifest = read_manifest(project / "modpkg.toml")
     if manifest.module is None:
         raise AssertionError("a vector is a module")

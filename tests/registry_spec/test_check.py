@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from modpkg.core.digests import parse_digest
+from modpkg.core.elsewhere import elsewhere_path, places_document
 from modpkg.core.records import canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
@@ -23,6 +24,7 @@ from modpkg.registry.writer import RegistryWriter
 from registry_spec import VECTORS
 from registry_spec.__main__ import main
 from registry_spec.check import check
+from tests.hub_server import hub_server
 
 
 @pytest.fixture
@@ -295,3 +297,17 @@ def test_over_http_names_are_given_and_followed(served: str, registry: Path) -> 
     assert (report.modules, report.releases) == (4, 6)
     flip(kinds_of_file(registry)["pack"], -1)
     assert {problem.code for problem in check(served, ["tiny-base"]).problems} == {"M305"}
+
+
+def test_a_blob_that_is_elsewhere(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read and verified as it would be if it were here."""
+    files = kinds_of_file(registry)
+    digest = parse_digest(f"sha256:{files['pack'].name}")
+    with hub_server() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        commit = hub.repository("team/base", {"weights": files["pack"].read_bytes()}).head.sha
+        path = registry / elsewhere_path(digest)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(places_document([f"hf://team/base@{commit}/weights"]))
+        files["pack"].unlink()
+        assert check(str(registry)).problems == []
