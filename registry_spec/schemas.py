@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from modpkg.core.candidates import CandidateLine, ThreadEntry
 from modpkg.core.record_schema import record_schema
 from modpkg.core.records import FORMATS, SPEC
 from modpkg.core.report import Report
@@ -29,12 +30,15 @@ _TITLES = {
     "lock": "modpkg.lock",
     "report": "report.json",
     "elsewhere": "elsewhere/<aa>/<hex>.json",
+    "candidate": "A line of candidates/<name>.jsonl",
+    "thread-entry": "A line of candidates/<name>/<number>.jsonl",
 }
 
 
 def formats() -> dict[str, type[Struct]]:
     """Return the class of every format that has a schema, by the schema's name."""
-    return {**FORMATS, "lock": Lock, "report": Report}
+    more = {"lock": Lock, "report": Report, "candidate": CandidateLine, "thread-entry": ThreadEntry}
+    return {**FORMATS, **more}
 
 
 def schema(name: str) -> dict[str, Any]:

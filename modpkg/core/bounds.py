@@ -58,6 +58,18 @@ ADDRESS_CHARACTERS = 4000
 BLOB_PLACES = 16
 #: The document that lists them, bytes.
 BLOB_PLACES_BYTES = 128 << 10
+#: Candidates of a module, decided ones too.
+CANDIDATES = 10_000
+#: The file that lists them, bytes.
+CANDIDATES_BYTES = 64 << 20
+#: What was said about a candidate: comments, approvals and reports.
+THREAD_ENTRIES = 2000
+#: The file that has it, bytes.
+THREAD_BYTES = 16 << 20
+#: A comment, or the message of a candidate, characters.
+COMMENT_CHARACTERS = 20_000
+#: A report about a candidate, bytes of its JSON.
+CANDIDATE_REPORT_BYTES = 1 << 20
 #: Redirects that are followed from such a place.
 REDIRECTS = 5
 #: An answer of a server's API, bytes.

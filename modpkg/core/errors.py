@@ -181,14 +181,14 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ReleaseError,
     ),
     **dict.fromkeys(["M201"], PackError),
-    **dict.fromkeys(["M209"], RecordError),
+    **dict.fromkeys(["M209", "M465", "M466"], RecordError),
     **dict.fromkeys(
         ["M303", "M315", "M316", "M318", "M319", "M327", "M328", "M806", "M855", "M860", "M879"],
         RegistryError,
     ),
     **dict.fromkeys(["M845", "M891", "M896", "M897"], RegistryError),
     **dict.fromkeys(["M870", "M871", "M872", "M873"], RegistryError),
-    **dict.fromkeys(["M301", "M304", "M312", "M862"], NotFound),
+    **dict.fromkeys(["M301", "M304", "M312", "M467", "M862"], NotFound),
     **dict.fromkeys(["M861", "M863"], RegistryUnreachable),
     **dict.fromkeys(
         ["M302", "M313", "M314", "M320", "M841", "M878", "M849", "M892"], RegistryUnreachable
@@ -197,6 +197,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M877", "M886", "M893"], IntegrityError),
     **dict.fromkeys(["M307", "M309", "M311", "M317", "M329", "M761", "M887"], PublishError),
     **dict.fromkeys(["M846", "M847", "M848", "M867"], PublishError),
+    **dict.fromkeys(["M468", "M469", "M470"], PublishError),
     **dict.fromkeys(["M401", "M403"], ResolutionImpossible),
     "M406": NotFound,
     **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415", "M416", "M850"], LockError),

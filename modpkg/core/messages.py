@@ -305,6 +305,19 @@ MESSAGES: dict[str, str] = {
         "More bytes were sent of {digest} than the {size} that were declared; build the release "
         "again and publish that."
     ),
+    "M465": "{path} is not a file of candidates: {reason}; ask the registry's owner to restore it.",
+    "M466": "This cannot be said about a candidate: {reason}; say it in another way, or shorter.",
+    "M467": "There is no candidate {label} in the registry {registry}{hint}.",
+    "M468": "{label} {decision}; submit a new candidate with 'modpkg submit'.",
+    "M469": (
+        "{label} cannot be accepted: {name} {version} was published with different content "
+        "meanwhile. Raise the version in {manifest}, run 'modpkg build' and 'modpkg submit', and "
+        "reject {label}."
+    ),
+    "M470": (
+        "{name} {version} is a release of {registry} already, and needs no review; for another one "
+        "raise the version in {manifest}, and run 'modpkg build'."
+    ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
         "Not enough disk space at {path}: {needed} needed{reserve}, {free} free; nothing was "

@@ -29,6 +29,8 @@ _BREAKS = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 
 ONE_LINE = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$(?![\s\S])"
 """A pattern of JSON Schema: text of one line, without control characters or overrides."""
+SEVERAL_LINES = ONE_LINE.replace(r"\u0000-\u001f", r"\u0000-\u0008\u000b-\u001f")
+"""The same of text that may have several lines, and tabs."""
 
 
 def printable(text: str) -> str:

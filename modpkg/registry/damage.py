@@ -11,11 +11,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from modpkg.core import bounds
+from modpkg.core.candidates import CandidateLine
 from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord, decode_record
+from modpkg.registry.candidates import (
+    CANDIDATES,
+    candidate_names,
+    candidates_path,
+    read_candidates,
+)
 from modpkg.registry.module_lines import malformed_lines, parse_module_lines
 from modpkg.registry.place import CopiedBlob, Place, RegistryChange, bounded_stream
 from modpkg.registry.reader import Registry
@@ -96,6 +103,9 @@ class Verification:
                 self._registry.prefetch_blob(line.release, _record_of(line), pool)
         for line in lines:
             self._record(line)
+        if sample is None:
+            for one in self._open_candidates(names):
+                self._record(one.line, one)
         self._list(names, has_releases)
         return self._verified(len(lines), self._blobs)
 
@@ -144,17 +154,39 @@ class Verification:
             )
         return lines
 
+    def _open_candidates(self, names: Sequence[str]) -> list[CandidateLine]:
+        """Return the open candidates of modules; with all modules, those of new ones too."""
+        listed = self._registry.source.names(CANDIDATES)
+        new = [] if listed is None else candidate_names(listed)
+        if not {*(self._registry.names() or new)} <= {*names}:
+            new = []
+        found = []
+        for name in dict.fromkeys((*names, *new)):
+            try:
+                lines = read_candidates(self._registry, name)
+            except RegistryUnreachable:
+                raise
+            except ModpkgError as error:
+                self._add(candidates_path(name), [name], error)
+                continue
+            found += [one for one in lines if one.status == "open"]
+        return found
+
     def _skipped(self, sentence: str) -> None:
         """Note lines that cannot be read: the reader warns of them."""
-        if "/index/" not in sentence:
+        folder = next((part for part in ("index", CANDIDATES) if f"/{part}/" in sentence), None)
+        if folder is None:
             return  # of the list of modules, which is checked by itself
-        path = "index/" + sentence.partition("/index/")[2].partition(":")[0]
-        name = path.removeprefix("index/").removesuffix(".jsonl")
+        path = f"{folder}/" + sentence.partition(f"/{folder}/")[2].partition(":")[0]
+        name = path.removeprefix(f"{folder}/").removesuffix(".jsonl")
         self._damaged.append(Damage(path=path, releases=[name], code="M209", reason=sentence))
 
-    def _record(self, line: IndexLine) -> None:
-        """Check a release's record, and note the blobs that it names."""
-        label, digest = f"{line.name} {line.version}", parse_digest(line.release)
+    def _record(self, line: IndexLine, candidate: CandidateLine | None = None) -> None:
+        """Check the record of a release or candidate, and note the blobs that it names."""
+        label, path = f"{line.name} {line.version}", _index(line.name)
+        if candidate is not None:
+            label, path = candidate.label, candidates_path(line.name)
+        digest = parse_digest(line.release)
         what = _record_of(line)
         try:
             data = self._registry.blob(digest, what, bounds.RECORD_BYTES)
@@ -163,7 +195,7 @@ class Verification:
             try:
                 self._registry.check_line(line, record)
             except IntegrityError as error:
-                self._add(_index(line.name), [label], error)
+                self._add(path, [label], error)
         except RegistryUnreachable:
             raise
         except ModpkgError as error:

@@ -170,6 +170,11 @@ class Registry:
             self._ahead.pop(name, None)
         return self._indexes[name]
 
+    def substitute(self, name: str, lines: list[IndexLine]) -> None:
+        """Let a module have these releases from now on, for who tries a candidate of it."""
+        _ = self.index(name)  # what it has is counted
+        self._indexes[name] = lines
+
     def resolved_index(self, name: str) -> list[IndexLine]:
         """Return what `index` returns, for a name that something requires: these are counted.
 
@@ -216,8 +221,7 @@ class Registry:
         if self.folder is not None or digest in known or blob in self._blobs_ahead:
             return
         if self.cache is None or not self.cache.has(blob):
-            task = partial(self._fetched, blob, what, bounds.RECORD_BYTES)
-            self._blobs_ahead[blob] = pool.submit(task)
+            self._blobs_ahead[blob] = pool.submit(self._fetched, blob, what, bounds.RECORD_BYTES)
 
     def _read_index(self, name: str) -> bytes:
         if self._memory is not None and not self.offline:
@@ -334,24 +338,20 @@ class Registry:
 
     def provides(self, digest: str) -> Provides:
         """Return the interface with this digest, which a release provides."""
-        return self._decoded(
-            self._provides, digest, Provides, "an interface", f"the interface {digest}"
-        )
+        return self._decoded(self._provides, digest, Provides, "an interface")
 
     def expects(self, digest: str) -> Expects:
         """Return the interface with this digest, which a release expects."""
-        return self._decoded(
-            self._expects, digest, Expects, "an interface", f"the interface {digest}"
-        )
+        return self._decoded(self._expects, digest, Expects, "an interface")
 
     def _decoded(
-        self, kept: dict[str, Record], digest: str, kind: type[Record], what: str, name: str
+        self, kept: dict[str, Record], digest: str, kind: type[Record], what: str, name: str = ""
     ) -> Record:
         """Return a record, ``kept`` unless it is large; ``what`` is its blob, for errors."""
         if digest in kept:
             return kept[digest]
         data = self.blob(parse_digest(digest), what, bounds.RECORD_BYTES)
-        record = decode_record(data, kind, name)
+        record = decode_record(data, kind, name or f"the interface {digest}")
         if len(data) <= bounds.KEPT_RECORD_BYTES:
             kept[digest] = record
         return record

@@ -1,4 +1,5 @@
-"""Blobs of a registry that nothing names: publishers that were killed have left them.
+"""Blobs of a registry that nothing names: publishers that were killed have left them, or candidates
+that became no release.
 
 A publisher adds blobs before anything names them, and one that is there already is not added again.
 So what it adds, or relies on, must not be removed under its hands: in a folder nobody writes while
@@ -19,9 +20,17 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RecordError, RegistryError
 from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.progress import Progress
+from modpkg.core.records import IndexLine
+from modpkg.registry.candidates import (
+    CANDIDATES,
+    candidate_names,
+    candidates_path,
+    parse_candidates,
+)
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import parse_index
 from modpkg.registry.place import Place, StoredFile, registry_at
+from modpkg.registry.reader import Registry
 from modpkg.registry.upkeep import all_names
 from modpkg.registry.writer import blobs_of
 
@@ -47,7 +56,7 @@ def remove_unnamed(
     progress: Progress,
     dry_run: bool = False,
 ) -> Freed:
-    """Remove the blobs that no release names and that are older than the grace time.
+    """Remove the blobs that neither releases nor open candidates name, older than the grace time.
 
     Raises:
         RegistryError: It is being written to, or it is not known what all of its releases name.
@@ -58,7 +67,7 @@ def remove_unnamed(
         progress.stage("Listing")
         stored = list(place.stored("blobs"))
         if place.folder is None and not dry_run:
-            files = [*stored, *place.stored("index")]
+            files = [*stored, *place.stored("index"), *place.stored(CANDIDATES)]
             newest = max((file.modified for file in files), default=now - QUIET)
             if now - newest < QUIET:
                 minutes = max(int((now - newest).total_seconds() // 60), 0)
@@ -103,7 +112,7 @@ def _is_named(file: StoredFile, named: set[str]) -> bool:
 
 
 def _named(place: Place, progress: Progress) -> set[str]:
-    """Return the digests of all blobs that releases name.
+    """Return the digests of all blobs that releases and open candidates name.
 
     Raises:
         RegistryError: That is not known of one.
@@ -119,12 +128,28 @@ def _named(place: Place, progress: Progress) -> set[str]:
             if len(lines) != sum(1 for raw in data.split(b"\n") if raw.strip()):
                 raise _unknown(place, f"index/{name}.jsonl has lines that cannot be read")
             for line in lines:
-                record = registry.record(line)
-                named |= {line.release, *(digest for digest, _ in blobs_of(record))}
+                named |= _named_by(registry, line)
         except (RecordError, IntegrityError) as error:
             raise _unknown(place, str(error)) from None
         progress.advance(1)
+    for name in candidate_names(file.path for file in place.stored(CANDIDATES)):
+        path = candidates_path(name)
+        try:
+            data = place.source.read(path, bounds.CANDIDATES_BYTES)
+            found = parse_candidates(data, name, registry.url)
+            if found.unreadable:
+                raise _unknown(place, f"{path} has lines that cannot be read")
+            for one in found.lines:
+                if one.status == "open":
+                    named |= _named_by(registry, one.line)
+        except (RecordError, IntegrityError) as error:
+            raise _unknown(place, str(error)) from None
     return named
+
+
+def _named_by(registry: Registry, line: IndexLine) -> set[str]:
+    record = registry.record(line)
+    return {line.release, *(digest for digest, _ in blobs_of(record))}
 
 
 def _unknown(place: Place, reason: str) -> RegistryError:

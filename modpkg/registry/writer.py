@@ -118,7 +118,7 @@ class RegistryWriter:
             others = self._other_versions(line, lines)
             new = add(change)
             published = msgspec.structs.replace(
-                line, size=new, published=_timestamp(now), yanked=None
+                line, size=new, published=timestamp(now), yanked=None
             )
             known = {line.release: record}
             self._write_index(change, line.name, [*others, published], before, known)
@@ -377,6 +377,7 @@ def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:
     return [(parse_digest(digest), what) for digest, what in needed.items()]
 
 
-def _timestamp(now: datetime.datetime | None) -> str:
+def timestamp(now: datetime.datetime | None) -> str:
+    """Return a moment as an index has it; the present one if None."""
     moment = now or datetime.datetime.now(datetime.timezone.utc)
     return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
