@@ -37,8 +37,13 @@ _TITLES = {
 
 def formats() -> dict[str, type[Struct]]:
     """Return the class of every format that has a schema, by the schema's name."""
-    more = {"lock": Lock, "report": Report, "candidate": CandidateLine, "thread-entry": ThreadEntry}
-    return {**FORMATS, **more}
+    return {
+        **FORMATS,
+        "lock": Lock,
+        "report": Report,
+        "candidate": CandidateLine,
+        "thread-entry": ThreadEntry,
+    }
 
 
 def schema(name: str) -> dict[str, Any]:
