@@ -359,19 +359,26 @@ class TensorBlocks:
                 yield ApproximateMagnitudes(first * self.columns, size, size.__getitem__)
             return
         tiny = inexact_below(self.base.ref.dtype, bound)
+        # Memory that is used again stays in a core's cache.
+        wide = np.empty((2, min(SINGLE_ELEMENTS, self.count)), np.float32)
         for first in range(0, self.count, SINGLE_ELEMENTS):
             last = min(first + SINGLE_ELEMENTS, self.count)
             start, end = self.base.flat(first, last), other.flat(first, last)
-            single = in_single(end)
-            single -= in_single(start)
-            apart = np.union1d(below(start, tiny), below(end, tiny))
+            size = in_single(end, out=wide[0, : end.size])
+            size -= in_single(start, out=wide[1, : start.size])
+            np.abs(size, out=size)
             exactly = partial(distance, start, end)
+            apart, others = below(start, tiny), below(end, tiny)
+            if not (apart.size or others.size):
+                yield ApproximateMagnitudes(first, size, exactly, exact=True)
+                continue
+            apart = np.union1d(apart, others)
             rest = left_by_rounding(in_double(end.take(apart)), in_double(start.take(apart)))
             yield ApproximateMagnitudes(
                 first=first,
-                values=np.abs(single, out=single),
+                values=size,
                 exactly=exactly,
-                exact=apart.size < single.size // 16,
+                exact=apart.size < size.size // 16,
                 apart=apart,
                 rounded=exactly(apart[rest != 0]),
             )

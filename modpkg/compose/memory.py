@@ -10,7 +10,8 @@ from modpkg.compose.composition import NOTHING, Composition, ComputedTensor
 from modpkg.compose.nested import files_of, reached
 from modpkg.compose.operators import find_operator
 from modpkg.compose.reducers import find_reducer
-from modpkg.compose.reducers.selection import KEPT_ELEMENTS
+from modpkg.compose.reducers.bitmap import PART
+from modpkg.compose.reducers.selection import KEPT_BITS, KEPT_ELEMENTS
 from modpkg.core.system_limits import machine_memory
 
 BLOCK_ELEMENTS = 1 << 16
@@ -168,5 +169,7 @@ def _tensor_bytes(model: str, computed: ComputedTensor) -> int:
     if reducer is not None and reducer.measure is not None:
         total += sum(min(ref.length, KEPT_BYTES) for ref in computed.inputs())
         sampled = min(count, SAMPLE_RUNS * (run_elements(count) + columns))
-        total += _DOUBLE * (3 * sampled + 7 * min(count, KEPT_ELEMENTS))
+        total += _DOUBLE * (3 * sampled + 5 * min(count, KEPT_ELEMENTS))
+        total += 6 * _DOUBLE * min(count, PART)  # draws
+        total += (3 + len(computed.terms)) * min(count, KEPT_BITS) // 8
     return total + mapped

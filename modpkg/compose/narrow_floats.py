@@ -138,9 +138,9 @@ def inexact_below(dtype: str, bound: float) -> int:
 def below(stored: Stored, bits: int) -> Any:
     """Return the indices of magnitudes, but 0, below the one of these bits."""
     size = stored.view(np.uint16) & _SIGNLESS
-    size -= np.uint16(1)  # 0 becomes the largest
-    if bits <= 1 or int(size.min(initial=0xFFFF)) >= bits - 1:
+    if bits <= 1 or int(size.min(initial=0xFFFF)) >= bits:
         return np.empty(0, np.int64)
+    size -= np.uint16(1)  # 0 becomes the largest
     return np.flatnonzero(size < np.uint16(bits - 1))
 
 

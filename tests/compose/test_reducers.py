@@ -354,7 +354,7 @@ def test_selection_equals_sorting(
     assert sum(one < drawn.limit for one in draws.tolist()) == number
     if drawn.dropped is not None:
         assert (
-            drawn.dropped.tolist()
+            drawn.dropped.places().tolist()
             == places[[one >= drawn.limit for one in draws.tolist()]].tolist()
         )
 

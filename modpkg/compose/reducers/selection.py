@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modpkg.compose.reducers.bitmap import Bitmap, SomePlaces
 from modpkg.compose.reducers.reducer import ApproximateMagnitudes
 from modpkg.compose.reducers.stream import draws_at
 from modpkg.core.lazy_numpy import np
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 KEPT_ELEMENTS = 1 << 22
 """Maximum number of candidate values in memory; beyond it, a radix selection is used."""
 
+KEPT_BITS = 1 << 28
+"""Maximum number of elements of a tensor for which it is kept which are equal: 32 MiB of bits."""
+
 ALL_DRAWS = 1 << 64
 """All draws of a stream are below this number."""
 _FEW = 1 << 12
@@ -24,9 +28,6 @@ _FEW = 1 << 12
 
 _SAMPLE = 1 << 16
 """Values of a tensor, or a few more, that are a sample of it."""
-
-_PART = 1 << 16
-"""Places that are drawn for at once."""
 
 _BINS = 1 << 11
 _DIGITS = (53, 42, 31, 20, 9, 0)
@@ -41,8 +42,8 @@ class RankedMagnitude(NamedTuple):
     """Number of larger magnitudes."""
     equal: int
     """Number of equal magnitudes, itself included."""
-    places: Any = None
-    """Flat indices of the equal ones, ascending, if known."""
+    places: Bitmap | None = None
+    """The equal ones, if they are known."""
     exact: Fraction | None = None
     """The magnitude itself, where ``value`` is only next to it."""
     certain: bool = False
@@ -92,7 +93,7 @@ def kth_largest(
     above, certain = 0, True
     rounded: set[float] = set()
     # Narrow dtypes have many equal values, the bounds among them: those are counted separately.
-    inside, at_low, at_high = _Candidates(), _Candidates(), _Candidates()
+    inside, at_low, at_high = _Candidates(), _Equal(count), _Equal(count)
     for block in approximate(high):
         if block.exact and _same(low, block.values) and _same(high, block.values):
             above += _sort_exact(block, low, high, inside, at_low, at_high)
@@ -105,25 +106,23 @@ def kth_largest(
         over ^= values >= _beside(low, -np.inf, values.dtype)
         where = np.flatnonzero(over)
         near = block.exactly(where)
-        where += block.first
+        above += int(np.count_nonzero(near > high))
+        at_high.add_at(where[near == high] + block.first)
+        if low < high:
+            at_low.add_at(where[near == low] + block.first)
         strictly = near > low
         strictly &= near < high
-        if not strictly.all():
-            above += int(np.count_nonzero(near > high))
-            at_high.add(where, near, near == high)
-            if low < high:
-                at_low.add(where, near, near == low)
-        inside.add(where, near, strictly)
+        inside.add(where.compress(strictly) + block.first, near.compress(strictly))
     if above < k <= above + at_high.count:
         return at_high.ranked(high, above, certain and high not in rounded)
     above += at_high.count
     if above < k <= above + inside.count and (places := inside.all_places()) is not None:
         values = np.concatenate(inside.values)
         value = _select(values, k - above)
-        equal = np.flatnonzero(values == value)
-        more = int(np.count_nonzero(values > value))
-        certain = certain and value not in rounded
-        return RankedMagnitude(value, above + more, equal.size, places[equal], certain=certain)
+        equal = _Equal(count)
+        equal.add_at(places.compress(values == value))
+        above += int(np.count_nonzero(values > value))
+        return equal.ranked(value, above, certain and value not in rounded)
     above += inside.count
     if above < k <= above + at_low.count:
         return at_low.ranked(low, above, certain and low not in rounded)
@@ -141,36 +140,44 @@ def _sort_exact(
     low: float,
     high: float,
     inside: _Candidates,
-    at_low: _Candidates,
-    at_high: _Candidates,
+    at_low: _Equal,
+    at_high: _Equal,
 ) -> int:
-    """Add a block of exact magnitudes to candidates; return how many are larger than ``high``."""
-    values = block.values
+    """Add a block of exact magnitudes to candidates; return how many are larger than ``high``.
+
+    Its values are overwritten where they are apart.
+    """
+    values, first = block.values, block.first
     kind = values.dtype.type
-    apart = np.asarray(block.apart, np.int64)
-    values[apart] = np.nan  # in no comparison
-    own = block.exactly(apart)
-    over, from_high = values > kind(high), values >= kind(high)
-    above = int(np.count_nonzero(over))
-    over ^= from_high
-    at_high.add_equal(block, np.flatnonzero(over), apart[own == high])
+    apart, own = np.asarray(block.apart, np.int64), np.empty(0)
+    if apart.size:
+        own = block.exactly(apart)
+        values[apart] = np.nan  # in no comparison
+    over = values > kind(high)
+    above = int(np.count_nonzero(over)) + int(np.count_nonzero(own > high))
+    at_high.add(first, _with(values == kind(high), apart[own == high]))
     if low < high:
-        beyond, from_low = values > kind(low), values >= kind(low)
-        from_low ^= beyond
-        at_low.add_equal(block, np.flatnonzero(from_low), apart[own == low])
-        beyond ^= from_high
-        where = np.flatnonzero(beyond)
+        over ^= values >= kind(low)  # from low to high
+        over ^= values == kind(high)
+        equal = values == kind(low)
+        over ^= equal
+        at_low.add(first, _with(equal, apart[own == low]))
+        where = np.flatnonzero(over)
         near = values.take(where).astype(np.float64)
         if apart.size:
             inner = (own > low) & (own < high)
             where, near = np.concatenate([where, apart[inner]]), np.concatenate([near, own[inner]])
             order = where.argsort()
             where, near = where[order], near[order]
-        where += block.first
-        inside.add(where, near, None)
-    if apart.size:
-        above += int(np.count_nonzero(own > high))
+        inside.add(where + first, near)
     return above
+
+
+def _with(mask: Any, places: Any) -> Any:
+    """Return a mask in which some more places are set."""
+    if len(places):
+        mask[places] = True
+    return mask
 
 
 def _select(values: Array, k: int) -> float:
@@ -204,12 +211,8 @@ class _Candidates:
         self.values: list[Array] = []
         self._places: list[Any] = []
 
-    def add(self, places: Any, values: Array, chosen: Any) -> None:
-        """Add the values that a mask chooses; all if it is None."""
-        if chosen is not None:
-            selected = np.flatnonzero(chosen)
-            if selected.size < values.size:
-                places, values = places.take(selected), values.take(selected)
+    def add(self, places: Any, values: Array) -> None:
+        """Add some more, in order."""
         self.count += values.size
         if self.count > KEPT_ELEMENTS:
             self.values, self._places = [], []
@@ -217,20 +220,33 @@ class _Candidates:
             self.values.append(values)
             self._places.append(places)
 
-    def add_equal(self, block: ApproximateMagnitudes, places: Any, others: Any) -> None:
-        """Add places in a block, those of its inexact values apart, where all values are equal."""
-        if others.size:
-            places = np.union1d(places, others)
-        places += block.first
-        self.add(places, places, None)
-
     def all_places(self) -> Any:
         """Return the indices, ascending; None if there are none, or too many."""
         return np.concatenate(self._places) if 0 < self.count <= KEPT_ELEMENTS else None
 
+
+class _Equal:
+    """Elements of one magnitude: how many, and which, if there are at most KEPT_BITS in all."""
+
+    def __init__(self, count: int) -> None:
+        self.count = 0
+        self._bitmap = Bitmap(count) if count <= KEPT_BITS else None
+
+    def add(self, first: int, mask: Any) -> None:
+        """Add those of a block that a mask has set."""
+        self.count += int(np.count_nonzero(mask))
+        if self._bitmap is not None:
+            self._bitmap.add(first, mask)
+
+    def add_at(self, places: Any) -> None:
+        """Add those at some flat indices, ascending."""
+        self.count += len(places)
+        if self._bitmap is not None:
+            self._bitmap.add_at(places)
+
     def ranked(self, value: float, above: int, certain: bool) -> RankedMagnitude:
         """Return the magnitude that all of them are."""
-        return RankedMagnitude(value, above, self.count, self.all_places(), certain=certain)
+        return RankedMagnitude(value, above, self.count, self._bitmap, certain=certain)
 
 
 def _beside(bound: float, towards: float, dtype: Any) -> Any:
@@ -246,8 +262,8 @@ class Drawn(NamedTuple):
 
     limit: int
     """The draws of those that stay are below it."""
-    dropped: Any = None
-    """Flat indices of the others, ascending; None if they are not known."""
+    dropped: Bitmap | None = None
+    """The others; None if there are none, or if it is not known where the equal ones are."""
 
 
 def draw(approximate: Approximate, ranked: RankedMagnitude, number: int, stream: int) -> Drawn:
@@ -263,38 +279,37 @@ def draw(approximate: Approximate, ranked: RankedMagnitude, number: int, stream:
     slack = 12 * math.isqrt(number * (ranked.equal - number) // ranked.equal) + 16
     low = max(0, (number - slack << 64) // ranked.equal)
     last = min(ALL_DRAWS, (number + slack << 64) // ranked.equal) - 1
+    known = ranked.places
     while True:
-        below, inside, late = 0, [], []
-        for places in _placed(ranked) or _equal(approximate, ranked.value):
-            draws = draws_at(stream, places)
-            if ranked.places is not None:
-                after = draws >= np.uint64(low)
-                late.append((places[after], draws[after]))
+        below = 0
+        dropped = None if known is None else Bitmap(known.count)
+        near, near_places = [], []
+        for part in _equal(approximate, ranked.value) if known is None else known.parts():
+            draws = draws_at(stream, part.inside + part.first)
+            after = draws > np.uint64(last)
+            if dropped is not None:
+                mask = np.zeros(part.size, np.bool_)
+                mask[part.inside] = after
+                dropped.add(part.first, mask)
             before = draws < np.uint64(low)
             below += int(np.count_nonzero(before))
-            inside.append(draws[(draws <= np.uint64(last)) ^ before])
-        near = np.concatenate(inside)
-        if below < number <= below + near.size:
-            limit = _ranked_draw(near, number - below)
-            dropped = [places[draws >= np.uint64(limit)] for places, draws in late]
-            return Drawn(limit, np.concatenate(dropped) if dropped else None)
+            before |= after
+            where = np.flatnonzero(np.logical_not(before, out=before))
+            near.append(draws.take(where))
+            near_places.append(part.inside.take(where) + part.first)
+        draws = np.concatenate(near)
+        if below < number <= below + draws.size:
+            limit = int(np.partition(draws, number - below - 1)[number - below - 1]) + 1
+            if dropped is not None:
+                dropped.add_at(np.concatenate(near_places).compress(draws >= np.uint64(limit)))
+            return Drawn(limit, dropped)
         if (low, last) == (0, ALL_DRAWS - 1):
             raise AssertionError("fewer elements have this value")
         low, last = 0, ALL_DRAWS - 1
 
 
-def _ranked_draw(draws: Any, number: int) -> int:
-    return int(np.partition(draws, number - 1)[number - 1]) + 1
-
-
-def _placed(ranked: RankedMagnitude) -> list[Any]:
-    """Return the places of equal magnitudes in parts; none if they are not known."""
-    places = () if ranked.places is None else ranked.places
-    return [places[first : first + _PART] for first in range(0, len(places), _PART)]
-
-
-def _equal(approximate: Approximate, value: float) -> Iterator[Any]:
-    """Yield the flat indices of the elements whose magnitude is a value."""
+def _equal(approximate: Approximate, value: float) -> Iterator[SomePlaces]:
+    """Yield the elements whose magnitude is a value, block by block."""
     for block in approximate(value):
         values = block.values
         if block.exact and _same(value, values):
@@ -307,7 +322,7 @@ def _equal(approximate: Approximate, value: float) -> Iterator[Any]:
             near &= values <= _beside(value, np.inf, values.dtype)
             equal = np.flatnonzero(near)
             equal = equal[block.exactly(equal) == value]
-        yield equal + block.first
+        yield SomePlaces(block.first, values.size, equal)
 
 
 def _guess(sample: Array, k: int, count: int) -> tuple[float, float]:

@@ -25,12 +25,14 @@ With u = 2⁻²⁴ and Higham's γ_k = k·u / (1 − k·u) (Accuracy and Stabili
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from modpkg.compose.reducers.bitmap import Bitmap
 from modpkg.compose.reducers.stream import draws_at
 from modpkg.core.lazy_numpy import np
 
@@ -51,8 +53,8 @@ class ThresholdCut(NamedTuple):
     """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
     first: int = 0
     """The first element's flat index in the tensor."""
-    dropped: Any = None
-    """Flat indices in the tensor of what ``draws`` drops, ascending, if known."""
+    dropped: Bitmap | None = None
+    """What ``draws`` drops of the tensor, if it is known."""
 
 
 Cuts = Sequence[ThresholdCut]
@@ -187,38 +189,40 @@ def disjoint_merge(
                 np.bitwise_and(bits, np.int32(_MAGNITUDE), out=mask)
                 least = _round_up(cut.threshold)
                 np.subtract(least.view(np.int32) - np.int32(1), mask, out=mask)
-                lost = (
-                    _lost(cut, mask) if cut.draws is not None and least == cut.threshold else None
-                )
+                if cut.draws is not None and least == cut.threshold:
+                    mask += _lost(cut, mask)
                 mask >>= np.int32(31)  # all bits of those that are kept
                 bits &= mask
-                if lost is not None:
-                    bits[lost] = 0
             if votes == "weighted" and weight != 1:
                 delta *= weight
         vote = deltas[0] + deltas[1] if count > 1 else deltas[0].copy()
         for delta in deltas[2:]:
             vote += delta
-        sign = vote.view(np.int32) & np.int32(-(1 << 31))
+        sign = np.bitwise_and(vote.view(np.int32), np.int32(-(1 << 31)), out=mask)
         divisor: Any = None
         total: Any = None
+        share = np.empty_like(base)
         for delta, weight in zip(deltas, singles, strict=True):
             bits = delta.view(np.int32)
             bits ^= sign  # values of the elected sign become positive
-            np.maximum(bits, np.int32(0), out=bits)
+            np.maximum(delta, _filled(0.0, base.size), out=delta)
             if divide:
                 each = weight if divide == "weights" else np.float32(1)
-                share = delta * _HUGE
-                divisor = _added(divisor, np.minimum(share, each, out=share))
+                np.multiply(delta, np.float32(_HUGE), out=share)
+                np.minimum(share, _filled(float(each), base.size), out=share)
+                if divisor is None:
+                    divisor, share = share, np.empty_like(base)
+                else:
+                    divisor += share
             if votes != "weighted" and weight != 1:
                 delta *= weight
-            total = _added(total, delta)
+            total = delta if total is None else np.add(total, delta, out=total)
         if slack:
             # |vote| is the sum of the agreeing values less that of the others
             np.absolute(vote, out=vote)
-            doubt |= vote < np.multiply(total, slack, out=mask.view(np.float32))
+            doubt |= vote < np.multiply(total, slack, out=share)
         if divisor is not None:
-            np.maximum(divisor, np.float32(1e-30), out=divisor)  # where it is 0, so is the total
+            divisor += np.float32(1e-30)  # where it is 0, so is the total
             total /= divisor
         if factor != 1.0:
             total *= np.float32(factor)
@@ -235,20 +239,22 @@ def disjoint_merge(
 
 
 def _lost(cut: ThresholdCut, under: NDArray[np.int32]) -> Any:
-    """Return the indices of elements that are equal to a threshold, and dropped.
+    """Return 1 for elements that are equal to a threshold, and dropped; 0 for all others.
 
     ``under`` is by how much the bits of an element are smaller than those below the threshold.
     """
     if cut.dropped is not None:
-        start, stop = np.searchsorted(cut.dropped, [cut.first, cut.first + under.size])
-        return cut.dropped[start:stop] - cut.first
+        return cut.dropped.mask(cut.first, under.size).astype(np.int32)
     equal = np.flatnonzero(under == np.int32(-1))
-    return equal[draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws or 0)]
+    lost = np.zeros(under.size, np.int32)
+    lost[equal] = draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws or 0)
+    return lost
 
 
-def _added(total: Any, more: Array32) -> Any:
-    """Return a sum, in place of its first part if there is one."""
-    return more if total is None else np.add(total, more, out=total)
+@functools.lru_cache(maxsize=16)
+def _filled(value: float, size: int) -> Array32:
+    """Return so many equal numbers: numpy compares arrays five times as fast as with a number."""
+    return np.full(size, value, np.float32)
 
 
 def _divisors_are_powers_of_two(weights: Sequence[Fraction], divide: str) -> bool:

@@ -21,8 +21,8 @@ def uniform(seed: int, key: bytes, first: int, shape: tuple[int, ...]) -> Array:
     https://doi.org/10.1145/2714064.2660195), which is a hash of a counter, from a state that is
     SHA-256 of seed and key. The computation is all integer: every machine draws the same numbers.
     """
-    counters = np.arange(first + 1, first + 1 + int(np.prod(shape)), dtype=np.uint64)
-    return _share(_mixed(stream_of(seed, key), counters)).reshape(shape)
+    places = np.arange(first, first + int(np.prod(shape)))
+    return _share(draws_at(stream_of(seed, key), places)).reshape(shape)
 
 
 def uniform_at(seed: int, key: bytes, places: Any) -> Array:
@@ -37,15 +37,8 @@ def stream_of(seed: int, key: bytes) -> int:
 
 def draws_at(stream: int, places: Any) -> Any:
     """Return uint64 for the elements at some flat indices: no two of a stream are equal."""
-    counters = np.asarray(places).astype(np.uint64)
-    counters += np.uint64(1)
-    return _mixed(stream, counters)
-
-
-def _mixed(stream: int, x: Any) -> Any:
-    """Return the outputs of some counters, in place of them."""
-    x *= np.uint64(_INCREMENT)
-    x += np.uint64(stream)
+    x = np.asarray(places, np.int64).view(np.uint64) * np.uint64(_INCREMENT)
+    x += np.uint64(stream + _INCREMENT & (1 << 64) - 1)  # index 0 has the first output
     _mix(x, 30)
     x *= np.uint64(_FIRST)
     _mix(x, 27)

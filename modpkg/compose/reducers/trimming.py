@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modpkg.adapters.formula import UNIT, Error
+from modpkg.compose.reducers.bitmap import Bitmap
 from modpkg.compose.reducers.reducer import Blocks, Contribution, Doubt
 from modpkg.compose.reducers.selection import (
     ALL_DRAWS,
@@ -45,8 +46,8 @@ class TrimBounds(NamedTuple):
     """The largest magnitude itself, where ``high`` is only next to it."""
     stream: int = 0
     """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
-    low_dropped: Any = None
-    """Flat indices of the values equal to ``low`` that ``low_draws`` drops, ascending, if known."""
+    low_dropped: Bitmap | None = None
+    """The values equal to ``low`` that ``low_draws`` drops, if they are known."""
 
     def drawn(self, places: Any, limit: int) -> Any:
         """Return a mask of the flat indices whose draw is below a limit."""
@@ -172,7 +173,7 @@ def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -
         reach = 2.01 * (error.absolute + (error.relative + 4 * UNIT) * found.value)
     elif found.certain or (found.equal == 1 and found.places is None):
         return found
-    above, places = found.above, found.places
+    above, places = found.above, None if found.places is None else found.places.places()
     if reach or places is None:
         above, places = _beside(blocks, index, found.value, reach)
     if not reach and not blocks.rounds(index, places):
@@ -186,11 +187,13 @@ def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -
     sizes = [size for each in exact for size in each.fractions()]
     value = sorted(sizes, reverse=True)[k - above - 1]
     equal = [place for place, size in zip(places.tolist(), sizes, strict=True) if size == value]
+    bitmap = Bitmap(blocks.count)
+    bitmap.add_at(equal)
     return RankedMagnitude(
         _up(value),
         above + sum(size > value for size in sizes),
         len(equal),
-        np.array(equal),
+        bitmap,
         None if Fraction(_up(value)) == value else value,
     )
 
