@@ -21,6 +21,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.registry.module_lines import format_module_lines, parse_module_lines
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
+from modpkg.registry.standing import is_removed
 from registry_spec.releases import check_release
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -140,6 +141,8 @@ class _Check:
             self.report.releases += 1
             with self._problems(where):
                 required += self._line(line, name)
+            if is_removed(line):
+                continue
             for step in check_release(self.registry, line, self.file):
                 with self._problems(where):
                     step()

@@ -12,6 +12,7 @@ from modpkg.core.candidates import CandidateLine, ThreadEntry
 from modpkg.core.record_schema import record_schema
 from modpkg.core.records import FORMATS, SPEC
 from modpkg.core.report import Report
+from modpkg.registry.advisory import Advisory
 from modpkg.resolve.lock import Lock
 from registry_spec import SCHEMAS
 
@@ -29,6 +30,7 @@ _TITLES = {
     "memory": "memory.json of a release of kind adapter",
     "lock": "modpkg.lock",
     "report": "report.json",
+    "advisory": "A line of advisories.jsonl",
     "elsewhere": "elsewhere/<aa>/<hex>.json",
     "candidate": "A line of candidates/<name>.jsonl",
     "thread-entry": "A line of candidates/<name>/<number>.jsonl",
@@ -42,6 +44,7 @@ def formats() -> dict[str, type[Struct]]:
         "lock": Lock,
         "report": Report,
         "candidate": CandidateLine,
+        "advisory": Advisory,
         "thread-entry": ThreadEntry,
     }
 

@@ -12,6 +12,7 @@ from modpkg.core.files import human_bytes
 from modpkg.core.names import listed
 from modpkg.environment.module_info import ModuleInfo, module_info
 from modpkg.environment.workspace import Workspace
+from modpkg.registry.standing import deprecation_note
 
 _MOST_VERSIONS = 20
 """Releases that are shown without ``--json``."""
@@ -38,6 +39,9 @@ def _show(info: ModuleInfo) -> None:
     yanked = ""
     if info.yanked is not None:
         yanked = f"  {bad('yanked')}" + (f": {info.yanked}" if info.yanked else "")
+    if info.deprecated is not None:
+        note = deprecation_note(info.deprecated, info.successor)
+        yanked += f"  {bad('deprecated')}{note}"
     say(f"{strong(info.name)} {info.version}{yanked}")
     say(info.summary or faint("(no summary)"))
     fields = [
@@ -80,8 +84,13 @@ def _show_versions(info: ModuleInfo) -> None:
     for release in info.versions[:_MOST_VERSIONS]:
         text = f"  {release.version:<12} {release.published[:10]:<12}"
         text += f"{human_bytes(release.size):>10}"
-        if release.yanked is not None:
+        if release.removed is not None:
+            text += f"  {bad('removed')}{f': {release.removed}' if release.removed else ''}"
+        elif release.yanked is not None:
             text += f"  {bad('yanked')}{f': {release.yanked}' if release.yanked else ''}"
+        if release.deprecated is not None:
+            note = deprecation_note(release.deprecated, release.successor)
+            text += f"  {bad('deprecated')}{note}"
         say(text)
     if (left := len(info.versions) - _MOST_VERSIONS) > 0:
         say(faint(f"  and {left} more"))

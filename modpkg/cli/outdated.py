@@ -10,10 +10,11 @@ from modpkg.cli.output import print_json, say, table
 from modpkg.environment.outdated import Outdated, outdated
 from modpkg.environment.preview import open_preview
 from modpkg.environment.workspace import Workspace
+from modpkg.registry.standing import NO_REASON, deprecation_note
 
 
 class OutdatedDocument(Struct, frozen=True):
-    """Locked modules with newer versions, or whose releases were yanked or replaced."""
+    """Locked modules with newer versions, or of releases that are yanked, deprecated or gone."""
 
     modules: list[Outdated]
 
@@ -22,7 +23,7 @@ class OutdatedDocument(Struct, frozen=True):
 @project_options
 @with_workspace
 def outdated_command(workspace: Workspace, as_json: bool) -> None:
-    """List locked modules with newer versions available, or that were yanked or replaced.
+    """List locked modules with newer versions available, or that are yanked, deprecated or gone.
 
     Update is the version that 'modpkg update' would install, within what the manifest allows;
     Newest is the newest release.
@@ -50,5 +51,10 @@ def outdated_command(workspace: Workspace, as_json: bool) -> None:
 
 def _locked(row: Outdated) -> str:
     notes = [row.replaced] if row.replaced is not None else []
-    notes += [f"yanked: {row.yanked}"] if row.yanked is not None else []
+    if row.removed is not None:
+        notes.append(f"removed: {row.removed or NO_REASON}")
+    elif row.yanked is not None:
+        notes.append(f"yanked: {row.yanked}")
+    if row.deprecated is not None:
+        notes.append(f"deprecated{deprecation_note(row.deprecated, row.successor)}")
     return f"{row.locked} ({'; '.join(notes)})" if notes else row.locked

@@ -131,9 +131,9 @@ def show_error(error: ModpkgError, *, as_json: bool) -> None:
         _print_error(f"{bad(f'error[{error.code}]')}: {error}")
 
 
-def counted(count: int, thing: str) -> str:
-    """Return a count with its noun, as in "1 module" or "2 modules"."""
-    return f"{count} {thing}{'s' * (count != 1)}"
+def counted(count: int, thing: str, things: str = "") -> str:
+    """Return a count with its noun, as in "1 module" or "2 modules"; ``things`` are several."""
+    return f"{count} {thing}" if count == 1 else f"{count} {things or f'{thing}s'}"
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> None:

@@ -11,6 +11,8 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option, project_options, span_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
+from modpkg.cli.registry_advisory import advisory_command
+from modpkg.cli.registry_remove import remove_release_command
 from modpkg.cli.search import search_command
 from modpkg.cli.serve import serve_command
 from modpkg.core.errors import ModpkgError, PublishError, UsageError
@@ -21,6 +23,7 @@ from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.config import normal_address
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.registry.advisories import copy_advisories
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Verification, Verified, mend_all, without_others
@@ -364,6 +367,7 @@ def copy_registry(
         releases = {name: origin.index(name) for name in all_names(origin)}
     writer = RegistryWriter(place, origin.name)
     done = copy_releases(origin, writer, releases, workspace.progress)
+    copy_advisories(origin, place)
     if as_json:
         print_json(
             RegistryCopied(
@@ -425,3 +429,5 @@ def collect_registry(
 
 registry_command.add_command(search_command)
 registry_command.add_command(serve_command)
+registry_command.add_command(remove_release_command)
+registry_command.add_command(advisory_command)

@@ -9,7 +9,7 @@ import click
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import counted, faint, print_json, say, table
 from modpkg.core.records import KINDS
-from modpkg.environment.search import search
+from modpkg.environment.search import FoundModule, search
 from modpkg.environment.workspace import Workspace
 
 _MOST_SUMMARY = 80
@@ -50,8 +50,7 @@ def search_command(
             module.name,
             module.version,
             module.kind,
-            ("(yanked) " if module.yanked is not None else "")
-            + shorten(module.summary, _MOST_SUMMARY, placeholder=" …"),
+            _standing(module) + shorten(module.summary, _MOST_SUMMARY, placeholder=" …"),
             *([module.registry] if several else []),
         ]
         for module in result.modules
@@ -59,3 +58,11 @@ def search_command(
     table(rows, ["Name", "Version", "Kind", "Summary", *(["Registry"] if several else [])])
     if (left := result.total - len(result.modules)) > 0:
         say(faint(f"\n{counted(left, 'more module')}; --limit shows more."))
+
+
+def _standing(module: FoundModule) -> str:
+    if module.yanked is not None:
+        return "(yanked) "
+    if module.deprecated is None:
+        return ""
+    return f"(deprecated{f', use {module.successor}' if module.successor else ''}) "

@@ -8,11 +8,9 @@ from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
 from modpkg.community.modules.reference import parse_release
-from modpkg.core.errors import NotFound, UsageError
+from modpkg.core.errors import UsageError
 from modpkg.core.printable import one_line
-from modpkg.registry.opening import writable_place
-from modpkg.registry.place import is_registry
-from modpkg.registry.writer import RegistryWriter
+from modpkg.registry.opening import existing_registry
 
 
 @click.command("yank")
@@ -28,10 +26,7 @@ def yank_command(
     if one_line(reason) != reason:
         raise UsageError("M901", message="--reason is one line of text.")
     name, version = parse_release(release)
-    place = writable_place(None, registry)
-    if not is_registry(place):
-        raise NotFound("M301", url=place.url, remedy="check the address")
-    line = RegistryWriter(place).yank(name, version, None if undo else reason)
+    line = existing_registry(registry).yank(name, version, None if undo else reason)
     if as_json:
         print_json(line)
     elif undo:

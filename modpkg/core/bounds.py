@@ -112,6 +112,12 @@ MODULES_HINT_BYTES = 4 << 20
 MODULES_LINES = 400_000
 #: Values in ``modules.jsonl``, by its commas; a line has about ten.
 MODULES_VALUES = 6_000_000
+#: ``advisories.jsonl``, bytes.
+ADVISORIES_BYTES = 64 << 20
+#: One advisory, bytes.
+ADVISORY_BYTES = 256 << 10
+#: Values in ``advisories.jsonl``, by its commas; an advisory has some dozen.
+ADVISORIES_VALUES = 2_000_000
 #: Records that a build, or publishing it, reads to find what an object store has of its tensors.
 RELATED_RECORDS = 64
 #: Tensors in these records, after which no other one is read.

@@ -188,7 +188,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     ),
     **dict.fromkeys(["M845", "M891", "M896", "M897"], RegistryError),
     **dict.fromkeys(["M870", "M871", "M872", "M873"], RegistryError),
-    **dict.fromkeys(["M301", "M304", "M312", "M467", "M862"], NotFound),
+    **dict.fromkeys(["M301", "M304", "M312", "M467", "M480", "M862"], NotFound),
     **dict.fromkeys(["M861", "M863"], RegistryUnreachable),
     **dict.fromkeys(
         ["M302", "M313", "M314", "M320", "M841", "M878", "M849", "M892"], RegistryUnreachable
@@ -196,6 +196,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M305", "M306", "M310", "M508", "M864"], IntegrityError),
     **dict.fromkeys(["M877", "M886", "M893"], IntegrityError),
     **dict.fromkeys(["M307", "M309", "M311", "M317", "M329", "M761", "M887"], PublishError),
+    **dict.fromkeys(["M481", "M482", "M483"], PublishError),
     **dict.fromkeys(["M846", "M847", "M848", "M867"], PublishError),
     **dict.fromkeys(["M468", "M469", "M470"], PublishError),
     **dict.fromkeys(["M401", "M403"], ResolutionImpossible),

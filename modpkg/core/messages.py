@@ -318,6 +318,19 @@ MESSAGES: dict[str, str] = {
         "{name} {version} is a release of {registry} already, and needs no review; for another one "
         "raise the version in {manifest}, and run 'modpkg build'."
     ),
+    "M480": (
+        "{name} {version} was removed from the registry {registry} ({reason}), and cannot be used "
+        "any more; update to another version with 'modpkg update {name}', or take the module out."
+    ),
+    "M481": (
+        "{name} {version} cannot be published to {registry}: {what} was removed ({reason}), and is "
+        "never used again; {remedy}."
+    ),
+    "M482": "{name} {version} was removed from {registry}, which cannot be changed any more.",
+    "M483": (
+        "{id} in {url} was modified at {modified}, which is later than this one was; take over "
+        "what was changed there, and set 'modified' to now."
+    ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
         "Not enough disk space at {path}: {needed} needed{reserve}, {free} free; nothing was "

@@ -68,6 +68,12 @@ class IndexLine(Struct, kw_only=True, gc=False):
     """Why the release was yanked; `None` when it was not."""
     requires_modpkg: str | UnsetType = UNSET
     """The versions of modpkg that the release needs, as a specifier; left out for any."""
+    deprecated: Line | UnsetType = UNSET
+    """Why it should not be used any more, which may be empty; left out while it may be."""
+    successor: Line | UnsetType = UNSET
+    """What to use instead of a deprecated release, as a requirement."""
+    removed: Line | UnsetType = UNSET
+    """Why its blobs were removed; left out while they are there. It is yanked too, for ever."""
     spec: int = SPEC
 
 
@@ -100,6 +106,12 @@ class ModuleLine(Struct, kw_only=True, omit_defaults=True, gc=False):
     published: Line = ""
     yanked: Line | None = None
     """Why the release was yanked, if all were."""
+    deprecated: Line | None = None
+    """Why it should not be used any more, if it should not; may be empty."""
+    successor: Line = ""
+    """What to use instead of a deprecated release, as a requirement."""
+    removed: Line | None = None
+    """Why its blobs were removed, if those of all releases were."""
     index: DigestText | None = None
     """Of the module's index file; left out where it may be another."""
     changing: Line = ""

@@ -17,6 +17,7 @@ from modpkg.environment.yanked import replaced_release
 from modpkg.registry.module_lines import task_kind
 from modpkg.registry.reader import Registry, no_such_module
 from modpkg.registry.select import newest_release
+from modpkg.registry.standing import check_present
 
 MOST_FITS = 10
 """Of each base, at most this many releases are compared with what a module was made for."""
@@ -31,6 +32,12 @@ class KnownRelease(Struct, frozen=True, kw_only=True):
     """Bytes that it added to the registry."""
     yanked: str | None
     """Why it was yanked; None if it was not."""
+    deprecated: str | None
+    """Why it should not be used any more, if it should not; may be empty."""
+    successor: str
+    """What to use instead of a deprecated release, as a requirement."""
+    removed: str | None
+    """Why it was removed from its registry; None if it was not."""
 
 
 class BaseFit(Struct, frozen=True, kw_only=True):
@@ -59,6 +66,10 @@ class ModuleInfo(Struct, frozen=True, kw_only=True):
     published: str
     yanked: str | None
     """Why it was yanked; None if it was not."""
+    deprecated: str | None
+    """Why it should not be used any more, if it should not; may be empty."""
+    successor: str
+    """What to use instead of a deprecated release, as a requirement."""
     locked: str | None
     """The version that the project has locked; None if it has none."""
     replaced: str | None
@@ -105,6 +116,9 @@ def module_info(workspace: Workspace, text: str) -> ModuleInfo:
         raise NotFound("M304", name=name, registry=registry.shown, hint=elsewhere)
     line = newest_release(lines, requirement.specifier, or_yanked=True)
     if line is None:
+        for gone in lines:
+            if requirement.specifier.contains(gone.version, prereleases=True):
+                check_present(gone, registry.shown)
         raise registry.not_found(name, str(requirement.specifier))
     record = registry.record(line)
     packs = sum(record.packs.values())
@@ -121,6 +135,8 @@ def module_info(workspace: Workspace, text: str) -> ModuleInfo:
         release=line.release,
         published=line.published,
         yanked=line.yanked,
+        deprecated=None if line.deprecated is UNSET else line.deprecated,
+        successor=line.successor or "",
         locked=None if locked is None else locked.version,
         replaced=None if locked is None else replaced_release(locked, lines),
         requires=record.requires,
@@ -141,7 +157,13 @@ def module_info(workspace: Workspace, text: str) -> ModuleInfo:
         breaking="" if record.provenance.breaking is UNSET else record.provenance.breaking,
         versions=[
             KnownRelease(
-                version=each.version, published=each.published, size=each.size, yanked=each.yanked
+                version=each.version,
+                published=each.published,
+                size=each.size,
+                yanked=each.yanked,
+                deprecated=None if each.deprecated is UNSET else each.deprecated,
+                successor=each.successor or "",
+                removed=None if each.removed is UNSET else each.removed,
             )
             for each in _newest_first(lines)
         ],

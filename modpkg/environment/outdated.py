@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import ModuleName, requirement_text
+from modpkg.core.records import IndexLine
 from modpkg.environment.preview import Preview
 from modpkg.environment.yanked import replaced_release
 from modpkg.registry.select import newest_release
+from modpkg.registry.standing import NO_REASON
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.need import Candidate, Need, dependencies
 from modpkg.resolve.resolve import Resolution
 
 
 class Outdated(Struct, frozen=True, kw_only=True):
-    """One locked module with a newer version, or one whose release was yanked or replaced."""
+    """One locked module with a newer version, or whose release is yanked, deprecated or gone."""
 
     name: str
     locked: str
@@ -31,12 +33,18 @@ class Outdated(Struct, frozen=True, kw_only=True):
     """Why an update does not install the newest."""
     yanked: str | None = None
     """Why the locked release was yanked; None if it was not."""
+    deprecated: str | None = None
+    """Why the locked release should not be used any more, if it should not; may be empty."""
+    successor: str = ""
+    """What to use instead of a deprecated release, as a requirement."""
+    removed: str | None = None
+    """Why the locked release was removed from its registry; None if it was not."""
     replaced: str | None = None
     """How the registry differs from the lock in that version, as a clause; None if it does not."""
 
 
 def outdated(preview: Preview) -> list[Outdated]:
-    """Return the locked modules with newer versions, or yanked or replaced, in the lock's order.
+    """Return the locked modules that `Outdated` is about, in the lock's order.
 
     Raises:
         LockError: There is no lock.
@@ -53,14 +61,16 @@ def outdated(preview: Preview) -> list[Outdated]:
         chosen = updated.modules.get(name)
         update = str(chosen.release.version) if chosen is not None else None
         newest = _newest(preview, name)
-        yanked = _yanked(preview, name, module.version)
+        line = _line(preview, name, module.version)
+        yanked = None if line is None or line.yanked is None else line.yanked or NO_REASON
         current = newest is None or module.version == update == str(newest.version)
         lines = [release.line for release in preview.catalog.releases(name)]
         replaced = replaced_release(module, lines)
         if (moved := preview.newest_of_hub(name)) is not None and module.version != moved:
             rows.append(Outdated(name=name, locked=module.version, update=moved, newest=moved))
             continue
-        if current and yanked is None and replaced is None:
+        deprecated = None if line is None or line.deprecated is UNSET else line.deprecated
+        if current and yanked is None and deprecated is None and replaced is None:
             continue
         reason = ""
         if chosen is not None and newest is not None and chosen.release is not newest:
@@ -73,18 +83,19 @@ def outdated(preview: Preview) -> list[Outdated]:
                 newest=None if newest is None else str(newest.version),
                 reason=reason,
                 yanked=yanked,
+                deprecated=deprecated,
+                successor="" if line is None else line.successor or "",
+                removed=None if line is None or line.removed is UNSET else line.removed,
                 replaced=replaced,
             )
         )
     return rows
 
 
-def _yanked(preview: Preview, name: ModuleName, version: str) -> str | None:
-    """Return why a release was yanked; None if it was not, or is not in its registry."""
-    for release in preview.catalog.releases(name):
-        if str(release.version) == version and release.line.yanked is not None:
-            return release.line.yanked or "no reason was given"
-    return None
+def _line(preview: Preview, name: ModuleName, version: str) -> IndexLine | None:
+    """Return the index line of a release; None if it is not in its registry."""
+    releases = preview.catalog.releases(name)
+    return next((one.line for one in releases if str(one.version) == version), None)
 
 
 def _newest(preview: Preview, name: ModuleName) -> Release | None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from modpkg.compose.composition import Composition
 from modpkg.compose.memory import needs_torch, peak_bytes, scratch_bytes
 from modpkg.core import system
-from modpkg.core.errors import InstallError
+from modpkg.core.errors import InstallError, IntegrityError
 from modpkg.core.extras import require_torch, require_transformers
 from modpkg.core.names import ModuleName, Requirement, module_name, specifier_text
 from modpkg.environment.compositions import compositions_of, fetch_file
@@ -31,7 +31,7 @@ from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.remember import Remembered, moved, remember
 from modpkg.environment.workspace import Workspace
-from modpkg.environment.yanked import yanked_releases
+from modpkg.environment.yanked import check_not_removed, deprecated_releases, yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.edit import remove_dependency, set_dependency
 from modpkg.manifest.schema import COMMAND_LINE, Dependency, HubModel, Manifest, Strategy
@@ -224,7 +224,12 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
     manifest, lock, store = selection.manifest, selection.lock, workspace.store
     registries = workspace.registries_for(manifest)
     by_name = registries.by_name(lock)
-    transfer = plan_transfer(lock.module, by_name, store)
+    try:
+        transfer = plan_transfer(lock.module, by_name, store)
+    except IntegrityError:
+        check_not_removed(lock, by_name, [module.name for module in lock.module])
+        raise
+    check_not_removed(lock, by_name, transfer.fetch)
     check_engine(transfer.records.values())
     for module in lock.module if selection.resolved else ():
         line = by_name[module.name].line(module.name, module.version)
@@ -233,6 +238,7 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         warnings = yanked_releases(
             lock, by_name, consulted=lambda name: transfer.missing_of(name) > 0
         )
+        warnings += deprecated_releases(lock, by_name, lambda name: transfer.missing_of(name) > 0)
         for warning in warnings:
             workspace.progress.warn(warning)
     check_closed(lock, transfer.records, manifest, workspace.project.lock_path)

@@ -6,6 +6,7 @@ from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
+from modpkg.registry.standing import check_present
 from modpkg.resolve.lock import LockedModule
 from modpkg.transfer.fetch import fetch_all
 from modpkg.transfer.plan import plan_transfer
@@ -19,12 +20,13 @@ def fetch_release(
     ``registries`` are used in place of the workspace's own.
 
     Raises:
-        NotFound: The registry has no such release.
+        NotFound: The registry has no such release, or has removed it.
         ModpkgError: The release cannot be fetched.
     """
     registries = registries or workspace.registries
     registry = registries.of(name)
     line = registry.line(name, version)
+    check_present(line, registry.shown)
     module = LockedModule(
         name=name,
         version=line.version,

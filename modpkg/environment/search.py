@@ -29,6 +29,10 @@ class FoundModule(Struct, frozen=True, kw_only=True):
     published: str
     yanked: str | None
     """Why the release was yanked, if all were."""
+    deprecated: str | None = None
+    """Why it should not be used any more, if it should not; may be empty."""
+    successor: str = ""
+    """What to use instead of a deprecated release, as a requirement."""
     registry: str
     """The address of its registry."""
 
@@ -66,7 +70,7 @@ def search(
             continue
         for line in lines:
             rank = _rank(line, wanted)
-            if rank is not None and kind in (None, line.kind):
+            if rank is not None and kind in (None, line.kind) and line.removed is None:
                 found.append((rank, _found(line, registry)))
     if len(failures) == len(searched):
         raise failures[0]
@@ -90,7 +94,7 @@ def _lines(registry: Registry, words: Sequence[str], most: int) -> Iterable[Modu
         raise RegistryError("M806", registry=registry.shown)
     named = [name for name in names if all(_in_name(word, name) for word in words)]
     return [
-        module_line(line, registry.record(line))
+        module_line(line, registry.record)
         for name in named[:most]
         if (line := shown_release(registry.index(name))) is not None
     ]
@@ -126,5 +130,7 @@ def _found(line: ModuleLine, registry: Registry) -> FoundModule:
         bases=line.bases,
         published=line.published,
         yanked=line.yanked,
+        deprecated=line.deprecated,
+        successor=line.successor,
         registry=registry.url,
     )

@@ -1,4 +1,4 @@
-"""Locked releases that were yanked after they were locked: they stay installed."""
+"""Locked releases that were yanked or removed after they were locked: they stay installed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from modpkg.core.files import write_atomically
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import parse_version
 from modpkg.core.regular_file import read_file
+from modpkg.registry.standing import check_present, deprecation, removal
 
 if TYPE_CHECKING:
     from modpkg.core.records import IndexLine
@@ -33,7 +34,9 @@ def yanked_releases(
     *,
     consulted: Callable[[str], bool] = lambda name: False,
 ) -> list[str]:
-    """Return a warning for each locked release that its registry yanked, replaced or lost.
+    """Return a warning for each locked release that its registry yanked, removed or lost.
+
+    Another release in its place is told too.
 
     Registries in folders are read, and others for the names that ``consulted`` returns true for:
     an install with nothing to do needs no network.
@@ -60,10 +63,46 @@ def yanked_releases(
                 f"the registry {registry.shown} now has another release as {module.name} "
                 f"{module.version} than the locked one, which stays"
             )
+        elif (gone := removal(line)) is not None:
+            warnings.append(f"{module.name} {module.version} {gone}; it stays as it is installed")
         elif line.yanked is not None:
             reason = line.yanked or "no reason was given"
             warnings.append(f"{module.name} {module.version} was yanked: {reason}")
     return warnings
+
+
+def deprecated_releases(
+    lock: Lock, by_name: Mapping[str, Registry], wanted: Callable[[str], bool]
+) -> list[str]:
+    """Return a warning for each locked release, of a wanted name, that is deprecated."""
+    warnings = []
+    for module in lock.module:
+        registry = by_name.get(module.name)
+        if registry is None or registry.stands_for or not wanted(module.name):
+            continue
+        with contextlib.suppress(ModpkgError):  # `yanked_releases` tells what is wrong
+            note = deprecation(registry.line(module.name, module.version))
+            if note is not None:
+                warnings.append(f"{module.name} {module.version} {note}")
+    return warnings
+
+
+def check_not_removed(lock: Lock, by_name: Mapping[str, Registry], missing: Iterable[str]) -> None:
+    """Check that no locked release of which something has to be fetched was removed.
+
+    Raises:
+        NotFound: One was.
+    """
+    for name in missing:
+        module, registry = lock.find(name), by_name.get(name)
+        if module is None or registry is None or registry.stands_for:
+            continue
+        lines: list[IndexLine] = []
+        with contextlib.suppress(ModpkgError):  # fetching tells what is wrong
+            lines = registry.index(name)
+        line = next((line for line in lines if line.release == module.release), None)
+        if line is not None:
+            check_present(line, registry.shown)
 
 
 def replaced_release(module: LockedModule, lines: Iterable[IndexLine]) -> str | None:

@@ -36,6 +36,7 @@ from modpkg.registry.candidates import (
 )
 from modpkg.registry.place import Progress, RegistryChange
 from modpkg.registry.reader import Registry
+from modpkg.registry.standing import check_free
 from modpkg.registry.writer import RegistryWriter, blobs_of, timestamp
 
 
@@ -87,6 +88,7 @@ class CandidateWriter(RegistryWriter):
             PublishError: It is one already, this release or another one.
         """
         lines, _ = self._lines(change, line.name)
+        check_free(line, lines, self.url)
         self._other_versions(line, lines)
         if any(existing.release == line.release for existing in lines):
             raise PublishError(
@@ -208,6 +210,7 @@ class CandidateWriter(RegistryWriter):
             one = self._one(file, name, number)
             check_open(one)
             check(one)
+            check_free(one.line, lines, self.url)
             decided = _decided(one, "accepted", by, reason, now)
             if not any(existing.release == one.line.release for existing in lines):
                 try:

@@ -13,6 +13,8 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.reader import Registry
+from modpkg.registry.removing import follow_removals
+from modpkg.registry.standing import is_removed, standing_of, without_removed
 from modpkg.registry.writer import RegistryWriter
 
 NAMES_AT_ONCE = 4
@@ -27,7 +29,7 @@ class Copied(Struct, frozen=True):
     releases: int
     """How many are new."""
     yanks: int
-    """How many releases were yanked, or are not any more."""
+    """Of how many releases the source now says something else: a yank, for one."""
     already: int
     """How many releases were there."""
 
@@ -36,7 +38,7 @@ class _Task(Struct):
     name: str
     new: list[IndexLine]
     changed: list[IndexLine]
-    """Lines of releases that are there, with another yank."""
+    """Lines of releases that are there, of which the source now says something else."""
 
 
 def copy_releases(
@@ -61,9 +63,11 @@ def copy_releases(
         task = _Task(name, [], [])
         for line in lines:
             held = there.get(parse_version(line.version))
-            if held is None or held.release != line.release:
+            if held is not None and is_removed(held) and held.release == line.release:
+                already += 1  # whoever looks after the copy may remove more than the source
+            elif held is None or held.release != line.release:
                 task.new.append(line)
-            elif held.yanked != line.yanked:
+            elif standing_of(held) != standing_of(line):
                 task.changed.append(line)
             else:
                 already += 1
@@ -74,6 +78,9 @@ def copy_releases(
     progress.total(sum(line.size for task in tasks for line in task.new))
     with ThreadPoolExecutor(NAMES_AT_ONCE) as pool:
         failures = list(pool.map(lambda t: _copy(t, source, writer, progress), tasks))
+    removed = [line for task in tasks for line in task.changed if is_removed(line)]
+    if removed:
+        follow_removals(writer, removed, progress)
     told = [f"  {task.name}: {error}" for task, error in zip(tasks, failures, strict=True) if error]
     if told:
         more = [f"  … and {len(told) - 10} more"] if len(told) > 10 else []
@@ -93,8 +100,8 @@ def _copy(
         for start in range(0, len(task.new), RELEASES_AT_ONCE):
             part = task.new[start : start + RELEASES_AT_ONCE]
             writer.copy_releases(source, part, progress.advance)
-        for line in task.changed:
-            writer.yank(line.name, line.version, line.yanked)
+        for line in without_removed(task.changed):
+            writer.follow(line)
     except RegistryUnreachable:
         raise
     except ModpkgError as error:

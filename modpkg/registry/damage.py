@@ -27,6 +27,7 @@ from modpkg.registry.module_lines import malformed_lines, parse_module_lines
 from modpkg.registry.place import CopiedBlob, Place, RegistryChange, bounded_stream
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
+from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import AT_ONCE, fetch_indexes
 from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release.verify import check_record
@@ -96,6 +97,7 @@ class Verification:
         fetch_indexes(self._registry, names)
         lines = [line for name in names for line in self._lines(name)]
         has_releases = bool(lines)
+        lines = without_removed(lines)
         if sample is not None and sample < len(lines):
             lines = random.sample(lines, sample)
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -9,7 +9,7 @@ from functools import partial
 from sys import intern
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from packaging.version import Version
 
 from modpkg.core.bounds import INDEX_LINE_BYTES
@@ -32,6 +32,9 @@ class _Unmatched(IndexLine, kw_only=True, gc=False):
     release: str
     published: str = ""
     yanked: str | None = None
+    deprecated: str | UnsetType = UNSET
+    successor: str | UnsetType = UNSET
+    removed: str | UnsetType = UNSET
 
 
 _DECODER = msgspec.json.Decoder(IndexLine)
@@ -39,7 +42,7 @@ _UNMATCHED = msgspec.json.Decoder(_Unmatched)
 _DIGESTS = re.compile(r"(?:sha256:[0-9a-f]{64})*")
 _DIGEST_CHARACTERS = 71
 _LINE = re.compile(ONE_LINE)
-_SHOWN = ("published", "yanked")
+_SHOWN = ("published", "yanked", "deprecated", "successor", "removed")
 """The texts of a line that are shown to people, and that nothing else depends on."""
 
 
@@ -229,6 +232,12 @@ def _match(lines: Sequence[IndexLine]) -> bool:
             digests.append(line.provides)
         if line.yanked is not None:
             texts.append(line.yanked)
+        if line.deprecated is not UNSET:
+            texts.append(line.deprecated)
+        if line.successor:
+            texts.append(line.successor)
+        if line.removed is not UNSET:
+            texts.append(line.removed)
         if line.expects:
             digests += line.expects.values()
         if line.extras:
@@ -283,6 +292,8 @@ def _check(line: IndexLine, name: str) -> Version:
     line.extras, line.expects = line.extras or _NO_EXTRAS, line.expects or _NO_INTERFACES
     for extra in line.extras:
         module_name(extra)
+    if line.removed is not UNSET and line.yanked is None:
+        line.yanked = line.removed
     return version
 
 

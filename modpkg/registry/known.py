@@ -17,6 +17,7 @@ from modpkg.registry.lookup import TensorLookup
 from modpkg.registry.place import Place, is_registry
 from modpkg.registry.reader import Registry
 from modpkg.registry.relatives import RelatedTensors, Relatives, relatives_of_release
+from modpkg.registry.standing import without_removed
 from modpkg.release.tensors import TensorReader
 
 
@@ -56,7 +57,7 @@ class KnownTensors:
         """
         lower = [
             line
-            for line in self._registry.index(self._name)
+            for line in without_removed(self._registry.index(self._name))
             if parse_version(line.version) < self._version
         ]
         if lower:
@@ -80,7 +81,7 @@ class KnownTensors:
         return [
             line
             for name in names
-            for line in self._registry.index(name)
+            for line in without_removed(self._registry.index(name))
             if line.provides == provides
         ]
 

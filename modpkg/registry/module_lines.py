@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from modpkg.core.bounds import MODULES_LINES, MODULES_VALUES
@@ -19,14 +20,20 @@ from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import SPEC, IndexLine, ModuleLine, ReleaseRecord, canonical_json
 from modpkg.registry.select import newest_release
+from modpkg.registry.standing import is_removed
 
 _DECODER = msgspec.json.Decoder(ModuleLine)
-_SHOWN = ("summary", "license", "task", "bases", "published", "yanked")
+_STANDING = ("yanked", "deprecated", "successor", "removed")
+_SHOWN = ("summary", "license", "task", "bases", "published", *_STANDING)
 
 
 def shown_release(lines: Iterable[IndexLine]) -> IndexLine | None:
-    """Return the release that describes a module: the newest to use, or if all were yanked any."""
-    return newest_release(lines, or_yanked=True)
+    """Return the release that describes a module: the newest to use.
+
+    If all were yanked, it is one of these, and if all were removed the last line.
+    """
+    lines = list(lines)
+    return newest_release(lines, or_yanked=True) or (lines[-1] if lines else None)
 
 
 def task_kind(record: ReleaseRecord) -> str:
@@ -36,18 +43,25 @@ def task_kind(record: ReleaseRecord) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def module_line(line: IndexLine, record: ReleaseRecord) -> ModuleLine:
-    """Return what a search needs of a module, by the release that describes it."""
+def module_line(line: IndexLine, record_of: Callable[[IndexLine], ReleaseRecord]) -> ModuleLine:
+    """Return what a search needs of a module, by the release that describes it.
+
+    ``record_of`` returns its record; it is not asked for that of a removed release.
+    """
+    record = None if is_removed(line) else record_of(line)
     return ModuleLine(
         name=line.name,
         version=line.version,
         kind=line.kind,
-        summary=record.summary,
-        license=record.license,
-        task=task_kind(record),
+        summary="" if record is None else record.summary,
+        license="" if record is None else record.license,
+        task="" if record is None else task_kind(record),
         bases=sorted(line.expects),
         published=line.published,
         yanked=line.yanked,
+        deprecated=None if line.deprecated is UNSET else line.deprecated,
+        successor=line.successor or "",
+        removed=None if line.removed is UNSET else line.removed,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from modpkg.core.errors import PublishError
+from modpkg.core.errors import NotFound, PublishError
 from modpkg.core.hub_address import is_hub_address, parse_hub_address
 from modpkg.core.redacted import redacted
 from modpkg.manifest.config import STORE_SCHEMES, Settings, read_settings
@@ -17,7 +17,8 @@ from modpkg.registry.hub_place import HubPlace
 from modpkg.registry.location import default_location
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.open_source import open_configured
-from modpkg.registry.place import Place
+from modpkg.registry.place import Place, is_registry
+from modpkg.registry.writer import RegistryWriter
 
 _NEITHER = "releases are published to folders, object stores (s3://, gs://, az://) and hubs (hf://)"
 
@@ -53,3 +54,16 @@ def writable_place(
         PublishError: Nothing can be published there.
     """
     return open_place(default_location(manifest, override, settings).address)
+
+
+def existing_registry(override: str | None) -> RegistryWriter:
+    """Return the default registry, to change what it says of releases that it has.
+
+    Raises:
+        NotFound: There is no registry.
+        PublishError: Nothing can be written there.
+    """
+    place = writable_place(None, override)
+    if not is_registry(place):
+        raise NotFound("M301", url=place.url, remedy="check the address")
+    return RegistryWriter(place)

@@ -40,6 +40,7 @@ from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.open_source import open_configured
 from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, FolderSource, Source
+from modpkg.registry.standing import check_present
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -303,10 +304,10 @@ class Registry:
         """Return the release record that an index line names, checked against the line.
 
         Raises:
-            IntegrityError: The record is missing, has another digest, or contradicts the line.
-            RecordError: The record is malformed.
+            IntegrityError, RecordError, NotFound: It is missing, damaged, malformed or removed.
             InstallError: The record is not in the store, and ``offline`` forbids fetching it.
         """
+        check_present(line, self.shown)
         record = self.release(line.release, f"the release record of {line.name} {line.version}")
         self.check_line(line, record)
         return record

@@ -9,6 +9,7 @@ from packaging.version import Version
 
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
+from modpkg.registry.standing import without_removed
 
 _ANY = SpecifierSet()
 
@@ -22,7 +23,8 @@ def newest_release(
 ) -> IndexLine | None:
     """Return the newest release to use; None where there is none.
 
-    Yanked releases are left out. A pre-release is used only where no final release is in range.
+    Yanked releases are left out, and removed ones always. A pre-release is used only where no final
+    release is in range.
 
     Args:
         specifier: The range that the release has to be in.
@@ -41,7 +43,11 @@ def usable_releases(
     or_yanked: bool = False,
 ) -> list[IndexLine]:
     """Return the releases of which `newest_release` returns the first, newest first."""
-    in_range = [line for line in lines if specifier.contains(line.version, prereleases=True)]
+    in_range = [
+        line
+        for line in without_removed(lines)
+        if specifier.contains(line.version, prereleases=True)
+    ]
     usable = _not_yanked(in_range) or (in_range if or_yanked else [])
     final = [line for line in usable if _is_final(line) or _version(line) in admitted]
     return sorted(final or usable, key=_version, reverse=True)
@@ -60,7 +66,7 @@ def earlier_release(
     """
     candidates = [
         line
-        for line in lines
+        for line in without_removed(lines)
         if (_is_final(line) and _version(line) < version) or (itself and _version(line) == version)
     ]
     return _newest(_not_yanked(candidates) or candidates)

@@ -31,6 +31,7 @@ from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import parse_index
 from modpkg.registry.place import Place, StoredFile, registry_at
 from modpkg.registry.reader import Registry
+from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import all_names
 from modpkg.registry.writer import blobs_of
 
@@ -63,7 +64,7 @@ def remove_unnamed(
         NotFound: There is no registry.
     """
     _ = registry_at(place).info  # raises if this is not a registry
-    with _nobody_writes(place):
+    with nobody_writes(place):
         progress.stage("Listing")
         stored = list(place.stored("blobs"))
         if place.folder is None and not dry_run:
@@ -77,7 +78,7 @@ def remove_unnamed(
                     reason=f"somebody wrote to it {minutes} minutes ago, and may still do",
                     remedy="run it again when nobody has for an hour",
                 )
-        named = _named(place, progress)
+        named = named_blobs(place, progress)
         garbage = [
             file
             for file in stored
@@ -92,7 +93,7 @@ def remove_unnamed(
 
 
 @contextlib.contextmanager
-def _nobody_writes(place: Place) -> Iterator[None]:
+def nobody_writes(place: Place) -> Iterator[None]:
     """Keep writers out, where there are locks."""
     with contextlib.ExitStack() as held:
         if isinstance(place, FolderPlace):
@@ -111,7 +112,7 @@ def _is_named(file: StoredFile, named: set[str]) -> bool:
         return True
 
 
-def _named(place: Place, progress: Progress) -> set[str]:
+def named_blobs(place: Place, progress: Progress) -> set[str]:
     """Return the digests of all blobs that releases and open candidates name.
 
     Raises:
@@ -127,7 +128,7 @@ def _named(place: Place, progress: Progress) -> set[str]:
             lines = parse_index(data, name, registry.url)
             if len(lines) != sum(1 for raw in data.split(b"\n") if raw.strip()):
                 raise _unknown(place, f"index/{name}.jsonl has lines that cannot be read")
-            for line in lines:
+            for line in without_removed(lines):
                 named |= _named_by(registry, line)
         except (RecordError, IntegrityError) as error:
             raise _unknown(place, str(error)) from None

@@ -1,4 +1,4 @@
-"""Writing to a registry: publish, copy and yank.
+"""Writing to a registry: publish, copy, and say later what a release is worth.
 
 Blobs are written first, then the release record, then the index line, so that a reader never sees
 an incomplete release, and a publisher that is killed leaves at most unreferenced blobs. Packs that
@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, parse_digest
@@ -37,7 +38,15 @@ from modpkg.registry.place import (
     is_registry,
     registry_at,
 )
-from modpkg.registry.reader import Registry
+from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.standing import (
+    Standing,
+    check_free,
+    check_present,
+    is_removed,
+    standing_of,
+    without_removed,
+)
 from modpkg.release.build_stamps import FileStamp, read_stamps, unchanged
 from modpkg.release.verify import check_record, verify_release
 
@@ -89,8 +98,8 @@ class RegistryWriter:
         the places are written that other servers have them at.
 
         Raises:
-            PublishError: The version is published with another release digest, or a pack is in
-                neither.
+            PublishError: The version is published with another release digest, or was removed, or a
+                pack is in neither.
             IntegrityError, RecordError, ReleaseError, PackError: The release is damaged; nothing is
                 published.
         """
@@ -106,6 +115,7 @@ class RegistryWriter:
         def edit(change: RegistryChange) -> IndexLine:
             nonlocal new
             lines, before = self._lines(change, line.name)
+            check_free(line, lines, self.url)
             for existing in lines:
                 if existing.release == line.release:
                     # Others may have published it since an earlier attempt added blobs.
@@ -117,9 +127,7 @@ class RegistryWriter:
                     return existing
             others = self._other_versions(line, lines)
             new = add(change)
-            published = msgspec.structs.replace(
-                line, size=new, published=timestamp(now), yanked=None
-            )
+            published = replace(line, size=new, published=timestamp(now), yanked=None)
             known = {line.release: record}
             self._write_index(change, line.name, [*others, published], before, known)
             return published
@@ -146,6 +154,7 @@ class RegistryWriter:
         record, tree = built.record(line), BlobTree(Path(built.url))
         self._verify(record, line.release, tree)
         lines = self._reader().index(line.name) if is_registry(self.place) else []
+        check_free(line, lines, self.url)
         for existing in lines:
             if existing.release == line.release:
                 return existing
@@ -157,7 +166,7 @@ class RegistryWriter:
         ]
         blobs.append(BuiltBlob(parse_digest(line.release), "the release record", tree))
         sizes = [b.size or 0 for b in blobs if self.place.size(blob_path(b.digest)) is None]
-        return msgspec.structs.replace(line, size=sum(sizes), published="", yanked=None)
+        return replace(line, size=sum(sizes), published="", yanked=None)
 
     def copy_release(
         self, source: Registry, line: IndexLine, progress: Progress | None = None
@@ -165,9 +174,11 @@ class RegistryWriter:
         """Copy a release with its index line from another registry, and return its record.
 
         Raises:
+            NotFound: It was removed.
             IntegrityError, RecordError: The other registry is damaged; nothing is published.
             PublishError: The version is published with another release digest.
         """
+        check_present(line, source.shown)
         self.prepare()
         (record,) = self.copy_releases(source, [line], progress).values()
         return record
@@ -182,14 +193,15 @@ class RegistryWriter:
             PublishError: A version is published with another release digest.
         """
         records, blobs = {}, dict[Digest, CopiedBlob]()
-        for line in lines:
+        there = without_removed(lines)  # of the others, the lines are all that there is
+        for line in there:
             record = records[line.release] = source.record(line)
             check_record(record)
             sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
             for digest, what in blobs_of(record):
                 blobs[digest] = CopiedBlob(digest, what, source, sizes.get(digest))
         own = [
-            CopiedBlob(parse_digest(line.release), "the release record", source) for line in lines
+            CopiedBlob(parse_digest(line.release), "the release record", source) for line in there
         ]
         name = lines[0].name
 
@@ -263,24 +275,76 @@ class RegistryWriter:
         """Mark a release as yanked with a reason, or undo that with ``reason=None``.
 
         Raises:
-            NotFound: The registry does not have it.
+            What `restate` raises.
         """
-        wanted = parse_version(version)
+        (line,) = self.restate(name, version, lambda said: replace(said, yanked=reason))
+        return line
 
-        def edit(change: RegistryChange) -> IndexLine:
+    def deprecate(
+        self, name: str, version: str | None, reason: str | None, successor: str = ""
+    ) -> list[IndexLine]:
+        """Mark a release, or all of a module, as deprecated; undo that with ``reason=None``.
+
+        Args:
+            name: The module.
+            version: None for all of its releases so far.
+            reason: May be empty.
+            successor: What to use instead, as a requirement.
+
+        Raises:
+            What `restate` raises.
+        """
+        deprecated = UNSET if reason is None else reason
+        instead = UNSET if reason is None or not successor else successor
+
+        def edit(said: Standing) -> Standing:
+            return replace(said, deprecated=deprecated, successor=instead)
+
+        return self.restate(name, version, edit)
+
+    def follow(self, line: IndexLine) -> IndexLine:
+        """Say of a release what another registry says of it, of which this is a copy.
+
+        Raises:
+            What `restate` raises.
+        """
+        (changed,) = self.restate(line.name, line.version, lambda _: standing_of(line))
+        return changed
+
+    def restate(
+        self, name: str, version: str | None, edit: Callable[[Standing], Standing]
+    ) -> list[IndexLine]:
+        """Change what is said of a release, or of all that a module has; return the lines.
+
+        Raises:
+            NotFound: The registry does not have it.
+            PublishError: The release was removed.
+        """
+        wanted = None if version is None else parse_version(version)
+
+        def change_lines(change: RegistryChange) -> list[IndexLine]:
             lines, before = self._lines(change, name)
-            line = next((line for line in lines if parse_version(line.version) == wanted), None)
-            if line is None:
-                raise self._reader().not_found(name, version)
-            changed = msgspec.structs.replace(line, yanked=reason)
-            if changed == line:
-                self._list.end(change, name)  # whoever yanked it may have been killed
-                return changed
-            others = [other for other in lines if other is not line]
-            self._write_index(change, name, [*others, changed], before)
-            return changed
+            chosen = [
+                line for line in lines if wanted is None or parse_version(line.version) == wanted
+            ]
+            if not chosen:
+                raise (
+                    no_such_module(name, self._reader())
+                    if version is None
+                    else (self._reader().not_found(name, version))
+                )
+            new = {line.version: edit(standing_of(line)).on(line) for line in chosen}
+            if all(is_removed(line) for line in chosen) and [*new.values()] != chosen:
+                raise PublishError("M482", name=name, version=chosen[-1].version, registry=self.url)
+            new |= {line.version: line for line in chosen if is_removed(line)}
+            changed = [new.get(line.version, line) for line in lines]
+            if changed == lines:
+                self._list.end(change, name)  # whoever changed it may have been killed
+            else:
+                self._write_index(change, name, changed, before)
+            return [*new.values()]
 
-        return self.place.change(edit)
+        return self.place.change(change_lines)
 
     def _reader(self) -> Registry:
         """Return the registry as it is now."""

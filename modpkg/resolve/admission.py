@@ -12,12 +12,13 @@ from packaging.version import Version
 from modpkg.core.errors import InvalidValue
 from modpkg.core.names import requirement_text
 from modpkg.manifest.cutoff import moment_text, parse_moment
+from modpkg.registry.standing import removal
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Need
 from modpkg.resolve.order import plainly_final
 from modpkg.resolve.policy import Policy, VersionRange
 
-NOT_BY_A_PIN = ("requires modpkg ", "was published ", "has no publication time")
+NOT_BY_A_PIN = ("was removed ", "requires modpkg ", "was published ", "has no publication time")
 """How the reasons begin for which a release is excluded whatever pins it."""
 _SPECIFIER = 1000
 """Characters of a specifier that is read."""
@@ -30,11 +31,12 @@ class Admission:
 
     A release is excluded for the first of these reasons that applies:
 
-    1. it was published after the name's cut-off;
-    2. it requires another version of modpkg;
-    3. it was yanked, and neither does a root, constraint or override pin it with ``==``, nor is it
+    1. it was removed from its registry;
+    2. it was published after the name's cut-off;
+    3. it requires another version of modpkg;
+    4. it was yanked, and neither does a root, constraint or override pin it with ``==``, nor is it
        locked;
-    4. a constraint on the name excludes it.
+    5. a constraint on the name excludes it.
 
     A name in ``held`` is limited to its locked version. Pre-releases are preferred last.
     """
@@ -155,6 +157,8 @@ class Admission:
     def _own_refusal(self, release: Release, cutoff: datetime | None) -> str | None:
         """Return why a release is excluded, regardless of the other releases of its name."""
         line = release.line
+        if (reason := removal(line)) is not None:
+            return reason
         if cutoff is not None:
             reason = _too_new(line.published, cutoff)
             if reason is not None:

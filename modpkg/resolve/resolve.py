@@ -18,6 +18,7 @@ from modpkg.core.errors import NotFound, ResolutionImpossible
 from modpkg.core.home import config_path
 from modpkg.core.names import ModuleName, listed
 from modpkg.registry.allowance import RAISED
+from modpkg.registry.standing import deprecation
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.budget import CORE_BUDGET, SUGGESTION_BUDGET, Budget, BudgetExceeded
 from modpkg.resolve.catalog import Catalog, Release
@@ -268,6 +269,8 @@ def _ordered_and_verified(
         if release.line.yanked is not None:
             reason = release.line.yanked or "no reason was given"
             warnings.append(f"{release.name} {release.version} was yanked: {reason}")
+        if (note := deprecation(release.line)) is not None:
+            warnings.append(f"{release.name} {release.version} {note}")
     return Resolution(
         modules={
             name: Chosen(releases[name], tuple(sorted(extras))) for name, extras in modules.items()

@@ -32,6 +32,7 @@ from modpkg.registry.session_records import (
     SessionRequest,
     blob_upload_path,
 )
+from modpkg.registry.standing import check_free
 from modpkg.registry.writer import blobs_of
 from modpkg.release.verify import check_record
 from modpkg.server.callers import Caller
@@ -193,12 +194,13 @@ def release_there(registry: Registry, line: IndexLine) -> IndexLine | None:
     """Return the index line of a release that is published.
 
     Raises:
-        PublishError: Another release of the version is.
+        PublishError: Another release of the version is, or it was removed.
     """
     try:
         lines = registry.index(line.name)
     except NotFound:
         return None
+    check_free(line, lines, registry.url)
     for existing in lines:
         if parse_version(existing.version) == parse_version(line.version):
             if existing.release == line.release:

@@ -129,12 +129,37 @@ def test_a_line_that_cannot_be_used_is_told_in_words(fields: dict[str, Any], tol
     assert warnings == [f"r/index/m.jsonl:2: skipped, {told}"]
 
 
+SAID_LATER = ("yanked", "deprecated", "successor", "removed")
+
+
+@pytest.mark.parametrize("field", SAID_LATER)
+def test_what_is_said_of_a_release_later_is_shown_safely(field: str) -> None:
+    warnings: list[str] = []
+    data = written(1) + b"\n" + changed(2, **{field: "two\nlines\x1b[2J"}) + written(3) + b"\n"
+    found = parse_index(data, "m", "r", warnings.append)
+    assert [line.version for line in found] == ["1.1", "1.2", "1.3"]
+    assert "\x1b" not in getattr(found[1], field)
+    assert f"its {field!r} has the character U+000A" in warnings[0]
+
+
+def test_what_is_said_later_is_left_out_where_nothing_is_said() -> None:
+    (line,) = parse_index(written(1) + b"\n", "m", "r")
+    assert not {"deprecated", "successor", "removed"} & json.loads(canonical_json(line)).keys()
+    said = msgspec.structs.replace(line, deprecated="", successor="n>=2")
+    assert parse_index(canonical_json(said) + b"\n", "m", "r") == [said]
+
+
+def test_a_removed_release_counts_as_yanked() -> None:
+    (line,) = parse_index(changed(1, removed="leaked") + b"\n", "m", "r")
+    assert line.yanked == "leaked"
+
+
 def test_what_has_a_pattern_is_left_out_where_lines_are_read_together() -> None:
     """Else it is matched twice, or not at all."""
     fields = msgspec.inspect.type_info(IndexLine).fields  # type: ignore[attr-defined]
     matched = {field.name for field in fields if "pattern='" in repr(field.type)}
     together = msgspec.inspect.type_info(index._Unmatched).fields  # type: ignore[attr-defined]
-    assert matched == {"provides", "expects", "release", "published", "yanked"}
+    assert matched == {"provides", "expects", "release", "published", *SAID_LATER}
     assert not any("pattern='" in repr(field.type) for field in together)
 
 

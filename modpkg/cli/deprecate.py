@@ -1,0 +1,64 @@
+"""``deprecate``."""
+
+from __future__ import annotations
+
+import click
+from msgspec import Struct
+
+from modpkg.cli.module_names import known_names
+from modpkg.cli.options import json_option, registry_option
+from modpkg.cli.output import counted, good, print_json, tell
+from modpkg.community.modules.reference import parse_reference
+from modpkg.core.errors import UsageError
+from modpkg.core.names import parse_requirement, requirement_text
+from modpkg.core.printable import one_line
+from modpkg.core.records import IndexLine
+from modpkg.registry.opening import existing_registry
+
+
+class DeprecatedReleases(Struct, frozen=True):
+    """Releases that were deprecated, or are not any more."""
+
+    lines: list[IndexLine]
+
+
+@click.command("deprecate")
+@click.argument("release", metavar="NAME[==VERSION]", shell_complete=known_names)
+@click.option("--reason", default="", help="Why it should not be used any more.")
+@click.option("--successor", metavar="REQUIREMENT", help="What to use instead, like 'words>=2'.")
+@click.option("--undo", is_flag=True, help="Undo it.")
+@registry_option
+@json_option
+def deprecate_command(
+    release: str,
+    reason: str,
+    successor: str | None,
+    undo: bool,
+    registry: str | None,
+    as_json: bool,
+) -> None:
+    """Say that a release should not be used any more, or all releases that a module has.
+
+    It is still chosen, and whoever installs it is warned once. 'modpkg yank' excludes a release.
+    """
+    if one_line(reason) != reason:
+        raise UsageError("M901", message="--reason is one line of text.")
+    if undo and (reason or successor):
+        raise UsageError("M901", message="--undo takes neither --reason nor --successor.")
+    reference = parse_reference(release)
+    instead = "" if successor is None else _normal(successor)
+    lines = existing_registry(registry).deprecate(
+        reference.name, reference.version, None if undo else reason, instead
+    )
+    if as_json:
+        print_json(DeprecatedReleases(lines))
+        return
+    which = f" {lines[0].version}" if reference.version else f" ({counted(len(lines), 'release')})"
+    verb = "Not deprecated any more:" if undo else "Deprecated"
+    tell(f"{good(verb)} {reference.name}{which}.")
+
+
+def _normal(text: str) -> str:
+    """Return the normal spelling of a requirement."""
+    wanted = parse_requirement(text)
+    return requirement_text(wanted.name, {*wanted.extras}, wanted.specifier)

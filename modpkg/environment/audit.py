@@ -1,0 +1,105 @@
+"""Which locked modules the advisories of their registries concern."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from msgspec import Struct
+
+from modpkg.registry.advisories import read_advisories
+from modpkg.registry.advisory import Advisory, concerns, severity_of
+from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import Lock
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """An advisory that concerns a locked module."""
+
+    name: str
+    version: str
+    id: str
+    """Of the advisory."""
+    aliases: list[str]
+    summary: str
+    severity: str
+    """In the words of the advisory, such as ``HIGH`` or a CVSS vector; may be empty."""
+    fixed_in: list[str]
+    """The versions that it is fixed in, lowest first; none if it is not."""
+    url: str
+    """Where more is said; may be empty."""
+    registry: str
+    """The address of the registry."""
+
+
+class AuditedRegistry(Struct, frozen=True):
+    """A registry of the lock."""
+
+    address: str
+    advisories: bool
+    """Whether it publishes any."""
+
+
+class Audit(Struct, frozen=True, kw_only=True):
+    """What the advisories of all registries of a lock say of it."""
+
+    findings: list[Finding]
+    ignored: list[Finding]
+    """Those that were to be ignored."""
+    registries: list[AuditedRegistry]
+    modules: int
+    """How many were looked at; models of hubs have no advisories."""
+
+
+def audit(lock: Lock, by_name: Mapping[str, Registry], ignore: Collection[str] = ()) -> Audit:
+    """Return which advisories concern the modules of a lock.
+
+    Args:
+        lock: The lock.
+        by_name: The registry of each of its modules.
+        ignore: IDs of advisories, or what others call them.
+
+    Raises:
+        RegistryUnreachable, RegistryError, InstallError: A registry cannot be read.
+    """
+    modules: dict[int, list[tuple[str, str]]] = {}
+    registries: dict[int, Registry] = {}
+    for module in lock.module:
+        registry = by_name[module.name]
+        if not registry.stands_for:
+            registries[id(registry)] = registry
+            modules.setdefault(id(registry), []).append((module.name, module.version))
+    found: list[Finding] = []
+    audited = []
+    for key, registry in registries.items():
+        own = modules[key]
+        advisories = read_advisories(registry, {name for name, _ in own})
+        audited.append(AuditedRegistry(registry.url, advisories is not None))
+        found += [
+            finding
+            for name, version in own
+            for advisory in advisories or ()
+            if (finding := _finding(advisory, name, version, registry)) is not None
+        ]
+    left_out = set(ignore)
+    return Audit(
+        findings=[one for one in found if not left_out & {one.id, *one.aliases}],
+        ignored=[one for one in found if left_out & {one.id, *one.aliases}],
+        registries=audited,
+        modules=sum(map(len, modules.values())),
+    )
+
+
+def _finding(advisory: Advisory, name: str, version: str, registry: Registry) -> Finding | None:
+    if (concern := concerns(advisory, name, version)) is None:
+        return None
+    return Finding(
+        name=name,
+        version=version,
+        id=advisory.id,
+        aliases=advisory.aliases,
+        summary=advisory.summary or advisory.details.partition("\n")[0][:200],
+        severity=severity_of(advisory, concern),
+        fixed_in=concern.fixed_in,
+        url=next((one.url for one in advisory.references), ""),
+        registry=registry.url,
+    )
