@@ -272,6 +272,43 @@ MESSAGES: dict[str, str] = {
         "{name} may not {action} {module}; ask an owner of {module} for the right, or use a token "
         "that has it."
     ),
+    "M433": (
+        "The name or the password is wrong; try again, or ask an administrator for a new password."
+    ),
+    "M434": "There were too many failed attempts; try again in {seconds} seconds.",
+    "M435": "{name!r} cannot be the name of a new account: {reason}; choose another.",
+    "M436": "The password cannot be used: {reason}; choose another.",
+    "M437": (
+        "{reason}, and nobody gets an account here without an invitation; ask an administrator of "
+        "the registry for one."
+    ),
+    "M438": "The token cannot be made: {reason}; ask for less.",
+    "M439": "There is no {what} {name!r} here; check the name, and that you may see it.",
+    "M440": (
+        "{name} is the last owner of {what}, which would be left without one; make somebody else "
+        "an owner first."
+    ),
+    "M441": "{module} is not offered to {name}; ask its owner for 'modpkg owner transfer'.",
+    "M442": "The token of {issuer} is refused: {reason}; begin again, for a new one.",
+    "M443": (
+        "{module} has no trusted publisher for this job ({job}); an owner of {module} adds one on "
+        "its page."
+    ),
+    "M444": (
+        "{name} looks like {other}, which exists, and could be taken for it; choose a name that "
+        "differs more."
+    ),
+    "M445": (
+        "{name} is nearly {other}, which many use: is it a typing error? If not, publish again "
+        "with --confirm-name."
+    ),
+    "M446": "The form is not of this login any more; load the page again, and send it again.",
+    "M447": "{issuer} cannot be asked who somebody is: {reason}; {remedy}.",
+    "M448": (
+        "{module} is public and would need {name}, which is private here; publish {name} as a "
+        "public module first, or {module} as a private one."
+    ),
+    "M449": "This cannot be done: {reason}.",
     "M450": (
         "The server has no publishing session {id} of yours: it has expired, was given up, "
         "or never was; run 'modpkg publish' again."

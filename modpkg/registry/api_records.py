@@ -6,10 +6,11 @@ publishing. Moments are UTC times, as ``2026-11-28T10:00:00Z``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from modpkg.core.printable import ONE_LINE
 from modpkg.core.records import Line
 
 SecretText = Annotated[str, Meta(max_length=10_000)]
@@ -17,6 +18,8 @@ SecretText = Annotated[str, Meta(max_length=10_000)]
 Listed = Annotated[list[Line], Meta(max_length=100)]
 Action = Literal["read", "publish", "submit", "review", "yank", "manage"]
 ModuleRole = Literal["owner", "maintainer", "reviewer"]
+Label = Annotated[str, Meta(pattern=ONE_LINE, max_length=200)]
+"""A short text for people."""
 
 
 class ErrorAnswer(Struct, frozen=True):
@@ -38,6 +41,7 @@ class Me(Struct, frozen=True):
     token: int | None = None
     """The number of the token."""
     expires: Line = ""
+    organisations: Listed = []
 
 
 class LoginRequest(Struct, frozen=True, kw_only=True):
@@ -140,3 +144,128 @@ class TransferRequest(Struct, frozen=True):
     """
 
     to: Line
+
+
+class Registration(Struct, frozen=True, kw_only=True):
+    """Somebody who wants an account: ``POST register``, which answers with `Me`."""
+
+    name: Label
+    password: SecretText
+    email: Label = ""
+    invitation: Label | None = None
+    """Needed where the registry does not let anybody in."""
+
+
+class PasswordChange(Struct, frozen=True):
+    """A new password, and the old one, which shows who it is: ``PUT me/password``."""
+
+    old: SecretText
+    new: SecretText
+
+
+class NewInvitation(Struct, frozen=True):
+    """An invitation to make one account, which is shown this once: ``POST invitations``."""
+
+    code: Line
+    expires: Line
+
+
+class OfferedModule(Struct, frozen=True):
+    """A module that is offered to another account."""
+
+    module: Line
+    to: Line
+    by: Line
+    offered: Line
+
+
+class OfferList(Struct, frozen=True):
+    """The modules that are offered to whoever asks, or that he offers: ``GET transfers``."""
+
+    transfers: Annotated[list[OfferedModule], Meta(max_length=10_000)]
+
+
+class OrganisationRequest(Struct, frozen=True, kw_only=True):
+    """An organisation to found, which who asks owns: ``POST organisations``."""
+
+    name: Label
+    full_name: Label = ""
+
+
+class OrganisationMember(Struct, frozen=True):
+    """A person in an organisation."""
+
+    name: Line
+    role: Literal["owner", "member"]
+
+
+class OrganisationInfo(Struct, frozen=True, kw_only=True):
+    """An organisation, and who is in it: ``GET organisations/NAME``."""
+
+    name: Line
+    full_name: Line
+    members: Annotated[list[OrganisationMember], Meta(max_length=10_000)]
+
+
+class MemberRequest(Struct, frozen=True):
+    """The role that a person gets: ``PUT organisations/NAME/members/PERSON``; ``DELETE`` there
+    takes it away."""
+
+    role: Literal["owner", "member"] = "member"
+
+
+class PublisherRequest(Struct, frozen=True, kw_only=True):
+    """A CI job that may publish a module: ``POST modules/NAME/trusted-publishers``."""
+
+    issuer: Label
+    """The address of the issuer, such as ``https://token.actions.githubusercontent.com``."""
+    repository: Label
+    """``OWNER/NAME``."""
+    workflow: Label
+    """The file of the workflow, such as ``release.yml``."""
+    environment: Label = ""
+    """The environment that the job has to run in; empty for any."""
+
+
+class PublisherInfo(Struct, frozen=True, kw_only=True):
+    """A CI job that may publish a module; ``DELETE modules/NAME/trusted-publishers/ID`` ends it."""
+
+    id: int
+    issuer: Line
+    repository: Line
+    workflow: Line
+    environment: Line
+    created_by: Line
+    created: Line
+
+
+class PublisherList(Struct, frozen=True):
+    """The CI jobs that may publish a module: ``GET modules/NAME/trusted-publishers``."""
+
+    publishers: Annotated[list[PublisherInfo], Meta(max_length=10_000)]
+
+
+class TokenAudience(Struct, frozen=True):
+    """The audience that the token of a CI job has to be for: ``GET oidc/audience``."""
+
+    audience: Line
+
+
+class LoggedEvent(Struct, frozen=True, kw_only=True):
+    """Who did what, when."""
+
+    id: int
+    at: Line
+    actor: Line
+    action: Line
+    module: Line = ""
+    version: Line = ""
+    details: dict[str, Any] = {}
+
+
+class EventList(Struct, frozen=True):
+    """Some events, the latest first: ``GET events?module=&person=&before=``."""
+
+    events: Annotated[list[LoggedEvent], Meta(max_length=1000)]
+    before: int | None = None
+    """What to ask with for those before them; None if there are none."""

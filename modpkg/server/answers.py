@@ -28,7 +28,13 @@ STATUS: dict[type[ModpkgError], int] = {
     PublishError: 409,
     RegistryUnreachable: 503,
 }
-BY_CODE = {"M430": 401, "M431": 401, "M451": 413, "M452": 422, "M457": 403, "M458": 413}
+BY_CODE = {
+    **dict.fromkeys(["M430", "M431", "M433"], 401),
+    **dict.fromkeys(["M457"], 403),
+    **dict.fromkeys(["M451", "M458"], 413),
+    **dict.fromkeys(["M452"], 422),
+    **dict.fromkeys(["M434"], 429),
+}
 _AGAIN = {"M455": "1"}
 """Code to the seconds after which to ask again."""
 
@@ -48,5 +54,7 @@ def error_answer(_: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # ty
         headers["Retry-After"] = seconds
     if (found := error.values.get("found")) is not None and error.code == "M454":
         headers[OFFSET] = str(found)
+    if status == 429:
+        headers["Retry-After"] = str(error.values["seconds"])
     content = ErrorAnswer(error.code, str(error))
     return Response(content, status_code=status, headers=headers, media_type=MediaType.JSON)

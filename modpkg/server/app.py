@@ -5,33 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from litestar import Litestar, Request, get
+from litestar import Litestar, Request
 from litestar.config.app import AppConfig
-from litestar.di import NamedDependency, Provide
+from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
-from modpkg.registry.api_records import Me
-from modpkg.server import sessions
+from modpkg.server import accounts, api_tokens, owners, sessions
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.state import Server
 
-
-@get("/api/1/me", sync_to_thread=False)
-def me(caller: NamedDependency[Caller]) -> Me:
-    """Return who asks."""
-    return Me(
-        caller.name,
-        caller.is_administrator,
-        sorted(caller.actions),
-        [*caller.patterns],
-        caller.token_id,
-    )
-
-
-ROUTES: list[Any] = [me, *sessions.ROUTES]
+ROUTES: list[Any] = [
+    *accounts.ROUTES,
+    *api_tokens.ROUTES,
+    *owners.ROUTES,
+    *sessions.ROUTES,
+]
 """Handlers and routers of all parts; each part adds its own here."""
 
 

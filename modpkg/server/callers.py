@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from fnmatch import fnmatchcase
+from typing import get_args
 
 from litestar.connection import ASGIConnection
 from msgspec import Struct
@@ -11,11 +12,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from modpkg.core.errors import AccessRefused
+from modpkg.registry.api_records import Action
 from modpkg.server.clock import now
 from modpkg.server.state import Server
-from modpkg.server.tables import Account, ApiToken, WebLogin
+from modpkg.server.tables import Account, ApiToken, TrustedPublisher, WebLogin
 
-ACTIONS = ("read", "publish", "submit", "review", "yank", "manage")
+ACTIONS: tuple[Action, ...] = get_args(Action)
 """What a token can be for; a browser's login is for all."""
 BEGINNING = "modpkg_"
 """What each token begins with."""
@@ -32,6 +34,11 @@ class Caller(Struct, frozen=True, kw_only=True):
     patterns: tuple[str, ...] = ()
     """Of the modules that a token is for."""
     token_id: int | None = None
+    publisher_module: str | None = None
+    """The one module that a trusted publisher's token is for; such a token has no person's rights.
+    """
+    login: str = ""
+    """The digest of a browser's login."""
     csrf: str = ""
     """Of a browser's login: what its forms have to send back."""
 
@@ -52,6 +59,28 @@ def secret_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def check_known(caller: Caller, action: str, what: str) -> int:
+    """Check that it is known who asks, and return the account's number.
+
+    Raises:
+        AccessRefused: It is not.
+    """
+    if caller.account_id is None:
+        raise AccessRefused("M431", action=action, module=what)
+    return caller.account_id
+
+
+def caller_for(account: Account) -> Caller:
+    """Return a person who has just proved who he is, without a token or a login yet."""
+    return Caller(
+        account_id=account.id,
+        name=account.name,
+        is_administrator=account.is_administrator,
+        actions=frozenset(ACTIONS),
+        patterns=("*",),
+    )
+
+
 def caller_of(server: Server, connection: ASGIConnection) -> Caller:  # type: ignore[type-arg]
     """Return who sent a request.
 
@@ -62,8 +91,16 @@ def caller_of(server: Server, connection: ASGIConnection) -> Caller:  # type: ig
     with server.database.begin() as db:
         if sent is not None:
             return _by_token(db, sent)
+        # To the API only tokens are sent, but for reading: what a form of another site makes a
+        # browser send there has no effect.
+        if connection.scope["path"].startswith("/api/") and not _is_reading(connection):
+            return ANYBODY
         cookie = connection.cookies.get(server.cookie)
         return ANYBODY if cookie is None else _by_login(db, cookie)
+
+
+def _is_reading(connection: ASGIConnection) -> bool:  # type: ignore[type-arg]
+    return connection.scope.get("method") in ("GET", "HEAD")
 
 
 def _by_token(db: Session, sent: str) -> Caller:
@@ -81,15 +118,19 @@ def _by_token(db: Session, sent: str) -> Caller:
         or (row.expires is not None and row.expires <= moment)
     ):
         raise AccessRefused("M430")
+    module = None
+    if row.publisher_id is not None:
+        module = db.get_one(TrustedPublisher, row.publisher_id).module
     if row.used is None or (moment - row.used).total_seconds() > 60:
         row.used = moment
     return Caller(
         account_id=account.id,
         name=account.name,
-        is_administrator=account.is_administrator,
+        is_administrator=account.is_administrator and module is None,
         actions=frozenset(row.actions.split()),
         patterns=tuple(row.modules.split()),
         token_id=row.id,
+        publisher_module=module,
     )
 
 
@@ -104,5 +145,6 @@ def _by_login(db: Session, cookie: str) -> Caller:
         is_administrator=account.is_administrator,
         actions=frozenset(ACTIONS),
         patterns=("*",),
+        login=row.digest,
         csrf=row.csrf,
     )

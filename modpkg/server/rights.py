@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from modpkg.core.errors import AccessRefused
-from modpkg.server.callers import Caller
+from modpkg.core.errors import AccessRefused, NotFound
+from modpkg.server.callers import Caller, check_known
 from modpkg.server.tables import Membership, Module, Role
 
 ROLES = ("owner", "maintainer", "reviewer")
@@ -23,27 +23,62 @@ can read a module may submit a candidate of it."""
 
 
 def roles_of(db: Session, caller: Caller, module: str) -> frozenset[str]:
-    """Return the roles that a caller has for a module, by himself or by an organisation."""
+    """Return the roles that a caller has for a module, by himself or by an organisation.
+
+    Of an organisation that owns a module, its owners own it, and its other members maintain it. A
+    trusted publisher maintains its module.
+    """
     if caller.account_id is None:
         return frozenset()
-    groups = select(Membership.organisation_id).where(Membership.person_id == caller.account_id)
-    rows = select(Role.role).where(
-        Role.module == module,
-        (Role.account_id == caller.account_id) | Role.account_id.in_(groups),
+    if caller.publisher_module is not None:
+        return frozenset(["maintainer"] if caller.publisher_module == module else [])
+    own = select(Role.role).where(Role.module == module, Role.account_id == caller.account_id)
+    found = {*db.scalars(own)}
+    by_group = (
+        select(Role.role, Membership.role)
+        .join(Membership, Membership.organisation_id == Role.account_id)
+        .where(Role.module == module, Membership.person_id == caller.account_id)
     )
-    return frozenset(db.scalars(rows))
+    for role, within in db.execute(by_group):
+        found.add("maintainer" if role == "owner" and within != "owner" else role)
+    return frozenset(found)
+
+
+def visible(db: Session, caller: Caller, module: str) -> bool:
+    """Return whether a caller may know that there is a module: it is public, or he has a role."""
+    known = db.get(Module, module)
+    if known is None or not known.is_private:
+        return True
+    return caller.reaches("read", module) and bool(roles_of(db, caller, module))
+
+
+def visible_private(db: Session, caller: Caller) -> list[str]:
+    """Return the private modules that a caller may know of, sorted."""
+    if caller.account_id is None or "read" not in caller.actions:
+        return []
+    if caller.publisher_module is not None:
+        mine = select(Module.name).where(Module.name == caller.publisher_module)
+    else:
+        groups = select(Membership.organisation_id).where(Membership.person_id == caller.account_id)
+        holders = (Role.account_id == caller.account_id) | Role.account_id.in_(groups)
+        mine = select(Module.name).join(Role, Role.module == Module.name).where(holders)
+    names = {*db.scalars(mine.where(Module.is_private.is_(True)))}
+    return sorted(name for name in names if caller.reaches("read", name))
 
 
 def may(db: Session, caller: Caller, action: str, module: str) -> bool:
-    """Return whether a caller may take an action on a module."""
-    known = db.get(Module, module)
-    private = known is not None and known.is_private
-    if action == "read" and not private:
+    """Return whether a caller may take an action on a module.
+
+    An administrator may manage and yank what others own; he sees private modules only with a role.
+    """
+    if not visible(db, caller, module):
+        return False
+    if action == "read":
         return True
     if not caller.reaches(action, module):
         return False
-    if action == "submit":
-        return not private or bool(roles_of(db, caller, module))
+    if action == "submit" or (caller.is_administrator and action in ("manage", "yank")):
+        return True
     return bool(roles_of(db, caller, module) & set(NEEDED[action]))
 
 
@@ -51,10 +86,12 @@ def check_right(db: Session, caller: Caller, action: str, module: str) -> None:
     """Check that a caller may take an action on a module.
 
     Raises:
+        NotFound: It is private, and he may not know of it.
         AccessRefused: He may not, or nobody knows who he is.
     """
     if may(db, caller, action, module):
         return
-    if not caller.is_known:
-        raise AccessRefused("M431", action=action, module=module)
+    if not visible(db, caller, module):
+        raise NotFound("M439", what="module", name=module)
+    check_known(caller, action, module)
     raise AccessRefused("M432", name=caller.name, action=action, module=module)

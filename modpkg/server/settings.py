@@ -38,6 +38,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     """What a new registry calls itself."""
     open_registration: bool = True
     """Whether anybody may make an account."""
+    proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies in front of the server, whose word on whom they ask for
+    counts."""
     limits: ServerLimits = ServerLimits()
 
     @property

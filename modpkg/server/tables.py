@@ -18,7 +18,10 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from modpkg.server.look_alike import skeleton
 
 
 class Moment(TypeDecorator[datetime.datetime]):
@@ -59,12 +62,19 @@ class ServerTable(DeclarativeBase):
     type_annotation_map = {datetime.datetime: Moment, str: Text, dict[str, Any]: JSON}  # noqa: RUF012
 
 
+def _skeleton(context: DefaultExecutionContext) -> str:
+    name: str = context.get_current_parameters()["name"]  # type: ignore[no-untyped-call]
+    return skeleton(name)
+
+
 class Account(ServerTable):
     """A person or an organisation; both are named in one space, and can own modules."""
 
     __tablename__ = "accounts"
     id: Mapped[int] = mapped_column(Big, primary_key=True)
     name: Mapped[str] = mapped_column(String(100), unique=True)
+    skeleton: Mapped[str] = mapped_column(String(100), index=True, default=_skeleton)
+    """What names that look alike have in common; see `modpkg.server.look_alike`."""
     is_organisation: Mapped[bool] = mapped_column(default=False)
     full_name: Mapped[str] = mapped_column(default="")
     email: Mapped[str] = mapped_column(default="")
@@ -106,14 +116,16 @@ class ApiToken(ServerTable):
     beginning: Mapped[str] = mapped_column(default="")
     """Its first characters, by which people tell theirs apart."""
     actions: Mapped[str]
-    """Separated by spaces; see `modpkg.server.rights.ACTIONS`."""
+    """Separated by spaces; see `modpkg.server.callers.ACTIONS`."""
     modules: Mapped[str] = mapped_column(default="*")
     """Patterns of names, separated by spaces."""
     created: Mapped[datetime.datetime]
     expires: Mapped[datetime.datetime | None]
     revoked: Mapped[datetime.datetime | None]
     used: Mapped[datetime.datetime | None]
-    publisher_id: Mapped[int | None] = mapped_column(ForeignKey("publishers.id"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("tokens.id"), index=True)
+    """The token that it was made with, and ends with."""
+    publisher_id: Mapped[int | None] = mapped_column(ForeignKey("publishers.id"), index=True)
 
 
 class WebLogin(ServerTable):
@@ -128,15 +140,71 @@ class WebLogin(ServerTable):
     expires: Mapped[datetime.datetime]
 
 
+class FailedAttempts(ServerTable):
+    """How often somebody failed to prove who he is; several servers count together."""
+
+    __tablename__ = "attempts"
+    what: Mapped[str] = mapped_column(String(200), primary_key=True)
+    """Such as ``name ada`` or ``address 192.0.2.1``."""
+    since: Mapped[datetime.datetime] = mapped_column(index=True)
+    count: Mapped[int]
+
+
+class Invitation(ServerTable):
+    """A code with which somebody may make one account."""
+
+    __tablename__ = "invitations"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    by_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    expires: Mapped[datetime.datetime]
+
+
+class OpenidRequest(ServerTable):
+    """A browser that was sent to an issuer, until it comes back."""
+
+    __tablename__ = "openid_requests"
+    state: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """The SHA-256 of what the issuer sends back, and of the browser's cookie."""
+    issuer: Mapped[str]
+    nonce: Mapped[str]
+    verifier: Mapped[str]
+    """Of PKCE (RFC 7636)."""
+    account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"))
+    """Who was logged in, and wants the issuer's login as another of his; None for nobody."""
+    next: Mapped[str]
+    """The path of the page that is shown afterwards."""
+    expires: Mapped[datetime.datetime] = mapped_column(index=True)
+
+
+class UsedIdToken(ServerTable):
+    """A token of a CI that was exchanged, and is not taken again."""
+
+    __tablename__ = "used_id_tokens"
+    issuer: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(primary_key=True)
+    """Its ``jti``, or the SHA-256 of what is signed."""
+    expires: Mapped[datetime.datetime] = mapped_column(index=True)
+
+
 class Module(ServerTable):
     """The rights on a module; its releases are in the storage."""
 
     __tablename__ = "modules"
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    skeleton: Mapped[str] = mapped_column(String(100), index=True, default=_skeleton)
+    """What names that look alike have in common; see `modpkg.server.look_alike`."""
     is_private: Mapped[bool] = mapped_column(default=False)
     archived: Mapped[str | None]
     """Why nothing more is published; None while something may be."""
     created: Mapped[datetime.datetime]
+
+
+class PrivateBlob(ServerTable):
+    """A blob that a private module has; derived from the storage."""
+
+    __tablename__ = "private_blobs"
+    digest: Mapped[str] = mapped_column(String(80), primary_key=True)
+    module: Mapped[str] = mapped_column(ForeignKey("modules.name"), primary_key=True)
 
 
 class Role(ServerTable):
@@ -166,9 +234,11 @@ class TrustedPublisher(ServerTable):
     module: Mapped[str] = mapped_column(ForeignKey("modules.name"), index=True)
     issuer: Mapped[str]
     claims: Mapped[dict[str, Any]]
-    """Claim to the text that it has to be."""
+    """What the job has to be, and what was learned of its repository when it first published."""
     created_by: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
     created: Mapped[datetime.datetime]
+    removed: Mapped[datetime.datetime | None]
+    """Since when it may not publish any more; None while it may."""
 
 
 class PublishingSession(ServerTable):

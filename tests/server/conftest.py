@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
+from sqlalchemy import select
 
+from modpkg.server.api_tokens import add_token
 from modpkg.server.app import make_app
-from modpkg.server.callers import ACTIONS, BEGINNING, secret_digest
+from modpkg.server.callers import ACTIONS
 from modpkg.server.clock import now
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
-from modpkg.server.tables import Account, ApiToken
+from modpkg.server.tables import Account
 
 
 @pytest.fixture
@@ -33,19 +35,19 @@ def client(server: Server) -> Iterator[TestClient[Litestar]]:
         yield made
 
 
-def token_for(server: Server, name: str, actions: str = " ".join(ACTIONS)) -> str:
+def token_for(
+    server: Server, name: str, actions: str = " ".join(ACTIONS), modules: str = "*"
+) -> str:
     """Return a token of a person, who is made if need be."""
-    token = f"{BEGINNING}{name}{'0' * 40}"
     with server.database.begin() as db:
-        account = Account(name=name, created=now())
-        db.add(account)
-        db.flush()
-        row = ApiToken(
-            account_id=account.id,
-            name="test",
-            digest=secret_digest(token),
-            actions=actions,
-            created=now(),
-        )
-        db.add(row)
-    return token
+        account = db.scalar(select(Account).where(Account.name == name))
+        if account is None:
+            account = Account(name=name, created=now())
+            db.add(account)
+            db.flush()
+        return add_token(db, account.id, "test", actions.split(), modules.split(), None).token
+
+
+def sent_with(token: str) -> dict[str, str]:
+    """Return the headers of a request with a token."""
+    return {"Authorization": f"Bearer {token}"}

@@ -1,0 +1,346 @@
+"""Who owns, maintains and reviews a module; and how it passes to another account."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from litestar import delete, get, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from modpkg.core.errors import InvalidValue, NotFound, PublishError
+from modpkg.core.names import module_name
+from modpkg.registry.api_records import (
+    ModuleOwners,
+    ModuleRole,
+    OfferedModule,
+    OfferList,
+    RoleHolder,
+    RoleRequest,
+    TransferInfo,
+    TransferRequest,
+)
+from modpkg.server.accounts import account_named
+from modpkg.server.callers import Caller, check_known
+from modpkg.server.clock import now, shown
+from modpkg.server.events import log_event
+from modpkg.server.rights import ROLES, check_right, roles_of
+from modpkg.server.state import Server
+from modpkg.server.tables import Account, Membership, Module, Role, Transfer
+
+
+def found_module(db: Session, caller: Caller, text: str, action: str = "read") -> Module:
+    """Return a module, whose row nobody else changes meanwhile, if a caller may take an action.
+
+    Raises:
+        NotFound: There is none of that name, or none that he may know of.
+        AccessRefused: He may not.
+    """
+    try:
+        name = str(module_name(text))
+    except InvalidValue:
+        raise NotFound("M439", what="module", name=text) from None
+    check_right(db, caller, "read", name)
+    module = db.get(Module, name, with_for_update=action != "read")
+    if module is None:
+        raise NotFound("M439", what="module", name=name)
+    check_right(db, caller, action, name)
+    return module
+
+
+def add_module(db: Session, caller: Caller, name: str, *, private: bool = False) -> Module:
+    """Add a module that is published for the first time; who publishes it owns it.
+
+    Raises:
+        PublishError: Somebody else was first.
+        AccessRefused: Nobody knows who asks.
+    """
+    account_id = check_known(caller, "publish", name)
+    module = Module(name=name, is_private=private, created=now())
+    try:
+        with db.begin_nested():
+            db.add(module)
+    except IntegrityError:
+        raise PublishError("M449", reason=f"{name} was just published by another account") from None
+    db.add(Role(module=name, account_id=account_id, role="owner"))
+    db.flush()
+    log_event(db, caller.name, "module.create", name)
+    return module
+
+
+def holders_of(db: Session, module: str) -> list[RoleHolder]:
+    """Return who has a role for a module, owners first, by name."""
+    query = (
+        select(Account.name, Role.role, Account.is_organisation)
+        .join(Role, Role.account_id == Account.id)
+        .where(Role.module == module)
+    )
+    found = [
+        RoleHolder(name, cast(ModuleRole, role), group) for name, role, group in db.execute(query)
+    ]
+    return sorted(found, key=lambda one: (ROLES.index(one.role), one.name))
+
+
+def owners_of(db: Session, caller: Caller, module: str) -> ModuleOwners:
+    """Return who has a role for a module; and to who has one or is offered it, the offer."""
+    transfer, row = None, db.get(Transfer, module)
+    if row is not None and caller.account_id is not None:
+        to = _acts_for(db, caller.account_id, row.to_id)
+        if to or roles_of(db, caller, module):
+            names = [db.get_one(Account, number).name for number in (row.to_id, row.by_id)]
+            transfer = TransferInfo(names[0], names[1], shown(row.offered))
+    return ModuleOwners(module, holders_of(db, module), transfer)
+
+
+def give_role(db: Session, caller: Caller, module: str, name: str, role: str) -> None:
+    """Give an account a role for a module, in place of the one that it has.
+
+    Raises:
+        NotFound: There is no such module or account.
+        AccessRefused: The caller does not own the module.
+        PublishError: The account is its last owner, and would be no owner any more.
+    """
+    found = found_module(db, caller, module, "manage")
+    account = account_named(db, name)
+    row = db.get(Role, (found.name, account.id))
+    if row is None:
+        db.add(Role(module=found.name, account_id=account.id, role=role))
+    elif row.role == role:
+        return
+    else:
+        if row.role == "owner":
+            _check_other_owner(db, found.name, account)
+        row.role = role
+    db.flush()
+    log_event(db, caller.name, "owner.add", found.name, account=account.name, role=role)
+
+
+def take_role(db: Session, caller: Caller, module: str, name: str) -> None:
+    """Take an account's role for a module from it; anybody may give up his own.
+
+    Raises:
+        NotFound: There is no such module, or the account has no role for it.
+        AccessRefused: The caller does not own the module.
+        PublishError: The account is its last owner.
+    """
+    found = found_module(db, caller, module)
+    account = account_named(db, name)
+    own = account.id == caller.account_id and caller.reaches("manage", found.name)
+    if not own:
+        check_right(db, caller, "manage", found.name)
+    db.refresh(found, with_for_update=True)
+    row = db.get(Role, (found.name, account.id))
+    if row is None:
+        raise NotFound("M439", what=f"owner of {found.name} named", name=name)
+    if row.role == "owner":
+        _check_other_owner(db, found.name, account)
+    db.delete(row)
+    db.flush()
+    log_event(db, caller.name, "owner.remove", found.name, account=account.name, role=row.role)
+
+
+def _check_other_owner(db: Session, module: str, account: Account) -> None:
+    """Check that a module has another owner, who can still log in."""
+    query = (
+        select(Role.account_id)
+        .join(Account, Account.id == Role.account_id)
+        .where(
+            Role.module == module,
+            Role.role == "owner",
+            Role.account_id != account.id,
+            Account.disabled.is_(None),
+        )
+    )
+    if db.scalar(query.limit(1)) is None:
+        raise PublishError("M440", name=account.name, what=module)
+
+
+def offer_module(db: Session, caller: Caller, module: str, to: str) -> None:
+    """Offer a module to an account, in place of an offer that there is.
+
+    Raises:
+        NotFound: There is no such module or account.
+        AccessRefused: The caller does not own the module.
+    """
+    by_id = check_known(caller, "manage", module)
+    found = found_module(db, caller, module, "manage")
+    account = account_named(db, to)
+    db.merge(Transfer(module=found.name, to_id=account.id, by_id=by_id, offered=now()))
+    log_event(db, caller.name, "transfer.offer", found.name, to=account.name)
+
+
+def accept_module(db: Session, caller: Caller, module: str) -> None:
+    """Take a module that is offered to the caller, or to an organisation that he owns.
+
+    The account becomes its only owner; maintainers and reviewers stay. An offer is void once who
+    made it could not make it any more.
+
+    Raises:
+        NotFound: It is not offered to him.
+        AccessRefused: He asks with a token that cannot manage it.
+    """
+    row = _offer(db, caller, module)
+    offerer = db.get_one(Account, row.by_id)
+    if not _still_owns(db, offerer, row.module):
+        raise NotFound("M441", module=row.module, name=caller.name)
+    db.get_one(Module, row.module, with_for_update=True)
+    for role in db.scalars(select(Role).where(Role.module == row.module)):
+        if role.role == "owner" or role.account_id == row.to_id:
+            db.delete(role)
+    db.flush()
+    db.add(Role(module=row.module, account_id=row.to_id, role="owner"))
+    db.delete(row)
+    db.flush()
+    to = db.get_one(Account, row.to_id).name
+    details = {"from": offerer.name, "to": to}
+    log_event(db, caller.name, "transfer.accept", row.module, **details)
+
+
+def decline_module(db: Session, caller: Caller, module: str) -> None:
+    """Decline a module that is offered to the caller, or withdraw what he or a co-owner offers.
+
+    Raises:
+        NotFound: There is no offer that is his to end.
+    """
+    try:
+        row = _offer(db, caller, module)
+    except NotFound:
+        found = found_module(db, caller, module, "manage")
+        offered = db.get(Transfer, found.name)
+        if offered is None:
+            raise
+        row = offered
+    db.delete(row)
+    log_event(db, caller.name, "transfer.decline", row.module)
+
+
+def _offer(db: Session, caller: Caller, module: str) -> Transfer:
+    """Return the offer of a module to a caller, or to an organisation that he owns."""
+    account_id = check_known(caller, "take", module)
+    name = str(module_name(module))
+    row = db.get(Transfer, name, with_for_update=True)
+    if row is None or not (caller.reaches("manage", name) and _acts_for(db, account_id, row.to_id)):
+        raise NotFound("M441", module=name, name=caller.name)
+    return row
+
+
+def _acts_for(db: Session, person_id: int, account_id: int) -> bool:
+    membership = db.get(Membership, (account_id, person_id))
+    return person_id == account_id or (membership is not None and membership.role == "owner")
+
+
+def _still_owns(db: Session, account: Account, module: str) -> bool:
+    """Return whether who offered a module still owns it, or is an administrator."""
+    if account.disabled is not None:
+        return False
+    owners = select(Role.account_id).where(Role.module == module, Role.role == "owner")
+    return account.is_administrator or any(
+        _acts_for(db, account.id, owner) for owner in db.scalars(owners)
+    )
+
+
+def offers_to(db: Session, caller: Caller) -> list[OfferedModule]:
+    """Return the offers to a caller and to organisations that he owns, and those that he made."""
+    account_id = check_known(caller, "see", "offers")
+    owned = select(Membership.organisation_id).where(
+        Membership.person_id == account_id, Membership.role == "owner"
+    )
+    query = select(Transfer).where(
+        (Transfer.to_id == account_id) | (Transfer.by_id == account_id) | Transfer.to_id.in_(owned)
+    )
+    return [
+        OfferedModule(
+            module=row.module,
+            to=db.get_one(Account, row.to_id).name,
+            by=db.get_one(Account, row.by_id).name,
+            offered=shown(row.offered),
+        )
+        for row in db.scalars(query.order_by(Transfer.module))
+        if caller.reaches("manage", row.module)
+    ]
+
+
+@get("/api/1/modules/{name:str}/owners", sync_to_thread=True)
+def list_owners(
+    server: NamedDependency[Server], caller: NamedDependency[Caller], name: FromPath[str]
+) -> ModuleOwners:
+    """Return who owns, maintains and reviews a module; and to those, whom it is offered to."""
+    with server.database.begin() as db:
+        return owners_of(db, caller, found_module(db, caller, name).name)
+
+
+@put("/api/1/modules/{name:str}/owners/{account:str}", sync_to_thread=True)
+def put_owner(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    name: FromPath[str],
+    account: FromPath[str],
+    data: JSONBody[RoleRequest],
+) -> ModuleOwners:
+    """Give an account a role for a module."""
+    with server.database.begin() as db:
+        give_role(db, caller, name, account, data.role)
+        return owners_of(db, caller, str(module_name(name)))
+
+
+@delete("/api/1/modules/{name:str}/owners/{account:str}", sync_to_thread=True)
+def drop_owner(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    name: FromPath[str],
+    account: FromPath[str],
+) -> None:
+    """Take an account's role for a module from it."""
+    with server.database.begin() as db:
+        take_role(db, caller, name, account)
+
+
+@get("/api/1/transfers", sync_to_thread=True)
+def list_transfers(server: NamedDependency[Server], caller: NamedDependency[Caller]) -> OfferList:
+    """Return the modules that are offered to who asks, or that he offers."""
+    with server.database.begin() as db:
+        return OfferList(offers_to(db, caller))
+
+
+@post("/api/1/modules/{name:str}/transfer", sync_to_thread=True, status_code=204)
+def offer_transfer(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    name: FromPath[str],
+    data: JSONBody[TransferRequest],
+) -> None:
+    """Offer a module to an account."""
+    with server.database.begin() as db:
+        offer_module(db, caller, name, data.to)
+
+
+@post("/api/1/modules/{name:str}/transfer/accept", sync_to_thread=True, status_code=204)
+def accept_transfer(
+    server: NamedDependency[Server], caller: NamedDependency[Caller], name: FromPath[str]
+) -> None:
+    """Take a module that is offered."""
+    with server.database.begin() as db:
+        accept_module(db, caller, name)
+
+
+@delete("/api/1/modules/{name:str}/transfer", sync_to_thread=True)
+def drop_transfer(
+    server: NamedDependency[Server], caller: NamedDependency[Caller], name: FromPath[str]
+) -> None:
+    """Decline a module that is offered, or withdraw the offer."""
+    with server.database.begin() as db:
+        decline_module(db, caller, name)
+
+
+ROUTES = [
+    list_owners,
+    put_owner,
+    drop_owner,
+    list_transfers,
+    offer_transfer,
+    accept_transfer,
+    drop_transfer,
+]

@@ -1,0 +1,64 @@
+"""Names that look like others."""
+
+from __future__ import annotations
+
+import pytest
+
+from modpkg.server.clock import now
+from modpkg.server.look_alike import check_new_name, skeleton
+from modpkg.server.new_names import check_free_name
+from modpkg.server.state import Server
+from modpkg.server.tables import DownloadCount, Module
+from tests.raising import raises
+
+
+@pytest.mark.parametrize(
+    "name", ["wordIist", "word-list", "word_1ist", "vvord-list", "w0rd.list", "WORDLIST"]
+)
+def test_a_name_that_can_be_taken_for_another_is_refused(name: str) -> None:
+    if name == "WORDLIST":
+        assert check_new_name(name, ["wordlist"], []) == "wordlist"  # it is that name
+        return
+    for confirmed in (False, True):
+        with raises("M444", match="wordlist"):
+            check_new_name(name, ["other", "wordlist"], [], confirmed)
+
+
+def test_rn_is_drawn_as_m() -> None:
+    assert skeleton("barnum") == skeleton("bamurn")
+    assert skeleton("words") != skeleton("wards")
+
+
+@pytest.mark.parametrize("name", ["wrods", "word", "wordss", "warts-words", "wards", "swords"])
+def test_a_typing_error_of_a_popular_name_has_to_be_confirmed(name: str) -> None:
+    if name == "warts-words":
+        assert check_new_name(name, [], ["words"]) == name
+        return
+    with raises("M445", match="words"):
+        check_new_name(name, [], ["words"])
+    assert check_new_name(name, [], ["words"], confirmed=True) == name
+
+
+def test_short_names_are_near_to_all_others_and_are_not_asked_about() -> None:
+    assert check_new_name("abc", [], ["abd"]) == "abc"
+
+
+def test_names_are_compared_with_the_modules_of_the_server(server: Server) -> None:
+    with server.database.begin() as db:
+        day = now().date().isoformat()
+        db.add_all(
+            [
+                Module(name="wordlist", created=now()),
+                Module(name="sentences", created=now()),
+                Module(name="secrets-of-us", created=now(), is_private=True),
+                DownloadCount(module="sentences", version="1.0", day=day, count=7),
+                DownloadCount(module="secrets-of-us", version="1.0", day=day, count=9),
+            ]
+        )
+        db.flush()
+        with raises("M444", match="wordlist"):
+            check_free_name(db, "word-list")
+        with raises("M445", match="sentences"):
+            check_free_name(db, "sentence")
+        assert check_free_name(db, "secret-of-us") == "secret-of-us"
+        assert check_free_name(db, "sentence", confirmed=True) == "sentence"
