@@ -15,6 +15,7 @@ from modpkg.core.version import __version__
 from modpkg.server import accounts, api_tokens, owners, sessions
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
+from modpkg.server.file_answers import ServerApp
 from modpkg.server.state import Server
 
 ROUTES: list[Any] = [
@@ -26,7 +27,7 @@ ROUTES: list[Any] = [
 """Handlers and routers of all parts; each part adds its own here."""
 
 
-def make_app(server: Server, routes: Sequence[Any] = ()) -> Litestar:
+def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
     """Return the application of a server.
 
     Handlers get ``server: NamedDependency[Server]`` and ``caller: NamedDependency[Caller]``.
@@ -42,7 +43,7 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> Litestar:
         config.logging_config = None
         return config
 
-    return Litestar(
+    app = ServerApp(
         route_handlers=[*ROUTES, *routes],
         dependencies={
             "server": Provide(lambda: server, sync_to_thread=False, use_cache=True),
@@ -56,3 +57,5 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> Litestar:
             title="modpkg registry", version=__version__, path="/api/1/schema", render_plugins=()
         ),
     )
+    app.registry_server = server
+    return app

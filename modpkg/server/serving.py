@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modpkg.server.app import make_app
+from modpkg.server.rsgi import RsgiApp
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 
@@ -19,13 +20,13 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> N
     prepared.close()
 
     def load() -> Any:
-        return make_app(Server(settings))
+        return RsgiApp(make_app(Server(settings)))
 
     granian = Granian(
         "modpkg.server",
         address=host,
         port=port,
-        interface=Interfaces.ASGI,
+        interface=Interfaces.RSGI,
         workers=workers,
         log_enabled=False,
     )

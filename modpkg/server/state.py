@@ -10,6 +10,7 @@ from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.server.database import Database, sqlite_url
+from modpkg.server.reading import files_of
 from modpkg.server.settings import ServerSettings
 
 COMMITS_AT_ONCE = 4
@@ -25,6 +26,7 @@ class Server:
         self.settings = settings
         self.place: Place = open_place(settings.storage)
         """Where the registry's files lie."""
+        self.files = files_of(self.place)
         self.commits = CapacityLimiter(COMMITS_AT_ONCE)
         """Of commits, which take long: other requests are answered meanwhile."""
         self.database = Database(settings.database or self._own_database())
@@ -38,6 +40,9 @@ class Server:
         """Make the registry and the tables, where they are not yet."""
         self.place.prepare(self.settings.name)
         self.database.upgrade()
+
+    def note_read(self, path: str, status: int, method: str) -> None:
+        """Note that a file was read: of a release record, a download."""
 
     def registry(self) -> Registry:
         """Return the registry as it is now."""

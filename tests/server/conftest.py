@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from litestar import Litestar
 from litestar.testing import TestClient
 from sqlalchemy import select
 
@@ -14,6 +13,7 @@ from modpkg.server.api_tokens import add_token
 from modpkg.server.app import make_app
 from modpkg.server.callers import ACTIONS
 from modpkg.server.clock import now
+from modpkg.server.file_answers import ServerApp
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import Account
@@ -29,7 +29,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[TestClient[Litestar]]:
+def client(server: Server) -> Iterator[TestClient[ServerApp]]:
     """A client of the server's application."""
     with TestClient(make_app(server)) as made:
         yield made

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from litestar import Litestar
 from litestar.testing import TestClient
 
+from modpkg.server.file_answers import ServerApp
 from modpkg.server.state import Server
 from tests.server.conftest import token_for
 
 
-def test_a_token_says_who_asks(server: Server, client: TestClient[Litestar]) -> None:
+def test_a_token_says_who_asks(server: Server, client: TestClient[ServerApp]) -> None:
     assert client.get("/api/1/me").json()["name"] == ""
     headers = {"Authorization": f"Bearer {token_for(server, 'ada')}"}
     assert client.get("/api/1/me", headers=headers).json()["name"] == "ada"
 
 
-def test_a_wrong_token_is_refused_and_not_taken_for_anybody(client: TestClient[Litestar]) -> None:
+def test_a_wrong_token_is_refused_and_not_taken_for_anybody(client: TestClient[ServerApp]) -> None:
     answer = client.get("/api/1/me", headers={"Authorization": "Bearer modpkg_guessed"})
     assert (answer.status_code, answer.json()["code"]) == (401, "M430")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from litestar import Litestar
 from litestar.testing import TestClient
 from sqlalchemy import select
 
+from modpkg.server.file_answers import ServerApp
 from modpkg.server.state import Server
 from modpkg.server.tables import Event, PublishingSession, Role
 from tests.changing import a_little, numbers, write
@@ -19,7 +19,7 @@ TENSORS = numbers("a", "b", "c")
 
 
 @pytest.fixture
-def ada(server: Server, client: TestClient[Litestar]) -> Publisher:
+def ada(server: Server, client: TestClient[ServerApp]) -> Publisher:
     """Somebody with a token for everything."""
     return Publisher(client, token_for(server, "ada"))
 
