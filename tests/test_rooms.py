@@ -21,6 +21,7 @@ ORDER = [
     "adapters",
     "release",
     "registry",
+    "trust",
     "resolve",
     "store",
     "transfer",

@@ -61,6 +61,8 @@ COMMANDS = {
     "log": "Show the release history of a module, and its origins.",
     "yank": "Yank a release, so that it is not selected any more.",
     "deprecate": "Say that a release should not be used any more, and what to use instead.",
+    "key": "Make and list the keys that releases are signed with.",
+    "trust": "Show and decide who has to have signed which modules.",
     "registry": "Show where modules come from; make, copy and look after registries.",
     "store": "Manage the local store.",
     "vendor": "Copy all locked modules into a folder for offline use.",

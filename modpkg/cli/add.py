@@ -39,6 +39,7 @@ def add_command(
     against: str | None,
     dry_run: bool,
     strict: bool,
+    require_signed: bool,
     resolution: Strategy | None,
     exclude_newer: str | None,
     as_json: bool,
@@ -62,6 +63,7 @@ def add_command(
         strategy=resolution,
         exclude_newer=exclude_newer,
         strict=strict,
+        require_signed=require_signed,
         remember=True,
     )
     carry_out(workspace, request, dry_run=dry_run, as_json=as_json)

@@ -49,6 +49,7 @@ def install_command(
     dry_run: bool,
     frozen: bool,
     strict: bool,
+    require_signed: bool,
     upgrade: bool,
     upgrade_package: tuple[str, ...],
     resolution: Strategy | None,
@@ -68,7 +69,7 @@ def install_command(
         raise UsageError("M901", message="--frozen installs the lock; name no modules with it.")
     named = workspace.options.registry is not None and not frozen
     changed = requirements or upgrade or upgrade_package or named
-    if not (changed or strict or resolution or exclude_newer):
+    if not (changed or strict or require_signed or resolution or exclude_newer):
         if frozen and workspace.lock_text() is None:
             raise LockError("M411", path=workspace.project.lock_path, remedy=TO_LOCK)
         if workspace.is_up_to_date():
@@ -89,6 +90,7 @@ def install_command(
         exclude_newer=exclude_newer,
         frozen=frozen,
         strict=strict,
+        require_signed=require_signed,
         remember=not frozen,
     )
     carry_out(workspace, request, dry_run=dry_run, as_json=as_json)

@@ -34,6 +34,7 @@ def lock_command(
     upgrade: bool,
     upgrade_package: tuple[str, ...],
     strict: bool,
+    require_signed: bool,
     resolution: Strategy | None,
     exclude_newer: str | None,
     as_json: bool,
@@ -43,7 +44,11 @@ def lock_command(
     Locked versions are kept where they still fit; --upgrade prefers the newest.
     """
     manifest = with_flags(
-        workspace.manifest, strategy=resolution, exclude_newer=exclude_newer, strict=strict
+        workspace.manifest,
+        strategy=resolution,
+        exclude_newer=exclude_newer,
+        strict=strict,
+        require_signed=require_signed,
     )
     path = shown(workspace.project.lock_path)
     if check:

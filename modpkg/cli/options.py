@@ -136,11 +136,16 @@ def policy_options(command: Command) -> Command:
 
 
 def strict_option(command: Command) -> Command:
-    return click.option(
+    """Add ``--strict`` and ``--require-signed``, which narrow what is locked."""
+    signed = click.option(
+        "--require-signed", is_flag=True, help="Only releases that somebody has signed."
+    )
+    strict = click.option(
         "--strict",
         is_flag=True,
         help="Only versions on which every module fits its base exactly (no drift).",
-    )(command)
+    )
+    return strict(signed(command))
 
 
 def _device(context: click.Context, option: click.Parameter, name: str | None) -> str | None:

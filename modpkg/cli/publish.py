@@ -8,6 +8,7 @@ import click
 from msgspec import field
 from msgspec.structs import asdict
 
+from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, registry_option, with_workspace
 from modpkg.cli.output import good, print_json, say, strong, tell
 from modpkg.community.modules.project import module_project
@@ -49,6 +50,11 @@ class PublishDocument(IndexLine, kw_only=True):
     help="Publish what the recipe composes, as weights of a module of its own.",
 )
 @click.option("--name", help="With --composed, that module's name. [default: NAME-composed]")
+@click.option(
+    "--sign",
+    metavar="KEY",
+    help="Sign the release with a key: its name ('modpkg key list'), a file, or 'agent'.",
+)
 @registry_option
 @json_option
 @with_workspace
@@ -60,9 +66,13 @@ def publish_command(
     by_reference: bool | None,
     composed: bool,
     name: str | None,
+    sign: str | None,
     as_json: bool,
 ) -> None:
     """Publish the release in FOLDER/dist to a registry, which is created if necessary.
+
+    With --sign, a signature of the release lies beside it, also of one that is published already.
+    Who installs it has the signer in the lock, and gets no version of another.
 
     A published version is never replaced; publishing the same release again does nothing. A
     version lower than the changes require ('modpkg check') is refused.
@@ -77,15 +87,18 @@ def publish_command(
         raise UsageError("M901", message="--name is for --composed; leave it out.")
     if composed and by_reference:
         raise UsageError("M901", message="Composed weights are nowhere else; leave one out.")
+    signer = None if sign is None else open_signer(sign)
     if composed:
         from modpkg.community.modules.composed_project import composed_project
 
         chosen = None if name is None else module_name(name)
         with composed_project(project, chosen) as made:
-            publication = publish_project(made, allow_breaking, dry_run=dry_run, by_reference=False)
+            publication = publish_project(
+                made, allow_breaking, dry_run=dry_run, by_reference=False, signer=signer
+            )
     else:
         publication = publish_project(
-            project, allow_breaking, dry_run=dry_run, by_reference=by_reference
+            project, allow_breaking, dry_run=dry_run, by_reference=by_reference, signer=signer
         )
     published, target = publication.line, publication.registry
     already, elsewhere = publication.already, publication.elsewhere

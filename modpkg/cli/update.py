@@ -47,6 +47,7 @@ def update_command(
     names: tuple[str, ...],
     dry_run: bool,
     strict: bool,
+    require_signed: bool,
     test: str | None,
     timeout: float | None,
     repeat: int,
@@ -73,6 +74,7 @@ def update_command(
         strategy=resolution,
         exclude_newer=exclude_newer,
         strict=strict,
+        require_signed=require_signed,
     )
     if test is None:
         carry_out(workspace, request, dry_run=dry_run, as_json=as_json)

@@ -19,6 +19,8 @@ MANIFEST_DEPTH = 32
 LOCK_BYTES = 64 << 20
 #: The address of a registry in a lock file, characters.
 LOCK_ADDRESS = 4000
+#: The signer of a module in a lock file, characters.
+LOCK_SIGNER = 200
 #: A number in a manifest or a lock, characters.
 NUMBER_CHARACTERS = 100
 #: Values of one setting of a step.
@@ -70,6 +72,10 @@ THREAD_BYTES = 16 << 20
 COMMENT_CHARACTERS = 20_000
 #: A report about a candidate, bytes of its JSON.
 CANDIDATE_REPORT_BYTES = 1 << 20
+#: Signatures of one release, and keys that one module's keys name.
+SIGNATURES = 64
+#: The file that has them, bytes.
+SIGNATURES_BYTES = 4 << 20
 #: Redirects that are followed from such a place.
 REDIRECTS = 5
 #: An answer of a server's API, bytes.

@@ -137,6 +137,10 @@ class AccessRefused(ModpkgError):
     """A server does not let this caller do what was asked."""
 
 
+class TrustError(ModpkgError):
+    """A key, a signature, or who has signed is not what it has to be."""
+
+
 class UsageError(ModpkgError):
     """A command was used wrongly: exit status 2."""
 
@@ -157,6 +161,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M451", "M452", "M453", "M454", "M455", "M456", "M457", "M458"], PublishError),
     "M520": RegistryUnreachable,
     "M522": RegistryError,
+    **dict.fromkeys(["M540", "M541", "M543", "M544", "M545", "M547", "M548", "M549"], TrustError),
     **dict.fromkeys(
         [
             "M202",
@@ -200,7 +205,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     ),
     **dict.fromkeys(["M305", "M306", "M310", "M508", "M864"], IntegrityError),
     **dict.fromkeys(["M877", "M886", "M893"], IntegrityError),
-    **dict.fromkeys(["M307", "M309", "M311", "M317", "M329", "M761", "M887"], PublishError),
+    **dict.fromkeys(["M307", "M309", "M311", "M317", "M329", "M546", "M761", "M887"], PublishError),
     **dict.fromkeys(["M481", "M482", "M483"], PublishError),
     **dict.fromkeys(["M846", "M847", "M848", "M867"], PublishError),
     **dict.fromkeys(["M468", "M469", "M470"], PublishError),

@@ -418,6 +418,28 @@ MESSAGES: dict[str, str] = {
         "{path} has tokens in it, and other users of this machine can read or change it; run: "
         "chmod 600 {word}"
     ),
+    "M540": (
+        "{text!r} is no key: one looks like key:ed25519:… or key:ecdsa-p256:…, as "
+        "'modpkg key list' shows them."
+    ),
+    "M541": "A signature counts for nothing: {reason}.",
+    "M543": (
+        "{name} {version} has to be signed by {wanted} ({where}), and is signed by {found}; if "
+        "that is right, correct the entry of [trust]."
+    ),
+    "M544": (
+        "{name} {was} is locked with the signer {signer}, and {name} {version} is signed by "
+        "{found}; ask who maintains it, and if it is right, run the command again with "
+        "--accept-changed {name}."
+    ),
+    "M545": (
+        "{name} {version} is signed by {found}, and only signed releases are allowed; ask who "
+        "publishes it for 'modpkg publish --sign', or remove require-signed."
+    ),
+    "M546": "{path} has {most} signatures already, which is as many as a file can have.",
+    "M547": "{what} cannot be used to sign: {reason}.",
+    "M548": "{path} is there already, and a key is never replaced; choose another name.",
+    "M549": "There is no key {path}; run 'modpkg key new' to make one, or name another.",
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

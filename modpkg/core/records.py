@@ -74,6 +74,8 @@ class IndexLine(Struct, kw_only=True, gc=False):
     """What to use instead of a deprecated release, as a requirement."""
     removed: Line | UnsetType = UNSET
     """Why its blobs were removed; left out while they are there. It is yanked too, for ever."""
+    signed: bool | UnsetType = UNSET
+    """Whether there are signatures beside the record; a hint, which nothing is believed for."""
     spec: int = SPEC
 
 

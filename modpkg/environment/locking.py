@@ -21,6 +21,7 @@ from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, 
 from modpkg.environment.project import Project
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
+from modpkg.environment.signers import with_signers
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
@@ -241,6 +242,7 @@ def make_lock(
         NotFound: A registry lacks a module.
         RegistryError: A registry cannot be read.
         LockError: A registry has another release as a locked version, or none; see `Promise`.
+        TrustError: A release is signed by somebody else than it has to be; see `with_signers`.
     """
     now = now or datetime.now(timezone.utc)
     policy = policy_of(manifest, now)
@@ -273,6 +275,7 @@ def make_lock(
             refusal=lambda one: admission.refusal(catalog, one) if unchanged else None,
         )
     lock = registries.promise(previous, installed, accepted).keep(lock, lost)
+    lock = with_signers(lock, previous, resolution, manifest, accepted)
     notes = registries.notes(lock, previous)
     notes += [one.sentence for one in lost.values()]
     notes += _warn_future(resolution, previous, now)

@@ -59,6 +59,7 @@ class InstallRequest(Struct, kw_only=True):
     frozen: bool = False
     """Whether to install exactly the project's lock."""
     strict: bool = False
+    require_signed: bool = False
     """Whether modules may only act on bases that they fit exactly, as by the manifest's."""
     remember: bool = False
     """Whether the manifest is to name the registry that the options name."""
@@ -367,6 +368,7 @@ def _with_policy(manifest: Manifest, request: InstallRequest) -> Manifest:
         strategy=request.strategy,
         exclude_newer=request.exclude_newer,
         strict=request.strict,
+        require_signed=request.require_signed,
     )
 
 

@@ -16,6 +16,7 @@ from modpkg.manifest.cutoff import moment_text, parse_cutoff
 from modpkg.manifest.schema import Dependency, Manifest, Strategy
 from modpkg.resolve.lock import Lock, LockedPolicy
 from modpkg.resolve.policy import Policy, VersionRange
+from modpkg.trust.policy import rule_of
 
 
 def with_flags(
@@ -24,10 +25,11 @@ def with_flags(
     strategy: Strategy | None = None,
     exclude_newer: str | None = None,
     strict: bool = False,
+    require_signed: bool = False,
 ) -> Manifest:
     """Return a manifest whose policy is replaced by the command line's.
 
-    ``strict`` is the manifest's or the command line's.
+    ``strict`` and ``require_signed`` are the manifest's or the command line's.
 
     Raises:
         InvalidValue: ``exclude_newer`` is neither a date nor a time span.
@@ -40,6 +42,8 @@ def with_flags(
         resolution = msgspec.structs.replace(resolution, exclude_newer=cutoff)
     if strict:
         resolution = msgspec.structs.replace(resolution, strict=True)
+    if require_signed:
+        resolution = msgspec.structs.replace(resolution, require_signed=True)
     return msgspec.structs.replace(manifest, resolution=resolution)
 
 
@@ -104,6 +108,12 @@ def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
         before, after = getattr(lock.resolution, field.name), getattr(now, field.name)
         if before != after:
             return f"{field.encode_name} was {_shown(before)} and is {_shown(after)}"
+    for module in lock.module:
+        rule = rule_of(manifest.trust, module.name)
+        if rule is not None and module.signer not in rule.signers:
+            return f"[trust] names another signer of {module.name} than the lock"
+        if manifest.resolution.require_signed and not module.signer:
+            return f"{module.name} is locked without a signer, and require-signed is set"
     return None
 
 

@@ -73,10 +73,11 @@ def parse_moment(text: str) -> datetime:
         raise InvalidValue("M109", cutoff=text) from None
 
 
-def moment_text(moment: datetime) -> str:
-    """Return a time as records and locks store it.
+def moment_text(moment: datetime | None = None) -> str:
+    """Return a time as records and locks store it; the present one if None.
 
     >>> moment_text(datetime(2026, 1, 1, tzinfo=timezone.utc))
     '2026-01-01T00:00:00Z'
     """
+    moment = moment or datetime.now(timezone.utc)
     return moment.astimezone(timezone.utc).isoformat(timespec="seconds")[:19] + "Z"

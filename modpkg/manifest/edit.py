@@ -26,7 +26,7 @@ from modpkg.toml.node import hint
 from modpkg.toml.positions import KeyPath, Places, Statement, scan
 from modpkg.toml.text import BOM
 
-DEPENDENCIES, REGISTRIES, MODULE = "dependencies", "registries", "module"
+DEPENDENCIES, REGISTRIES, MODULE, TRUST = "dependencies", "registries", "module", "trust"
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _OTHERS = ("tool", "project", "build-system")
 _OTHER_HEADER = re.compile(r"^\s*\[\[?\s*(?:tool|project|build-system)\b", re.MULTILINE)
@@ -87,6 +87,17 @@ def set_registry(text: str, alias: str, address: str) -> str:
     edited = EditableText.of(text, REGISTRIES)
     wanted = {**edited.entries, alias: address}
     return edited.added(toml_key(alias), toml_value(address)).checked(wanted)
+
+
+def set_trust(text: str, pattern: str, signer: str) -> str:
+    """Return the manifest ``text`` with a new entry under ``[trust]``.
+
+    Raises:
+        ManifestError: ``text`` is not TOML, or cannot be edited.
+    """
+    edited = EditableText.of(text, TRUST)
+    wanted = {**edited.entries, pattern: signer}
+    return edited.added(toml_key(pattern), toml_value(signer)).checked(wanted)
 
 
 def set_version(text: str, version: str) -> str:

@@ -277,6 +277,7 @@ def manifest_schema() -> JsonSchema:
                 "prereleases": array(text, "Modules whose pre-releases count as final ones."),
                 "fit": one_of(FITS, "Whether a base that modules fit exactly is preferred."),
                 "strict": {"type": "boolean", "description": "Only bases that fit exactly."},
+                "require-signed": {"type": "boolean", "description": "Only signed releases."},
                 "exclude-newer": moment,
                 "exclude-newer-package": named(
                     {"anyOf": [{"const": False}, text]}, "Cut-offs of single modules."
@@ -292,6 +293,10 @@ def manifest_schema() -> JsonSchema:
                 "exceptions": named(array(text), "Licences accepted for one module."),
             },
             "Which licences the project accepts.",
+        ),
+        "trust": named(
+            {"anyOf": [text, array(text, "Any of these.")]},
+            "Who has to have signed which modules.",
         ),
         "models": named(
             table(keys.MODEL_KEYS, model, "A model of the app.", ("base",)), "The app's models."

@@ -19,6 +19,7 @@ MANIFEST_TABLES = (
     "overrides",
     "resolution",
     "licenses",
+    "trust",
     "models",
 )
 ENGINE = "requires-modpkg"
@@ -62,6 +63,7 @@ RESOLUTION_KEYS = (
     "prereleases",
     "fit",
     "strict",
+    "require-signed",
     "exclude-newer",
     "exclude-newer-package",
 )

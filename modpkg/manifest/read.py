@@ -34,6 +34,7 @@ from modpkg.manifest.sections import (
     read_task,
     read_tests,
 )
+from modpkg.manifest.trust import read_trust
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import ManifestSource, Node, Table
 from modpkg.toml.text import read_head
@@ -106,6 +107,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         overrides=read_bounds(table.get("overrides")),
         resolution=read_resolution(table.get("resolution")),
         licenses=read_licenses(table.get("licenses")),
+        trust=read_trust(table.get("trust")),
         compose=read_compose(compose, names | optional) if compose else None,
         task=read_task(task) if task else None,
         tests=read_tests(table.get("tests"), None if module else {*names, *models}),

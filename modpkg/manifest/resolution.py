@@ -41,6 +41,7 @@ def read_resolution(node: Node | None) -> ResolutionTable:
     table = node.table(RESOLUTION_KEYS)
     strategy, prereleases = table.get("strategy"), table.get("prereleases")
     newer, fit, strict = table.get("exclude-newer"), table.get("fit"), table.get("strict")
+    signed = table.get("require-signed")
     return ResolutionTable(
         strategy=read_strategy(strategy) if strategy else "highest",
         prereleases=tuple(sorted({item.parsed(module_name) for item in prereleases.items()}))
@@ -48,6 +49,7 @@ def read_resolution(node: Node | None) -> ResolutionTable:
         else (),
         fit=cast(FitPolicy, fit.choice(FITS, "policy for fit")) if fit else "exact-first",
         strict=strict.boolean() if strict else False,
+        require_signed=signed.boolean() if signed else False,
         exclude_newer=_cutoff(newer) if newer else None,
         exclude_newer_package=_exemptions(table.get("exclude-newer-package")),
     )

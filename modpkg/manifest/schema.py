@@ -277,6 +277,17 @@ class LicensePolicy(Struct, frozen=True, kw_only=True):
     """``file:line``, for explanations."""
 
 
+class TrustRule(Struct, frozen=True):
+    """One entry of ``[trust]``: who has to have signed the modules that a pattern names."""
+
+    pattern: str
+    """A name in normal form, in which ``*`` stands for any letters."""
+    signers: tuple[str, ...]
+    """Any of them; see `modpkg.trust.public_key`."""
+    where: str = ""
+    """``file:line``, for explanations."""
+
+
 class Origin(Struct, frozen=True, kw_only=True):
     """One entry of ``[provenance] built-from``: a release that the module was made from."""
 
@@ -357,6 +368,8 @@ class ResolutionTable(Struct, frozen=True, kw_only=True):
     fit: FitPolicy = "exact-first"
     strict: bool = False
     """Whether a module may only act on a base that it fits exactly."""
+    require_signed: bool = False
+    """Whether only signed releases are locked."""
     exclude_newer: Cutoff | None = None
     """Releases published later are ignored."""
     exclude_newer_package: dict[ModuleName, Cutoff | None] = {}
@@ -381,6 +394,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Replace every requirement on a name; sorted by name."""
     resolution: ResolutionTable = ResolutionTable()
     licenses: LicensePolicy = LicensePolicy()
+    trust: tuple[TrustRule, ...] = ()
     compose: Compose | None = None
     task: Task | None = None
     tests: tuple[Test, ...] = ()

@@ -23,6 +23,7 @@ from modpkg.core.errors import IntegrityError, PublishError, RecordError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.records import IndexLine
 from modpkg.core.tree import BlobTree
+from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.candidates import (
     CandidateFile,
     candidates_path,
@@ -37,7 +38,7 @@ from modpkg.registry.candidates import (
 from modpkg.registry.place import Progress, RegistryChange
 from modpkg.registry.reader import Registry
 from modpkg.registry.standing import check_free
-from modpkg.registry.writer import RegistryWriter, blobs_of, timestamp
+from modpkg.registry.writer import RegistryWriter, blobs_of
 
 
 class CandidateWriter(RegistryWriter):
@@ -67,7 +68,7 @@ class CandidateWriter(RegistryWriter):
         """
         record = built.record(line)
         tree = BlobTree(Path(built.url))
-        at = timestamp(now)
+        at = moment_text(now)
         check_candidate_texts(CandidateLine(number=1, line=line, by=by, at=at, message=message))
         self._verify(record, line.release, tree)
         self.prepare()
@@ -220,7 +221,7 @@ class CandidateWriter(RegistryWriter):
                     raise PublishError("M469", **values, manifest=MANIFEST) from None
                 record = self._reader().record(one.line)
                 self._check_blobs(blobs_of(record))
-                published = replace(one.line, published=timestamp(now), yanked=None)
+                published = replace(one.line, published=moment_text(now), yanked=None)
                 known = {one.line.release: record}
                 self._write_index(change, name, [*others, published], before, known)
                 decided.line = published
@@ -289,7 +290,7 @@ def _decided(
     now: datetime.datetime | None,
 ) -> CandidateLine:
     decided = replace(
-        one, status=status, decided_by=by, decided_at=timestamp(now), reason=reason.strip()
+        one, status=status, decided_by=by, decided_at=moment_text(now), reason=reason.strip()
     )
     check_candidate_texts(decided)
     return decided

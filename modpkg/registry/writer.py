@@ -25,6 +25,7 @@ from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry
 from modpkg.core.tree import BlobTree
+from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import format_index, parse_index
 from modpkg.registry.known import published_tensors, remember_published
@@ -39,6 +40,7 @@ from modpkg.registry.place import (
     registry_at,
 )
 from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.signature_files import add_bundles, signature_files, signatures_path
 from modpkg.registry.standing import (
     Standing,
     check_free,
@@ -47,7 +49,7 @@ from modpkg.registry.standing import (
     standing_of,
     without_removed,
 )
-from modpkg.release.build_stamps import FileStamp, read_stamps, unchanged
+from modpkg.release.build_stamps import hashed_packs
 from modpkg.release.verify import check_record, verify_release
 
 
@@ -88,6 +90,7 @@ class RegistryWriter:
         now: datetime.datetime | None = None,
         progress: Progress | None = None,
         elsewhere: Mapping[Digest, Sequence[str]] = MappingProxyType({}),
+        bundle: bytes | None = None,
     ) -> IndexLine:
         """Add a release of a built tree to this registry, and return its index line.
 
@@ -95,7 +98,8 @@ class RegistryWriter:
         built tree, which a later build replaces. Publishing the same release again only restores
         what the registry lost of it, or has with another size. Packs that the release refers to
         have to be in the built tree or in this registry. Of those in ``elsewhere``, by digest, only
-        the places are written that other servers have them at.
+        the places are written that other servers have them at. A signature, ``bundle``, is there
+        before the index line, also of a release that was published without one.
 
         Raises:
             PublishError: The version is published with another release digest, or was removed, or a
@@ -112,6 +116,10 @@ class RegistryWriter:
         def add(change: RegistryChange) -> int:
             return self._add_built(change, tree, record, line.release, progress, elsewhere)
 
+        def sign(change: RegistryChange) -> None:
+            if bundle is not None:
+                add_bundles(change, signatures_path(parse_digest(line.release)), [bundle])
+
         def edit(change: RegistryChange) -> IndexLine:
             nonlocal new
             lines, before = self._lines(change, line.name)
@@ -122,12 +130,21 @@ class RegistryWriter:
                     copied = self._only_elsewhere(change, record, elsewhere)
                     self.restored = max(add(change) - new - copied, 0)
                     self.copied = max(copied, self.copied)
+                    sign(change)
+                    if bundle is not None and existing.signed is not True:
+                        others = [other for other in lines if other is not existing]
+                        existing = replace(existing, signed=True)
+                        self._write_index(change, line.name, [*others, existing], before)
+                        return existing
                     # Whoever published it may have been killed.
                     self._list.end(change, line.name, records={line.release: record})
                     return existing
             others = self._other_versions(line, lines)
             new = add(change)
-            published = replace(line, size=new, published=timestamp(now), yanked=None)
+            published = replace(line, size=new, published=moment_text(now), yanked=None)
+            sign(change)
+            if bundle is not None:
+                published = replace(published, signed=True)
             known = {line.release: record}
             self._write_index(change, line.name, [*others, published], before, known)
             return published
@@ -204,6 +221,7 @@ class RegistryWriter:
             CopiedBlob(parse_digest(line.release), "the release record", source) for line in there
         ]
         name = lines[0].name
+        signatures = dict(signature_files(source, lines))
 
         def edit(change: RegistryChange) -> None:
             others, before = self._lines(change, name)
@@ -211,6 +229,8 @@ class RegistryWriter:
                 others = self._other_versions(line, others)
             change.add([*blobs.values()], progress)
             change.add(own, progress)
+            for path, bundles in signatures.items():
+                add_bundles(change, path, bundles)
             self._write_index(change, name, [*others, *lines], before, records)
 
         self.place.change(edit)
@@ -251,7 +271,7 @@ class RegistryWriter:
                 count=len(missing),
                 registry=self.url,
             )
-        hashed = set(_hashed(record, release, built))
+        hashed = set(hashed_packs(record, release, built))
         if not published:
             verify_release(record, built.path, lambda entry: entry.pack in hashed)
             return
@@ -382,7 +402,7 @@ class RegistryWriter:
         elsewhere: Mapping[Digest, Sequence[str]],
     ) -> int:
         """Add the blobs of a build, and return the bytes of new ones."""
-        hashed = _hashed(record, release, tree)
+        hashed = hashed_packs(record, release, tree)
         for digest in sorted(elsewhere):
             path = elsewhere_path(digest)
             before = change.read(path, bounds.BLOB_PLACES_BYTES)
@@ -418,15 +438,6 @@ def _index_path(name: str) -> str:
     return f"index/{name}.jsonl"
 
 
-def _hashed(record: ReleaseRecord, release: str, built: BlobTree) -> dict[str, FileStamp]:
-    """Return the stamps of the packs in a built tree that are unchanged since they were hashed."""
-    stamps = read_stamps(built.root, release)
-    if stamps is None:
-        return {}
-    carried = {pack: built.path(parse_digest(pack)) for pack in record.packs}
-    return {pack: stamps.packs[pack] for pack in unchanged(stamps.packs, carried)}
-
-
 def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:
     """Return all blobs that a release names, each with its description for errors."""
     needed: dict[str, str] = {}
@@ -439,9 +450,3 @@ def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:
     for digest in record.expects.values():
         needed[digest] = "an interface"
     return [(parse_digest(digest), what) for digest, what in needed.items()]
-
-
-def timestamp(now: datetime.datetime | None) -> str:
-    """Return a moment as an index has it; the present one if None."""
-    moment = now or datetime.datetime.now(datetime.timezone.utc)
-    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

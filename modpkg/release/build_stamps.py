@@ -124,3 +124,12 @@ def _has(path: Path, stamp: FileStamp) -> bool:
         return stamp_of(path) == stamp
     except OSError:
         return False  # reported where the file is needed
+
+
+def hashed_packs(record: ReleaseRecord, release: str, built: BlobTree) -> dict[str, FileStamp]:
+    """Return the stamps of the packs in a built tree that are unchanged since they were hashed."""
+    stamps = read_stamps(built.root, release)
+    if stamps is None:
+        return {}
+    carried = {pack: built.path(parse_digest(pack)) for pack in record.packs}
+    return {pack: stamps.packs[pack] for pack in unchanged(stamps.packs, carried)}

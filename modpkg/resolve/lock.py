@@ -16,7 +16,7 @@ import msgspec
 import tomli
 from msgspec import Meta, Struct
 
-from modpkg.core.bounds import LOCK_ADDRESS, LOCK_BYTES
+from modpkg.core.bounds import LOCK_ADDRESS, LOCK_BYTES, LOCK_SIGNER
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version, read_requirement
 from modpkg.core.printable import os_reason
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LOCK_SPEC = 1
 _DIGEST_OR_NONE = "^(sha256:[0-9a-f]{64})?$"
+_SIGNER_OR_NONE = "^(key:[a-z0-9-]+:[A-Za-z0-9+/=]+)?$"
 _MOMENT = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
 
@@ -46,6 +47,8 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     release: DigestText
     listing: Annotated[str, Meta(pattern=_DIGEST_OR_NONE, max_length=71)] = ""
     """Of a model of a hub, the digest of what the hub lists at its commit; else empty."""
+    signer: Annotated[str, Meta(pattern=_SIGNER_OR_NONE, max_length=LOCK_SIGNER)] = ""
+    """Who signed the release, as `modpkg.trust.public_key` writes it; empty if nobody has."""
     extras: list[str] = []
     requires: list[str] = []
 

@@ -63,6 +63,7 @@ def tested_update(session: TrialSession) -> TestedUpdate:
         strategy=request.strategy,
         exclude_newer=request.exclude_newer,
         strict=request.strict,
+        require_signed=request.require_signed,
     )
     upgrade = list(request.upgrade) if request.upgrade is not None else None
     bounds: dict[str, SpecifierSet] = {}

@@ -15,7 +15,7 @@ from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
-from modpkg.core.digests import blob_path
+from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import (
     IntegrityError,
     ModpkgError,
@@ -28,6 +28,7 @@ from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
 from modpkg.core.files import check_no_links, human_bytes, shown
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
+from modpkg.core.version import __version__
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
@@ -38,6 +39,8 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import with_reason
+from modpkg.trust.bundle import Signer, sign_statement
+from modpkg.trust.statement import release_statement
 
 
 def check_project(project: Workspace, against: str | None = None) -> Check:
@@ -136,6 +139,7 @@ def publish_project(
     *,
     dry_run: bool = False,
     by_reference: bool | None = None,
+    signer: Signer | None = None,
 ) -> Publication:
     """Publish what `modpkg build` wrote for a module project.
 
@@ -145,6 +149,7 @@ def publish_project(
         dry_run: Only check what publishing would.
         by_reference: Whether weights stay where they were imported from, so that only that place is
             published; None for those that are still there.
+        signer: What signs the release; None if nothing does.
 
     Raises:
         PublishError: This version was not built, its build is damaged, nothing can be published
@@ -160,7 +165,13 @@ def publish_project(
         raise PublishError("M311", folder=shown(dist))
     try:
         return _publish_build(
-            project, module, dist, reason, dry_run=dry_run, by_reference=by_reference
+            project,
+            module,
+            dist,
+            reason,
+            dry_run=dry_run,
+            by_reference=by_reference,
+            signer=signer,
         )
     except IntegrityError as error:
         raise _of_build(error, dist) from None
@@ -184,6 +195,7 @@ def _publish_build(
     *,
     dry_run: bool,
     by_reference: bool | None,
+    signer: Signer | None,
 ) -> Publication:
     """Publish the release in ``dist``; raise `IntegrityError` if it is damaged there."""
     built = Registry(str(dist.absolute()))
@@ -218,7 +230,13 @@ def _publish_build(
     project.progress.stage(f"Publishing {module.name}")
     project.progress.total(line.size)
     built = Registry(str(dist.absolute()))  # the reason is in a separate record
-    published = writer.publish(built, line, progress=project.progress.advance, elsewhere=elsewhere)
+    bundle = None
+    if signer is not None:
+        statement = release_statement(built.record(line), parse_digest(line.release), __version__)
+        bundle = sign_statement(statement, signer)
+    published = writer.publish(
+        built, line, progress=project.progress.advance, elsewhere=elsewhere, bundle=bundle
+    )
     if writer.restored:
         restored = human_bytes(writer.restored)
         lost = f"{restored} of {line.name} {line.version}"

@@ -1,0 +1,164 @@
+"""``key``: the keys that releases are signed with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import Struct
+
+from modpkg.cli.options import json_option, registry_option
+from modpkg.cli.output import good, print_json, table, tell
+from modpkg.core.errors import ModpkgError, NotFound, UsageError
+from modpkg.core.files import shown
+from modpkg.core.names import module_name
+from modpkg.registry.opening import writable_place
+from modpkg.registry.place import is_registry
+from modpkg.registry.signature_files import add_bundles, successors_path
+from modpkg.trust.agent import AGENT, agent_key
+from modpkg.trust.bundle import sign_statement
+from modpkg.trust.private_key import PASSPHRASE, key_path, keys_folder, new_key, read_key
+from modpkg.trust.public_key import Algorithm, parse_key
+from modpkg.trust.statement import succession_statement
+
+if TYPE_CHECKING:
+    from modpkg.trust.bundle import Signer
+
+
+class KeyDocument(Struct, frozen=True):
+    """A key to sign releases with."""
+
+    name: str
+    path: str
+    public: str
+    """The signer, as locks and ``[trust]`` write it; empty if its passphrase was not given."""
+
+
+class KeysDocument(Struct, frozen=True):
+    """The keys of this user."""
+
+    keys: list[KeyDocument]
+
+
+class Succession(Struct, frozen=True):
+    """A key that signs a module in the place of another."""
+
+    module: str
+    before: str
+    after: str
+
+
+@click.group("key")
+def key_command() -> None:
+    """Make and list the keys that releases are signed with.
+
+    \b
+      modpkg key new release
+      modpkg publish --sign release
+    """
+
+
+@key_command.command("new")
+@click.argument("name", default="default")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["ed25519", "ecdsa-p256"]),
+    default="ed25519",
+    show_default=True,
+)
+@click.option("--no-passphrase", is_flag=True, help="Keep it as it is, for machines.")
+@json_option
+def new_command(name: str, algorithm: Algorithm, no_passphrase: bool, as_json: bool) -> None:
+    """Make the key NAME, and print its public part."""
+    path = key_path(name) if name.endswith(".pem") else key_path(str(module_name(name)))
+    passphrase = None if no_passphrase else _passphrase("Passphrase for the new key", confirm=True)
+    public = new_key(path, algorithm, passphrase)
+    _write_public(path, str(public))
+    if as_json:
+        print_json(KeyDocument(name, str(path), str(public)))
+        return
+    tell(f"{good('Made')} {shown(path)}. Keep a copy where nobody else can read it.")
+    tell(str(public))
+
+
+@key_command.command("list")
+@json_option
+def list_command(as_json: bool) -> None:
+    """List your keys, with what locks and [trust] write of them."""
+    rows = []
+    folder = keys_folder()
+    for path in sorted(folder.glob("*.pem")) if folder.is_dir() else ():
+        public = path.with_suffix(".pub")
+        text = public.read_text().strip() if public.is_file() else ""
+        rows.append(KeyDocument(path.stem, str(path), text))
+    if as_json:
+        print_json(KeysDocument(rows))
+    elif not rows:
+        tell("No keys; 'modpkg key new' makes one.")
+    else:
+        table([[row.name, row.public or "-"] for row in rows], ["Name", "Signer"])
+
+
+def _write_public(path: Path, public: str) -> None:
+    from modpkg.core.files import write_atomically
+
+    write_atomically(path.with_suffix(".pub"), f"{public}\n".encode())
+
+
+def _passphrase(text: str, *, confirm: bool = False) -> str:
+    """Return a passphrase, of the environment or of whoever sits there.
+
+    Raises:
+        UsageError: There is nobody to ask.
+    """
+    if (given := os.environ.get(PASSPHRASE)) is not None:
+        return given
+    try:
+        answer: str = click.prompt(text, hide_input=True, confirmation_prompt=confirm, err=True)
+    except click.Abort:
+        message = f"a passphrase is needed, and there is no terminal to ask on; set {PASSPHRASE}"
+        raise UsageError("M901", message=f"{message}, or use --no-passphrase.") from None
+    return answer
+
+
+def open_signer(text: str) -> Signer:
+    """Return what ``--sign`` names: a key of this user, a file, or one of the ssh agent.
+
+    Raises:
+        TrustError: There is no such key, or it cannot be used.
+    """
+    kind, _, wanted = text.partition("=")
+    if kind == AGENT:
+        return agent_key(wanted or None)
+    try:
+        path = key_path(text) if os.sep in text else key_path(str(module_name(text)))
+    except ModpkgError:
+        path = Path(text)
+    return read_key(path, lambda: _passphrase(f"Passphrase of {shown(path)}"))
+
+
+@key_command.command("succeed")
+@click.argument("name")
+@click.option("--from", "old", required=True, metavar="KEY", help="The key that has signed so far.")
+@click.option("--to", "new", required=True, metavar="SIGNER", help="The one that signs from now.")
+@registry_option
+@json_option
+def succeed_command(name: str, old: str, new: str, registry: str | None, as_json: bool) -> None:
+    """Let another key sign the module NAME in the place of yours.
+
+    Whoever has a release locked that your key signed takes those of the other one from now on, and
+    none of yours any more.
+    """
+    module, signer, successor = module_name(name), open_signer(old), parse_key(new)
+    successor.opened()
+    place = writable_place(None, registry)
+    if not is_registry(place):
+        raise NotFound("M301", url=place.url, remedy="check the address")
+    bundle = sign_statement(succession_statement(module, signer.public, successor), signer)
+    place.change(lambda change: add_bundles(change, successors_path(module), [bundle]))
+    if as_json:
+        print_json(Succession(str(module), str(signer.public), str(successor)))
+    else:
+        tell(f"{good('Signed')}: {successor} signs {module} from now on.")

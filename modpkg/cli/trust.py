@@ -1,0 +1,111 @@
+"""``trust``: who has to have signed which modules."""
+
+from __future__ import annotations
+
+import click
+from msgspec import Struct, structs
+
+from modpkg.cli.module_names import locked_names
+from modpkg.cli.options import json_option, project_options, with_workspace
+from modpkg.cli.output import counted, good, print_json, table, tell
+from modpkg.core.files import shown, write_atomically
+from modpkg.core.names import module_name
+from modpkg.environment.locking import update_lock
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.edit import set_trust
+from modpkg.trust.policy import rule_of
+from modpkg.trust.public_key import parse_key
+
+
+class TrustedModule(Struct, frozen=True):
+    """A locked module, and who signed it."""
+
+    name: str
+    version: str
+    signer: str
+    """Empty if nobody has."""
+    rule: str
+    """Where ``[trust]`` says who has to; empty where it does not."""
+
+
+class TrustDocument(Struct, frozen=True):
+    """Who signed what a project has locked."""
+
+    modules: list[TrustedModule]
+
+
+class NewRule(Struct, frozen=True):
+    """A rule that was added to ``[trust]``."""
+
+    pattern: str
+    signer: str
+
+
+@click.group("trust")
+def trust_command() -> None:
+    """Show and decide who has to have signed which modules.
+
+    \b
+      modpkg trust list
+      modpkg trust add 'acme-*' key:ed25519:…
+    """
+
+
+@trust_command.command("list")
+@project_options
+@with_workspace
+def list_command(workspace: Workspace, as_json: bool) -> None:
+    """List the locked modules with their signers."""
+    lock, rules = workspace.lock, workspace.manifest.trust
+    rows = []
+    for module in lock.module if lock is not None else ():
+        rule = rule_of(rules, module.name)
+        rows.append(
+            TrustedModule(
+                module.name, module.version, module.signer, "" if rule is None else rule.where
+            )
+        )
+    if as_json:
+        print_json(TrustDocument(rows))
+        return
+    table(
+        [[row.name, row.version, row.signer or "nobody", row.rule or "-"] for row in rows],
+        ["Module", "Version", "Signed by", "Rule"],
+    )
+
+
+@trust_command.command("add")
+@click.argument("pattern")
+@click.argument("signer")
+@project_options
+@with_workspace
+def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) -> None:
+    """Let only SIGNER sign the modules that PATTERN names, such as 'acme-*', in this project."""
+    key = str(parse_key(signer))
+    path = workspace.manifest.path
+    text = set_trust(workspace.project.text(), pattern, key)
+    workspace.project.parse(text)
+    write_atomically(path, text.encode())
+    if as_json:
+        print_json(NewRule(pattern, key))
+    else:
+        tell(f"{good('Added')} {pattern} to [trust] of {shown(path)}.")
+
+
+@trust_command.command("accept")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=locked_names)
+@json_option
+@with_workspace
+def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
+    """Lock the newest versions of NAME... although somebody else has signed them, or nobody."""
+    accepted = tuple(str(module_name(name)) for name in names)
+    workspace.options = structs.replace(workspace.options, accepted=accepted)
+    lock = update_lock(workspace, workspace.manifest, upgrade=accepted)
+    if as_json:
+        print_json(lock)
+        return
+    for name in accepted:
+        module = lock.find(name)
+        if module is not None:
+            tell(f"{name} {module.version} is signed by {module.signer or 'nobody'}.")
+    tell(f"{good('Locked')} {counted(len(lock.module), 'module')}.")

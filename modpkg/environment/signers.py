@@ -1,0 +1,83 @@
+"""Who signed what a lock takes in: checked when a release is new in it, and recorded.
+
+A release that stays was checked when it was locked, and its digest is in the lock: nothing is
+asked for it. For others the registry is asked where somebody has to have signed them (by
+``[trust]``, ``require-signed`` or the lock so far), or where their index line says that somebody
+has. A registry that hides this hides a signature that nobody knows of yet, as it could anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+from msgspec import structs
+
+from modpkg.core.names import module_name
+from modpkg.manifest.schema import Manifest
+from modpkg.registry.signature_files import asked_at_once
+from modpkg.resolve.catalog import Release
+from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.resolve import Resolution
+from modpkg.trust.policy import NOBODY, Candidate, rule_of, signer_of
+from modpkg.trust.signatures import follows, signers_of
+
+
+def with_signers(
+    lock: Lock,
+    previous: Lock | None,
+    resolution: Resolution,
+    manifest: Manifest,
+    accepted: Collection[str] = (),
+) -> Lock:
+    """Return a lock with the signer of each release.
+
+    Args:
+        lock: The new lock.
+        previous: The one so far.
+        resolution: What the new one is made of.
+        manifest: The project's, with its rules.
+        accepted: Modules whose signer may be another one than in ``previous``.
+
+    Raises:
+        TrustError: A release is not signed by who has to have signed it.
+        RegistryUnreachable, RegistryError: A registry cannot be read.
+        InstallError: A registry has to be asked, and ``--offline`` forbids it.
+    """
+    passed = {module_name(name) for name in accepted}
+    signers: dict[str, str] = {}
+    asked: list[tuple[LockedModule, Release, LockedModule | None]] = []
+    for module in lock.module:
+        was = previous.find(module.name) if previous is not None else None
+        rule = rule_of(manifest.trust, module.name)
+        needed = manifest.resolution.require_signed or rule is not None
+        release = resolution.modules[module_name(module.name)].release
+        if was is not None and was.release == module.release:
+            allowed = rule is None or was.signer in rule.signers
+            if allowed and (was.signer or not needed):
+                signers[module.name] = was.signer
+                continue
+        trusted = was is not None and was.signer != NOBODY and module.name not in passed
+        if needed or trusted or release.line.signed is True:
+            asked.append((module, release, was if module.name not in passed else None))
+    found = asked_at_once(
+        [partial(signers_of, one.registry, one.line) for _, one, _ in asked],
+        is_remote=any(one.registry.folder is None for _, one, _ in asked),
+    )
+    for (module, release, was), who in zip(asked, found, strict=True):
+        signers[module.name] = signer_of(
+            Candidate(
+                name=module.name,
+                version=module.version,
+                signers=who,
+                was=None if was is None else was.signer,
+                was_version="" if was is None else was.version,
+            ),
+            rule_of(manifest.trust, module.name),
+            partial(follows, release.registry, module.name),
+            is_required=manifest.resolution.require_signed,
+        )
+    modules = [
+        structs.replace(module, signer=signers.get(module.name, NOBODY)) for module in lock.module
+    ]
+    return structs.replace(lock, module=modules)

@@ -1,0 +1,81 @@
+"""The files of a registry that have signatures: bundles, one a line, beside what they are about.
+
+``signatures/<aa>/<hex>.jsonl`` is about the release with that digest, and
+``successors/<name>.jsonl`` about the keys of a module. Both are only added to; what they say is
+for `modpkg.trust` to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from modpkg.core import bounds
+from modpkg.core.digests import Digest, blob_path, parse_digest
+from modpkg.core.errors import PublishError
+from modpkg.core.records import IndexLine
+from modpkg.registry.source import FileMissing
+
+if TYPE_CHECKING:
+    from modpkg.registry.place import RegistryChange
+    from modpkg.registry.reader import Registry
+
+T = TypeVar("T")
+_AT_ONCE = 64
+FOLDERS = ("signatures", "successors")
+
+
+def signatures_path(release: Digest) -> str:
+    """Return the path of a release's signatures.
+
+    >>> signatures_path(Digest("sha256:" + "ab" * 32))[:18]
+    'signatures/ab/abab'
+    """
+    return f"signatures/{blob_path(release).removeprefix('blobs/sha256/')}.jsonl"
+
+
+def successors_path(name: str) -> str:
+    """Return the path of what a module's keys say of the ones after them."""
+    return f"successors/{name}.jsonl"
+
+
+def bundles_in(data: bytes) -> list[bytes]:
+    """Return the bundles of a file, as many as it may have."""
+    return [line for line in data.split(b"\n") if line][: bounds.SIGNATURES]
+
+
+def add_bundles(change: RegistryChange, path: str, bundles: list[bytes]) -> None:
+    """Add bundles to a file of them, but for those that it has.
+
+    Raises:
+        PublishError: It has as many as it may have.
+    """
+    before = change.read(path, bounds.SIGNATURES_BYTES) or b""
+    lines = bundles_in(before)
+    wanted = list(dict.fromkeys([*lines, *bundles]))
+    if wanted == lines:
+        return
+    if len(wanted) > bounds.SIGNATURES:
+        raise PublishError("M546", path=path, most=bounds.SIGNATURES)
+    change.replace(path, b"\n".join(wanted) + b"\n")
+
+
+def signature_files(
+    registry: Registry, lines: Sequence[IndexLine]
+) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield the signatures of releases of one module, and of its keys' successors, by path."""
+    signed = [signatures_path(parse_digest(one.release)) for one in lines if one.signed is True]
+    for path in [*signed, *([successors_path(lines[0].name)] if signed else [])]:
+        with suppress(FileMissing):
+            yield path, bundles_in(registry.source.read(path, bounds.SIGNATURES_BYTES))
+
+
+def asked_at_once(questions: Sequence[Callable[[], T]], *, is_remote: bool) -> list[T]:
+    """Return the answers to questions to registries, which remote ones are asked together."""
+    if not is_remote or len(questions) < 2:
+        return [question() for question in questions]
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and folders need none
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [*pool.map(lambda question: question(), questions)]

@@ -1,0 +1,132 @@
+"""Signatures as they lie in a registry: Sigstore bundles, with a DSSE envelope each.
+
+DSSE (https://github.com/secure-systems-lab/dsse) signs the payload with its type, so that bytes
+signed for one purpose are worth nothing for another. The bundle is the form of Sigstore's
+``bundle.v0.3+json``; the key itself is its hint.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from modpkg.core.errors import TrustError
+from modpkg.trust.public_key import PublicKey, parse_key
+from modpkg.trust.statement import Statement, parse_statement
+
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+class EnvelopeSignature(Struct, frozen=True):
+    """One signature of an envelope."""
+
+    sig: Annotated[str, Meta(max_length=10_000)]
+
+
+class Envelope(Struct, frozen=True, rename="camel"):
+    """A DSSE envelope."""
+
+    payload: str
+    payload_type: str
+    signatures: Annotated[list[EnvelopeSignature], Meta(min_length=1, max_length=1)]
+
+
+class KeyHint(Struct, frozen=True):
+    """Which key verifies an envelope."""
+
+    hint: Annotated[str, Meta(max_length=200)]
+
+
+class VerificationMaterial(Struct, frozen=True, rename="camel"):
+    """What a bundle is verified with; a log's entries are not read here."""
+
+    public_key: KeyHint
+    tlog_entries: list[Any] = []
+
+
+class Bundle(Struct, frozen=True, rename="camel"):
+    """A Sigstore bundle of one signed statement."""
+
+    verification_material: VerificationMaterial
+    dsse_envelope: Envelope
+    media_type: str = field(name="mediaType", default=MEDIA_TYPE)
+
+
+class Signer(Protocol):
+    """Something that signs: a key in a file, or in an agent."""
+
+    @property
+    def public(self) -> PublicKey: ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a signature that `PublicKey.verifies` accepts.
+
+        Raises:
+            TrustError: It cannot sign now.
+        """
+        ...
+
+
+class Signed(Struct, frozen=True):
+    """A statement, and the key that has signed it."""
+
+    statement: Statement
+    key: PublicKey
+
+
+def signed_bytes(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """Return what DSSE signs of a payload (its "pre-authentication encoding").
+
+    >>> signed_bytes(b"hello world", "http://example.com/HelloWorld")
+    b'DSSEv1 29 http://example.com/HelloWorld 11 hello world'
+    """
+    return b"DSSEv1 %d %s %d %s" % (
+        len(payload_type.encode()),
+        payload_type.encode(),
+        len(payload),
+        payload,
+    )
+
+
+def sign_statement(payload: bytes, signer: Signer) -> bytes:
+    """Return the bundle of a signed statement, as one line of JSON.
+
+    Raises:
+        TrustError: The signer cannot sign now.
+    """
+    signature = signer.sign(signed_bytes(payload))
+    envelope = Envelope(
+        base64.b64encode(payload).decode(),
+        PAYLOAD_TYPE,
+        [EnvelopeSignature(base64.b64encode(signature).decode())],
+    )
+    bundle = Bundle(VerificationMaterial(KeyHint(str(signer.public))), envelope)
+    return msgspec.json.encode(bundle)
+
+
+def verify_bundle(data: bytes) -> Signed:
+    """Return the statement of a bundle, and the key that signed it.
+
+    Raises:
+        TrustError: It is malformed, or its signature is not that of its key.
+    """
+    try:
+        bundle = msgspec.json.decode(data, type=Bundle)
+        payload = base64.b64decode(bundle.dsse_envelope.payload, validate=True)
+        signature = base64.b64decode(bundle.dsse_envelope.signatures[0].sig, validate=True)
+    except (msgspec.MsgspecError, ValueError, binascii.Error, RecursionError) as error:
+        raise TrustError("M541", reason=f"it is malformed: {error}") from None
+    if bundle.media_type != MEDIA_TYPE:
+        raise TrustError("M541", reason=f"it is of the type {bundle.media_type!r}")
+    if bundle.dsse_envelope.payload_type != PAYLOAD_TYPE:
+        reason = f"it signs {bundle.dsse_envelope.payload_type!r}, which is no statement"
+        raise TrustError("M541", reason=reason)
+    key = parse_key(bundle.verification_material.public_key.hint)
+    if not key.verifies(signature, signed_bytes(payload)):
+        raise TrustError("M541", reason=f"its signature is not one of {key}")
+    return Signed(parse_statement(payload), key)

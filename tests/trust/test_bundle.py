@@ -1,0 +1,100 @@
+"""Bundles: what is signed, and everything that makes a signature count for nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modpkg.trust.bundle import sign_statement, verify_bundle
+from modpkg.trust.private_key import PrivateKey, new_key, read_key
+from modpkg.trust.statement import (
+    Statement,
+    Subject,
+    canonical_json,
+    is_about,
+    succession_statement,
+    successor_in,
+)
+from tests.raising import raises
+
+RELEASE = "sha256:" + "ab" * 32
+
+
+def statement(name: str = "words", version: str = "1.0", digest: str = "ab" * 32) -> bytes:
+    subject = Subject(f"pkg:modpkg/{name}@{version}", {"sha256": digest})
+    return canonical_json(
+        Statement(subject=[subject], predicate_type="https://slsa.dev/provenance/v1")
+    )
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> PrivateKey:
+    new_key(tmp_path / "key.pem", "ed25519", None)
+    return read_key(tmp_path / "key.pem", lambda: "")
+
+
+def test_a_bundle_says_who_signed_what(key: PrivateKey) -> None:
+    signed = verify_bundle(sign_statement(statement(), key))
+    assert signed.key == key.public
+    assert is_about(signed.statement, "words", "1.0", RELEASE)  # type: ignore[arg-type]
+    for name, version, release in (
+        ("other", "1.0", RELEASE),  # another name's equal bytes
+        ("words", "1.0.0", RELEASE),
+        ("words", "1.0", "sha256:" + "cd" * 32),
+    ):
+        assert not is_about(signed.statement, name, version, release)  # type: ignore[arg-type]
+
+
+def edited(bundle: bytes, *path: str, value: Any) -> bytes:
+    document = json.loads(bundle)
+    inner = document
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    return json.dumps(document).encode()
+
+
+def test_a_bundle_that_was_changed_counts_for_nothing(key: PrivateKey, tmp_path: Path) -> None:
+    bundle = sign_statement(statement(), key)
+    other = new_key(tmp_path / "other.pem", "ed25519", None)
+    payload = base64.b64encode(statement("other")).decode()
+    envelope = json.loads(bundle)["dsseEnvelope"]
+    cases: dict[str, bytes] = {
+        "payload": edited(bundle, "dsseEnvelope", "payload", value=payload),
+        "type": edited(bundle, "dsseEnvelope", "payloadType", value="text/plain"),
+        "key": edited(bundle, "verificationMaterial", "publicKey", "hint", value=str(other)),
+        "no signature": edited(bundle, "dsseEnvelope", "signatures", value=[]),
+        "two": edited(bundle, "dsseEnvelope", "signatures", value=envelope["signatures"] * 2),
+        "media type": edited(bundle, "mediaType", value="application/json"),
+        "not base64": edited(bundle, "dsseEnvelope", "payload", value="%%%"),
+        "not JSON": b"{",
+        "deep": b"[" * 100_000,
+        "a number": b"1",
+    }
+    for what, data in cases.items():
+        with raises("M541"):
+            print(what, verify_bundle(data))
+
+
+def test_a_signed_text_that_is_no_statement_counts_for_nothing(key: PrivateKey) -> None:
+    for payload in (b"{}", b"words", canonical_json({"_type": "x", "subject": []})):
+        with raises("M541"):
+            verify_bundle(sign_statement(payload, key))
+
+
+def test_a_successor_is_named_for_one_module_by_the_key_before_it(
+    key: PrivateKey, tmp_path: Path
+) -> None:
+    new = new_key(tmp_path / "new.pem", "ecdsa-p256", None)
+    signed = verify_bundle(sign_statement(succession_statement("words", key.public, new), key))
+    assert successor_in(signed.statement, "words", key.public) == str(new)
+    assert successor_in(signed.statement, "other", key.public) is None
+    assert successor_in(signed.statement, "words", new) is None
+    assert (
+        successor_in(verify_bundle(sign_statement(statement(), key)).statement, "words", new)
+        is None
+    )

@@ -1,0 +1,152 @@
+"""Who may sign for a name: recorded on first use, and held to from then on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tomli
+
+from tests.cli.test_everywhere import run
+from tests.modules import write_module
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def app(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An app that requires ``words``; nothing is published or locked yet."""
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\nwords = "*"\n')
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def keys(home: Path, capfd: Capture) -> dict[str, str]:
+    """Two keys of one user: their signers by name."""
+    made = {}
+    for name in ("ada", "bob"):
+        status, out, _ = run(capfd, "key", "new", name, "--no-passphrase", "--json")
+        made[name] = json.loads(out)["public"]
+        assert status == 0
+    return made
+
+
+def release(
+    capfd: Capture, tmp_path: Path, version: str, key: str | None = None, name: str = "words"
+) -> None:
+    folder = write_module(tmp_path / "projects" / f"{name}-{version}", name, version)
+    assert run(capfd, "build", str(folder))[0] == 0
+    sign = [] if key is None else ["--sign", key]
+    status, _, err = run(capfd, "publish", str(folder), "--allow-breaking", "a test", *sign)
+    assert status == 0, err
+
+
+def signers(app: Path) -> dict[str, str]:
+    lock = tomli.loads((app / "modpkg.lock").read_text())
+    return {module["name"]: module.get("signer", "") for module in lock["module"]}
+
+
+def test_the_lock_records_who_signed_and_holds_to_it(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    assert run(capfd, "lock")[0] == 0
+    assert signers(app) == {"words": keys["ada"]}
+    release(capfd, tmp_path, "1.1", "ada")
+    assert run(capfd, "update")[0] == 0
+    before = (app / "modpkg.lock").read_bytes()
+    for version, key, who in (("1.2", "bob", keys["bob"]), ("1.3", None, "nobody")):
+        release(capfd, tmp_path, version, key)
+        status, _, err = run(capfd, "update", "words")
+        assert (status, "error[M544]" in err, keys["ada"] in err, who in err) == (1, *[True] * 3)
+        assert (app / "modpkg.lock").read_bytes() == before
+    status, out, _ = run(capfd, "trust", "accept", "words")
+    assert (status, "nobody" in out, signers(app)) == (0, True, {"words": ""})
+
+
+def test_the_remedy_of_another_signer_works(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    assert run(capfd, "lock")[0] == 0
+    release(capfd, tmp_path, "1.1", "bob")
+    err = run(capfd, "update")[2]
+    remedy = err.split("the command again with ")[1].rstrip(".\n").split()
+    assert run(capfd, "update", *remedy)[0] == 0
+    assert signers(app) == {"words": keys["bob"]}
+
+
+def test_a_key_names_its_successor(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    assert run(capfd, "lock")[0] == 0
+    status, _, err = run(capfd, "key", "succeed", "words", "--from", "ada", "--to", keys["bob"])
+    assert status == 0, err
+    release(capfd, tmp_path, "1.1", "bob")
+    assert run(capfd, "update")[0] == 0
+    assert signers(app) == {"words": keys["bob"]}
+    release(capfd, tmp_path, "1.2", "ada")  # whoever was succeeded signs no more
+    assert "error[M544]" in run(capfd, "update")[2]
+
+
+def test_the_manifest_says_who_has_to_sign(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "bob")
+    assert run(capfd, "lock")[0] == 0
+    assert run(capfd, "trust", "add", "wor*", keys["ada"])[0] == 0
+    status, _, err = run(capfd, "lock")
+    assert (status, "error[M543]" in err, keys["bob"] in err) == (1, True, True)
+    assert "error[M412]" in run(capfd, "lock", "--check")[2]
+    release(capfd, tmp_path, "1.1", "ada")
+    assert run(capfd, "update")[0] == 0
+    assert signers(app) == {"words": keys["ada"]}
+    assert run(capfd, "lock", "--check")[0] == 0
+    document = json.loads(run(capfd, "trust", "list", "--json")[1])
+    assert document["modules"][0]["rule"].startswith("modpkg.toml:")
+
+
+def test_only_signed_releases_where_that_is_required(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0")
+    status, _, err = run(capfd, "lock", "--require-signed")
+    assert (status, "error[M545]" in err) == (1, True)
+    assert run(capfd, "lock")[0] == 0
+    assert "error[M545]" in run(capfd, "install", "--require-signed")[2]
+    # signing a release that is published already
+    folder = tmp_path / "projects" / "words-1.0"
+    assert run(capfd, "publish", str(folder), "--sign", "ada")[0] == 0
+    status, _, err = run(capfd, "install", "--require-signed")
+    assert (status, signers(app)) == (0, {"words": keys["ada"]}), err
+
+
+def test_signatures_of_something_else_count_for_nothing(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    release(capfd, tmp_path, "1.0", "ada", "other")
+    files = sorted((home / "registry" / "signatures").rglob("*.jsonl"))
+    assert len(files) == 2
+    one, two = (path.read_bytes() for path in files)
+    files[0].write_bytes(two + b"{}\n\xff\n")
+    files[1].write_bytes(one)
+    status, _, err = run(capfd, "lock", "--require-signed")
+    assert (status, "error[M545]" in err, "none counts" in err) == (1, True, True)
+
+
+def test_a_file_of_signatures_is_bounded(home: Path) -> None:
+    from modpkg.registry.folder_place import FolderPlace
+    from modpkg.registry.signature_files import add_bundles
+    from tests.raising import raises
+
+    place = FolderPlace(home / "registry")
+    place.prepare("test")
+    many = [b"%d" % number for number in range(65)]
+    with raises("M546"):
+        place.change(lambda change: add_bundles(change, "signatures/ab/ab.jsonl", many))
