@@ -14,6 +14,7 @@ from modpkg.cli.output import good, print_json, table, tell
 from modpkg.core.errors import ModpkgError, NotFound, UsageError
 from modpkg.core.files import shown
 from modpkg.core.names import module_name
+from modpkg.core.regular_file import read_text
 from modpkg.registry.opening import writable_place
 from modpkg.registry.place import is_registry
 from modpkg.registry.signature_files import add_bundles, successors_path
@@ -25,6 +26,9 @@ from modpkg.trust.statement import succession_statement
 
 if TYPE_CHECKING:
     from modpkg.trust.bundle import Signer
+
+
+_PUBLIC_BYTES = 4096
 
 
 class KeyDocument(Struct, frozen=True):
@@ -91,7 +95,7 @@ def list_command(as_json: bool) -> None:
     folder = keys_folder()
     for path in sorted(folder.glob("*.pem")) if folder.is_dir() else ():
         public = path.with_suffix(".pub")
-        text = public.read_text().strip() if public.is_file() else ""
+        text = read_text(public, _PUBLIC_BYTES).strip() if public.is_file() else ""
         rows.append(KeyDocument(path.stem, str(path), text))
     if as_json:
         print_json(KeysDocument(rows))

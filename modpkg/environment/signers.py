@@ -19,7 +19,7 @@ from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
-from modpkg.trust.policy import NOBODY, Candidate, rule_of, signer_of
+from modpkg.trust.policy import NOBODY, NewRelease, rule_of, signer_of
 from modpkg.trust.signatures import follows, signers_of
 
 
@@ -66,7 +66,7 @@ def with_signers(
     )
     for (module, release, was), who in zip(asked, found, strict=True):
         signers[module.name] = signer_of(
-            Candidate(
+            NewRelease(
                 name=module.name,
                 version=module.version,
                 signers=who,

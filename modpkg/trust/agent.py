@@ -12,6 +12,7 @@ import socket
 import struct
 
 from modpkg.core.errors import TrustError
+from modpkg.core.system_sockets import local_socket
 from modpkg.trust.public_key import PublicKey
 
 SOCKET = "SSH_AUTH_SOCK"
@@ -108,13 +109,11 @@ def _der(raw: bytes) -> bytes:
 def _ask(request: bytes) -> tuple[int, bytes]:
     """Return the kind and the content of the agent's answer."""
     path = os.environ.get(SOCKET)
-    if not path or not hasattr(socket, "AF_UNIX"):
+    if not path:
         reason = f"none is running here ({SOCKET} is not set)"
         raise TrustError("M547", what="the ssh agent", reason=reason)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_SECONDS)
-            connection.connect(path)
+        with local_socket(path, _SECONDS) as connection:
             connection.sendall(_text(request))
             size = int.from_bytes(_received(connection, 4), "big")
             if not 0 < size <= _ANSWER_BYTES:

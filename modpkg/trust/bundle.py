@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 
 from modpkg.core.errors import TrustError
 from modpkg.trust.public_key import PublicKey, parse_key
-from modpkg.trust.statement import Statement, parse_statement
+from modpkg.trust.statement import InTotoStatement, parse_statement
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -75,7 +75,7 @@ class Signer(Protocol):
 class Signed(Struct, frozen=True):
     """A statement, and the key that has signed it."""
 
-    statement: Statement
+    statement: InTotoStatement
     key: PublicKey
 
 

@@ -20,7 +20,7 @@ from modpkg.trust.signatures import Signers
 NOBODY = ""
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
+class NewRelease(Struct, frozen=True, kw_only=True):
     """A release that is to be locked, and whose signatures count."""
 
     name: str
@@ -37,7 +37,7 @@ def rule_of(rules: Sequence[TrustRule], name: str) -> TrustRule | None:
 
 
 def signer_of(
-    release: Candidate,
+    release: NewRelease,
     rule: TrustRule | None,
     follows: Callable[[str, str], bool],
     *,

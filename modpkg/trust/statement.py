@@ -24,30 +24,30 @@ BUILD = "urn:modpkg:build:v1"
 _SUBJECTS = 16
 
 
-class Subject(Struct, frozen=True):
+class InTotoSubject(Struct, frozen=True):
     """What a statement is about."""
 
     name: Annotated[str, Meta(max_length=300)]
     digest: dict[str, Annotated[str, Meta(max_length=200)]]
 
 
-class Statement(Struct, frozen=True, kw_only=True):
+class InTotoStatement(Struct, frozen=True, kw_only=True):
     """An in-toto Statement; other fields that it may have are ignored."""
 
     type: str = field(name="_type", default=STATEMENT)
-    subject: Annotated[list[Subject], Meta(min_length=1, max_length=_SUBJECTS)]
+    subject: Annotated[list[InTotoSubject], Meta(min_length=1, max_length=_SUBJECTS)]
     predicate_type: str = field(name="predicateType")
     predicate: dict[str, Any] = {}
 
 
-def parse_statement(payload: bytes) -> Statement:
+def parse_statement(payload: bytes) -> InTotoStatement:
     """Return the statement in the payload of an envelope.
 
     Raises:
         TrustError: It is none.
     """
     try:
-        statement = msgspec.json.decode(payload, type=Statement)
+        statement = msgspec.json.decode(payload, type=InTotoStatement)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TrustError("M541", reason=f"its statement is malformed: {error}") from None
     if statement.type != STATEMENT:
@@ -85,29 +85,31 @@ def release_statement(record: ReleaseRecord, release: Digest, modpkg: str) -> by
         },
         "runDetails": {"builder": {"id": BUILD, "version": {"modpkg": modpkg}}},
     }
-    subject = Subject(
+    subject = InTotoSubject(
         release_name(record.name, record.version), {"sha256": release.removeprefix("sha256:")}
     )
     return canonical_json(
-        Statement(subject=[subject], predicate_type=PROVENANCE, predicate=predicate)
+        InTotoStatement(subject=[subject], predicate_type=PROVENANCE, predicate=predicate)
     )
 
 
-def is_about(statement: Statement, name: str, version: str, release: Digest) -> bool:
+def is_about(statement: InTotoStatement, name: str, version: str, release: Digest) -> bool:
     """Return whether a statement is about a release: by name, version and digest."""
-    wanted = Subject(release_name(name, version), {"sha256": release.removeprefix("sha256:")})
+    wanted = InTotoSubject(release_name(name, version), {"sha256": release.removeprefix("sha256:")})
     return statement.predicate_type == PROVENANCE and statement.subject == [wanted]
 
 
 def succession_statement(name: str, old: PublicKey, new: PublicKey) -> bytes:
     """Return the statement by which a key names its successor for a module."""
-    subject = Subject(f"pkg:modpkg/{name}", {"key": str(new)})
+    subject = InTotoSubject(f"pkg:modpkg/{name}", {"key": str(new)})
     return canonical_json(
-        Statement(subject=[subject], predicate_type=SUCCESSION, predicate={"successorOf": str(old)})
+        InTotoStatement(
+            subject=[subject], predicate_type=SUCCESSION, predicate={"successorOf": str(old)}
+        )
     )
 
 
-def successor_in(statement: Statement, name: str, old: PublicKey) -> str | None:
+def successor_in(statement: InTotoStatement, name: str, old: PublicKey) -> str | None:
     """Return the key that a statement of ``old`` names as the next one for a module."""
     if statement.predicate_type != SUCCESSION or len(statement.subject) != 1:
         return None

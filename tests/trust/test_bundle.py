@@ -12,8 +12,8 @@ import pytest
 from modpkg.trust.bundle import sign_statement, verify_bundle
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
 from modpkg.trust.statement import (
-    Statement,
-    Subject,
+    InTotoStatement,
+    InTotoSubject,
     canonical_json,
     is_about,
     succession_statement,
@@ -25,9 +25,9 @@ RELEASE = "sha256:" + "ab" * 32
 
 
 def statement(name: str = "words", version: str = "1.0", digest: str = "ab" * 32) -> bytes:
-    subject = Subject(f"pkg:modpkg/{name}@{version}", {"sha256": digest})
+    subject = InTotoSubject(f"pkg:modpkg/{name}@{version}", {"sha256": digest})
     return canonical_json(
-        Statement(subject=[subject], predicate_type="https://slsa.dev/provenance/v1")
+        InTotoStatement(subject=[subject], predicate_type="https://slsa.dev/provenance/v1")
     )
 
 
