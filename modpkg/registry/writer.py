@@ -372,7 +372,7 @@ class RegistryWriter:
 
     def _lines(self, change: RegistryChange, name: str) -> tuple[list[IndexLine], bytes]:
         """Return the releases of a module, and their index file, which is to be replaced."""
-        data = change.read(_index_path(name), bounds.INDEX_BYTES) or b""
+        data = change.read(f"index/{name}.jsonl", bounds.INDEX_BYTES) or b""
         return parse_index(data, name, self.url), data
 
     def _write_index(
@@ -385,7 +385,7 @@ class RegistryWriter:
     ) -> None:
         data = format_index(lines, before)
         self._list.begin(change, name)
-        change.replace(_index_path(name), data)
+        change.replace(f"index/{name}.jsonl", data)
         self._list.end(change, name, data, records)
 
     def describe_all(self) -> None:
@@ -432,10 +432,6 @@ class RegistryWriter:
             if self.place.size(blob_path(digest)) is None
             if change.read(elsewhere_path(digest), bounds.BLOB_PLACES_BYTES) is not None
         )
-
-
-def _index_path(name: str) -> str:
-    return f"index/{name}.jsonl"
 
 
 def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:
