@@ -87,15 +87,25 @@ def caller_of(server: Server, connection: ASGIConnection) -> Caller:  # type: ig
     Raises:
         AccessRefused: A token is wrong, expired or revoked.
     """
-    sent = connection.headers.get("authorization")
+    # To the API only tokens are sent, but for reading: what a form of another site makes a
+    # browser send there has no effect.
+    cookie = connection.cookies.get(server.cookie)
+    if connection.scope["path"].startswith("/api/") and not _is_reading(connection):
+        cookie = None
+    return caller_by(server, connection.headers.get("authorization"), cookie)
+
+
+def caller_by(server: Server, authorization: str | None, cookie: str | None) -> Caller:
+    """Return who sends a header, or else the cookie of a login.
+
+    Raises:
+        AccessRefused: A token is wrong, expired or revoked.
+    """
+    if authorization is None and cookie is None:
+        return ANYBODY
     with server.database.begin() as db:
-        if sent is not None:
-            return _by_token(db, sent)
-        # To the API only tokens are sent, but for reading: what a form of another site makes a
-        # browser send there has no effect.
-        if connection.scope["path"].startswith("/api/") and not _is_reading(connection):
-            return ANYBODY
-        cookie = connection.cookies.get(server.cookie)
+        if authorization is not None:
+            return _by_token(db, authorization)
         return ANYBODY if cookie is None else _by_login(db, cookie)
 
 

@@ -10,6 +10,7 @@ from litestar import Litestar
 from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
+from modpkg.server.private_reading import answer_known, may_differ
 from modpkg.server.reading import FILES, FileAnswer, FilePart, HeaderOf, answer_file
 from modpkg.server.state import Server
 
@@ -52,6 +53,10 @@ async def send_file(server: Server, scope: Any, send: Any) -> None:
         answer = answer_file(files, path, method, _header_of(scope))
     if answer is None:
         raise AssertionError(f"{path} is not the path of a file")
+    if may_differ(server, path, _header_of(scope), answer):
+        answer = await anyio.to_thread.run_sync(
+            answer_known, server, path, method, _header_of(scope), answer
+        )
     server.note_read(path, answer.status, method)
     headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

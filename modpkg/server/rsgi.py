@@ -12,6 +12,7 @@ from typing import Any
 import anyio.to_thread
 
 from modpkg.server.file_answers import ServerApp, next_chunk
+from modpkg.server.private_reading import answer_known, may_differ
 from modpkg.server.reading import FILES, FileAnswer, FilePart, answer_file
 
 
@@ -61,6 +62,10 @@ class RsgiApp:
             answer = answer_file(server.files, path, method, header)
         if answer is None:
             raise AssertionError(f"{path} is not the path of a file")
+        if may_differ(server, path, header, answer):
+            answer = await anyio.to_thread.run_sync(
+                answer_known, server, path, method, header, answer
+            )
         server.note_read(path, answer.status, method)
         if isinstance(answer.body, FilePart):
             await _send_part(protocol, answer, answer.body)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter
 
+from modpkg.core.hub_address import is_hub_address
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
@@ -15,8 +17,21 @@ from modpkg.server.settings import ServerSettings
 
 COMMITS_AT_ONCE = 4
 """Commits that one process is at; others wait for their turn."""
+PRIVATE = "private"
+"""The folder of the storage with the tree of private modules."""
 OWN = ".server"
 """The folder of a server's own files, in the folder of its storage."""
+
+
+def private_place(storage: str) -> Place | None:
+    """Return the place of private modules in a storage; None if it can have none."""
+    if is_hub_address(storage):
+        return None
+    parts = urlsplit(storage)
+    if "://" in storage:
+        inner = parts._replace(path=f"{parts.path.rstrip('/')}/{PRIVATE}")
+        return open_place(inner.geturl())
+    return open_place(str(Path(storage) / PRIVATE))
 
 
 class Server:
@@ -27,6 +42,9 @@ class Server:
         self.place: Place = open_place(settings.storage)
         """Where the registry's files lie."""
         self.files = files_of(self.place)
+        self.private: Place | None = private_place(settings.storage)
+        """Where those of private modules lie; None where there can be none."""
+        self.private_files = None if self.private is None else files_of(self.private)
         self.commits = CapacityLimiter(COMMITS_AT_ONCE)
         """Of commits, which take long: other requests are answered meanwhile."""
         self.database = Database(settings.database or self._own_database())
