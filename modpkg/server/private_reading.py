@@ -34,13 +34,13 @@ _IN_QUERY = 500
 """Digests in one query; SQLite takes some thousand values."""
 
 
-class _Named(Struct):
+class _NamedLine(Struct):
     """A line of ``modules.jsonl``, of which only the name matters here."""
 
     name: str
 
 
-_LINE = msgspec.json.Decoder(_Named)
+_LINE = msgspec.json.Decoder(_NamedLine)
 
 
 def answer_known(
