@@ -418,6 +418,10 @@ MESSAGES: dict[str, str] = {
         "{path} has tokens in it, and other users of this machine can read or change it; run: "
         "chmod 600 {word}"
     ),
+    "M535": (
+        "{path} of {name} has {what} in it; remove it, and revoke it if it was ever shown. If it "
+        "is made up, list the file under made-up-secrets of [files], and build again."
+    ),
     "M540": (
         "{text!r} is no key: one looks like key:ed25519:… or key:ecdsa-p256:…, as "
         "'modpkg key list' shows them."

@@ -243,7 +243,11 @@ def manifest_schema() -> JsonSchema:
         "suites": _dependencies("Suites whose tests the module has to pass."),
         "files": table(
             keys.FILES_KEYS,
-            {"include": array(text), "exclude": array(text)},
+            {
+                "include": array(text),
+                "exclude": array(text),
+                "made-up-secrets": array(text, "Files whose tokens and keys are made up."),
+            },
             "Which files belong to the release.",
         ),
         "provenance": table(

@@ -44,8 +44,8 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
     """Return ``manifest`` as data: keys sorted, names normalised, defaults left out.
 
     Equal manifests give equal data. Dependencies are a list, because their order matters. Paths
-    and positions are left out; so are ``[constraints]``, ``[overrides]``, ``[resolution]`` and
-    ``[licenses]``, which apply only to the project that has them.
+    and positions are left out; so are ``[constraints]``, ``[overrides]``, ``[resolution]``,
+    ``[licenses]`` and ``[trust]``, which apply only to the project that has them.
     """
     module = manifest.module
     return _plain(
@@ -74,6 +74,7 @@ def normal_form(manifest: Manifest) -> dict[str, Any]:
             "files": {
                 "include": list(manifest.files.include),
                 "exclude": list(manifest.files.exclude),
+                "made-up-secrets": list(manifest.files.made_up_secrets),
             },
             "provenance": {
                 "built-from": [_origin(origin) for origin in manifest.origins],

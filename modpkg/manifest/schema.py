@@ -263,6 +263,8 @@ class FilesTable(Struct, frozen=True, kw_only=True):
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    made_up_secrets: tuple[str, ...] = ()
+    """Files in which what looks like a secret is none, such as cases of a test."""
 
 
 class LicensePolicy(Struct, frozen=True, kw_only=True):

@@ -315,7 +315,9 @@ def read_files(node: Node) -> FilesTable:
     """Return ``[files]``."""
     table = node.table(FILES_KEYS)
     include, exclude = table.get("include"), table.get("exclude")
+    made_up = table.get("made-up-secrets")
     return FilesTable(
         include=tuple(inner_path(item) for item in include.items()) if include else (),
         exclude=tuple(inner_path(item) for item in exclude.items()) if exclude else (),
+        made_up_secrets=tuple(inner_path(item) for item in made_up.items()) if made_up else (),
     )

@@ -50,6 +50,7 @@ from modpkg.registry.standing import (
     without_removed,
 )
 from modpkg.release.build_stamps import hashed_packs
+from modpkg.release.secret_texts import check_secrets
 from modpkg.release.verify import check_record, verify_release
 
 
@@ -261,6 +262,7 @@ class RegistryWriter:
 
         Tensors in packs that are unchanged since the build hashed them are not hashed again.
         """
+        check_secrets(record, built.path)
         published = [pack for pack in record.packs if not built.has(parse_digest(pack))]
         sizes = {pack: self.place.size(blob_path(parse_digest(pack))) for pack in published}
         if missing := [pack for pack in published if sizes[pack] is None]:
