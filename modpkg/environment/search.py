@@ -69,7 +69,7 @@ def search(
             failures.append(error)
             continue
         for line in lines:
-            rank = _rank(line, wanted)
+            rank = found_at(line.name, texts_about(line), wanted)
             if rank is not None and kind in (None, line.kind) and line.removed is None:
                 found.append((rank, _found(line, registry)))
     if len(failures) == len(searched):
@@ -104,14 +104,23 @@ def _in_name(word: str, name: str) -> bool:
     return word.replace("_", "-").replace(".", "-") in name
 
 
-def _rank(line: ModuleLine, words: Sequence[str]) -> int | None:
-    """Return how well a module is found, 0 for best; None if a word is not found."""
-    texts = [line.summary, line.kind, line.task, line.license, *line.bases]
-    about = "\n".join(texts).casefold()
+def texts_about(line: ModuleLine) -> str:
+    """Return what a registry says of a module, for `found_at`."""
+    return "\n".join([line.summary, line.kind, line.task, line.license, *line.bases]).casefold()
+
+
+def found_at(name: str, about: str, words: Sequence[str]) -> int | None:
+    """Return how well a module is found, 0 for best; None if a word is not found.
+
+    Args:
+        name: The module's.
+        about: What `texts_about` returns of it.
+        words: Case-folded.
+    """
     rank = 0
     for word in words:
-        if _in_name(word, line.name):
-            rank += 0 if word == line.name else 1 if line.name.startswith(word) else 2
+        if _in_name(word, name):
+            rank += 0 if word == name else 1 if name.startswith(word) else 2
         elif word in about:
             rank += 3
         else:

@@ -7,7 +7,9 @@ from typing import Any
 
 from litestar import Litestar, Request
 from litestar.config.app import AppConfig
+from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 
 from modpkg.core.errors import ModpkgError
@@ -16,6 +18,7 @@ from modpkg.server import accounts, api_tokens, owners, sessions
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.file_answers import ServerApp
+from modpkg.server.pages.site import SITE, nothing_here
 from modpkg.server.state import Server
 
 ROUTES: list[Any] = [
@@ -23,6 +26,7 @@ ROUTES: list[Any] = [
     *api_tokens.ROUTES,
     *owners.ROUTES,
     *sessions.ROUTES,
+    SITE,
 ]
 """Handlers and routers of all parts; each part adds its own here."""
 
@@ -34,7 +38,8 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
     """
 
     def asking(request: Request[Any, Any, Any]) -> Caller:
-        return caller_of(server, request)
+        caller = request.state["caller"] = caller_of(server, request)
+        return caller
 
     def close(_: Litestar) -> None:
         server.close()
@@ -49,7 +54,8 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
             "server": Provide(lambda: server, sync_to_thread=False, use_cache=True),
             "caller": Provide(asking, sync_to_thread=True),
         },
-        exception_handlers={ModpkgError: error_answer},
+        exception_handlers={ModpkgError: error_answer, NotFoundException: nothing_here},
+        state=State({"server": server}),
         on_app_init=[quiet],
         on_shutdown=[close],
         request_max_body_size=server.settings.limits.body_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.server.database import Database, sqlite_url
+from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.reading import files_of
 from modpkg.server.settings import ServerSettings
 
@@ -65,6 +67,16 @@ class Server:
     def registry(self) -> Registry:
         """Return the registry as it is now."""
         return registry_at(self.place)
+
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """The registry as its pages show it."""
+        return Catalogue(self.place.source)
+
+    @functools.cached_property
+    def registry_name(self) -> str:
+        """What the registry calls itself, for ever."""
+        return self.registry().name
 
     @property
     def cookie(self) -> str:

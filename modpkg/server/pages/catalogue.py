@@ -1,0 +1,295 @@
+"""What pages read of a registry; what never changes is read once, and kept within bounds."""
+
+from __future__ import annotations
+
+import threading
+from operator import itemgetter
+from typing import TypeVar
+
+from msgspec import Struct
+
+from modpkg.core import bounds
+from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
+from modpkg.core.errors import ModpkgError, NotFound
+from modpkg.core.filenames import REGISTRY_MODULES
+from modpkg.core.names import parse_requirement, parse_version
+from modpkg.core.records import (
+    Expects,
+    IndexLine,
+    ModuleLine,
+    Provides,
+    ReleaseRecord,
+    decode_record,
+)
+from modpkg.core.tree import check_digest
+from modpkg.registry.index import parse_index
+from modpkg.registry.module_lines import check_bounds, parse_module_lines
+from modpkg.registry.select import newest_release, usable_releases
+from modpkg.registry.source import FileMissing, Source
+from modpkg.release.verify import check_record
+from modpkg.server.pages.differences import DrawnComparison, compare, drawn, touched
+from modpkg.server.pages.kept import KeptValues
+from modpkg.server.pages.readme import Readme, readme_path, render_readme
+from modpkg.server.pages.release_facts import ReleaseFacts, facts_of, update_bytes
+from modpkg.server.pages.search import SearchedModules
+from modpkg.server.pages.tensor_groups import TensorTable, table_of
+
+Interface = TypeVar("Interface", Provides, Expects)
+
+_KEPT_BYTES = 64 << 20
+"""Of index files and records that are kept decoded, as they are on disk."""
+_README_BYTES = 1 << 20
+_NEW_INDEXES = 64
+"""Index files that one page reads to bring up to date which modules need which."""
+
+
+class ModuleReleases(Struct, frozen=True):
+    """The releases of one module, as its index file has them."""
+
+    name: str
+    lines: tuple[IndexLine, ...]
+    """Newest first."""
+    newest: IndexLine
+    """The one that describes the module: a yanked one only where all were."""
+
+    def find(self, version: str) -> IndexLine:
+        """Return a release's line.
+
+        Raises:
+            InvalidValue: ``version`` is not a version.
+            NotFound: There is no such release.
+        """
+        wanted = parse_version(version)
+        for line in self.lines:
+            if parse_version(line.version) == wanted:
+                return line
+        raise no_page(f"{self.name} {version}")
+
+    def before(self, line: IndexLine) -> IndexLine | None:
+        """Return the release before one, by version; None for the first."""
+        at = self.lines.index(line)
+        earlier = self.lines[at + 1 :]
+        return next((each for each in earlier if each.yanked is None), None)
+
+
+class Catalogue:
+    """One registry as its pages show it.
+
+    Index files and ``modules.jsonl`` are read for each page, and parsed only when they are other
+    bytes than before. Records and what is worked out from them are kept by digest.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._indexes: KeptValues[Digest, ModuleReleases | None] = KeptValues(_KEPT_BYTES)
+        self._records: KeptValues[str, tuple[ReleaseRecord, int]] = KeptValues(_KEPT_BYTES)
+        self._interfaces: KeptValues[str, tuple[Provides | Expects, int]] = KeptValues(_KEPT_BYTES)
+        self._facts: KeptValues[str, ReleaseFacts] = KeptValues(4096)
+        self._readmes: KeptValues[str, Readme | None] = KeptValues(256)
+        self._tables: KeptValues[str, TensorTable] = KeptValues(500_000)
+        self._updates: KeptValues[tuple[str, str], int] = KeptValues(8192)
+        self._compared: KeptValues[tuple[str, str], DrawnComparison] = KeptValues(512)
+        self._modules: tuple[Digest, SearchedModules] | None = None
+        self._needs: dict[str, tuple[str, frozenset[str]]] = {}
+        self._needed: dict[str, set[str]] = {}
+        self._counting = threading.Lock()
+
+    def releases(self, name: str) -> ModuleReleases:
+        """Return the releases of a module.
+
+        Raises:
+            NotFound: There is no such module.
+        """
+        found = self.releases_or_none(name)
+        if found is None:
+            raise no_page(name)
+        return found
+
+    def releases_or_none(self, name: str) -> ModuleReleases | None:
+        """Return the releases of a module; None if there is no such one."""
+        try:
+            data = self.source.read(f"index/{name}.jsonl", bounds.INDEX_BYTES)
+        except FileMissing:
+            return None
+        return self._indexes.get(
+            digest_bytes(name.encode() + b"\n" + data),
+            lambda: _releases(name, data, self.source.url),
+            lambda _: len(data),
+        )
+
+    def record(self, line: IndexLine) -> ReleaseRecord:
+        """Return the record of a release, verified by its digest."""
+        what = f"the release record of {line.name} {line.version}"
+
+        def make() -> tuple[ReleaseRecord, int]:
+            data = self._blob(line.release, what, bounds.RECORD_BYTES)
+            record = decode_record(data, ReleaseRecord, what)
+            check_record(record)
+            return record, len(data)
+
+        return self._records.get(line.release, make, itemgetter(1))[0]
+
+    def facts(self, line: IndexLine) -> ReleaseFacts:
+        """Return what pages say of a release, without its tensors."""
+        return self._facts.get(line.release, lambda: facts_of(self.record(line)))
+
+    def table(self, line: IndexLine) -> TensorTable:
+        """Return the tensors of a release by layer."""
+        return self._tables.get(
+            line.release, lambda: table_of(self.record(line).tensors), lambda made: made.rows + 1
+        )
+
+    def update(self, before: IndexLine, after: IndexLine) -> int:
+        """Return how many bytes an update from one release to another fetches."""
+        return self._updates.get(
+            (before.release, after.release),
+            lambda: update_bytes(self.record(before), self.record(after)),
+        )
+
+    def compared(self, before: IndexLine, after: IndexLine) -> DrawnComparison:
+        """Return how the tensors of two releases differ."""
+        return self._compared.get(
+            (before.release, after.release),
+            lambda: drawn(compare(self.record(before).tensors, self.record(after).tensors)),
+        )
+
+    def touched(self, base: IndexLine, line: IndexLine) -> DrawnComparison | None:
+        """Return what a module acts on, of a release of its base; None if that is none of it."""
+        expected = line.expects.get(base.name)
+        if base.provides is None or expected is None:
+            return None
+        provides, expects = self.provides(base.provides), self.expects(expected)
+        return self._compared.get(
+            (base.provides, expected), lambda: drawn(touched(provides, expects), "acted on")
+        )
+
+    def provides(self, digest: str) -> Provides:
+        """Return the interface that a release provides."""
+        return self._interface(digest, Provides)
+
+    def expects(self, digest: str) -> Expects:
+        """Return the interface that a release expects."""
+        return self._interface(digest, Expects)
+
+    def readme(self, line: IndexLine) -> Readme | None:
+        """Return a release's README; None if it has none that can be shown."""
+
+        def make() -> Readme | None:
+            record = self.record(line)
+            path = readme_path(record)
+            if path is None or record.files[path].size > _README_BYTES:
+                return None
+            data = self._blob(record.files[path].digest, path, _README_BYTES)
+            own = f"/modules/{line.name}/{line.version}"
+            return render_readme(data.decode("utf-8", "replace"), own, record.files.keys())
+
+        return self._readmes.get(line.release, make)
+
+    def file(self, line: IndexLine, path: str, most: int) -> bytes:
+        """Return a file of a release, verified.
+
+        Raises:
+            NotFound: The release has no such file, or a larger one.
+        """
+        entry = self.record(line).files.get(path)
+        if entry is None or entry.size > most:
+            raise no_page(path)
+        return self._blob(entry.digest, path, most)
+
+    def modules(self) -> SearchedModules:
+        """Return all modules, as ``modules.jsonl`` describes them."""
+        try:
+            data = self.source.read(REGISTRY_MODULES, bounds.MODULES_BYTES)
+        except FileMissing:
+            return SearchedModules({})
+        digest = digest_bytes(data)
+        known = self._modules
+        if known is None or known[0] != digest:
+            check_bounds(data, self.source.url)
+            known = digest, SearchedModules(parse_module_lines(data, self.source.url))
+            self._modules = known
+        return known[1]
+
+    def needed_by(self, name: str) -> tuple[list[str], bool]:
+        """Return which modules require one in their newest release, and whether that is all.
+
+        A registry that was not looked through yet is looked through bit by bit.
+        """
+        lines = self.modules().lines
+        with self._counting:
+            left = self._count(lines)
+            return sorted(self._needed.get(name, ())), not left
+
+    def _count(self, lines: dict[str, ModuleLine]) -> bool:
+        """Note what modules need that changed; return whether some are left for the next time."""
+        for gone in self._needs.keys() - lines.keys():
+            self._note(gone, "", frozenset())
+            del self._needs[gone]
+        read = 0
+        for name, line in lines.items():
+            seen = self._needs.get(name)
+            if seen is not None and line.index is not None and seen[0] == line.index:
+                continue
+            if read == _NEW_INDEXES:
+                return True
+            read += 1
+            try:
+                found = self.releases_or_none(name)
+            except ModpkgError:
+                found = None
+            needs = frozenset[str]() if found is None else _required(found.newest)
+            self._note(name, line.index or "", needs)
+        return False
+
+    def _note(self, name: str, index: str, needs: frozenset[str]) -> None:
+        before = self._needs.get(name, ("", frozenset[str]()))[1]
+        for one in before - needs:
+            self._needed[one].discard(name)
+        for one in needs - before:
+            self._needed.setdefault(one, set()).add(name)
+        self._needs[name] = index, needs
+
+    def _interface(self, digest: str, kind: type[Interface]) -> Interface:
+        what = f"the interface {digest}"
+
+        def make() -> tuple[Provides | Expects, int]:
+            data = self._blob(digest, what, bounds.RECORD_BYTES)
+            return decode_record(data, kind, what), len(data)
+
+        found = self._interfaces.get(digest, make, itemgetter(1))[0]
+        if not isinstance(found, kind):
+            raise no_page(what)
+        return found
+
+    def _blob(self, digest: str, what: str, most: int) -> bytes:
+        parsed = parse_digest(digest)
+        try:
+            data = self.source.read(blob_path(parsed), most)
+        except FileMissing:
+            raise no_page(what) from None
+        check_digest(data, parsed, what, self.source.url)
+        return data
+
+
+def required_line(releases: ModuleReleases, requirement: str) -> IndexLine | None:
+    """Return the newest release that a requirement allows; None if there is none."""
+    return newest_release(releases.lines, parse_requirement(requirement).specifier, or_yanked=True)
+
+
+def _releases(name: str, data: bytes, source: str) -> ModuleReleases | None:
+    lines = parse_index(data, name, source)
+    if not lines:
+        return None
+    lines.sort(key=lambda line: parse_version(line.version), reverse=True)
+    newest = usable_releases(lines, or_yanked=True)[0]
+    return ModuleReleases(name, tuple(lines), newest)
+
+
+def _required(line: IndexLine) -> frozenset[str]:
+    texts = [*line.requires, *(text for extra in line.extras.values() for text in extra)]
+    return frozenset(parse_requirement(text).name for text in texts)
+
+
+def no_page(what: str) -> NotFound:
+    """Return the error for what a registry does not have."""
+    return NotFound("M495", what=what)

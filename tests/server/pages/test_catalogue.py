@@ -1,0 +1,91 @@
+"""What pages read of a registry."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from modpkg.registry.source import FolderSource
+from modpkg.server.pages.catalogue import Catalogue
+from modpkg.server.pages.graph import lay_out
+from modpkg.server.pages.kept import KeptValues
+from modpkg.server.pages.release_facts import update_bytes
+from tests.modules import publish_collection
+from tests.raising import raises
+
+
+def test_what_is_not_there_is_said(registry: Path) -> None:
+    catalogue = Catalogue(FolderSource(registry))
+    with raises("M495", match="nothing"):
+        catalogue.releases("nothing")
+    with raises("M495", match="talker 9"):
+        catalogue.releases("talker").find("9")
+    with raises("M102", match="x y"):
+        catalogue.releases("talker").find("x y")
+
+
+def test_a_release_that_is_published_meanwhile_is_seen(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "words")
+    catalogue = Catalogue(FolderSource(registry))
+    assert catalogue.releases("words").newest.version == "1.0"
+    assert catalogue.modules().lines["words"].version == "1.0"
+    assert catalogue.needed_by("words") == ([], True)
+    publish_collection(registry, "words", "1.1")
+    publish_collection(registry, "book", requires={"words": ">=1"})
+    assert catalogue.releases("words").newest.version == "1.1"
+    assert catalogue.modules().lines["words"].version == "1.1"
+    assert catalogue.needed_by("words") == (["book"], True)
+    publish_collection(registry, "book", "2.0")
+    assert catalogue.needed_by("words") == ([], True)
+
+
+def test_an_update_costs_what_is_new(registry: Path) -> None:
+    catalogue = Catalogue(FolderSource(registry))
+    new, old = catalogue.releases("tiny-lora").lines
+    weights = sum(entry.length for entry in catalogue.record(new).tensors.values())
+    assert catalogue.update(old, new) == weights  # its config is the same
+    assert update_bytes(catalogue.record(new), catalogue.record(new)) == 0
+
+
+def test_a_graph_puts_what_is_needed_to_the_right(registry: Path) -> None:
+    catalogue = Catalogue(FolderSource(registry))
+    line = catalogue.releases("talker").newest
+    graph = lay_out(line, lambda text: catalogue.releases(text.split(">")[0].split("~")[0]).newest)
+    assert graph is not None
+    places = {node.name: node.x for node in graph.nodes}
+    assert places["talker"] < places["tiny-lora"] < places["tiny"]
+    assert len(graph.edges) == 3
+    unknown = lay_out(line, lambda text: None)
+    assert unknown is not None
+    assert [node.version for node in unknown.nodes] == ["2.0", "", ""]
+
+
+def test_values_are_kept_within_a_bound() -> None:
+    kept: KeptValues[int, str] = KeptValues(10)
+    made: list[int] = []
+
+    def make(key: int) -> str:
+        made.append(key)
+        return "x" * 4
+
+    for key in (1, 2, 1, 3, 1, 2):
+        assert kept.get(key, lambda key=key: make(key), len) == "xxxx"  # type: ignore[misc]
+    assert made == [1, 2, 3, 2]
+    assert kept.get(9, lambda: "x" * 11, len)
+    assert kept.get(1, lambda: "", len) == "xxxx"
+
+
+def test_threads_share_what_is_kept() -> None:
+    kept: KeptValues[int, int] = KeptValues(50)
+
+    def use() -> None:
+        for key in range(2000):
+            assert kept.get(key % 97, lambda key=key: key % 97) == key % 97  # type: ignore[misc]
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert kept.get(5, lambda: 5) == 5
