@@ -23,14 +23,15 @@ from modpkg.core.records import (
 )
 from modpkg.core.tree import check_digest
 from modpkg.registry.index import parse_index
-from modpkg.registry.module_lines import check_bounds, parse_module_lines
-from modpkg.registry.select import newest_release, usable_releases
+from modpkg.registry.module_lines import check_bounds, parse_module_lines, shown_release
+from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, Source
+from modpkg.registry.standing import is_removed
 from modpkg.release.verify import check_record
 from modpkg.server.pages.differences import DrawnComparison, compare, drawn, touched
 from modpkg.server.pages.kept import KeptValues
 from modpkg.server.pages.readme import Readme, readme_path, render_readme
-from modpkg.server.pages.release_facts import ReleaseFacts, facts_of, update_bytes
+from modpkg.server.pages.release_facts import ReleaseFacts, facts_of, facts_of_removed, update_bytes
 from modpkg.server.pages.search import SearchedModules
 from modpkg.server.pages.tensor_groups import TensorTable, table_of
 
@@ -68,7 +69,7 @@ class ModuleReleases(Struct, frozen=True):
     def before(self, line: IndexLine) -> IndexLine | None:
         """Return the release before one, by version; None for the first."""
         at = self.lines.index(line)
-        earlier = self.lines[at + 1 :]
+        earlier = self.lines[at + 1 :] if not is_removed(line) else ()
         return next((each for each in earlier if each.yanked is None), None)
 
 
@@ -119,7 +120,7 @@ class Catalogue:
 
     def record(self, line: IndexLine) -> ReleaseRecord:
         """Return the record of a release, verified by its digest."""
-        what = f"the release record of {line.name} {line.version}"
+        what = f"release record of {line.name} {line.version}"
 
         def make() -> tuple[ReleaseRecord, int]:
             data = self._blob(line.release, what, bounds.RECORD_BYTES)
@@ -131,6 +132,8 @@ class Catalogue:
 
     def facts(self, line: IndexLine) -> ReleaseFacts:
         """Return what pages say of a release, without its tensors."""
+        if is_removed(line):
+            return facts_of_removed(line)
         return self._facts.get(line.release, lambda: facts_of(self.record(line)))
 
     def table(self, line: IndexLine) -> TensorTable:
@@ -173,6 +176,8 @@ class Catalogue:
 
     def readme(self, line: IndexLine) -> Readme | None:
         """Return a release's README; None if it has none that can be shown."""
+        if is_removed(line):
+            return None
 
         def make() -> Readme | None:
             record = self.record(line)
@@ -250,7 +255,7 @@ class Catalogue:
         self._needs[name] = index, needs
 
     def _interface(self, digest: str, kind: type[Interface]) -> Interface:
-        what = f"the interface {digest}"
+        what = f"interface {digest}"
 
         def make() -> tuple[Provides | Expects, int]:
             data = self._blob(digest, what, bounds.RECORD_BYTES)
@@ -281,11 +286,13 @@ def _releases(name: str, data: bytes, source: str) -> ModuleReleases | None:
     if not lines:
         return None
     lines.sort(key=lambda line: parse_version(line.version), reverse=True)
-    newest = usable_releases(lines, or_yanked=True)[0]
-    return ModuleReleases(name, tuple(lines), newest)
+    newest = shown_release(reversed(lines))
+    return None if newest is None else ModuleReleases(name, tuple(lines), newest)
 
 
 def _required(line: IndexLine) -> frozenset[str]:
+    if is_removed(line):
+        return frozenset()
     texts = [*line.requires, *(text for extra in line.extras.values() for text in extra)]
     return frozenset(parse_requirement(text).name for text in texts)
 

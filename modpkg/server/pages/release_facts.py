@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import UNSET, Struct
 
 from modpkg.core.digests import Digest
-from modpkg.core.records import ReleaseRecord, TensorEntry
+from modpkg.core.records import IndexLine, Provenance, ReleaseRecord, TensorEntry
 from modpkg.core.tensors import byte_length
 from modpkg.registry.module_lines import task_kind
 from modpkg.server.pages.readme import readme_path
@@ -134,6 +134,22 @@ def facts_of(record: ReleaseRecord) -> ReleaseFacts:
         breaking="" if made.breaking is UNSET else made.breaking,
         tags=_tags(record.manifest),
     )
+
+
+def facts_of_removed(line: IndexLine) -> ReleaseFacts:
+    """Return what pages say of a release that was removed: what its index line has."""
+    provenance = Provenance(built_with="")
+    kept = ReleaseRecord(
+        name=line.name,
+        version=line.version,
+        kind=line.kind,
+        license="",
+        requires=line.requires,
+        extras=line.extras,
+        manifest={},
+        provenance=provenance,
+    )
+    return facts_of(kept)
 
 
 def update_bytes(before: ReleaseRecord, after: ReleaseRecord) -> int:

@@ -62,7 +62,7 @@ def add_release(registry: Path, record: ReleaseRecord, *, yanked: str | None = N
     before = path.read_bytes() if path.exists() else b""
     path.write_bytes(before + format_index([line]))
     modules = Registry(str(registry)).modules() or {}
-    modules[line.name] = module_line(line, record)
+    modules[line.name] = module_line(line, lambda _: record)
     (registry / "modules.jsonl").write_bytes(format_module_lines(modules))
     return line
 

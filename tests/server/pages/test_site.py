@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
+from msgspec.structs import replace
 
+from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.records import Provenance, ReleaseRecord
+from modpkg.registry.index import format_index
 from modpkg.server.clock import now
 from modpkg.server.events import log_event
 from modpkg.server.pages.rendering import HEADERS
@@ -186,3 +189,27 @@ def test_pages_of_thousands_stay_small(browser: Browser, registry: Path) -> None
         answer = browser.get(f"/modules/huge{address}")
         assert answer.status_code == 200
         assert len(answer.content) < 100_000, address
+
+
+def test_a_removed_release_leaves_a_page(browser: Browser, registry: Path) -> None:
+    record = ReleaseRecord(
+        name="gone",
+        version="1.0",
+        kind="collection",
+        license="MIT",
+        manifest={},
+        requires=["talker"],
+        provenance=Provenance(built_with="modpkg"),
+    )
+    line = add_release(registry, record)
+    tombstone = replace(line, yanked=EVIL, removed=EVIL, deprecated=EVIL, successor=EVIL)
+    (registry / "index" / "gone.jsonl").write_bytes(format_index([tombstone]))
+    (registry / blob_path(parse_digest(line.release))).unlink()
+    for address in ("/modules/gone", "/modules/gone/1.0", "/modules/gone/versions"):
+        answer = browser.get(address)
+        assert answer.status_code == 200
+        assert ParsedPage(answer.text).foreign == []
+        assert "removed by an administrator" in answer.text
+        assert "modpkg install" not in answer.text
+    assert browser.get("/modules/gone/1.0/tensors").status_code == 404
+    assert browser.get("/modules/gone/compare/1.0/1.0").status_code == 404
