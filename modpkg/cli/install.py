@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 @click.argument("requirements", nargs=-1, shell_complete=known_names)
 @click.option("--dry-run", is_flag=True, help="Show what would be installed; change nothing.")
 @click.option("--frozen", is_flag=True, help="Install exactly the lock; fail if it is out of date.")
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    metavar="NAME#7",
+    help="Try a release candidate in place of NAME's releases; repeatable.",
+)
 @upgrade_options
 @strict_option
 @policy_options
@@ -48,6 +55,7 @@ def install_command(
     requirements: tuple[str, ...],
     dry_run: bool,
     frozen: bool,
+    candidates: tuple[str, ...],
     strict: bool,
     require_signed: bool,
     upgrade: bool,
@@ -62,13 +70,16 @@ def install_command(
     your user environment. A requirement is written "summarizer>=2.1" (with quotes), summarizer@2.1
     or summarizer@^2.1.
 
+    With --candidate, a release that is proposed is installed, and the lock says so. Later installs
+    keep to it until it is decided about, or 'modpkg update NAME' goes back to releases.
+
     What --registry names is written to the manifest: as the default registry where it has none,
     else for the modules that are named.
     """
-    if frozen and (requirements or upgrade or upgrade_package):
+    if frozen and (requirements or candidates or upgrade or upgrade_package):
         raise UsageError("M901", message="--frozen installs the lock; name no modules with it.")
     named = workspace.options.registry is not None and not frozen
-    changed = requirements or upgrade or upgrade_package or named
+    changed = requirements or candidates or upgrade or upgrade_package or named
     if not (changed or strict or require_signed or resolution or exclude_newer):
         if frozen and workspace.lock_text() is None:
             raise LockError("M411", path=workspace.project.lock_path, remedy=TO_LOCK)
@@ -79,9 +90,13 @@ def install_command(
             _show_nothing_to_do(workspace, as_json)
             return
     from modpkg.cli.added import added
+    from modpkg.community.modules.reference import parse_candidate
     from modpkg.environment.plan import InstallRequest
 
-    new = added(requirements)
+    tried = dict(map(parse_candidate, candidates))
+    lock = workspace.usable_lock() if tried else None
+    known = () if lock is None else [module.name for module in lock.module]
+    new = added((*requirements, *(name for name in tried if name not in known)))
     request = InstallRequest(
         add=new.requirements,
         add_of_hub=new.of_hub,
@@ -89,6 +104,7 @@ def install_command(
         strategy=resolution,
         exclude_newer=exclude_newer,
         frozen=frozen,
+        candidates=tried,
         strict=strict,
         require_signed=require_signed,
         remember=not frozen,

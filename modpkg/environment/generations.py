@@ -76,6 +76,8 @@ class ModuleState(Struct, frozen=True, kw_only=True):
     """By base, how the module fits: ``exact``, or ``drifted`` with numbers."""
     extra_requires: list[str] = []
     """Requirements of its chosen extras, in addition to `requires`."""
+    candidate: int = 0
+    """The number of the candidate that it was locked as; 0 for a release."""
 
 
 class Generation(Struct, frozen=True, kw_only=True):

@@ -391,6 +391,7 @@ def _states(plan: InstallPlan) -> list[ModuleState]:
                 requires=module.requires,
                 extras=module.extras,
                 fits=fits.get(module.name, {}),
+                candidate=module.candidate,
                 extra_requires=[
                     text
                     for extra, texts in record.extras.items()

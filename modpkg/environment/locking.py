@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +23,7 @@ from modpkg.environment.project import Project
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.signers import with_signers
+from modpkg.environment.tried_candidates import try_candidates
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
@@ -115,6 +117,7 @@ def resolve_lock(
     previous: Lock | None,
     *,
     upgrade: Iterable[str] | None = (),
+    candidates: Mapping[str, int] = MappingProxyType({}),
 ) -> Lock:
     """Return the lock of a manifest, and pass on warnings; see `make_lock`."""
     workspace.progress.stage("Resolving")
@@ -126,6 +129,7 @@ def resolve_lock(
         upgrade=upgrade,
         accepted=workspace.options.accepted,
         installed=workspace.environment.ever_installed(),
+        candidates=candidates,
     )
     for warning in locked.warnings:
         workspace.progress.warn(warning)
@@ -224,6 +228,7 @@ def make_lock(
     upgrade: Iterable[str] | None = (),
     accepted: Collection[str] = (),
     installed: Sequence[ModuleState] = (),
+    candidates: Mapping[str, int] = MappingProxyType({}),
     now: datetime | None = None,
 ) -> Locked:
     """Resolve a manifest, keeping the versions of ``previous`` where they fit.
@@ -235,6 +240,7 @@ def make_lock(
         upgrade: Modules whose locked version is not kept; None means all.
         accepted: Modules whose release or registry may be another one than in ``previous``.
         installed: What the generations of the environment have, the newest first.
+        candidates: By module, the number of a candidate that is to be tried.
         now: The moment that ``exclude-newer`` spans are relative to; the clock's if None.
 
     Raises:
@@ -250,6 +256,8 @@ def make_lock(
     known = previous.module if previous is not None else ()
     registries.expect(known)
     again = [module.name for module in known if module.name not in kept]
+    tried = try_candidates(registries, previous, kept=kept, asked=candidates, accepted=accepted)
+    accepted = {*map(module_name, accepted), *tried.free}
     catalog = registries.catalog(again, policy.constraints)
     roots = roots_of(manifest)
     resolution = resolve(roots, catalog, locked=kept, policy=policy)
@@ -262,6 +270,7 @@ def make_lock(
         policy=locked_policy(manifest, policy.cutoff),
         address=registries.recorded,
     )
+    lock = tried.recorded(lock)
     lost: dict[str, Lost] = {}
     if previous is not None:
         admission = Admission(roots, kept, policy)
@@ -274,10 +283,11 @@ def make_lock(
             roots=roots,
             refusal=lambda one: admission.refusal(catalog, one) if unchanged else None,
         )
+    lost = {name: one for name, one in lost.items() if name not in tried.free}
     lock = registries.promise(previous, installed, accepted).keep(lock, lost)
     lock = with_signers(lock, previous, resolution, manifest, accepted)
     notes = registries.notes(lock, previous)
-    notes += [one.sentence for one in lost.values()]
+    notes += [*tried.notes, *(one.sentence for one in lost.values())]
     notes += _warn_future(resolution, previous, now)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit

@@ -61,6 +61,8 @@ class InstallRequest(Struct, kw_only=True):
     strict: bool = False
     require_signed: bool = False
     """Whether modules may only act on bases that they fit exactly, as by the manifest's."""
+    candidates: Mapping[str, int] = {}
+    """By module, the number of a candidate to try."""
     remember: bool = False
     """Whether the manifest is to name the registry that the options name."""
 
@@ -178,7 +180,7 @@ def _add_lower_bounds(
     for requirement in request.add:
         name = module_name(requirement.name)
         locked = lock.find(name)
-        if requirement.specifier or name in before or locked is None:
+        if requirement.specifier or name in before or locked is None or locked.candidate:
             continue
         value: str | dict[str, Any] = f">={locked.version}"
         table: dict[str, Any] = {}
@@ -296,12 +298,15 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
     if (
         previous is not None
         and not upgrades
+        and not request.candidates
         and stale_reason(manifest, previous) is None
         and not (manifest.resolution.strict and drifting(workspace, manifest, previous))
     ):
         return _Selection(text, written, manifest, previous)
     asked = _as_written(manifest, workspace.manifest, request)
-    lock = resolve_lock(workspace, asked, previous, upgrade=request.upgrade)
+    lock = resolve_lock(
+        workspace, asked, previous, upgrade=request.upgrade, candidates=request.candidates
+    )
     bounded = _add_lower_bounds(text, workspace.manifest, request, lock, remembered)
     if bounded != text:
         text, written = bounded, workspace.project.parse(bounded)

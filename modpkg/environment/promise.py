@@ -115,6 +115,8 @@ class Promise(Struct, frozen=True, kw_only=True):
     def _replaced(self, module: LockedModule) -> str | None:
         """Return how a version differs from the same one that is, or was, installed here."""
         for state in self.installed:
+            if state.candidate:
+                continue  # another one may have become the release
             if state.name == module.name and _is_same_version(state, module):
                 if state.registry == module.registry and state.release != module.release:
                     return _another_release(module, state.release, "the one that was installed")

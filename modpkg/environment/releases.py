@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modpkg.core.installed import InstalledModule
 from modpkg.core.names import ModuleName
+from modpkg.core.records import IndexLine
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.standing import check_present
@@ -24,11 +25,22 @@ def fetch_release(
         ModpkgError: The release cannot be fetched.
     """
     registries = registries or workspace.registries
-    registry = registries.of(name)
-    line = registry.line(name, version)
+    return fetch_line(workspace, registries.of(name).line(name, version), registries)
+
+
+def fetch_line(
+    workspace: Workspace, line: IndexLine, registries: Registries | None = None
+) -> InstalledModule:
+    """Return the release of an index line, or of a candidate; see `fetch_release`.
+
+    Raises:
+        ModpkgError: It cannot be fetched.
+    """
+    registries = registries or workspace.registries
+    registry = registries.of(line.name)
     check_present(line, registry.shown)
     module = LockedModule(
-        name=name,
+        name=line.name,
         version=line.version,
         kind=line.kind,
         registry=registry.name,

@@ -16,6 +16,7 @@ from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.core.system_folders import is_link, open_folder
 from modpkg.environment.registries import Registries
+from modpkg.environment.tried_candidates import candidate_line, with_candidate
 from modpkg.registry.folder_place import PARTS
 from modpkg.registry.index import format_index
 from modpkg.registry.writer import RegistryWriter, blobs_of
@@ -95,6 +96,9 @@ def _is_ours(path: Path) -> bool:
 def _line(module: LockedModule, registries: Registries) -> IndexLine:
     registries.check_identity(module)
     registry = registries.of(module.name)
+    candidate = candidate_line(registry, module)
+    if candidate is not None:
+        with_candidate(registry, candidate)
     line = registry.line(module.name, module.version)
     if line.release != module.release:
         raise IntegrityError(

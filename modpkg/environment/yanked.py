@@ -49,6 +49,12 @@ def yanked_releases(
         if registry.folder is None and not consulted(module.name):
             continue
         try:
+            if module.candidate:
+                from modpkg.environment.tried_candidates import candidate_note
+
+                note = candidate_note(registry, module)
+                warnings += [] if note is None else [note]
+                continue
             line = registry.line(module.name, module.version)
         except ModpkgError as error:
             # the lock has the digest, and fetching tells what is missing
@@ -156,6 +162,9 @@ def note_yanked(environment: Environment, lock: Lock, by_name: Mapping[str, Regi
             folder = registry.folder
             index = folder.absolute() / "index" / f"{module.name}.jsonl"
             indexes[str(index)] = _stamp(index)
+            if module.candidate:
+                path = folder.absolute() / "candidates" / f"{module.name}.jsonl"
+                indexes[str(path)] = _stamp(path)
     warnings = yanked_releases(lock, by_name)
     reported = _Reported("" if current is None else current.lock, indexes, warnings)
     with contextlib.suppress(OSError, ModpkgError):  # an environment that cannot be written

@@ -16,7 +16,7 @@ import msgspec
 import tomli
 from msgspec import Meta, Struct
 
-from modpkg.core.bounds import LOCK_ADDRESS, LOCK_BYTES, LOCK_SIGNER
+from modpkg.core.bounds import CANDIDATES, LOCK_ADDRESS, LOCK_BYTES, LOCK_SIGNER
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version, read_requirement
 from modpkg.core.printable import os_reason
@@ -49,6 +49,8 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of a model of a hub, the digest of what the hub lists at its commit; else empty."""
     signer: Annotated[str, Meta(pattern=_SIGNER_OR_NONE, max_length=LOCK_SIGNER)] = ""
     """Who signed the release, as `modpkg.trust.public_key` writes it; empty if nobody has."""
+    candidate: Annotated[int, Meta(ge=0, le=CANDIDATES)] = 0
+    """The number of the candidate that it is; 0 for a release."""
     extras: list[str] = []
     requires: list[str] = []
 
@@ -196,7 +198,7 @@ def _fields(item: Struct) -> list[str]:
     return lines
 
 
-def _string(value: str) -> str:
+def _string(value: str | int) -> str:
     return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
 
 

@@ -16,7 +16,7 @@ from modpkg.core.names import ModuleName
 from modpkg.core.records import ACTING_KINDS
 from modpkg.core.tree import copy_verified
 from modpkg.environment.models import manifest_of
-from modpkg.environment.releases import fetch_release
+from modpkg.environment.releases import fetch_line
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.module_project import new_project
 from modpkg.interop.weights import write_weights
@@ -42,7 +42,7 @@ class Forked(Struct, frozen=True):
 
 
 def fork(origin: str, name: ModuleName, out: Path, workspace: Workspace) -> Forked:
-    """Fork ``NAME==VERSION``, or the newest release of ``NAME``, as the module ``name``.
+    """Fork ``NAME==VERSION``, ``NAME#7`` or the newest release of ``NAME``, as the module ``name``.
 
     Raises:
         NotFound: There is no such release.
@@ -52,7 +52,7 @@ def fork(origin: str, name: ModuleName, out: Path, workspace: Workspace) -> Fork
     line = find_line(origin, workspace.registries)
     if line.name == name:
         raise UsageError("M901", message=f"Choose another name for the fork than {name}.")
-    module = fetch_release(workspace, ModuleName(line.name), line.version)
+    module = fetch_line(workspace, line)
     workspace.progress.stage(f"Writing {name}")
     with workspace.store.lock():
         return write_fork(module, name, out)

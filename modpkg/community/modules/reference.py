@@ -1,4 +1,4 @@
-"""What a person names: ``NAME==VERSION``, ``NAME``, ``NAME@GENERATION`` or a folder."""
+"""What a person names: ``NAME==VERSION``, ``NAME#7``, ``NAME``, ``NAME@GENERATION`` or a folder."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from modpkg.core.records import IndexLine
 from modpkg.environment.first_load import compose_at_load
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
+from modpkg.environment.tried_candidates import with_candidate
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.contents import contents_of
 from modpkg.interop.hub_blob import check_links
 from modpkg.manifest.read import read_manifest
+from modpkg.registry.candidates import read_candidate
 from modpkg.registry.select import newest_release
 from modpkg.release.checkpoint import checkpoint_of
 from modpkg.release.content import Content, collect
@@ -36,22 +38,24 @@ from modpkg.release.packing import folders_apart
 from modpkg.toml.node import hint
 
 _RELEASE = re.compile(r"^(?P<name>[^=@/\\]+)==(?P<version>[^=@/\\]+)$")
+_CANDIDATE = re.compile(r"^(?P<name>[^=@#/\\]+)#(?P<number>\d{1,9})$")
 _GENERATION = re.compile(r"^(?P<name>[^=@/\\]+)@(?P<number>\d{1,9})$")
 
 
 class Reference(Struct, frozen=True):
     """What a text names, before anything is looked up.
 
-    With a version it is a release; with a generation, an installed model of that generation. With
-    neither it is a folder, if there is one, else a name.
+    With a version it is a release; with a candidate's number, that candidate; with a generation, an
+    installed model of that generation. With none it is a folder, if there is one, else a name.
     """
 
     text: str
     stem: str
-    """What stands before the version or generation."""
+    """What stands before the version, number or generation."""
     version: str | None = None
     """Normalised."""
     generation: int | None = None
+    candidate: int | None = None
 
     @property
     def name(self) -> ModuleName:
@@ -75,6 +79,8 @@ def parse_reference(text: str) -> Reference:
     '2.1.0'
     >>> parse_reference("summarizer@3").generation
     3
+    >>> parse_reference("summarizer#7").candidate
+    7
     >>> parse_reference("./summarizer").can_be_name
     False
 
@@ -83,6 +89,8 @@ def parse_reference(text: str) -> Reference:
     """
     if matched := _RELEASE.match(text):
         return Reference(text, matched["name"], version=str(parse_version(matched["version"])))
+    if matched := _CANDIDATE.match(text):
+        return Reference(text, matched["name"], candidate=int(matched["number"]))
     if matched := _GENERATION.match(text):
         return Reference(text, matched["name"], generation=int(matched["number"]))
     return Reference(text, text)
@@ -101,17 +109,32 @@ def parse_release(text: str) -> tuple[ModuleName, str]:
     return reference.name, reference.version
 
 
-def find_line(text: str, registries: Registries) -> IndexLine:
-    """Return the release that ``NAME==VERSION`` names, or the newest one of ``NAME``.
+def parse_candidate(text: str) -> tuple[ModuleName, int]:
+    """Return the name and number of ``NAME#7``.
 
     Raises:
-        NotFound: The registry has no such release.
+        UsageError: `text` has no number.
+        InvalidValue: The name is not valid.
+    """
+    reference = parse_reference(text)
+    if reference.candidate is None:
+        raise UsageError("M901", message=f"Name a candidate as NAME#7, not {text!r}.")
+    return reference.name, reference.candidate
+
+
+def find_line(text: str, registries: Registries) -> IndexLine:
+    """Return the release that ``NAME==VERSION`` or ``NAME#7`` names, or the newest one of ``NAME``.
+
+    Raises:
+        NotFound: The registry has no such release, or no such candidate.
         InvalidValue: Name or version is not valid.
     """
     reference = parse_reference(text)
     registry = registries.of(reference.name)
     if reference.version is not None:
         return registry.line(reference.name, reference.version)
+    if reference.candidate is not None:
+        return read_candidate(registry, reference.name, reference.candidate).line
     line = newest_release(registry.index(reference.name), or_yanked=True)
     if line is None:
         raise registry.not_found(reference.name, "any")
@@ -131,7 +154,7 @@ def fetch_named(text: str, workspace: Workspace) -> InstalledModule:
 
 
 def find_view(text: str, workspace: Workspace) -> ModuleView:
-    """Return what a person named: ``NAME==VERSION``, ``NAME``, ``NAME@GENERATION`` or a folder.
+    """Return what a person named: ``NAME==VERSION``, ``NAME#7``, ``NAME``, ``NAME@3`` or a folder.
 
     ``NAME`` is a model of the current environment, and ``NAME@3`` the same model as generation 3
     has it. A folder is one with safetensors files: of a module project, or as transformers and
@@ -144,7 +167,7 @@ def find_view(text: str, workspace: Workspace) -> ModuleView:
         What reading a registry can raise.
     """
     reference = parse_reference(text)
-    if reference.version is not None:
+    if reference.version is not None or reference.candidate is not None:
         return view_of_release(find_line(text, workspace.registries), workspace)
     if Path(text).is_dir():
         return view_of_folder(text, workspace.progress)
@@ -162,6 +185,10 @@ def find_weights(text: str, workspace: Workspace) -> ModuleView:
     view = find_view(text, workspace)
     if view.record is None or not is_composed(view.record):
         return view
+    reference = parse_reference(text)
+    if reference.candidate is not None:
+        registry = workspace.registries.of(reference.name)
+        with_candidate(registry, read_candidate(registry, reference.name, reference.candidate))
     module = compose_release(workspace, module_name(view.record.name), view.record.version).module
     name, version = view.name, view.version
     return view_of_files(view.label, module.tensors, module.files, name=name, version=version)

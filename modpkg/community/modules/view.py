@@ -15,14 +15,13 @@ from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import DIST, REPORT
 from modpkg.core.files import write_atomically
 from modpkg.core.installed import InstalledModule, TensorRef
-from modpkg.core.names import ModuleName
 from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.report import Report, parse_report
 from modpkg.core.tensors import HashedTensor
 from modpkg.core.tree import BlobTree
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
-from modpkg.environment.releases import fetch_release
+from modpkg.environment.releases import fetch_line
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.place import Place
@@ -115,7 +114,7 @@ def view_of_release(
 
     @cache
     def fetched() -> InstalledModule:
-        return fetch_release(workspace, ModuleName(line.name), line.version, sources)
+        return fetch_line(workspace, line, sources)
 
     return _of_record(
         record,

@@ -12,7 +12,7 @@ from packaging.version import Version
 from modpkg.community.evaluate.builds import built_release
 from modpkg.community.evaluate.project_tests import check_report
 from modpkg.community.modules.project import module_table
-from modpkg.community.modules.reference import parse_release
+from modpkg.community.modules.reference import find_line, parse_reference, parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
 from modpkg.core.digests import blob_path, parse_digest
@@ -311,12 +311,14 @@ def version_too_low(result: Check) -> PublishError:
 
 
 def named_line(text: str, registries: Registries) -> IndexLine:
-    """Return the release that ``NAME==VERSION`` names.
+    """Return the release that ``NAME==VERSION`` or ``NAME#7`` names.
 
     Raises:
         UsageError: `text` has no version.
         NotFound: The registry has no such release.
     """
+    if parse_reference(text).candidate is not None:
+        return find_line(text, registries)
     name, version = parse_release(text)
     return registries.of(name).line(name, version)
 

@@ -31,8 +31,10 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import IndexLine
 from modpkg.environment.project import Project
+from modpkg.environment.tried_candidates import with_candidate
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.find import find_manifest
+from modpkg.registry.candidates import read_candidate
 from modpkg.registry.select import earlier_release
 
 
@@ -40,8 +42,8 @@ from modpkg.registry.select import earlier_release
 def find_candidate(workspace: Workspace, text: str) -> Iterator[tuple[Workspace, ModuleView]]:
     """Yield the release that a text names, and the workspace whose manifest applies to it.
 
-    ``text`` is the folder of a module project, which is built, the folder of a built release, or
-    ``NAME==VERSION``.
+    ``text`` is the folder of a module project, which is built, the folder of a built release,
+    ``NAME==VERSION`` or ``NAME#7``. A candidate is the release of its version from then on.
 
     Raises:
         TestError: ``text`` names neither a project, nor a built release, nor a published one.
@@ -62,10 +64,15 @@ def find_candidate(workspace: Workspace, text: str) -> Iterator[tuple[Workspace,
             yield own, release
     else:
         reference = parse_reference(text)
+        if reference.candidate is not None:
+            registry = workspace.registries.of(reference.name)
+            one = read_candidate(registry, reference.name, reference.candidate)
+            with_candidate(registry, one)
+            yield workspace, _view(workspace, one.line)
+            return
         if reference.version is None:
-            raise TestError(
-                "M721", what=text, reason="it is neither a folder nor a release (NAME==VERSION)"
-            )
+            reason = "it is neither a folder, a release (NAME==VERSION) nor a candidate (NAME#7)"
+            raise TestError("M721", what=text, reason=reason)
         yield workspace, _published(workspace, reference.name, reference.version)
 
 
