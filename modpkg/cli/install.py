@@ -93,7 +93,7 @@ def install_command(
     from modpkg.community.modules.reference import parse_candidate
     from modpkg.environment.plan import InstallRequest
 
-    tried = dict(map(parse_candidate, candidates))
+    tried: dict[str, int] = dict(map(parse_candidate, candidates))
     lock = workspace.usable_lock() if tried else None
     known = () if lock is None else [module.name for module in lock.module]
     new = added((*requirements, *(name for name in tried if name not in known)))

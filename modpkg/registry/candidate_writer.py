@@ -37,7 +37,7 @@ from modpkg.registry.candidates import (
 )
 from modpkg.registry.place import Progress, RegistryChange
 from modpkg.registry.reader import Registry
-from modpkg.registry.standing import check_free
+from modpkg.registry.standing import Standing, check_free
 from modpkg.registry.writer import RegistryWriter, blobs_of
 
 
@@ -115,7 +115,7 @@ class CandidateWriter(RegistryWriter):
             raise RecordError("M465", path=path, reason=reason)
         proposed = CandidateLine(
             number=number,
-            line=replace(line, published="", yanked=None),
+            line=Standing().on(replace(line, published="")),
             by=by,
             at=at,
             message=message,

@@ -274,7 +274,7 @@ def test_exit_status_is_the_verdict(made: Path, tmp_path: Path) -> None:
     status, _ = run(write_encoder(tmp_path / "same", "1.1"), "--dependants", "some")
     assert status == 2
     for what, sentence in (
-        ("encoder", "neither a folder nor a release (NAME==VERSION)"),
+        ("encoder", "neither a folder, a release (NAME==VERSION) nor a candidate"),
         (str(tmp_path), "neither a modpkg.toml nor a built release"),
         ("encoder==9", "encoder 9 is not in the registry"),
     ):
