@@ -17,6 +17,7 @@ from modpkg.core.version import __version__
 from modpkg.server import accounts, api_tokens, owners, sessions
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
+from modpkg.server.chores import Chores
 from modpkg.server.file_answers import ServerApp
 from modpkg.server.pages.site import SITE, nothing_here
 from modpkg.server.state import Server
@@ -41,7 +42,13 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
         caller = request.state["caller"] = caller_of(server, request)
         return caller
 
+    chores = Chores(server)
+
+    def start(_: Litestar) -> None:
+        chores.start()
+
     def close(_: Litestar) -> None:
+        chores.stop()
         server.close()
 
     def quiet(config: AppConfig) -> AppConfig:
@@ -57,6 +64,7 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
         exception_handlers={ModpkgError: error_answer, NotFoundException: nothing_here},
         state=State({"server": server}),
         on_app_init=[quiet],
+        on_startup=[start],
         on_shutdown=[close],
         request_max_body_size=server.settings.limits.body_bytes,
         openapi_config=OpenAPIConfig(

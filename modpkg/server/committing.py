@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError as DatabaseRefused
 from sqlalchemy.orm import Session
 
 from modpkg.community.modules.view import view_of_build
@@ -22,9 +23,11 @@ from modpkg.community.semver.check import check
 from modpkg.community.semver.releases import version_too_low
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import AccessRefused, ModpkgError, NotFound, PublishError
+from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine, canonical_json
 from modpkg.core.tree import BlobTree
+from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.place import Place
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
@@ -42,6 +45,7 @@ from modpkg.server.declaring import (
     release_there,
 )
 from modpkg.server.events import log_event
+from modpkg.server.new_names import check_free_name
 from modpkg.server.spool import busy, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Membership, Module, PublishingSession, Role, SessionBlob
@@ -84,6 +88,10 @@ def _commit(server: Server, caller: Caller, session: str) -> CommitAnswer:
     published = release_there(registry, line)
     if published is None and (lacking := missing_blobs(server.place, spool, blobs)):
         raise PublishError("M456", count=len(lacking), digest=lacking[0].digest)
+    if published is not None and row.is_candidate:
+        raise PublishError(
+            "M470", name=line.name, version=line.version, registry=registry.url, manifest=MANIFEST
+        )
     number = None
     if published is None:
         here = [(parse_digest(blob.digest), blob.size) for blob in blobs]
@@ -109,11 +117,12 @@ def _publish(
     if not tree.has(own):  # it is in the registry: of a candidate, or of a publisher who was killed
         tree.add(server.registry().blob(own, "the release record"))
     check_declared_record(tree.read(own, "the release record"), line, blobs)
+    if row.is_candidate:
+        return _submit(place, caller, row, built)
     writer = RegistryWriter(place)
     writer.preview(built, line)
     check_version(place, built, line)
-    with server.database.begin() as db:
-        is_new = claim(db, caller, server.registry(), row)
+    is_new = claim_name(server, caller, row)
     try:
         published = writer.publish(built, line, now=now())
     except ModpkgError:
@@ -121,6 +130,18 @@ def _publish(
             disclaim(server, row.module)
         raise
     return published, None
+
+
+def _submit(
+    place: Place, caller: Caller, row: PublishingSession, built: Registry
+) -> tuple[IndexLine, int]:
+    """Make a release a candidate; return its line and number.
+
+    Whether its version is high enough is for its reviewers to see, and for acceptance to check.
+    """
+    writer = CandidateWriter(place)
+    one = writer.submit(built, line_of(row), by=caller.name, message=row.message, now=now())
+    return one.line, one.number
 
 
 def check_version(place: Place, built: Registry, line: IndexLine) -> None:
@@ -157,6 +178,20 @@ def check_version(place: Place, built: Registry, line: IndexLine) -> None:
         raise version_too_low(result)
 
 
+def claim_name(server: Server, caller: Caller, row: PublishingSession) -> bool:
+    """Give a new name to its publisher; return whether it was new.
+
+    Raises:
+        What `claim` raises.
+    """
+    try:
+        with server.database.begin() as db:
+            return claim(db, caller, server.registry(), row)
+    except DatabaseRefused:  # somebody else was first, at the same moment
+        with server.database.begin() as db:
+            return claim(db, caller, server.registry(), row)
+
+
 def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSession) -> bool:
     """Give a new name to its publisher, or to his organisation; return whether it was new.
 
@@ -169,6 +204,7 @@ def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSessio
         return False
     if has_index(registry, name):
         raise PublishError("M457", module=name)
+    check_free_name(db, name, bool(row.options.get("confirm_name")))
     owner = caller.account_id
     if wanted := row.options.get("owner"):
         owner = db.scalar(

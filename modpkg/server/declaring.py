@@ -37,6 +37,7 @@ from modpkg.registry.writer import blobs_of
 from modpkg.release.verify import check_record
 from modpkg.server.callers import Caller
 from modpkg.server.clock import now
+from modpkg.server.new_names import check_free_name
 from modpkg.server.rights import check_right
 from modpkg.server.spool import Spool, spool_of
 from modpkg.server.state import Server
@@ -171,7 +172,8 @@ def check_name(db: Session, registry: Registry, name: str, request: SessionReque
     """Check a name that nobody has a right to yet.
 
     Raises:
-        PublishError: It has releases, of which it is not known whose they are.
+        PublishError: It has releases, of which it is not known whose they are; or it looks like
+            another name.
         NotFound: It has none, so that there can be no candidate of it.
     """
     if db.get(Module, name) is not None:
@@ -180,6 +182,7 @@ def check_name(db: Session, registry: Registry, name: str, request: SessionReque
         raise PublishError("M457", module=name)
     if request.candidate:
         raise no_such_module(name, registry)
+    check_free_name(db, name, request.confirm_name)
 
 
 def has_index(registry: Registry, name: str) -> bool:

@@ -57,7 +57,8 @@ async def send_file(server: Server, scope: Any, send: Any) -> None:
         answer = await anyio.to_thread.run_sync(
             answer_known, server, path, method, _header_of(scope), answer
         )
-    server.note_read(path, answer.status, method)
+    if answer.status == 200 and method == "GET":
+        server.downloads.note(path)
     headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if not isinstance(answer.body, FilePart):

@@ -66,7 +66,8 @@ class RsgiApp:
             answer = await anyio.to_thread.run_sync(
                 answer_known, server, path, method, header, answer
             )
-        server.note_read(path, answer.status, method)
+        if answer.status == 200 and method == "GET":
+            server.downloads.note(path)
         if isinstance(answer.body, FilePart):
             await _send_part(protocol, answer, answer.body)
         elif answer.body:

@@ -6,13 +6,19 @@ import functools
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 from anyio import CapacityLimiter
 
+from modpkg.core import bounds
+from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import is_hub_address
+from modpkg.core.records import RegistryInfo, canonical_json, decode_record
 from modpkg.registry.opening import open_place
-from modpkg.registry.place import Place, registry_at
+from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.reader import Registry
+from modpkg.registry.writer import RegistryWriter
 from modpkg.server.database import Database, sqlite_url
+from modpkg.server.downloads import DownloadTally
 from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.reading import files_of
 from modpkg.server.settings import ServerSettings
@@ -50,6 +56,7 @@ class Server:
         self.commits = CapacityLimiter(COMMITS_AT_ONCE)
         """Of commits, which take long: other requests are answered meanwhile."""
         self.database = Database(settings.database or self._own_database())
+        self.downloads = DownloadTally(self.place, self.database)
 
     def _own_database(self) -> str:
         folder = self.place.folder or Path.cwd()
@@ -59,10 +66,24 @@ class Server:
     def prepare(self) -> None:
         """Make the registry and the tables, where they are not yet."""
         self.place.prepare(self.settings.name)
+        self._announce()
         self.database.upgrade()
 
-    def note_read(self, path: str, status: int, method: str) -> None:
-        """Note that a file was read: of a release record, a download."""
+    def _announce(self) -> None:
+        """Write the address of the API into ``registry.json``, for readers of files alone too."""
+
+        def edit(change: RegistryChange) -> bool:
+            data = change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) or b""
+            decode_record(data, RegistryInfo, f"{self.place.url}/{REGISTRY_INFO}")
+            info = msgspec.json.decode(data)
+            if info.get("api") == self.settings.api:
+                return False
+            info["api"] = self.settings.api
+            change.replace(REGISTRY_INFO, canonical_json(info) + b"\n")
+            return True
+
+        if self.place.change(edit):
+            RegistryWriter(self.place).describe_all()  # it has the digest of the file
 
     def registry(self) -> Registry:
         """Return the registry as it is now."""

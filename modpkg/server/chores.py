@@ -1,0 +1,52 @@
+"""What a server does beside answering: sweeping sessions, writing counts of downloads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from modpkg.server.state import Server
+from modpkg.server.sweeping import sweep
+
+COUNTS_SECONDS = 30.0
+"""Between two times that counts are written."""
+SWEEP_SECONDS = 600.0
+"""Between two sweeps, the first of which is at the start."""
+_log = logging.getLogger(__name__)
+
+
+class Chores:
+    """A thread that does them; what fails is done again the next time."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="modpkg-chores", daemon=True)
+
+    def start(self) -> None:
+        """Begin with them."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, when what is under way is done, and write what is not written."""
+        self._ends.set()
+        self._thread.join()
+        self._do("downloads", self._server.downloads.write)
+
+    def _run(self) -> None:
+        swept = -SWEEP_SECONDS
+        while True:
+            if time.monotonic() - swept >= SWEEP_SECONDS:
+                swept = time.monotonic()
+                self._do("sweep", lambda: sweep(self._server))
+            if self._ends.wait(COUNTS_SECONDS):
+                return
+            self._do("downloads", self._server.downloads.write)
+
+    def _do(self, what: str, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception:  # a database or disk that is away for a while
+            _log.exception("chore failed: %s", what)
