@@ -21,18 +21,19 @@ from sqlalchemy.orm import Session
 from modpkg.community.modules.view import view_of_build
 from modpkg.community.semver.check import check
 from modpkg.community.semver.releases import version_too_low
-from modpkg.core.digests import parse_digest
+from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import AccessRefused, ModpkgError, NotFound, PublishError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_version
-from modpkg.core.records import IndexLine, canonical_json
+from modpkg.core.records import IndexLine, ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.candidate_writer import CandidateWriter
+from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.place import Place
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.registry.session_records import CommitAnswer, DeclaredBlob
-from modpkg.registry.writer import RegistryWriter
+from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.server.callers import Caller
 from modpkg.server.clock import now
 from modpkg.server.declaring import (
@@ -117,6 +118,7 @@ def _publish(
     if not tree.has(own):  # it is in the registry: of a candidate, or of a publisher who was killed
         tree.add(server.registry().blob(own, "the release record"))
     check_declared_record(tree.read(own, "the release record"), line, blobs)
+    _add_registered(place, built.record(line), tree)
     if row.is_candidate:
         return _submit(place, caller, row, built)
     writer = RegistryWriter(place)
@@ -130,6 +132,17 @@ def _publish(
             disclaim(server, row.module)
         raise
     return published, None
+
+
+def _add_registered(place: Place, record: ReleaseRecord, tree: BlobTree) -> None:
+    """Add the files and interfaces that were not uploaded, since the registry has them."""
+    for digest, what in blobs_of(record):
+        if digest in record.packs or tree.has(digest):
+            continue
+        if isinstance(place, FolderPlace):
+            tree.add_shared(place.blobs, digest, what)
+        else:
+            tree.add_stream(place.source.stream(blob_path(digest)), digest, what, place.url)
 
 
 def _submit(

@@ -224,6 +224,7 @@ def _open_session(
     rows = select(PublishingSession).where(
         PublishingSession.account_id == caller.account_id,
         PublishingSession.release == line.release,
+        PublishingSession.line == canonical_json(line).decode(),
         PublishingSession.is_candidate == candidate,
         PublishingSession.state == "open",
         PublishingSession.expires > now(),

@@ -80,16 +80,16 @@ def declared_size(server: Server, caller: Caller, session: str, digest: str) -> 
         return blob.size
 
 
-@head("/api/1/sessions/{session:str}/blobs/{digest:str}", sync_to_thread=True)
-def show_upload(
+@head("/api/1/sessions/{session:str}/blobs/{digest:str}")
+async def show_upload(
     session: FromPath[str],
     digest: FromPath[str],
     server: NamedDependency[Server],
     caller: NamedDependency[Caller],
 ) -> Response[None]:
     """Return how much of a blob is there, as a header."""
-    size = declared_size(server, caller, session, digest)
-    there = spool_of(server.place, session).size(Digest(digest))
+    size = await in_thread(declared_size, server, caller, session, digest)
+    there = await in_thread(spool_of(server.place, session).size, Digest(digest))
     headers = {OFFSET: str(there), "Upload-Length": str(size), "Cache-Control": "no-store"}
     return Response(None, headers=headers)
 

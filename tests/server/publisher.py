@@ -48,7 +48,7 @@ class Publisher:
 
     def declare(self, tree: BlobTree, line: IndexLine, **options: Any) -> Response:
         """Declare a release."""
-        record = Registry(str(tree.root)).record(line)
+        record = Registry(str(tree.root)).release(line.release, "the record")
         digests = [*(digest for digest, _ in blobs_of(record)), parse_digest(line.release)]
         blobs = [
             DeclaredBlob(digest, tree.path(digest).stat().st_size)
