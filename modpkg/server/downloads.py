@@ -28,7 +28,7 @@ _BEGINNING = b'{"expects":'
 """Of a release record, which is canonical JSON."""
 
 
-class _Named(Struct):
+class _CalledRelease(Struct):
     """What a release record calls itself."""
 
     name: str
@@ -42,7 +42,7 @@ class DownloadTally:
         self._place = place
         self._database = database
         self._counts: dict[str, int] = {}
-        self._known: dict[str, _Named | None] = {}
+        self._known: dict[str, _CalledRelease | None] = {}
 
     def note(self, path: str) -> None:
         """Note that a file was sent, whole."""
@@ -64,7 +64,7 @@ class DownloadTally:
         if found:
             self._add(found, now().date())
 
-    def _release(self, path: str) -> _Named | None:
+    def _release(self, path: str) -> _CalledRelease | None:
         """Return which release a blob is the record of; None for any other blob."""
         if path not in self._known:
             if len(self._known) > _MOST:
@@ -72,12 +72,14 @@ class DownloadTally:
             self._known[path] = self._read(path[1:])
         return self._known[path]
 
-    def _read(self, path: str) -> _Named | None:
+    def _read(self, path: str) -> _CalledRelease | None:
         source = self._place.source
         try:
             if b"".join(source.stream(path, 0, len(_BEGINNING))) != _BEGINNING:
                 return None
-            record = msgspec.json.decode(source.read(path, bounds.RECORD_BYTES), type=_Named)
+            record = msgspec.json.decode(
+                source.read(path, bounds.RECORD_BYTES), type=_CalledRelease
+            )
             digest = f"sha256:{path[-64:]}"
             lines = registry_at(self._place).index(record.name)
         except (ModpkgError, FileMissing, msgspec.MsgspecError, UnicodeDecodeError):
