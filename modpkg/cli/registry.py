@@ -33,6 +33,7 @@ from modpkg.registry.opening import open_place
 from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.probe import probe
 from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.server_writer import writer_at
 from modpkg.registry.unnamed import Freed, remove_unnamed
 from modpkg.registry.upkeep import all_names, needed_releases, open_alone
 from modpkg.registry.writer import RegistryWriter
@@ -365,7 +366,7 @@ def copy_registry(
         releases = needed_releases(origin, requirements)
     else:
         releases = {name: origin.index(name) for name in all_names(origin)}
-    writer = RegistryWriter(place, origin.name)
+    writer = writer_at(place, origin.name)
     done = copy_releases(origin, writer, releases, workspace.progress)
     copy_advisories(origin, place)
     if as_json:

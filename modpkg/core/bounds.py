@@ -80,6 +80,8 @@ SIGNATURES_BYTES = 4 << 20
 REDIRECTS = 5
 #: An answer of a server's API, bytes.
 API_ANSWER_BYTES = 16 << 20
+#: How long a server may take to verify and publish what was uploaded, seconds.
+COMMIT_SECONDS = 7200
 #: ``registry.json``, bytes.
 REGISTRY_INFO_BYTES = 1 << 20
 #: Names that one command resolves from one registry. This and the next eight, but

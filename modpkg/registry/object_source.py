@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from modpkg.core import bounds
@@ -30,6 +30,7 @@ ARRIVAL = 1 << 18
 """Bytes after which a chunk is yielded."""
 INDEX = "index/"
 _CONDITIONS = {"if_none_match", "if_modified_since"}
+T = TypeVar("T")
 PROMPT = 0.5
 """Seconds after which what has come is yielded, so that progress shows on a slow connection."""
 
@@ -259,9 +260,20 @@ class ObjectSource:
                 return
             pace.timed(answer.collect)
 
-    def _answer(
-        self, path: str, begin: Callable[[], _Answer], pace: Pace, conditional: bool
-    ) -> _Answer:
+    def size(self, path: str) -> int | None:
+        """Return the bytes of a file; None if it is not there.
+
+        Raises:
+            RegistryUnreachable: The server does not say it.
+        """
+        store, pace = self.store, Pace(self.url, path, self._patience)
+        try:
+            meta = self._answer(path, lambda: store.head(path), pace, conditional=False)
+        except FileMissing:
+            return None
+        return int(meta["size"])
+
+    def _answer(self, path: str, begin: Callable[[], T], pace: Pace, conditional: bool) -> T:
         """Return the answer to a request, which is tried again where that may help."""
         errors = library().exceptions
         attempts = Attempts(self.RETRIES, self._patience.total_seconds(), self.asked_wait)

@@ -18,9 +18,14 @@ from modpkg.registry.location import default_location
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.open_source import open_configured
 from modpkg.registry.place import Place, is_registry
+from modpkg.registry.server_api import open_api
+from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.writer import RegistryWriter
 
-_NEITHER = "releases are published to folders, object stores (s3://, gs://, az://) and hubs (hf://)"
+_NEITHER = (
+    "releases are published to folders, object stores (s3://, gs://, az://), hubs (hf://) and what "
+    "'modpkg registry serve' serves"
+)
 
 
 def open_place(address: str, settings: Settings | None = None) -> Place:
@@ -28,6 +33,7 @@ def open_place(address: str, settings: Settings | None = None) -> Place:
 
     Raises:
         PublishError: Nothing can be published there.
+        RegistryError: A server cannot be asked where it is published to, or says another server.
     """
     parts = urlsplit(address)
     if parts.scheme == "file":
@@ -36,6 +42,12 @@ def open_place(address: str, settings: Settings | None = None) -> Place:
         source = open_configured(address, None, settings or read_settings())
         if isinstance(source, ObjectSource):
             return BucketPlace(source)
+    if parts.scheme in ("http", "https"):
+        settings = settings or read_settings()
+        api = open_api(address, settings)
+        source = open_configured(address, None, settings)
+        if api is not None and isinstance(source, ObjectSource):
+            return ServerPlace(source, api)
     if is_hub_address(address):
         return HubPlace(parse_hub_address(address))
     if "://" in address:

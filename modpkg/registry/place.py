@@ -65,15 +65,15 @@ class BuiltBlob(Struct, frozen=True):
         """Return whether the file is as it was when it was hashed, but for links to it."""
         return self.stamp is not None and self.stamp.same_but_for_links(stamp_of(self.path))
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes of the file, which nobody has verified.
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of the file from ``offset`` on, which nobody has verified.
 
         Raises:
             IntegrityError: The tree does not have it.
         """
         try:
             check_regular(self.path)
-            yield from file_chunks(self.path)
+            yield from file_chunks(self.path, offset)
         except FileNotFoundError:
             raise IntegrityError(
                 "M306", what=self.what, digest=self.digest, source=self.source
@@ -93,13 +93,16 @@ class CopiedBlob(Struct, frozen=True):
     def source(self) -> str:
         return self.registry.url
 
-    def chunks(self) -> Iterator[bytes]:
-        """Yield its bytes, which nobody has verified.
+    def chunks(self, offset: int = 0) -> Iterator[bytes]:
+        """Yield its bytes from ``offset`` on, which nobody has verified.
 
         Raises:
             RegistryError: There are more of them than it has.
         """
-        return bounded_stream(self.registry, self.digest, self.what, self.size)
+        for chunk in bounded_stream(self.registry, self.digest, self.what, self.size):
+            if offset < len(chunk):
+                yield chunk[offset:]
+            offset = max(offset - len(chunk), 0)
 
 
 def bounded_stream(

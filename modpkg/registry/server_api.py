@@ -95,6 +95,7 @@ class ServerApi(CheckedRequests):
         record: Struct | None = None,
         *,
         again: bool | None = None,
+        silence: float | None = None,
     ) -> Answer:
         """Return the record that is answered.
 
@@ -105,17 +106,35 @@ class ServerApi(CheckedRequests):
             record: What is sent.
             again: Whether the request may be sent twice where no answer came; by default all but
                 those that are posted may.
+            silence: How long the server may take to answer, in seconds.
 
         Raises:
             ModpkgError: The server refuses it; the code is what the server says.
             RegistryUnreachable: It cannot be asked, or does not answer as servers of modpkg do.
         """
-        answer = self._asked(method, path, record, again)
+        answer = self._asked(method, path, record, again, silence)
+        return self.decoded(answer, kind, path)
+
+    def url(self, path: str) -> str:
+        """Return the address of a request."""
+        return f"{self._address}/{path}"
+
+    def prepare(self, kind: type[Struct]) -> None:
+        """Make ready what reads a record, before threads do."""
+        _decoder(kind)
+        _decoder(ErrorAnswer)
+
+    def decoded(self, answer: WholeAnswer, kind: type[Answer], path: str) -> Answer:
+        """Return the record in an answer.
+
+        Raises:
+            RegistryUnreachable: It is not what servers of modpkg answer.
+        """
         try:
             decoded: Answer = _decoder(kind).decode(answer.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise self.refusal(
-                f"its answer to {method} {path} is not what this version of modpkg understands",
+                f"its answer to {path} is not what this version of modpkg understands",
                 "update modpkg, or ask its owner to update the server",
             ) from None
         return decoded
@@ -131,14 +150,19 @@ class ServerApi(CheckedRequests):
         self._asked(method, path, record, again)
 
     def _asked(
-        self, method: str, path: str, record: Struct | None, again: bool | None
+        self,
+        method: str,
+        path: str,
+        record: Struct | None,
+        again: bool | None,
+        silence: float | None = None,
     ) -> WholeAnswer:
         body, headers = None, {"Accept": "application/json"}
         if record is not None:
             data = msgspec.json.encode(record)
             body = RequestBody(len(data), lambda: iter((data,)))
             headers["Content-Type"] = "application/json"
-        url = f"{self._address}/{path}"
+        url = self.url(path)
         expected = range(200, 300)
         if again is None:
             again = method != "POST"
@@ -150,18 +174,24 @@ class ServerApi(CheckedRequests):
                 headers=headers,
                 body=body,
                 most=bounds.API_ANSWER_BYTES,
+                silence=silence,
             )
         else:
-            answer = self._asked_once(method, url, headers, body)
+            answer = self._asked_once(method, url, headers, body, silence)
         if any(secret in answer.body for secret in self._echoes):
             raise RegistryError("M897", url=self._origin, path=path, config=config_path())
         return answer
 
     def _asked_once(
-        self, method: str, url: str, headers: Mapping[str, str], body: RequestBody | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: RequestBody | None,
+        silence: float | None,
     ) -> WholeAnswer:
         try:
-            with self.open(method, url, headers=headers, body=body) as answer:
+            with self.open(method, url, headers=headers, body=body, silence=silence) as answer:
                 data = read_answer(answer, bounds.API_ANSWER_BYTES)
                 got = WholeAnswer(answer.status, answer.headers, data)
         except PassingFailure as failure:
@@ -183,7 +213,21 @@ class ServerApi(CheckedRequests):
         sent = dict(headers or {})
         if self._login is not None and origin(url) == origin(self._origin):
             sent["Authorization"] = self._login.authorization()
-        with self._sent(method, url, sent, body, silence) as answer:
+        with self.open_signed(method, url, headers=sent, body=body, silence=silence) as answer:
+            yield answer
+
+    @contextlib.contextmanager
+    def open_signed(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: RequestBody | None = None,
+        silence: float | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send a request to where the server says, which its address authorises; see `open`."""
+        with self._sent(method, url, headers, body, silence) as answer:
             status = answer.status
             if status in _REDIRECTS:
                 reason = f"it redirects to another address (status {status})"
@@ -226,12 +270,6 @@ def _decoder(kind: Any) -> Any:
     if kind not in _decoders:
         _decoders[kind] = msgspec.json.Decoder(kind)
     return _decoders[kind]
-
-
-def prepare_decoder(kind: type[Struct]) -> None:
-    """Make ready what reads a record, before threads do."""
-    _decoder(kind)
-    _decoder(ErrorAnswer)
 
 
 def api_path(*parts: object) -> str:

@@ -11,7 +11,7 @@ from packaging.version import Version
 from modpkg.community.modules.composed import composed_base
 from modpkg.community.modules.memory import memory_of
 from modpkg.community.modules.rows import rows_warning
-from modpkg.core.errors import ManifestError, PublishError, ReleaseError
+from modpkg.core.errors import ManifestError, RegistryError, ReleaseError
 from modpkg.core.foreign import how_to_import
 from modpkg.core.names import listed, parse_version
 from modpkg.core.records import ReleaseRecord
@@ -157,7 +157,7 @@ def published_tensors(project: Workspace) -> Known | None:
     module = module_table(project.manifest)
     try:
         place = writable_place(project.manifest, project.options.registry)
-    except PublishError:
+    except RegistryError:
         return None
     relatives = relatives_of_project(project.manifest, module.name, module.version)
     return known_tensors(place, relatives, project.store.blobs)

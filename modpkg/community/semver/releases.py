@@ -37,7 +37,8 @@ from modpkg.registry.opening import writable_place
 from modpkg.registry.place import Place, is_registry, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
-from modpkg.registry.writer import RegistryWriter
+from modpkg.registry.server_place import ServerPlace
+from modpkg.registry.server_writer import NewModule, writer_at
 from modpkg.release.build import with_reason
 from modpkg.trust.bundle import Signer, sign_statement
 from modpkg.trust.statement import release_statement
@@ -140,6 +141,7 @@ def publish_project(
     dry_run: bool = False,
     by_reference: bool | None = None,
     signer: Signer | None = None,
+    new: NewModule | None = None,
 ) -> Publication:
     """Publish what `modpkg build` wrote for a module project.
 
@@ -150,6 +152,7 @@ def publish_project(
         by_reference: Whether weights stay where they were imported from, so that only that place is
             published; None for those that are still there.
         signer: What signs the release; None if nothing does.
+        new: What becomes of a name that a server does not know yet.
 
     Raises:
         PublishError: This version was not built, its build is damaged, nothing can be published
@@ -172,6 +175,7 @@ def publish_project(
             dry_run=dry_run,
             by_reference=by_reference,
             signer=signer,
+            new=new,
         )
     except IntegrityError as error:
         raise _of_build(error, dist) from None
@@ -196,6 +200,7 @@ def _publish_build(
     dry_run: bool,
     by_reference: bool | None,
     signer: Signer | None,
+    new: NewModule | None,
 ) -> Publication:
     """Publish the release in ``dist``; raise `IntegrityError` if it is damaged there."""
     built = Registry(str(dist.absolute()))
@@ -203,7 +208,12 @@ def _publish_build(
     if not lines:
         raise PublishError("M311", folder=f"{shown(dist)} of {module.name} {module.version}")
     place = writable_place(project.manifest, project.options.registry, lambda: project.settings)
-    writer = RegistryWriter(place)
+    writer = writer_at(place, new=new)
+    if isinstance(place, ServerPlace):  # a server has the weights of what is published there
+        if by_reference:
+            names = {"name": module.name, "version": str(module.version)}
+            raise PublishError("M887", reason="a server does not leave where they are", **names)
+        by_reference = False
     line = line_to_publish(project, built, lines[0], place, reason, dry_run=dry_run)
     known, already = is_registry(place), _has(place, line)
     if not already and line.kind == "model":

@@ -1,0 +1,158 @@
+"""Publishing to a registry that is served: what is checked at a folder is checked here first."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from modpkg.core import bounds
+from modpkg.core.digests import Digest, parse_digest
+from modpkg.core.errors import PublishError
+from modpkg.core.records import IndexLine, ReleaseRecord
+from modpkg.core.tree import BlobTree
+from modpkg.registry.place import Blob, BuiltBlob, CopiedBlob, Place, Progress
+from modpkg.registry.publishing_client import PublishingClient, Session
+from modpkg.registry.reader import Registry
+from modpkg.registry.server_place import ServerPlace
+from modpkg.registry.session_records import DeclaredBlob, SessionRequest
+from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.release.verify import check_record
+
+
+class NewModule(Struct, frozen=True):
+    """What becomes of a name that a server does not know yet."""
+
+    private: bool = False
+    """Whether only those can read it who have a role for it."""
+    owner: str = ""
+    """The organisation that it will belong to; empty for whoever publishes it."""
+    confirm_name: bool = False
+    """Whether its name may be near to that of another module."""
+
+
+class ServerWriter(RegistryWriter):
+    """A registry that is published to by its server's API."""
+
+    def __init__(self, place: ServerPlace, new: NewModule | None = None) -> None:
+        """``new`` is for modules that the server does not know yet."""
+        super().__init__(place)
+        self.api = place.api
+        self._new = new or NewModule()
+
+    def publish(
+        self,
+        built: Registry,
+        line: IndexLine,
+        *,
+        now: datetime.datetime | None = None,
+        progress: Progress | None = None,
+        elsewhere: Mapping[Digest, Sequence[str]] = MappingProxyType({}),
+    ) -> IndexLine:
+        return self._publish_built(built, line, progress).line
+
+    def submit(
+        self, built: Registry, line: IndexLine, message: str, progress: Progress | None = None
+    ) -> Session:
+        """Submit a release of a built tree as a candidate, for review.
+
+        Raises:
+            What `publish` raises for it.
+        """
+        return self._publish_built(built, line, progress, message)
+
+    def _publish_built(
+        self,
+        built: Registry,
+        line: IndexLine,
+        progress: Progress | None,
+        message: str | None = None,
+    ) -> Session:
+        """Publish a release of a built tree, or submit it with a message as a candidate."""
+        self.api.check_login(f"publish {line.name} {line.version}")
+        record, tree = built.record(line), BlobTree(Path(built.url))
+        self._verify(record, line.release, tree)
+        release = parse_digest(line.release)
+        blobs: dict[Digest, Blob] = {
+            digest: BuiltBlob(digest, what, tree)
+            for digest, what in [*blobs_of(record), (release, "the release record")]
+            if tree.has(digest)
+        }
+        return self._run(line, blobs, tree.read(release, "the release record"), progress, message)
+
+    def _run(
+        self,
+        line: IndexLine,
+        blobs: Mapping[Digest, Blob],
+        record: bytes,
+        progress: Progress | None,
+        message: str | None = None,
+    ) -> Session:
+        text = record.decode()
+        request = SessionRequest(
+            line=replace(line, size=0, published="", yanked=None),
+            blobs=[
+                DeclaredBlob(digest, blob.size)
+                for digest, blob in blobs.items()
+                if blob.size is not None
+            ],
+            record=text if len(text) <= bounds.SESSION_RECORD_CHARACTERS else None,
+            candidate=message is not None,
+            message=message or "",
+            private=self._new.private,
+            owner=self._new.owner,
+            confirm_name=self._new.confirm_name,
+        )
+        return PublishingClient(self.api, progress).publish(request, blobs)
+
+    def copy_releases(
+        self, source: Registry, lines: Sequence[IndexLine], progress: Progress | None = None
+    ) -> dict[str, ReleaseRecord]:
+        """Copy releases of one module, each with a session of its own; see `RegistryWriter`.
+
+        The server says when they were published: that is now.
+        """
+        records = {}
+        for line in lines:
+            record = records[line.release] = source.record(line)
+            check_record(record)
+            release = parse_digest(line.release)
+            data = source.blob(release, "the release record")
+            sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
+            blobs: dict[Digest, Blob] = {
+                release: CopiedBlob(release, "the release record", source, len(data))
+            }
+            for digest, what in blobs_of(record):
+                size = sizes.get(digest)
+                if size is None:
+                    size = len(source.blob(digest, what))
+                blobs[digest] = CopiedBlob(digest, what, source, size)
+            self._run(line, blobs, data, progress)
+            if line.yanked is not None:
+                self.yank(line.name, line.version, line.yanked)
+        return records
+
+    def describe_all(self) -> None:
+        raise PublishError("M309", url=self.url, reason="its server writes its list of modules")
+
+
+def writer_at(
+    place: Place, name: str | None = None, new: NewModule | None = None
+) -> RegistryWriter:
+    """Return what writes to a place; ``name`` is that of a new registry.
+
+    ``new`` is for modules that a server does not know yet.
+
+    Raises:
+        PublishError: ``new`` is for servers alone.
+    """
+    if isinstance(place, ServerPlace):
+        return ServerWriter(place, new)
+    if new is not None and new != NewModule():
+        reason = "only a registry that is served knows whose modules are and who may read them"
+        raise PublishError("M309", url=place.url, reason=reason)
+    return RegistryWriter(place, name)
