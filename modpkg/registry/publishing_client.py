@@ -24,7 +24,7 @@ from modpkg.registry.attempts import jittered
 from modpkg.registry.checked_requests import RequestBody, WholeAnswer, read_answer
 from modpkg.registry.place import Blob, Progress
 from modpkg.registry.request_tries import PassingFailure
-from modpkg.registry.requests import abandon, wait_for
+from modpkg.registry.requests import Abandoned, abandon, wait_for
 from modpkg.registry.server_api import ServerApi
 from modpkg.registry.session_records import (
     OFFSET,
@@ -55,12 +55,14 @@ class Session(Struct, frozen=True):
 
 
 class PublishingClient:
-    """Somebody who publishes to one server."""
+    """Somebody who publishes one release to a server."""
 
     def __init__(self, api: ServerApi, progress: Progress | None = None) -> None:
         self._api = api
         self._progress = progress
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        """Set when an upload has failed, so that the others are given up."""
         self._sent: dict[str, int] = {}
         """By digest, the bytes of it that progress was told of."""
         for kind in (SessionAnswer, CommitAnswer, Uploaded):
@@ -107,7 +109,6 @@ class PublishingClient:
             return
         # Large ones first: the last one alone would keep everybody waiting.
         lacking.sort(key=lambda pair: (-pair[1].size, pair[0]))
-        self._api.stopped.clear()
         pool = ThreadPoolExecutor(min(AT_ONCE, len(lacking)), "modpkg-upload")
         try:
             for _ in pool.map(
@@ -115,11 +116,11 @@ class PublishingClient:
             ):
                 pass
         except (KeyboardInterrupt, SystemExit):
-            self._api.stopped.set()
+            self._stopped.set()
             abandon()  # or the pool would wait for the server
             raise
         except BaseException:
-            self._api.stopped.set()
+            self._stopped.set()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -195,6 +196,8 @@ class PublishingClient:
     def _chunks(self, digest: Digest, blob: Blob, offset: int) -> Iterator[bytes]:
         at = offset
         for chunk in blob.chunks(offset):
+            if self._stopped.is_set():
+                raise Abandoned
             yield chunk
             at += len(chunk)
             with self._lock:

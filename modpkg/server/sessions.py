@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import anyio
@@ -152,8 +153,17 @@ async def commit_session(
 
 
 async def in_thread(function: Any, *args: Any) -> Any:
-    """Return what a function returns that may wait for disk or database."""
-    return await anyio.to_thread.run_sync(function, *args)
+    """Return what a function returns that may wait for disk or database.
+
+    The server cancels what a client that has gone had asked for. The function ends before that goes
+    on: it would write to a file that is closed meanwhile, or is another by then.
+    """
+    work = asyncio.ensure_future(anyio.to_thread.run_sync(function, *args))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 ROUTES = [
