@@ -20,6 +20,7 @@ from modpkg.registry.open_source import open_configured
 from modpkg.registry.place import Place, is_registry
 from modpkg.registry.server_api import open_api
 from modpkg.registry.server_place import ServerPlace
+from modpkg.registry.server_writer import writer_at
 from modpkg.registry.writer import RegistryWriter
 
 _NEITHER = (
@@ -78,4 +79,4 @@ def existing_registry(override: str | None) -> RegistryWriter:
     place = writable_place(None, override)
     if not is_registry(place):
         raise NotFound("M301", url=place.url, remedy="check the address")
-    return RegistryWriter(place)
+    return writer_at(place)

@@ -52,8 +52,9 @@ class ServerWriter(RegistryWriter):
         now: datetime.datetime | None = None,
         progress: Progress | None = None,
         elsewhere: Mapping[Digest, Sequence[str]] = MappingProxyType({}),
+        bundle: bytes | None = None,
     ) -> IndexLine:
-        return self._publish_built(built, line, progress).line
+        return self._publish_built(built, line, progress, bundle=bundle).line
 
     def submit(
         self, built: Registry, line: IndexLine, message: str, progress: Progress | None = None
@@ -71,6 +72,7 @@ class ServerWriter(RegistryWriter):
         line: IndexLine,
         progress: Progress | None,
         message: str | None = None,
+        bundle: bytes | None = None,
     ) -> Session:
         """Publish a release of a built tree, or submit it with a message as a candidate."""
         self.api.check_login(f"publish {line.name} {line.version}")
@@ -82,7 +84,8 @@ class ServerWriter(RegistryWriter):
             for digest, what in [*blobs_of(record), (release, "the release record")]
             if tree.has(digest)
         }
-        return self._run(line, blobs, tree.read(release, "the release record"), progress, message)
+        data = tree.read(release, "the release record")
+        return self._run(line, blobs, data, progress, message, bundle)
 
     def _run(
         self,
@@ -91,6 +94,7 @@ class ServerWriter(RegistryWriter):
         record: bytes,
         progress: Progress | None,
         message: str | None = None,
+        bundle: bytes | None = None,
     ) -> Session:
         text = record.decode()
         request = SessionRequest(
@@ -103,6 +107,7 @@ class ServerWriter(RegistryWriter):
             record=text if len(text) <= bounds.SESSION_RECORD_CHARACTERS else None,
             candidate=message is not None,
             message=message or "",
+            bundle=None if bundle is None else bundle.decode(),
             private=self._new.private,
             owner=self._new.owner,
             confirm_name=self._new.confirm_name,

@@ -43,6 +43,8 @@ class SessionRequest(Struct, frozen=True, kw_only=True):
     """Whether it becomes a candidate for review, and not a release yet."""
     message: Annotated[str, Meta(max_length=bounds.SESSION_MESSAGE_CHARACTERS)] = ""
     """What a candidate is for."""
+    bundle: Annotated[str, Meta(max_length=bounds.SIGNATURES_BYTES)] | None = None
+    """A signature of the release, one line of JSON, that is published with it."""
     private: bool = False
     """Whether a module that is new here can be read by those alone who have a role for it."""
     owner: str = ""

@@ -258,7 +258,7 @@ class RegistryWriter:
         return others
 
     def _verify(self, record: ReleaseRecord, release: str, built: BlobTree) -> None:
-        """Verify a release, of which some packs may be in this registry only.
+        """Verify a release, of which some blobs may be in this registry only.
 
         Tensors in packs that are unchanged since the build hashed them are not hashed again.
         """
@@ -274,7 +274,7 @@ class RegistryWriter:
                 registry=self.url,
             )
         hashed = set(hashed_packs(record, release, built))
-        if not published:
+        if not published and all(built.has(digest) for digest, _ in blobs_of(record)):
             verify_release(record, built.path, lambda entry: entry.pack in hashed)
             return
         with (
@@ -285,7 +285,7 @@ class RegistryWriter:
             def path_of(digest: Digest) -> Path:
                 if built.has(digest):
                     return built.path(digest)
-                return self.place.local(digest, f"a pack of {record.name}", Path(spool))
+                return self.place.local(digest, f"a part of {record.name}", Path(spool))
 
             def vouched(entry: TensorEntry) -> bool:
                 return entry.pack in hashed or (entry.pack in sizes and holds(entry))

@@ -126,7 +126,10 @@ def _publish(
     check_version(place, built, line)
     is_new = claim_name(server, caller, row)
     try:
-        published = writer.publish(built, line, now=now())
+        bundle = row.options.get("bundle")
+        published = writer.publish(
+            built, line, now=now(), bundle=None if bundle is None else bundle.encode()
+        )
     except ModpkgError:
         if is_new:
             disclaim(server, row.module)

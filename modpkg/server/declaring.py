@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from modpkg.core.digests import blob_path, digest_bytes, parse_digest
-from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError
+from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError, TrustError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import human_bytes
 from modpkg.core.names import check_requirements, module_name, parse_version
@@ -42,6 +42,8 @@ from modpkg.server.rights import check_right
 from modpkg.server.spool import Spool, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Module, PublishingSession, SessionBlob
+from modpkg.trust.bundle import verify_bundle
+from modpkg.trust.statement import is_about
 
 _AT_ONCE = 16
 """Blobs that an object store is asked for at the same time."""
@@ -68,6 +70,8 @@ def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionA
         row = _open_session(db, caller, line, candidate=request.candidate)
         if row is None:
             row = _begin(db, server, caller, request, line)
+        elif request.bundle is not None:
+            row.options = {**row.options, "bundle": request.bundle}
         session = row.id
     if request.record is not None:
         spool_of(server.place, session).add(request.record.encode())
@@ -113,6 +117,8 @@ def check_declared(
         )
     if request.record is not None:
         check_declared_record(request.record.encode(), line, blobs)
+    if request.bundle is not None:
+        check_bundle(request.bundle, line)
 
 
 def check_declared_record(data: bytes, line: IndexLine, blobs: Iterable[DeclaredBlob]) -> None:
@@ -139,6 +145,18 @@ def check_declared_record(data: bytes, line: IndexLine, blobs: Iterable[Declared
             raise refuse(f"the record does not name the blob {blob.digest}")
         if sizes.get(blob.digest, blob.size) != blob.size:
             raise refuse(f"the record gives the blob {blob.digest} another size")
+
+
+def check_bundle(bundle: str, line: IndexLine) -> None:
+    """Check that a signature is one of this release, whoever has signed it.
+
+    Raises:
+        TrustError: It is not.
+    """
+    signed = verify_bundle(bundle.encode())
+    release = parse_digest(line.release)
+    if "\n" in bundle or not is_about(signed.statement, line.name, line.version, release):
+        raise TrustError("M541", reason=f"it is not one of {line.name} {line.version}")
 
 
 def _check_limit(what: str, unit: str, count: int, most: int) -> None:
@@ -257,6 +275,7 @@ def _begin(
         is_candidate=request.candidate,
         message=request.message,
         options={
+            "bundle": request.bundle,
             "private": request.private,
             "owner": request.owner,
             "confirm_name": request.confirm_name,
