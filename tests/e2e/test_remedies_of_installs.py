@@ -120,7 +120,8 @@ def test_m310_of_an_index_that_contradicts(registry: Path, run: Run) -> None:
 def test_m309_of_a_registry_that_is_no_folder(registry: Path, tmp_path: Path, run: Run) -> None:
     folder = write_module(tmp_path / "new", "new")
     works(run, "build", folder)
-    text = fails(run, "M309", "publish", folder, "--registry", "https://models.example")
+    with serve(registry) as server:
+        text = fails(run, "M309", "publish", folder, "--registry", server.url)
     assert "set --registry to a folder" in text
     works(run, "publish", folder, "--registry", registry)
     (tmp_path / "file").touch()
