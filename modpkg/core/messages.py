@@ -368,6 +368,7 @@ MESSAGES: dict[str, str] = {
         "{id} in {url} was modified at {modified}, which is later than this one was; take over "
         "what was changed there, and set 'modified' to now."
     ),
+    "M484": "Too many requests were sent from here; wait for {seconds} seconds and try again.",
     "M495": "There is no {what} here; check the address, or search for it.",
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (

@@ -33,7 +33,7 @@ BY_CODE = {
     **dict.fromkeys(["M457"], 403),
     **dict.fromkeys(["M451", "M458"], 413),
     **dict.fromkeys(["M452"], 422),
-    **dict.fromkeys(["M434"], 429),
+    **dict.fromkeys(["M434", "M484"], 429),
 }
 _AGAIN = {"M455": "1"}
 """Code to the seconds after which to ask again."""

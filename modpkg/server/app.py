@@ -11,14 +11,16 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
+from litestar.types import Scope
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
-from modpkg.server import accounts, api_tokens, owners, sessions
+from modpkg.server import accounts, api_tokens, health, owners, sessions
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.chores import Chores
 from modpkg.server.file_answers import ServerApp
+from modpkg.server.health import ReadinessProbe, ask_of_database
 from modpkg.server.pages.site import SITE, nothing_here
 from modpkg.server.state import Server
 
@@ -28,6 +30,7 @@ ROUTES: list[Any] = [
     *owners.ROUTES,
     *sessions.ROUTES,
     SITE,
+    *health.ROUTES,
 ]
 """Handlers and routers of all parts; each part adds its own here."""
 
@@ -47,6 +50,9 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
     def start(_: Litestar) -> None:
         chores.start()
 
+    async def note(error: Exception, scope: Scope) -> None:
+        server.traffic.note_error(error, scope)
+
     def close(_: Litestar) -> None:
         chores.stop()
         server.close()
@@ -55,14 +61,18 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
         config.logging_config = None
         return config
 
+    readiness = ReadinessProbe(server)
+    ask_of_database(server)
     app = ServerApp(
         route_handlers=[*ROUTES, *routes],
         dependencies={
             "server": Provide(lambda: server, sync_to_thread=False, use_cache=True),
             "caller": Provide(asking, sync_to_thread=True),
+            "readiness": Provide(lambda: readiness, sync_to_thread=False, use_cache=True),
         },
         exception_handlers={ModpkgError: error_answer, NotFoundException: nothing_here},
         state=State({"server": server}),
+        after_exception=[note],
         on_app_init=[quiet],
         on_startup=[start],
         on_shutdown=[close],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from sqlalchemy.orm import Session
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_SECONDS = 30
+
+
+class DatabaseBehind(Exception):
+    """The tables of a database are not those of this version of modpkg."""
 
 
 class Database:
@@ -31,6 +36,25 @@ class Database:
         """Yield a session, which is committed at the end, and rolled back if anything is raised."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def check_upgraded(self) -> None:
+        """Check that the tables are those that this version of modpkg has.
+
+        Raises:
+            DatabaseBehind: They are older or newer.
+        """
+        from alembic.runtime.migration import MigrationContext
+
+        with self.engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        if found != self._newest:
+            raise DatabaseBehind(f"the tables are of {found}, and have to be of {self._newest}")
+
+    @cached_property
+    def _newest(self) -> str | None:
+        from alembic.script import ScriptDirectory
+
+        return ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
     def upgrade(self) -> None:
         """Bring the tables to those that this version of modpkg has; others may do so meanwhile."""

@@ -24,10 +24,12 @@ class ServerApp(Litestar):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         """Answer a request."""
-        if scope["type"] == ScopeType.HTTP and FILES.fullmatch(scope["path"]) is not None:
+        if scope["type"] != ScopeType.HTTP:
+            await super().__call__(scope, receive, send)
+        elif FILES.fullmatch(scope["path"]) is not None:
             await send_file(self.registry_server, scope, send)
         else:
-            await super().__call__(scope, receive, send)
+            await self.registry_server.traffic.answer(super().__call__, scope, receive, send)
 
 
 def _header_of(scope: Any) -> HeaderOf:
@@ -59,6 +61,8 @@ async def send_file(server: Server, scope: Any, send: Any) -> None:
         )
     if answer.status == 200 and method == "GET":
         server.downloads.note(path)
+    server.note_read(path, answer.status, method)
+    server.metrics.file_read(path, answer.status)
     headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     if not isinstance(answer.body, FilePart):

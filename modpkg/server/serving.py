@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from typing import Any
 
-from modpkg.server.app import make_app
-from modpkg.server.rsgi import RsgiApp
 from modpkg.server.settings import ServerSettings
-from modpkg.server.state import Server
+
+HEADER_SECONDS = 10
+"""For how long a connection may take to send the headers of a request."""
+STOP_SECONDS = 60
+"""For how long requests that are under way may take when the server is asked to end."""
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> None:
     """Serve until the process is asked to end; requests that are under way are answered first."""
     from granian import Granian
-    from granian.constants import Interfaces
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
 
-    prepared = Server(settings)
-    prepared.prepare()
-    prepared.close()
+    with contextlib.ExitStack() as held:
+        if workers > 1 and _METRICS not in os.environ:  # before the library is imported
+            folder = tempfile.TemporaryDirectory(prefix="modpkg-metrics-")
+            os.environ[_METRICS] = held.enter_context(folder)
+        from modpkg.server.app import make_app
+        from modpkg.server.request_log import log, write_log
+        from modpkg.server.rsgi import RsgiApp
+        from modpkg.server.state import Server
 
-    def load() -> Any:
-        return RsgiApp(make_app(Server(settings)))
+        write_log()
+        prepared = Server(settings)
+        prepared.prepare()
+        prepared.close()
 
-    granian = Granian(
-        "modpkg.server",
-        address=host,
-        port=port,
-        interface=Interfaces.RSGI,
-        workers=workers,
-        log_enabled=False,
-    )
-    granian.serve(target_loader=load, wrap_loader=False)
+        def load() -> Any:
+            write_log()
+            return RsgiApp(make_app(Server(settings)))
+
+        granian = Granian(
+            "modpkg.server",
+            address=host,
+            port=port,
+            interface=Interfaces.RSGI,
+            workers=workers,
+            respawn_failed_workers=workers > 1,
+            workers_kill_timeout=STOP_SECONDS,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
+            log_enabled=False,
+        )
+        log("started", address=f"{host}:{port}", workers=workers, url=settings.url)
+        granian.serve(target_loader=load, wrap_loader=False)
+        log("stopped")

@@ -23,6 +23,11 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
     body_bytes: int = 4 * MB
     """Of a request's JSON or form."""
     login_days: int = 14
+    requests_per_second: float = 50
+    """Requests that one address, and one token, may send in the long run, files of the registry
+    left out; 0 for any number."""
+    requests_at_once: int = 500
+    """How many of them it may send at once."""
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True):

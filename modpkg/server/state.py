@@ -19,9 +19,11 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.server.database import Database, sqlite_url
 from modpkg.server.downloads import DownloadTally
+from modpkg.server.metrics import Metrics
 from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.reading import files_of
 from modpkg.server.settings import ServerSettings
+from modpkg.server.traffic import Traffic
 
 COMMITS_AT_ONCE = 4
 """Commits that one process is at; others wait for their turn."""
@@ -57,6 +59,8 @@ class Server:
         """Of commits, which take long: other requests are answered meanwhile."""
         self.database = Database(settings.database or self._own_database())
         self.downloads = DownloadTally(self.place, self.database)
+        self.metrics = Metrics()
+        self.traffic = Traffic(settings, self.metrics)
 
     def _own_database(self) -> str:
         folder = self.place.folder or Path.cwd()

@@ -38,6 +38,7 @@ def sweep(server: Server) -> int:
     }
     for session in expired | left:
         remove_session(server, session)
+    server.metrics.swept.inc(len(expired | left))
     return len(expired | left)
 
 
