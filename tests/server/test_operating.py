@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
-from litestar import Litestar, Request, get, post
+from litestar import Litestar, get
+from litestar.exceptions import HTTPException
 from litestar.testing import TestClient
 from msgspec.structs import replace
 
@@ -192,15 +194,29 @@ def test_the_buckets_fill_again_and_are_few() -> None:
 def test_a_body_that_comes_too_slowly_is_refused(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @post("/api/1/slow")
-    async def slow(request: Request[Any, Any, Any]) -> str:
-        return str(len(await request.body()))
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"a", "more_body": True}
 
-    monkeypatch.setattr(traffic, "SLOW_AFTER", -1)
+    async def never() -> dict[str, Any]:
+        await anyio.sleep_forever()
+        return {}
+
+    async def send(_: object) -> None:
+        return
+
+    async def app(_: object, receive: Any, __: object) -> None:
+        await receive()
+
+    scope = {"type": "http", "method": "PUT", "path": "/x", "headers": [], "client": ("1.2.3.4", 5)}
+    monkeypatch.setattr(traffic, "PIECE_SECONDS", 0.01)
+    with pytest.raises(HTTPException, match="408"):
+        anyio.run(server.traffic.answer, app, scope, never, send)
+    monkeypatch.setattr(traffic, "PIECE_SECONDS", 30)
+    anyio.run(server.traffic.answer, app, scope, receive, send)
+    monkeypatch.setattr(traffic, "SLOW_AFTER", 0)
     monkeypatch.setattr(traffic, "SLOWEST", 10**12)
-    with TestClient(make_app(server, [slow])) as client:
-        sent = client.post("/api/1/slow", content=iter([b"a" * 10, b"b" * 10]))
-        assert sent.status_code == 408
+    with pytest.raises(HTTPException, match="408"):
+        anyio.run(server.traffic.answer, app, scope, receive, send)
 
 
 def test_what_other_libraries_log_is_redacted() -> None:
