@@ -61,7 +61,6 @@ async def send_file(server: Server, scope: Any, send: Any) -> None:
         )
     if answer.status == 200 and method == "GET":
         server.downloads.note(path)
-    server.note_read(path, answer.status, method)
     server.metrics.file_read(path, answer.status)
     headers = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -68,7 +68,6 @@ class RsgiApp:
             )
         if answer.status == 200 and method == "GET":
             server.downloads.note(path)
-        server.note_read(path, answer.status, method)
         server.metrics.file_read(path, answer.status)
         if isinstance(answer.body, FilePart):
             await _send_part(protocol, answer, answer.body)
