@@ -69,18 +69,30 @@ class Lineage(Struct, frozen=True):
 
 
 def read_lineage(name: str, registry_of: Callable[[str], Registry]) -> Lineage:
-    """Read the lineage of all releases of a module.
-
-    Releases name each other by digest, so no circle is possible. An ancestor that the registry
-    lacks, or that cannot be read, is included with the reason.
+    """Read the lineage of all releases of a module; see `read_ancestors`.
 
     Raises:
         What reading the module's own index can raise.
     """
     lines = sorted(registry_of(name).index(name), key=lambda line: parse_version(line.version))
     lines.reverse()
+    ancestors, cut = read_ancestors(
+        (BuiltFrom(line.name, line.version, line.release) for line in lines), registry_of
+    )
+    own = tuple(line.release for line in lines if line.release in ancestors)
+    return Lineage(name, own, ancestors, cut=cut)
+
+
+def read_ancestors(
+    origins: Iterable[BuiltFrom], registry_of: Callable[[str], Registry]
+) -> tuple[dict[str, Ancestor], bool]:
+    """Return releases and all that they were made from, by digest, and whether some are left out.
+
+    Releases name each other by digest, so no circle is possible. One that the registry lacks, or
+    that cannot be read, is included with the reason.
+    """
     ancestors: dict[str, Ancestor] = {}
-    pending = deque(BuiltFrom(line.name, line.version, line.release) for line in lines)
+    pending = deque(origins)
     while pending and len(ancestors) < MOST_RELEASES:
         origin = pending.popleft()
         if origin.release in ancestors:
@@ -90,8 +102,7 @@ def read_lineage(name: str, registry_of: Callable[[str], Registry]) -> Lineage:
     left = {origin.release: origin for origin in pending if origin.release not in ancestors}
     for release, origin in itertools.islice(left.items(), MOST_RELEASES):
         ancestors[release] = _missing(origin, "too many releases")
-    own = tuple(line.release for line in lines if line.release in ancestors)
-    return Lineage(name, own, ancestors, cut=bool(left))
+    return ancestors, bool(left)
 
 
 def _read(
