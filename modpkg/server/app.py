@@ -21,7 +21,8 @@ from modpkg.server.callers import Caller, caller_of
 from modpkg.server.chores import Chores
 from modpkg.server.file_answers import ServerApp
 from modpkg.server.health import ReadinessProbe, ask_of_database
-from modpkg.server.pages.site import SITE, nothing_here
+from modpkg.server.pages.routes import PAGES
+from modpkg.server.pages.site import nothing_here
 from modpkg.server.state import Server
 
 ROUTES: list[Any] = [
@@ -29,7 +30,7 @@ ROUTES: list[Any] = [
     *api_tokens.ROUTES,
     *owners.ROUTES,
     *sessions.ROUTES,
-    SITE,
+    *PAGES,
     *health.ROUTES,
 ]
 """Handlers and routers of all parts; each part adds its own here."""

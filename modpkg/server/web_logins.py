@@ -129,7 +129,7 @@ def local_path(text: str | None) -> str:
 def _cookie(server: Server, name: str, value: str, seconds: int) -> Cookie:
     return Cookie(
         name,
-        value,
+        value=value,
         max_age=seconds,
         secure=server.settings.is_secure,
         httponly=True,

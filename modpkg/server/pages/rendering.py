@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from litestar import MediaType, Response
+from litestar.datastructures import Cookie
 from markupsafe import Markup
 from msgspec import Struct
 
@@ -54,27 +55,37 @@ class Frame(Struct, frozen=True, kw_only=True):
     """Whether that is known: where an address is of nothing, nobody looked."""
     csrf: str
     """What forms send back."""
-    query: str = ""
     version: str = __version__
     style: str = ""
     """Of the style sheet and the script: another where they change."""
 
 
-def frame_of(server: Server, caller: Caller | None, query: str = "") -> Frame:
-    """Return what is around a page; ``caller`` is None where nobody looked who asks."""
+def frame_of(server: Server, caller: Caller | None, csrf: str = "") -> Frame:
+    """Return what is around a page.
+
+    Args:
+        server: The server.
+        caller: Who asks; None where nobody looked.
+        csrf: What forms send back where nobody is logged in.
+    """
     return Frame(
         registry=server.registry_name,
         address=server.settings.url,
         person="" if caller is None else caller.name,
         is_known=caller is not None,
-        csrf="" if caller is None else caller.csrf,
-        query=query,
+        csrf=csrf if caller is None else caller.csrf or csrf,
         style=_style(),
     )
 
 
 def page(
-    frame: Frame, template: str, title: str, *, status: int = 200, **values: Any
+    frame: Frame,
+    template: str,
+    title: str,
+    *,
+    status: int = 200,
+    cookies: Sequence[Cookie] = (),
+    **values: Any,
 ) -> Response[str]:
     """Return a page.
 
@@ -83,10 +94,18 @@ def page(
         template: The name of its template.
         title: The title, without the registry's name.
         status: The answer's status.
+        cookies: What the browser is to keep.
         values: What the template shows.
     """
     html = _environment().get_template(template).render(frame=frame, title=title, **values)
-    return Response(html, status_code=status, media_type=MediaType.HTML, headers=HEADERS)
+    return Response(
+        html,
+        status_code=status,
+        media_type=MediaType.HTML,
+        # What has the secret of a login is kept nowhere.
+        headers=HEADERS | ({"Cache-Control": "no-store"} if frame.csrf else {}),
+        cookies=[*cookies],
+    )
 
 
 @functools.cache

@@ -353,16 +353,19 @@ def nothing_here(request: Request[Any, Any, Any], error: NotFoundException) -> R
     return create_exception_response(request, error)
 
 
+ERRORS: dict[Any, Any] = {
+    ModpkgError: error_page,
+    HTTPException: error_page,
+    MovedPage: moved,
+}
+"""By the error, what a browser is answered."""
+
 SITE = Router(
     "/",
     route_handlers=[
         *(front, search, newest, version, versions, tensors, image, compare_chosen, compare),
         *(person, organisation, events, static),
     ],
-    exception_handlers={
-        ModpkgError: error_page,
-        HTTPException: error_page,
-        MovedPage: moved,
-    },
+    exception_handlers=ERRORS,
     include_in_schema=False,
 )

@@ -1,0 +1,8 @@
+"""All pages."""
+
+from __future__ import annotations
+
+from modpkg.server.pages.forms import FORMS
+from modpkg.server.pages.site import SITE
+
+PAGES = [SITE, FORMS]
