@@ -21,6 +21,7 @@ from registry_spec.publishers import PlacePublisher, Publisher
 from registry_spec.reading_rules import read_rules
 from registry_spec.rules import Rules, TriedRule
 from registry_spec.samples import BEGINNING, Samples
+from registry_spec.session_publisher import SessionPublisher
 from registry_spec.writing_rules import write_rules
 
 
@@ -104,7 +105,8 @@ def _publisher(address: str, token: str | None) -> Publisher | None:
     """Return who can publish to a registry; None if nobody can."""
     if not is_http(address):
         return PlacePublisher(address)
-    return None
+    api = None if token is None else api_of(address)
+    return None if token is None or api is None else SessionPublisher(api, token)
 
 
 def _modules(address: str) -> list[str] | None:

@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from modpkg.core.errors import ModpkgError
+from modpkg.registry.source import FileMissing
 
 Outcome = Literal["holds", "broken", "untested"]
 
@@ -56,6 +57,8 @@ class Rules:
             outcome, reason = "broken", str(error)
         except ModpkgError as error:
             outcome, reason = "broken", f"[{error.code}] {' '.join(str(error).split())}"
+        except FileMissing as error:
+            outcome, reason = "broken", f"{error} is missing"
         except OSError as error:
             outcome, reason = "broken", f"{type(error).__name__}: {error}"
         self.tried.append(TriedRule(section, rule, outcome, reason))

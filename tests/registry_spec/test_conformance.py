@@ -28,9 +28,11 @@ from tests.hub_server import TOKEN, hub_server
 from tests.modules import publish_versions
 from tests.registry.places import shared
 from tests.registry.places.nginx import Nginx
+from tests.registry.places.postgresql import PostgreSQL
 from tests.registry.places.servers import SeaweedFS
 from tests.registry.places.shared import SharedServers
 from tests.registry.servers import Handler, serve
+from tests.server.process import server_process
 
 BUCKET = "conformance"
 
@@ -94,6 +96,25 @@ def test_a_repository_of_a_hub(conforming: Conforming, monkeypatch: pytest.Monke
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         state.repository("team/models")
         assert same_as(conforming, conform("hf://team/models"))
+
+
+def test_a_server_with_sqlite_and_a_folder(conforming: Conforming, tmp_path: Path) -> None:
+    with server_process(str(tmp_path / "registry"), tmp_path) as server:
+        assert same_as(conforming, conform(server.url, token=server.token()))
+
+
+def test_a_server_with_postgresql_and_s3(
+    conforming: Conforming,
+    servers: SharedServers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = servers.of(SeaweedFS)
+    for variable, value in store.environment.items():
+        monkeypatch.setenv(variable, value)
+    database = servers.of(PostgreSQL).new_database()
+    with server_process(f"{store.url}/served", tmp_path, database=database) as server:
+        assert same_as(conforming, conform(server.url, token=server.token()))
 
 
 def test_a_registry_of_others_is_only_read(tmp_path: Path) -> None:
