@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from modpkg.server.settings import ServerSettings
@@ -32,9 +33,7 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> N
         from modpkg.server.state import Server
 
         write_log()
-        prepared = Server(settings)
-        prepared.prepare()
-        prepared.close()
+        _prepare_apart(settings)
 
         def load() -> Any:
             write_log()
@@ -55,3 +54,25 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> N
         log("started", address=f"{host}:{port}", workers=workers, url=settings.url)
         granian.serve(target_loader=load, wrap_loader=False)
         log("stopped")
+
+
+def _prepare_apart(settings: ServerSettings) -> None:
+    """Prepare storage and database in a process of its own: threads do not survive a fork.
+
+    The workers are forked from this process, and the client of object stores has threads.
+
+    Raises:
+        ModpkgError: Either cannot be reached, or written to.
+    """
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(_prepare, settings).result()
+
+
+def _prepare(settings: ServerSettings) -> None:
+    from modpkg.server.state import Server
+
+    server = Server(settings)
+    try:
+        server.prepare()
+    finally:
+        server.close()
