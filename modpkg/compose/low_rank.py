@@ -51,8 +51,10 @@ MOST_RANK = 1 << 13
 """Here γ is less than 0.001, so that 0.1·u·V is more than γ · 3.1·u·V."""
 _LARGEST = {"BF16": 2.0**127, "F16": 2.0**15}
 """Sums that are smaller do not round to infinity."""
-_WIDTH, _TILE = 1 << 11, 1 << 16
-"""Columns and elements that are computed at once: they stay in a core's cache."""
+_STEP_ELEMENTS = 1 << 18
+"""Elements that are computed at once. The doubts of several such steps are settled together."""
+_WIDTH, _TILE = 1 << 11, 1 << 15
+"""Columns and elements that are multiplied at once: they stay in a core's cache."""
 _UNPACKED = 1_000_000
 """OpenBLAS multiplies matrices with at most so many products as they are, and packs larger ones,
 which takes twice as long where the rank is small."""
@@ -93,6 +95,7 @@ class LowRankReduction:
         height, rank = factors.left.shape
         self._left_single = np.empty((height, rank + 1), np.float32)
         self._left_single[:, :rank] = factors.left
+        self._bounds = np.empty(height, np.float32)
         self._row_norms = np.sqrt(np.einsum("ij,ij->i", self._left, self._left))
         self._column_norms = np.sqrt(np.einsum("ij,ij->i", self._columns, self._columns))
         self._gamma = (rank + 8) * _UNIT / (1 - (rank + 8) * _UNIT)
@@ -107,9 +110,11 @@ class LowRankReduction:
         if height * width < _TILE and height < _LEAST_HEIGHT:
             height = _PACKED_HEIGHT
         self._height = max(1, height & ~3 or height)
-        shape = self._height, width
-        kinds = (np.float32, np.float32, np.float32, np.uint16, np.bool_)
-        self._scratch: list[Any] = [np.empty(shape, kind) for kind in kinds]
+        self._rows = max(1, min(_STEP_ELEMENTS // max(base.columns, 1), base.rows))
+        count = self._rows * base.columns
+        kinds = (np.float32, np.float32, np.uint16, np.bool_)
+        # Memory that is used again stays in a core's cache.
+        self._scratch: list[Any] = [np.empty(count, kind) for kind in kinds]
         self._gathered = max(1, _GATHERED // max(rank, 1))
 
     def within(self, first: int, last: int) -> Iterator[Stored]:
@@ -125,53 +130,68 @@ class LowRankReduction:
         bounds = self._gamma / 1.01 * self._reach[start:stop] + 3.1 * _UNIT * reach
         bounds += self._flushed[start:stop]
         self._left_single[start:stop, -1] = -bounds
+        self._bounds[start:stop] = bounds
+        large = not reach.max() < _LARGEST[self._dtype]
         in_doubt: list[tuple[Any, Any]] = []
-        for first in range(0, stop - start, self._height):
-            rows = slice(first, min(first + self._height, stop - start))
-            bound = float(bounds[rows].max())
-            large = not reach[rows].max() < _LARGEST[self._dtype]
-            for columns, right in self._tiles:
-                some = rows, columns
-                where, lows = self._round(
-                    start + first, base[some], right, bound, result[some], large
-                )
-                row = where // right.shape[1]
-                where += row * (base.shape[1] - right.shape[1])
-                where += first * base.shape[1] + columns.start
-                in_doubt.append((where, lows))
+        for first in range(0, stop - start, self._rows):
+            rows = slice(first, first + self._rows)
+            where, lows = self._round(start + first, base[rows], bounds[rows], result[rows], large)
+            where += first * base.shape[1]
+            in_doubt.append((where, lows))
         where, lows = (np.concatenate(each) for each in zip(*in_doubt, strict=True))
-        if len(self._tiles) > 1:
-            order = where.argsort()
-            where, lows = where.take(order), lows.take(order)
         for first in range(0, where.size, self._gathered):
             part = slice(first, first + self._gathered)
             self._settle(start, base.reshape(-1), lows[part], where[part], result.reshape(-1))
         return result
 
     def _round(
-        self, start: int, base: Stored, right: Any, bound: float, result: Stored, large: bool
+        self, start: int, base: Stored, bounds: Array, result: Stored, large: bool
     ) -> tuple[Any, Any]:
-        """Compute a tile, from a row on, in float32: what it rounds to.
+        """Compute some rows, from ``start`` on, in float32: what they round to.
 
-        Returns the places in it that are in doubt, and low there. ``large`` results may overflow.
+        Returns the places in them that are in doubt, and low there. ``large`` results may overflow.
         """
-        rows, width = base.shape
-        if not bound < np.inf:
+        if not bounds.max() < np.inf:
             return np.arange(base.size), np.full(base.size, np.nan, np.float32)
-        low, high, spare, other, doubt = (each[:rows, :width] for each in self._scratch)
-        np.matmul(self._left_single[start : start + rows], right, out=low)
+        low, high, other, doubt = (each[: base.size].reshape(base.shape) for each in self._scratch)
+        self._multiply(start, low)
         low += in_single(base, out=high)
-        np.add(low, np.float32(2.001 * bound), out=high)
-        doubt.fill(False)
-        narrow = nearest_narrow(low, self._layout, doubt, result.view(np.uint16), spare)
-        nearest_narrow(high, self._layout, doubt, other, high)
+        np.add(low, (2.001 * bounds).astype(np.float32)[:, np.newaxis], out=high)
+        narrow = result.view(np.uint16)
         if self._layout.bias or large:
+            doubt.fill(False)
+            lows = low.reshape(-1).copy()
+            nearest_narrow(low, self._layout, doubt, narrow, low)
+            nearest_narrow(high, self._layout, doubt, other, high)
             doubt |= narrow != other
             doubt |= ~is_finite(narrow.view(result.dtype), self._dtype)
-        else:
-            np.not_equal(narrow, other, out=doubt)
+            where = np.flatnonzero(doubt)
+            return where, lows.take(where)
+        # As in `nearest_narrow`, but what is cut off is compared before it is.
+        half = np.uint32(1 << (22 - self._layout.fraction))
+        bits, others = low.view(np.uint32), high.view(np.uint32)
+        bits += half
+        others += half
+        others ^= bits
+        np.greater(others, np.uint32(2 * half - 1), out=doubt)
         where = np.flatnonzero(doubt)
-        return where, low.reshape(-1).take(where)
+        lows = bits.reshape(-1).take(where)
+        lows -= half
+        bits >>= np.uint32(23 - self._layout.fraction)
+        np.copyto(narrow, bits, casting="unsafe")
+        return where, lows.view(np.float32)
+
+    def _multiply(self, start: int, product: NDArray[np.float32]) -> None:
+        """Write rows of L @ R, from ``start`` on."""
+        count, height = len(product), self._height
+        left, even = self._left_single[start : start + count], count // height * height
+        for columns, right in self._tiles:
+            if even:  # many small products at once
+                tiles = left[:even].reshape(-1, height, left.shape[1])
+                out = product[:even].reshape(-1, height, product.shape[1])
+                np.matmul(tiles, right, out=out[:, :, columns])
+            if even < count:
+                np.matmul(left[even:], right, out=product[even:, columns])
 
     def _settle(self, start: int, base: Stored, lows: Any, where: Any, result: Stored) -> None:
         """Compute the results at some places of a block, which begins at a row."""
@@ -181,34 +201,40 @@ class LowRankReduction:
         rows += start
         norms = self._row_norms.take(rows)
         norms *= self._column_norms.take(columns)
-        below = self._left_single[:, -1].take(rows)  # −b
-        values = (lows.astype(np.float64) - below).astype(np.float32)
-        doubt = self._in_doubt(
-            values, self._gamma * norms + self._flushed.take(rows) - 0.002 * below
-        )
+        below = self._bounds.take(rows).astype(np.float64)
+        values = (lows + below).astype(np.float32)
+        below *= 0.002
+        doubt = self._in_doubt(values, self._gamma * norms + self._flushed.take(rows) + below)
         narrow = np.empty(where.size, np.uint16)
         nearest_narrow(values, self._layout, doubt, narrow, values)
-        sure = np.flatnonzero(~doubt)
-        final = narrow.take(sure).view(result.dtype)
-        self._check(final)
-        result[where.take(sure)] = final
+        final = narrow.view(result.dtype)
         left = np.flatnonzero(doubt)
-        if not left.size:
-            return
-        where, rows, columns, norms = (each.take(left) for each in (where, rows, columns, norms))
+        if left.size:
+            final[left] = self._in_double(
+                start, base, *(each.take(left) for each in (where, rows, columns, norms))
+            )
+        self._check(final)
+        result[where] = final
+
+    def _in_double(
+        self, start: int, base: Stored, where: Any, rows: Any, columns: Any, norms: Array
+    ) -> Stored:
+        """Return the results at some places of a block, from float64 or the last stage.
+
+        ``norms`` are the products of the norms of their factors; they are overwritten.
+        """
         double = np.einsum(
             "ij,ij->i", self._left.take(rows, axis=0), self._columns.take(columns, axis=0)
         )
         double += in_double(base.take(where))
         norms *= self._gamma_double
         norms += (norms > 0) * (2.0**-1000 + 1.01 * UNIT * np.abs(double))
-        final = rounded(double, self._dtype)
+        results = rounded(double, self._dtype)
         if self._last is not None:
             left = doubtful_places(double, norms, self._dtype)
             if left.size:
-                final[left] = self._last(where[left] + start * width)
-        self._check(final)
-        result[where] = final
+                results[left] = self._last(where[left] + start * self._base.columns)
+        return results
 
     def _in_doubt(self, values: NDArray[np.float32], bounds: Array) -> NDArray[np.bool_]:
         """Return where values, off by ``bounds`` and two roundings, may be on a tie's other side.

@@ -93,6 +93,7 @@ def test_each_element_is_the_exact_sum_rounded(tmp_path: Path, kind: str, dtype:
     made = plan_of(tmp_path, w, pairs).computed[f"{Q}.weight"]
     with (
         mock.patch.object(low_rank, "PRODUCT_ELEMENTS", 5 * COLUMNS),
+        mock.patch.object(low_rank, "_STEP_ELEMENTS", 3 * COLUMNS),
         mock.patch.object(low_rank, "_WIDTH", COLUMNS - 3),
         mock.patch.object(low_rank, "_TILE", 2 * COLUMNS),
         mock.patch.object(low_rank, "_GATHERED", 7 * RANK),
