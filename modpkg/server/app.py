@@ -15,7 +15,7 @@ from litestar.types import Scope
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
-from modpkg.server import accounts, api_tokens, health, owners, sessions
+from modpkg.server import accounts, api_tokens, health, owners, sessions, trusted_publishers
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.chores import Chores
@@ -32,6 +32,7 @@ ROUTES: list[Any] = [
     *sessions.ROUTES,
     *PAGES,
     *health.ROUTES,
+    *trusted_publishers.ROUTES,
 ]
 """Handlers and routers of all parts; each part adds its own here."""
 

@@ -53,12 +53,17 @@ def forget_attempts(database: Database, what: str, name: str, address: str) -> N
                 row.count -= 1
 
 
+def digest_text(text: str) -> str:
+    """Return the SHA-256 of a text, in hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
 def _keys(what: str, name: str | None, address: str) -> list[tuple[str, int]]:
     from_there = (f"{what} {address}", BY_ADDRESS)
     if name is None:
         return [from_there]
     # What was sent as a name may be of any length.
-    who = hashlib.sha256(name.casefold().encode("utf-8", "replace")).hexdigest()[:32]
+    who = digest_text(name.casefold())[:32]
     return [
         (f"{what} {who} {address}", BY_NAME_AND_ADDRESS),
         (f"{what} {who}", BY_NAME),

@@ -30,6 +30,24 @@ class ServerLimits(Struct, frozen=True, kw_only=True):
     """How many of them it may send at once."""
 
 
+GITHUB = "https://token.actions.githubusercontent.com"
+GITLAB = "https://gitlab.com"
+
+
+class LoginIssuer(Struct, frozen=True, kw_only=True):
+    """An issuer of OpenID Connect by which people log in."""
+
+    url: str
+    """As it calls itself, such as ``https://accounts.example``."""
+    title: str
+    """What the button says."""
+    client_id: str
+    """What the issuer calls this server."""
+    client_secret: str | None = None
+    registers: bool = True
+    """Whether whoever logs in there for the first time gets an account."""
+
+
 class ServerSettings(Struct, frozen=True, kw_only=True):
     """The settings of one server."""
 
@@ -43,6 +61,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     """What a new registry calls itself."""
     open_registration: bool = True
     """Whether anybody may make an account."""
+    login_issuers: tuple[LoginIssuer, ...] = ()
+    publishing_issuers: tuple[str, ...] = (GITHUB, GITLAB)
+    """Issuers whose CI jobs modules may trust."""
     proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies in front of the server, whose word on whom they ask for
     counts."""

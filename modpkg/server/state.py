@@ -19,6 +19,7 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from modpkg.server.database import Database, sqlite_url
 from modpkg.server.downloads import DownloadTally
+from modpkg.server.issuers import Issuers
 from modpkg.server.metrics import Metrics
 from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.reading import files_of
@@ -55,6 +56,7 @@ class Server:
         self.private: Place | None = private_place(settings.storage)
         """Where those of private modules lie; None where there can be none."""
         self.private_files = None if self.private is None else files_of(self.private)
+        self.issuers = Issuers()
         self.commits = CapacityLimiter(COMMITS_AT_ONCE)
         """Of commits, which take long: other requests are answered meanwhile."""
         self.database = Database(settings.database or self._own_database())
