@@ -32,6 +32,7 @@ class ModuleDocument(Struct, frozen=True, omit_defaults=True):
 _INSTALL = ("modpkg.cli.install_document:InstallDocument",)
 _MODULE = ("modpkg.cli.documents:ModuleDocument",)
 _SEARCH = ("modpkg.environment.search:SearchResult",)
+_OWNERS = ("modpkg.registry.api_records:ModuleOwners",)
 _LINE = ("modpkg.core.records:IndexLine",)
 
 SHAPES: dict[str, tuple[str, ...]] = {
@@ -79,6 +80,19 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "trust list": ("modpkg.cli.trust:TrustDocument",),
     "trust add": ("modpkg.cli.trust:NewRule",),
     "trust accept": ("modpkg.resolve.lock:Lock",),
+    "login": ("modpkg.registry.account_client:LoggedIn",),
+    "logout": ("modpkg.cli.logout:LoggedOut",),
+    "whoami": ("modpkg.registry.api_records:Me",),
+    "token list": ("modpkg.registry.api_records:TokenList",),
+    "token create": ("modpkg.registry.api_records:NewToken",),
+    "token revoke": ("modpkg.cli.token:RevokedToken",),
+    "owner list": _OWNERS,
+    "owner add": _OWNERS,
+    "owner remove": _OWNERS,
+    "owner transfer": _OWNERS,
+    "owner accept": _OWNERS,
+    "owner decline": _OWNERS,
+    "owner offers": ("modpkg.registry.api_records:OfferList",),
     "registry list": ("modpkg.cli.registry:RegistriesDocument",),
     "registry init": ("modpkg.cli.registry:MadeRegistry",),
     "registry info": ("modpkg.cli.registry:RegistryContents",),
@@ -87,8 +101,6 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "registry copy": ("modpkg.cli.registry:RegistryCopied",),
     "registry remove": ("modpkg.cli.registry_remove:RemovedDocument",),
     "registry advisory": ("modpkg.cli.registry_advisory:AdvisoriesDocument",),
-    "registry admin": ("modpkg.cli.serve:AdministratorDocument",),
-    "registry rebuild": ("modpkg.cli.serve:RebuiltDocument",),
     "registry gc": ("modpkg.cli.registry:RegistryFreed",),
     "store info": ("modpkg.cli.store:StoreDocument",),
     "store gc": ("modpkg.cli.store:GarbageDocument",),

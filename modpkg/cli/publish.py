@@ -17,6 +17,7 @@ from modpkg.core.files import human_bytes
 from modpkg.core.names import module_name
 from modpkg.core.records import IndexLine
 from modpkg.environment.workspace import Workspace
+from modpkg.registry.server_writer import NewModule
 
 
 class PublishDocument(IndexLine, kw_only=True):
@@ -55,6 +56,11 @@ class PublishDocument(IndexLine, kw_only=True):
     metavar="KEY",
     help="Sign the release with a key: its name ('modpkg key list'), a file, or 'agent'.",
 )
+@click.option("--private", is_flag=True, help="Of a new name: let those alone read it who may.")
+@click.option("--owner", metavar="ORGANISATION", default="", help="Of a new name: whose it is.")
+@click.option(
+    "--confirm-name", is_flag=True, help="Of a new name: it is right, though it is near another."
+)
 @registry_option
 @json_option
 @with_workspace
@@ -67,6 +73,9 @@ def publish_command(
     composed: bool,
     name: str | None,
     sign: str | None,
+    private: bool,
+    owner: str,
+    confirm_name: bool,
     as_json: bool,
 ) -> None:
     """Publish the release in FOLDER/dist to a registry, which is created if necessary.
@@ -88,17 +97,28 @@ def publish_command(
     if composed and by_reference:
         raise UsageError("M901", message="Composed weights are nowhere else; leave one out.")
     signer = None if sign is None else open_signer(sign)
+    new = NewModule(private, owner, confirm_name)
     if composed:
         from modpkg.community.modules.composed_project import composed_project
 
         chosen = None if name is None else module_name(name)
         with composed_project(project, chosen) as made:
             publication = publish_project(
-                made, allow_breaking, dry_run=dry_run, by_reference=False, signer=signer
+                made,
+                allow_breaking,
+                dry_run=dry_run,
+                by_reference=False,
+                signer=signer,
+                new=new,
             )
     else:
         publication = publish_project(
-            project, allow_breaking, dry_run=dry_run, by_reference=by_reference, signer=signer
+            project,
+            allow_breaking,
+            dry_run=dry_run,
+            by_reference=by_reference,
+            signer=signer,
+            new=new,
         )
     published, target = publication.line, publication.registry
     already, elsewhere = publication.already, publication.elsewhere

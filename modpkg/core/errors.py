@@ -161,7 +161,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     "M450": NotFound,
     **dict.fromkeys(["M451", "M452", "M453", "M454", "M455", "M456", "M457", "M458"], PublishError),
     "M520": RegistryUnreachable,
-    "M522": RegistryError,
+    **dict.fromkeys(["M522", "M525"], RegistryError),
     **dict.fromkeys(["M540", "M541", "M543", "M544", "M545", "M547", "M548", "M549"], TrustError),
     **dict.fromkeys(
         [

@@ -416,6 +416,10 @@ MESSAGES: dict[str, str] = {
         "The token for {url} is not in the keyring any more, where {path} says that it is; run "
         "'modpkg login {url}'."
     ),
+    "M525": (
+        "The registry at {url} is none that 'modpkg registry serve' serves, so nobody has an "
+        "account there; name one with --registry, or give its address."
+    ),
     "M524": (
         "{path} has tokens in it, and other users of this machine can read or change it; run: "
         "chmod 600 {word}"

@@ -50,6 +50,7 @@ def request_error(
     path: str,
     *,
     logged_in: bool = False,
+    login_remedy: str = "",
     silence: float = bounds.SILENCE_SECONDS,
     begun: bool = False,
     asked: float | None = None,
@@ -57,7 +58,8 @@ def request_error(
     """Return the error to raise for the text of what obstore raised when it read ``path``.
 
     Of the server's answer only the status is repeated. ``logged_in`` is whether credentials were
-    sent, ``silence`` how long it may be silent, in seconds, and ``begun`` whether its answer had
+    sent, ``login_remedy`` what helps where they are not accepted and are not in the settings,
+    ``silence`` how long it may be silent, in seconds, and ``begun`` whether its answer had
     begun; ``asked`` is for how many seconds it wants to be left alone, if that is too long.
     """
     scheme = urlsplit(url).scheme
@@ -76,7 +78,7 @@ def request_error(
                 "M313", url=url, path=path, reason="it was removed for good (410)"
             )
         if status in (401, 403):
-            return _forbidden(status, url, path, logged_in)
+            return _forbidden(status, url, path, logged_in, login_remedy)
         reason = "it failed on {path} (status {status})" if status >= 500 else ""
         if 300 <= status < 400:
             reason = "it redirects {path} to where nothing can be read (status {status})"
@@ -148,13 +150,15 @@ def proxy_of(url: str) -> tuple[str, str] | None:
     return None
 
 
-def _forbidden(status: int, url: str, path: str, logged_in: bool) -> RegistryUnreachable:
+def _forbidden(
+    status: int, url: str, path: str, logged_in: bool, login_remedy: str
+) -> RegistryUnreachable:
     if urlsplit(url).scheme not in ("http", "https"):
         reason = f"forbids reading {path} with the credentials that were found"
         remedy = f"ask its owner for access, or use others ({variables_of(url)})"
     elif logged_in:
         reason = f"rejects the credentials for {path}"
-        remedy = f"correct them in {config_path()}"
+        remedy = login_remedy or f"correct them in {config_path()}"
     elif status == 401:
         reason = f"requires credentials for {path}"
         remedy = f'put them into {config_path()}, under [registry."{url}"]'

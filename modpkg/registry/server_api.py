@@ -26,7 +26,7 @@ from modpkg.core.errors import (
 )
 from modpkg.core.home import config_path
 from modpkg.core.redacted import redacted
-from modpkg.manifest.config import Settings, normal_address, origin
+from modpkg.manifest.config import Settings, normal_address, origin, origin_text
 from modpkg.manifest.logins import Login
 from modpkg.registry.api_records import ErrorAnswer
 from modpkg.registry.attempts import retry_after
@@ -72,6 +72,19 @@ class ServerApi(CheckedRequests):
         self._echoes = () if login is None else login.echoes()
         if login is not None and not is_private(address):
             raise RegistryError("M315", url=self._origin, config=config_path())
+
+    @property
+    def origin(self) -> str:
+        """Return scheme, host and port of the API, for which a login is."""
+        return origin_text(self._origin)
+
+    def with_login(self, login: Login | None) -> ServerApi:
+        """Return the same API, asked by somebody else.
+
+        Raises:
+            RegistryError: The login would be sent in plain text.
+        """
+        return ServerApi(self.registry, self._address, login, silence=self._silence)
 
     @property
     def has_login(self) -> bool:

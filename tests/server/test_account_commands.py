@@ -1,0 +1,141 @@
+"""Logging in from the command line, and what can be done then; with a server that listens."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modpkg.cli import main
+from modpkg.manifest.stored_logins import logins_path
+from modpkg.server.accounts import add_account
+from modpkg.server.passwords import password_hash
+from modpkg.server.state import Server
+from tests.changing import numbers, write
+from tests.server.live import live_server
+
+WORD = "correct horse battery"
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with live_server(tmp_path_factory.mktemp("live") / "registry") as server:
+        kept = password_hash(WORD)
+        with server.database.begin() as db:
+            for name in ("ada", "bob"):
+                add_account(db, name, kept)
+        yield server
+
+
+@pytest.fixture
+def run(
+    live: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    monkeypatch.setenv("MODPKG_REGISTRY", live.settings.url)
+    monkeypatch.delenv("MODPKG_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(
+        *arguments: str | Path, who: str = "ada", typed: str = "", fails: str | None = None
+    ) -> str:
+        monkeypatch.setenv("MODPKG_HOME", str(tmp_path / who))
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        with pytest.raises(SystemExit) as left:
+            main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert left.value.code == (0 if fails is None else 1), err
+        if fails is not None:
+            assert f"error[{fails}]" in err
+            return err
+        return out
+
+    return call
+
+
+def test_who_logs_in_publishes_and_who_logs_out_does_not(
+    live: Server, run: Run, tmp_path: Path
+) -> None:
+    project = write(tmp_path / "words", numbers("a"), "words")
+    run("build", project)
+    assert "modpkg login" in run("publish", project, fails="M521")
+    assert "wrong" in run("login", "--name", "ada", typed="no such word\n", fails="M433")
+    said = run("login", "--name", "ada", typed=f"{WORD}\n")
+    assert WORD not in said
+    assert "as ada" in said
+    kept = logins_path().read_text()
+    token = json.loads(kept)[live.settings.url]["token"]
+    assert token not in said
+    assert json.loads(run("whoami", "--json"))["name"] == "ada"
+    assert "Would publish words 1.0" in run("publish", project, "--dry-run")
+    assert "Published words 1.0" in run("publish", project)
+    assert "already" in run("publish", project)
+    assert json.loads(run("info", "words", "--json"))["name"] == "words"
+    assert "Logged out" in run("logout")
+    run("whoami", fails="M521")
+    assert token not in logins_path().read_text()
+    assert "Nobody" in run("logout")
+    again = run("login", "--token", typed=f"{token}\n", fails="M430")  # it was revoked
+    assert token not in again
+
+
+def test_a_token_for_ci_is_for_what_it_was_made_for(
+    live: Server, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("login", "--name", "ada", typed=WORD)
+    made = json.loads(run("token", "create", "ci", "--module", "acme-*", "--days", "3", "--json"))
+    rows = json.loads(run("token", "list", "--json"))["tokens"]
+    assert [row["name"] for row in rows if row["id"] == made["info"]["id"]] == ["ci"]
+    assert made["token"] not in run("token", "list")
+    run("logout")
+    run("login", "--name", "ada", typed=WORD, who="other")
+    for name, code in (("acme-one", None), ("others", "M432")):
+        project = write(tmp_path / name, numbers("a"), name)
+        run("build", project)
+        monkeypatch.setenv(
+            "MODPKG_TOKEN", run("token", "create", "--module", "acme-*", who="other").strip()
+        )
+        run("publish", project, who="ci", fails=code)
+        monkeypatch.delenv("MODPKG_TOKEN")
+    run("token", "revoke", "9999", who="other", fails="M439")
+
+
+def test_a_module_gets_maintainers_and_passes_to_another(run: Run, tmp_path: Path) -> None:
+    run("login", "--name", "ada", typed=WORD)
+    run("login", "--name", "bob", typed=WORD, who="bob")
+    project = write(tmp_path / "shared", numbers("a"), "shared")
+    run("build", project)
+    run("publish", project)
+    update = write(tmp_path / "update", numbers("a", seed=1), "shared", "2.0")
+    run("build", update, who="bob")
+    run("publish", update, who="bob", fails="M432")
+    run("owner", "add", "shared", "bob")
+    assert "Published" in run("publish", update, who="bob")
+    roles = json.loads(run("owner", "list", "shared", "--json"))["holders"]
+    assert {(one["name"], one["role"]) for one in roles} == {
+        ("ada", "owner"),
+        ("bob", "maintainer"),
+    }
+    run("owner", "transfer", "shared", "bob")
+    assert "shared" in run("owner", "offers", who="bob")
+    assert "offers it to bob" in run("owner", "list", "shared")
+    run("owner", "decline", "shared", who="bob")
+    run("owner", "transfer", "shared", "bob")
+    run("owner", "accept", "shared", who="bob")
+    roles = json.loads(run("owner", "list", "shared", "--json"))["holders"]
+    assert ("bob", "owner") in {(one["name"], one["role"]) for one in roles}
+    run("owner", "add", "shared", "ada", fails="M432")
+
+
+def test_a_folder_has_no_accounts(run: Run, tmp_path: Path) -> None:
+    assert "modpkg registry serve" in run("login", tmp_path, "--name", "ada", fails="M525")
+    assert os.environ["MODPKG_HOME"] == str(tmp_path / "ada")
