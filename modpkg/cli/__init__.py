@@ -61,6 +61,7 @@ COMMANDS = {
     "fork": "Create a new module from a release.",
     "log": "Show the release history of a module, and its origins.",
     "yank": "Yank a release, so that it is not selected any more.",
+    "archive": "Let nothing more be published of a module of a served registry.",
     "deprecate": "Say that a release should not be used any more, and what to use instead.",
     "key": "Make and list the keys that releases are signed with.",
     "trust": "Show and decide who has to have signed which modules.",

@@ -73,6 +73,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "fork": ("modpkg.community.lineage.fork:Forked",),
     "log": ("modpkg.community.lineage.lineage:Lineage",),
     "yank": _LINE,
+    "archive": ("modpkg.cli.archive:ArchivedModule",),
     "deprecate": ("modpkg.cli.deprecate:DeprecatedReleases",),
     "key new": ("modpkg.cli.key:KeyDocument",),
     "key list": ("modpkg.cli.key:KeysDocument",),

@@ -33,6 +33,7 @@ from modpkg.registry.opening import open_place
 from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.probe import probe
 from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.server_writer import writer_at
 from modpkg.registry.unnamed import Freed, remove_unnamed
 from modpkg.registry.upkeep import all_names, needed_releases, open_alone
@@ -368,7 +369,8 @@ def copy_registry(
         releases = {name: origin.index(name) for name in all_names(origin)}
     writer = writer_at(place, origin.name)
     done = copy_releases(origin, writer, releases, workspace.progress)
-    copy_advisories(origin, place)
+    if not isinstance(place, ServerPlace):  # there, only administrators publish them
+        copy_advisories(origin, place)
     if as_json:
         print_json(
             RegistryCopied(

@@ -13,8 +13,9 @@ from modpkg.core import bounds
 from modpkg.core.errors import UsageError
 from modpkg.core.regular_file import OversizedFile, read_file
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.advisories import add_advisories
+from modpkg.registry.advisories import add_advisories, check_advisory
 from modpkg.registry.opening import existing_registry
+from modpkg.registry.server_writer import ServerWriter
 
 
 class AdvisoriesDocument(Struct, frozen=True):
@@ -41,11 +42,17 @@ def advisory_command(workspace: Workspace, files: tuple[Path, ...], as_json: boo
     any more. 'modpkg audit' tells people which of their modules are concerned.
     """
     writer = existing_registry(workspace.options.registry)
-    added = add_advisories(writer.place, [(str(file), _read(file)) for file in files])
+    documents = [(str(file), _read(file)) for file in files]
+    if isinstance(writer, ServerWriter):
+        for what, data in documents:
+            check_advisory(data, what)
+        ids = writer.publish_advisories([data.decode() for _, data in documents])
+    else:
+        ids = [one.id for one in add_advisories(writer.place, documents)]
     if as_json:
-        print_json(AdvisoriesDocument([one.id for one in added]))
+        print_json(AdvisoriesDocument(ids))
         return
-    tell(f"{good('Published')} {counted(len(added), 'advisory', 'advisories')} in {writer.url}.")
+    tell(f"{good('Published')} {counted(len(ids), 'advisory', 'advisories')} in {writer.url}.")
 
 
 def _read(file: Path) -> bytes:

@@ -19,6 +19,7 @@ from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.registry.place import Place, registry_at
+from modpkg.registry.server_writer import ServerWriter
 from modpkg.registry.standing import Standing
 from modpkg.registry.unnamed import named_blobs, nobody_writes
 from modpkg.registry.writer import RegistryWriter, blobs_of
@@ -46,7 +47,12 @@ def remove_release(
         NotFound: The registry does not have it.
         RegistryError: It is not known what the registry's other releases name; the releases are
             removed, and their blobs are still there.
+        AccessRefused: The registry is served, and the user is no administrator of it.
     """
+
+    if isinstance(writer, ServerWriter):
+        done = writer.remove(name, version, reason)
+        return RemovedReleases(done.lines, done.files, done.freed, done.shared)
 
     def edit(said: Standing) -> Standing:
         if said.removed is not UNSET:
@@ -66,6 +72,8 @@ def follow_removals(
         NotFound, RegistryError: As for `remove_release`.
     """
     done = [writer.follow(line) for line in lines]
+    if isinstance(writer, ServerWriter):
+        return RemovedReleases(done, 0, 0, 0)
     return _without_blobs(writer.place, done, progress)
 
 

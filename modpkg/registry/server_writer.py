@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from modpkg.core import bounds
@@ -18,10 +18,25 @@ from modpkg.core.tree import BlobTree
 from modpkg.registry.place import Blob, BuiltBlob, CopiedBlob, Place, Progress
 from modpkg.registry.publishing_client import PublishingClient, Session
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_requests import (
+    AddedAdvisories,
+    AdvisoryRequest,
+    ArchiveRequest,
+    ChangedLines,
+    DeprecateRequest,
+    RemovedAnswer,
+    RemoveRequest,
+    YankRequest,
+)
+from modpkg.registry.server_api import api_path
 from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.session_records import DeclaredBlob, SessionRequest
+from modpkg.registry.standing import NO_REASON, Standing, standing_of, without_removed
 from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release.verify import check_record
+
+_REMOVING_SECONDS = 600
+"""For how long a server may look for what other releases name."""
 
 
 class NewModule(Struct, frozen=True):
@@ -122,7 +137,7 @@ class ServerWriter(RegistryWriter):
         The server says when they were published: that is now.
         """
         records = {}
-        for line in lines:
+        for line in without_removed(lines):
             record = records[line.release] = source.record(line)
             check_record(record)
             release = parse_digest(line.release)
@@ -137,9 +152,54 @@ class ServerWriter(RegistryWriter):
                     size = len(source.blob(digest, what))
                 blobs[digest] = CopiedBlob(digest, what, source, size)
             self._run(line, blobs, data, progress)
-            if line.yanked is not None:
-                self.yank(line.name, line.version, line.yanked)
+            if standing_of(line) != Standing():
+                self.follow(line)
         return records
+
+    def follow(self, line: IndexLine) -> IndexLine:
+        if line.removed is not UNSET:
+            (removed,) = self.remove(line.name, line.version, line.removed or NO_REASON).lines
+            return removed
+        reason = None if line.deprecated is UNSET else line.deprecated
+        self.deprecate(line.name, line.version, reason, line.successor or "")
+        return self.yank(line.name, line.version, line.yanked)
+
+    def yank(self, name: str, version: str, reason: str | None) -> IndexLine:
+        self.api.check_login(f"yank {name} {version}")
+        request = YankRequest(version=version, reason=reason)
+        return self.api.request("POST", api_path("modules", name, "yank"), IndexLine, request)
+
+    def deprecate(
+        self, name: str, version: str | None, reason: str | None, successor: str = ""
+    ) -> list[IndexLine]:
+        self.api.check_login(f"deprecate {name}")
+        request = DeprecateRequest(version=version, reason=reason, successor=successor)
+        path = api_path("modules", name, "deprecate")
+        return self.api.request("POST", path, ChangedLines, request).lines
+
+    def archive(self, name: str, reason: str | None) -> None:
+        """Let nothing more be published of a module, or undo that with ``reason=None``.
+
+        Raises:
+            AccessRefused: The user may not.
+            NotFound: The server does not know the module.
+        """
+        self.api.check_login(f"archive {name}")
+        path = api_path("modules", name, "archive")
+        self.api.send("POST", path, ArchiveRequest(reason=reason))
+
+    def remove(self, name: str, version: str | None, reason: str) -> RemovedAnswer:
+        """Remove a release for good, or all that a module has; see `removing.remove_release`."""
+        self.api.check_login(f"remove {name}")
+        request = RemoveRequest(version=version, reason=reason)
+        path = api_path("modules", name, "remove")
+        return self.api.request("POST", path, RemovedAnswer, request, silence=_REMOVING_SECONDS)
+
+    def publish_advisories(self, documents: list[str]) -> list[str]:
+        """Publish advisories, and return the IDs of those that are new or changed."""
+        self.api.check_login("publish advisories")
+        request = AdvisoryRequest(documents)
+        return self.api.request("POST", "advisories", AddedAdvisories, request).ids
 
     def describe_all(self) -> None:
         raise PublishError("M309", url=self.url, reason="its server writes its list of modules")

@@ -15,7 +15,15 @@ from litestar.types import Scope
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
-from modpkg.server import accounts, api_tokens, health, owners, sessions, trusted_publishers
+from modpkg.server import (
+    accounts,
+    api_tokens,
+    health,
+    owners,
+    release_standing,
+    sessions,
+    trusted_publishers,
+)
 from modpkg.server.answers import error_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.chores import Chores
@@ -33,6 +41,7 @@ ROUTES: list[Any] = [
     *PAGES,
     *health.ROUTES,
     *trusted_publishers.ROUTES,
+    *release_standing.ROUTES,
 ]
 """Handlers and routers of all parts; each part adds its own here."""
 
