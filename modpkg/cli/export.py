@@ -9,6 +9,7 @@ import click
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from modpkg.cli.key import open_signer
 from modpkg.cli.module_names import installed_names
 from modpkg.cli.options import json_option, offline_option, user_option, with_workspace
 from modpkg.cli.output import good, print_json, tell
@@ -31,6 +32,7 @@ from modpkg.interop.plain import export_plain
 from modpkg.interop.sentence_transformers import export_sentence_transformers
 from modpkg.manifest.schema import Compose
 from modpkg.runtime.installed import find_model
+from modpkg.trust.model_signature import sign_folder
 
 _MODEL_WRITERS = {
     "sentence-transformers": export_sentence_transformers,
@@ -78,6 +80,11 @@ class _Destination(click.Path):
     type=click.Choice(["mergekit"]),
     help="Write what it is merged of, and not its weights: into a file, as YAML of mergekit.",
 )
+@click.option(
+    "--sign",
+    metavar="KEY",
+    help="Sign the folder's files, for 'model_signing verify': a key of ECDSA ('modpkg key').",
+)
 @click.argument("folder", type=_Destination())
 @offline_option
 @user_option
@@ -88,6 +95,7 @@ def export_command(
     name: str,
     form: str | None,
     recipe: str | None,
+    sign: str | None,
     folder: Path | OciAddress,
     as_json: bool,
 ) -> None:
@@ -99,6 +107,9 @@ def export_command(
     With --recipe, FOLDER is a file. The model is an installed one, one of the project's manifest,
     or the project's own module; nothing has to be installed for the last two.
     """
+    signer = None if sign is None else open_signer(sign)
+    if sign is not None and (recipe is not None or form == "oci" or isinstance(folder, OciAddress)):
+        raise UsageError("M901", message="--sign is for a folder; leave it out.")
     if recipe is not None:
         _write_recipe(workspace, name, recipe, form, folder, as_json=as_json)
         return
@@ -106,6 +117,8 @@ def export_command(
         document = _pushed(workspace, name, form, folder)
     else:
         files = _written(workspace, name, form or "hf", folder)
+        if signer is not None:
+            files = [*files, sign_folder(folder, signer).name]
         document = ExportDocument(folder=str(folder), format=form or "hf", files=files)
     if as_json:
         print_json(document)

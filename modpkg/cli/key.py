@@ -10,8 +10,8 @@ import click
 from msgspec import Struct
 
 from modpkg.cli.options import json_option, registry_option
-from modpkg.cli.output import good, print_json, table, tell
-from modpkg.core.errors import ModpkgError, NotFound, UsageError
+from modpkg.cli.output import good, print_json, say, table, tell
+from modpkg.core.errors import ModpkgError, NotFound, TrustError, UsageError
 from modpkg.core.files import shown
 from modpkg.core.names import module_name
 from modpkg.core.regular_file import read_text
@@ -103,6 +103,20 @@ def list_command(as_json: bool) -> None:
         tell("No keys; 'modpkg key new' makes one.")
     else:
         table([[row.name, row.public or "-"] for row in rows], ["Name", "Signer"])
+
+
+@key_command.command("export")
+@click.argument("name", default="default")
+def export_command(name: str) -> None:
+    """Print the public part of the key NAME in PEM, for other tools; or of key:ALGORITHM:…"""
+    text = name
+    if not name.startswith("key:"):
+        public = key_path(name).with_suffix(".pub")
+        try:
+            text = read_text(public, _PUBLIC_BYTES).strip()
+        except FileNotFoundError:
+            raise TrustError("M549", path=shown(public)) from None
+    say(parse_key(text).pem().decode().rstrip())
 
 
 def _write_public(path: Path, public: str) -> None:

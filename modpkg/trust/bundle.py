@@ -93,8 +93,10 @@ def signed_bytes(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
     )
 
 
-def sign_statement(payload: bytes, signer: Signer) -> bytes:
+def sign_statement(payload: bytes, signer: Signer, *, hint: str | None = None) -> bytes:
     """Return the bundle of a signed statement, as one line of JSON.
+
+    ``hint`` is how the bundle says which key has signed; None for the key itself.
 
     Raises:
         TrustError: The signer cannot sign now.
@@ -105,7 +107,7 @@ def sign_statement(payload: bytes, signer: Signer) -> bytes:
         PAYLOAD_TYPE,
         [EnvelopeSignature(base64.b64encode(signature).decode())],
     )
-    bundle = Bundle(VerificationMaterial(KeyHint(str(signer.public))), envelope)
+    bundle = Bundle(VerificationMaterial(KeyHint(hint or str(signer.public))), envelope)
     return msgspec.json.encode(bundle)
 
 

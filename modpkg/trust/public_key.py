@@ -57,6 +57,16 @@ class PublicKey(Struct, frozen=True):
             return False
         return True
 
+    def pem(self) -> bytes:
+        """Return the key in PEM, as other tools read it.
+
+        Raises:
+            TrustError: The bytes are no key.
+        """
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return self.opened().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
     def opened(self) -> Ed25519PublicKey | EllipticCurvePublicKey:
         """Return the key as `cryptography` has it.
 
