@@ -70,6 +70,7 @@ COMMANDS = {
     "whoami": "Show whose login to a registry it is.",
     "token": "List, make and revoke tokens of a registry.",
     "owner": "Show and change who owns, maintains and reviews a module.",
+    "publisher": "Show and change which CI jobs may publish a module.",
     "registry": "Show where modules come from; make, copy and look after registries.",
     "store": "Manage the local store.",
     "vendor": "Copy all locked modules into a folder for offline use.",

@@ -416,6 +416,10 @@ MESSAGES: dict[str, str] = {
         "The token for {url} is not in the keyring any more, where {path} says that it is; run "
         "'modpkg login {url}'."
     ),
+    "M526": (
+        "The identity of this CI job was not shown to {url}: {reason}; let the job ask for one "
+        "that is for this server, or give it a token by MODPKG_TOKEN."
+    ),
     "M525": (
         "The registry at {url} is none that 'modpkg registry serve' serves, so nobody has an "
         "account there; name one with --registry, or give its address."

@@ -136,6 +136,18 @@ def test_a_module_gets_maintainers_and_passes_to_another(run: Run, tmp_path: Pat
     run("owner", "add", "shared", "ada", fails="M432")
 
 
+def test_an_owner_names_the_jobs_that_publish(run: Run, tmp_path: Path) -> None:
+    run("login", "--name", "ada", typed=WORD)
+    project = write(tmp_path / "jobs", numbers("a"), "jobs")
+    run("build", project)
+    run("publish", project)
+    added = json.loads(run("publisher", "add", "jobs", "acme/words", "release.yml", "--json"))
+    assert "acme/words" in run("publisher", "list", "jobs")
+    run("publisher", "remove", "jobs", str(added["id"]))
+    assert json.loads(run("publisher", "list", "jobs", "--json"))["publishers"] == []
+    run("publisher", "add", "jobs", "acme", "release.yml", fails="M449")
+
+
 def test_a_folder_has_no_accounts(run: Run, tmp_path: Path) -> None:
     assert "modpkg registry serve" in run("login", tmp_path, "--name", "ada", fails="M525")
     assert os.environ["MODPKG_HOME"] == str(tmp_path / "ada")
