@@ -105,6 +105,8 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "registry copy": ("modpkg.cli.registry:RegistryCopied",),
     "registry remove": ("modpkg.cli.registry_remove:RemovedDocument",),
     "registry advisory": ("modpkg.cli.registry_advisory:AdvisoriesDocument",),
+    "registry admin": ("modpkg.cli.serve:AdministratorDocument",),
+    "registry rebuild": ("modpkg.cli.serve:RebuiltDocument",),
     "registry gc": ("modpkg.cli.registry:RegistryFreed",),
     "store info": ("modpkg.cli.store:StoreDocument",),
     "store gc": ("modpkg.cli.store:GarbageDocument",),

@@ -14,7 +14,7 @@ from modpkg.cli.output import counted, good, print_json, say, strong, table, tel
 from modpkg.cli.registry_advisory import advisory_command
 from modpkg.cli.registry_remove import remove_release_command
 from modpkg.cli.search import search_command
-from modpkg.cli.serve import serve_command
+from modpkg.cli.serve import admin_command, rebuild_command, serve_command
 from modpkg.core.errors import ModpkgError, PublishError, UsageError
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_MODULES
 from modpkg.core.files import human_bytes
@@ -432,5 +432,7 @@ def collect_registry(
 
 registry_command.add_command(search_command)
 registry_command.add_command(serve_command)
+registry_command.add_command(admin_command)
+registry_command.add_command(rebuild_command)
 registry_command.add_command(remove_release_command)
 registry_command.add_command(advisory_command)

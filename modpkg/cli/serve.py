@@ -1,14 +1,82 @@
-"""``registry serve``."""
+"""``registry serve``, and what an operator does beside it: ``registry admin``, ``rebuild``."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
+from msgspec import Struct
 
-from modpkg.cli.output import tell
+from modpkg.cli.options import json_option
+from modpkg.cli.output import counted, good, print_json, strong, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.extras import require_extra
+from modpkg.core.names import listed
+
+if TYPE_CHECKING:
+    from modpkg.server.settings import ServerSettings
+    from modpkg.server.state import Server
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+NEEDED = ("litestar", "granian", "sqlalchemy", "alembic", "argon2", "anyio")
+
+
+class AdministratorDocument(Struct, frozen=True):
+    """Somebody who is an administrator of a server now."""
+
+    name: str
+
+
+class RebuiltDocument(Struct, frozen=True):
+    """What was made anew of a server's database."""
+
+    modules: list[str]
+    """Modules to which nobody has a right yet."""
+    swept: int
+    """Publishing sessions that had expired."""
+
+
+def server_options(command: Command) -> Command:
+    """Add what says which server is meant."""
+    for option in (
+        click.option(
+            "--config",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A TOML file with the server's settings; options come before it.",
+        ),
+        click.option(
+            "--database",
+            envvar="MODPKG_DATABASE",
+            help="A URL of PostgreSQL. [default: a file of SQLite in STORAGE]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _settings(config: Path | None, **given: Any) -> ServerSettings:
+    for package in NEEDED:
+        require_extra(package, what="A server", extra="server")
+    from modpkg.server.settings_file import read_server_settings
+
+    return read_server_settings(config, **given)
+
+
+@contextmanager
+def _opened(settings: ServerSettings) -> Iterator[Server]:
+    from modpkg.server.state import Server
+
+    server = Server(settings)
+    try:
+        server.database.upgrade()
+        yield server
+    finally:
+        server.close()
 
 
 @click.command("serve")
@@ -16,9 +84,9 @@ from modpkg.core.extras import require_extra
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", default=8420, show_default=True, help="The port to listen at.")
 @click.option("--url", help="Where people reach it. [default: http://HOST:PORT]")
-@click.option("--database", help="A URL of PostgreSQL. [default: a file of SQLite in STORAGE]")
 @click.option("--name", help="What a new registry calls itself; for ever.")
 @click.option("--workers", default=1, show_default=True, help="Processes that answer.")
+@server_options
 def serve_command(
     storage: str,
     host: str,
@@ -27,20 +95,85 @@ def serve_command(
     database: str | None,
     name: str | None,
     workers: int,
+    config: Path | None,
 ) -> None:
     """Serve the registry in STORAGE (a folder, or an object store's URL), with its pages.
 
-    It is made if there is none yet. 'modpkg[server]' has what this needs.
+    It is made if there is none yet. 'modpkg[server]' has what this needs; the first administrator
+    is made with 'modpkg registry admin'.
     """
-    what = "A server"
-    for package in ("litestar", "granian", "sqlalchemy", "alembic"):
-        require_extra(package, what=what, extra="server")
+    settings = _settings(config, storage=storage, database=database, url=url, name=name)
+    if url is None and settings.url == type(settings)(storage="").url:
+        settings = _settings(
+            config,
+            storage=storage,
+            database=database,
+            url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            name=name,
+        )
+    if urlsplit(settings.url).scheme not in ("http", "https"):
+        message = f"--url {settings.url} is not an address of http or https."
+        raise UsageError("M901", message=message)
     from modpkg.server.serving import serve
-    from modpkg.server.settings import ServerSettings
 
-    address = (url or f"http://{host}:{port}").rstrip("/")
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise UsageError("M901", message=f"--url {address} is not an address of http or https.")
-    settings = ServerSettings(storage=storage, database=database, url=address, name=name)
-    tell(f"Serving {storage} at {address}; stop it with Ctrl-C.")
+    tell(f"Serving {storage} at {settings.url}; stop it with Ctrl-C.")
     serve(settings, host, port, workers)
+
+
+@click.command("admin")
+@click.argument("name")
+@click.argument("storage", default="registry")
+@click.option(
+    "--password-stdin",
+    is_flag=True,
+    help="Read a password from standard input: the account gets it, and is made if need be.",
+)
+@server_options
+@json_option
+def admin_command(
+    name: str,
+    storage: str,
+    password_stdin: bool,
+    database: str | None,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Make NAME an administrator of the server of the registry in STORAGE.
+
+    Whoever can write the storage and the database can do this; the server need not run.
+    """
+    settings = _settings(config, storage=storage, database=database)
+    password = None
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    from modpkg.server.accounts import make_administrator
+
+    with _opened(settings) as server:
+        make_administrator(server.database, name, password)
+    if as_json:
+        print_json(AdministratorDocument(name))
+    else:
+        tell(f"{good('Made')} {strong(name)} an administrator.")
+
+
+@click.command("rebuild")
+@click.argument("storage", default="registry")
+@server_options
+@json_option
+def rebuild_command(storage: str, database: str | None, config: Path | None, as_json: bool) -> None:
+    """Make anew what a server's database lost that follows from the registry in STORAGE.
+
+    No release is ever in the database alone. People, tokens and rights are: restore them from a
+    back-up of it, or name owners anew.
+    """
+    settings = _settings(config, storage=storage, database=database)
+    from modpkg.server.rebuilding import rebuild
+
+    with _opened(settings) as server:
+        done = rebuild(server)
+    if as_json:
+        print_json(RebuiltDocument(done.modules, done.swept))
+        return
+    tell(f"{good('Rebuilt')}: {counted(len(done.modules), 'module')} without an owner before.")
+    if done.modules:
+        tell(f"Name owners for {listed(done.modules, 5)}: modpkg owner add NAME PERSON")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import select, update
@@ -241,9 +242,11 @@ def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSessio
 
 def disclaim(server: Server, name: str) -> None:
     """Take a name back that was given for a release which was not published after all."""
-    with server.database.begin() as db:
+    if has_index(server.registry(), name):
+        return
+    with suppress(DatabaseRefused), server.database.begin() as db:  # others refer to it by now
         module = db.get(Module, name)
-        if module is None or has_index(server.registry(), name):
+        if module is None:
             return
         for role in db.scalars(select(Role).where(Role.module == name)):
             db.delete(role)

@@ -8,6 +8,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from modpkg.core.system_signals import left_to_handlers
 from modpkg.server.settings import ServerSettings
 
 HEADER_SECONDS = 10
@@ -52,7 +53,8 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> N
             log_enabled=False,
         )
         log("started", address=f"{host}:{port}", workers=workers, url=settings.url)
-        granian.serve(target_loader=load, wrap_loader=False)
+        with left_to_handlers():
+            granian.serve(target_loader=load, wrap_loader=False)
         log("stopped")
 
 

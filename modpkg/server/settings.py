@@ -8,7 +8,7 @@ MB = 1_000_000
 GB = 1_000 * MB
 
 
-class ServerLimits(Struct, frozen=True, kw_only=True):
+class ServerLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one account, session and release may take."""
 
     release_bytes: int = 200 * GB
@@ -34,7 +34,7 @@ GITHUB = "https://token.actions.githubusercontent.com"
 GITLAB = "https://gitlab.com"
 
 
-class LoginIssuer(Struct, frozen=True, kw_only=True):
+class LoginIssuer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An issuer of OpenID Connect by which people log in."""
 
     url: str
@@ -48,7 +48,7 @@ class LoginIssuer(Struct, frozen=True, kw_only=True):
     """Whether whoever logs in there for the first time gets an account."""
 
 
-class ServerSettings(Struct, frozen=True, kw_only=True):
+class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of one server."""
 
     storage: str

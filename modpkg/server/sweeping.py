@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from modpkg.server.clock import now
+from modpkg.server.committing import disclaim
 from modpkg.server.spool import spool_of, spooled_sessions
 from modpkg.server.state import Server
-from modpkg.server.tables import PublishingSession, SessionBlob
+from modpkg.server.tables import Module, PublishingSession, SessionBlob
 
 UNKNOWN = datetime.timedelta(days=2)
 """After which blobs go whose session the database does not know: it may be a newer one's."""
@@ -47,9 +49,25 @@ def remove_session(server: Server, session: str) -> None:
 
     Its row goes first: nobody uploads or commits from then on.
     """
+    given = None
     with server.database.begin() as db:
         row = db.get(PublishingSession, session)
         if row is not None and row.state == "open":
             db.execute(delete(SessionBlob).where(SessionBlob.session_id == session))
             db.delete(row)
+            db.flush()
+            if _was_given(db, row):
+                given = row.module
+    if given is not None:
+        disclaim(server, given)
     spool_of(server.place, session).remove()
+
+
+def _was_given(db: Session, row: PublishingSession) -> bool:
+    """Return whether a name may have been given for a session that was then not committed."""
+    module = db.get(Module, row.module)
+    others = select(PublishingSession.id).where(
+        PublishingSession.module == row.module, PublishingSession.state == "open"
+    )
+    is_later = module is not None and module.created >= row.created
+    return is_later and db.scalar(others.limit(1)) is None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 from httpx import Response
-from litestar.testing import TestClient
 
 from modpkg.core.digests import Digest, parse_digest
 from modpkg.core.records import IndexLine
@@ -20,7 +20,6 @@ from modpkg.registry.relatives import Relatives
 from modpkg.registry.session_records import OFFSET, DeclaredBlob, SessionRequest
 from modpkg.registry.writer import blobs_of
 from modpkg.release.build import build
-from modpkg.server.file_answers import ServerApp
 
 
 def built(folder: Path, at: Place) -> tuple[BlobTree, IndexLine]:
@@ -36,7 +35,7 @@ def built(folder: Path, at: Place) -> tuple[BlobTree, IndexLine]:
 class Publisher:
     """Somebody with a token."""
 
-    def __init__(self, client: TestClient[ServerApp], token: str) -> None:
+    def __init__(self, client: httpx.Client, token: str) -> None:
         self.client = client
         self.headers = {"Authorization": f"Bearer {token}"}
 
