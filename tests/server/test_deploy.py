@@ -14,19 +14,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import urlopen
 
 import click
 import pytest
 import tomli
 import yaml
-from modpkg.server.settings_file import read_server_settings
 
 from modpkg.cli import cli
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.registry.reader import Registry
+from modpkg.server.settings_file import read_server_settings
 from modpkg.server.state import PRIVATE
 from tests.documents import ROOT
 from tests.modules import publish_collection
@@ -198,12 +199,12 @@ def test_nginx_serves_public_blobs_and_asks_the_server_for_all_else(
     publish_collection(storage / PRIVATE, "hidden", "1.0")
     context = ssl.create_default_context(cafile=str(storage.parent / "certificate.pem"))
 
-    def get(path: str, **headers: str) -> tuple[int, dict[str, str]]:
+    def get(path: str) -> tuple[int, Message]:
         try:
-            with urlopen(Request(url + path, headers=headers), context=context) as answer:
-                return answer.status, dict(answer.headers)
+            with urlopen(url + path, context=context) as answer:
+                return answer.status, answer.headers
         except HTTPError as error:
-            return error.code, dict(error.headers)
+            return error.code, error.headers
 
     until = time.monotonic() + 30
     while True:
