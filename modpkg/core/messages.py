@@ -345,7 +345,7 @@ MESSAGES: dict[str, str] = {
     "M465": "{path} is not a file of candidates: {reason}; ask the registry's owner to restore it.",
     "M466": "This cannot be said about a candidate: {reason}; say it in another way, or shorter.",
     "M467": "There is no candidate {label} in the registry {registry}{hint}.",
-    "M468": "{label} {decision}; submit a new candidate with 'modpkg submit'.",
+    "M468": "{label} {decision}; {remedy}.",
     "M469": (
         "{label} cannot be accepted: {name} {version} was published with different content "
         "meanwhile. Raise the version in {manifest}, run 'modpkg build' and 'modpkg submit', and "
@@ -370,6 +370,14 @@ MESSAGES: dict[str, str] = {
     ),
     "M484": "Too many requests were sent from here; wait for {seconds} seconds and try again.",
     "M495": "There is no {what} here; check the address, or search for it.",
+    "M471": (
+        "{label} is not accepted without a reason: {facts}. Run 'modpkg accept {label} --anyway "
+        "--reason WHY' to accept it nevertheless."
+    ),
+    "M472": (
+        "{label} is not accepted: {name} has reviewers ({reviewers}), and none of them has run "
+        "'modpkg approve {label}'."
+    ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (
         "Not enough disk space at {path}: {needed} needed{reserve}, {free} free; nothing was "

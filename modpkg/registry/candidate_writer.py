@@ -273,7 +273,10 @@ def check_open(one: CandidateLine) -> None:
         PublishError: Somebody has.
     """
     if one.status != "open":
-        raise PublishError("M468", label=one.label, decision=decision_of(one))
+        remedy = "submit a new candidate with 'modpkg submit'"
+        if one.status == "accepted":
+            remedy = f"it is the release {one.line.name}=={one.line.version} now"
+        raise PublishError("M468", label=one.label, decision=decision_of(one), remedy=remedy)
 
 
 def decision_of(one: CandidateLine) -> str:

@@ -1,0 +1,77 @@
+"""``submit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from msgspec import Struct
+
+from modpkg.cli.options import json_option, registry_option, with_workspace
+from modpkg.cli.output import good, print_json, strong, tell
+from modpkg.community.modules.project import module_project
+from modpkg.core.errors import UsageError
+from modpkg.core.files import human_bytes
+from modpkg.environment.workspace import Workspace
+
+
+class SubmitDocument(Struct, frozen=True, kw_only=True):
+    """A release that was submitted as a candidate."""
+
+    name: str
+    version: str
+    number: int
+    """It is ``NAME#number``."""
+    release: str
+    size: int
+    """Bytes that the registry did not have."""
+    registry: str
+    """Its address."""
+
+
+@click.command("submit")
+@click.argument("folder", type=click.Path(exists=True, path_type=Path), default=".")
+@click.option("--message", "-m", required=True, help="What it is for, for those who review it.")
+@click.option(
+    "--allow-breaking",
+    metavar="WHY",
+    help="Submit even if the changes require a higher version; the reason is recorded.",
+)
+@registry_option
+@json_option
+@with_workspace
+def submit_command(
+    workspace: Workspace,
+    folder: Path,
+    message: str,
+    allow_breaking: str | None,
+    as_json: bool,
+) -> None:
+    """Submit the release in FOLDER/dist as a candidate, for others to review.
+
+    All checks of 'modpkg publish' are done. A candidate can be compared, tested and installed as
+    NAME#7, and is never chosen by itself. It becomes a release when it is accepted ('modpkg
+    accept'), with the same bytes.
+    """
+    from modpkg.community.semver.releases import submit_project
+
+    if not message.strip():
+        raise UsageError("M901", message="--message says what the candidate is for.")
+    submission = submit_project(module_project(folder, workspace), message, allow_breaking)
+    line, number = submission.line, submission.number
+    if as_json:
+        print_json(
+            SubmitDocument(
+                name=line.name,
+                version=line.version,
+                number=number,
+                release=line.release,
+                size=line.size,
+                registry=submission.registry,
+            )
+        )
+        return
+    tell(
+        f"{good('Submitted')} {strong(f'{line.name}#{number}')}: {line.name} {line.version} to "
+        f"{submission.registry} ({human_bytes(line.size)} new)."
+    )
