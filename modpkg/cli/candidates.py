@@ -10,8 +10,7 @@ from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import parse_reference
 from modpkg.community.review.acceptance import approvers, report_clause
-from modpkg.community.review.measured_overlap import CandidateConflict, measured
-from modpkg.community.review.overlap import base_of_candidate, overlaps_of
+from modpkg.community.review.overlap import CandidateConflict, base_of_candidate, overlaps_of
 from modpkg.core.candidates import CandidateLine, ThreadEntry
 from modpkg.core.errors import UsageError
 from modpkg.core.files import human_bytes
@@ -104,7 +103,11 @@ def _show(workspace: Workspace, name: ModuleName, number: int, as_json: bool) ->
         raise no_such_candidate(name, number, registry.shown, found)
     thread = read_thread(registry, name, number)
     base = base_of_candidate(registry.index(name), one)
-    conflicts = measured(workspace, one, found, overlaps_of(registry, one, found))
+    conflicts: list[CandidateConflict] = []
+    if overlaps := overlaps_of(registry, one, found):
+        from modpkg.community.review.measured_overlap import measured
+
+        conflicts = measured(workspace, one, found, overlaps)
     document = CandidateDocument(
         candidate=one,
         against=None if base is None else base.version,

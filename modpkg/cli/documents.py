@@ -34,6 +34,8 @@ _MODULE = ("modpkg.cli.documents:ModuleDocument",)
 _SEARCH = ("modpkg.environment.search:SearchResult",)
 _OWNERS = ("modpkg.registry.api_records:ModuleOwners",)
 _LINE = ("modpkg.core.records:IndexLine",)
+_CANDIDATE = ("modpkg.core.candidates:CandidateLine",)
+_ENTRY = ("modpkg.core.candidates:ThreadEntry",)
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "install": _INSTALL,
@@ -70,6 +72,16 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "version": ("modpkg.cli.version:VersionDocument",),
     "build": ("modpkg.cli.build:BuildDocument",),
     "publish": ("modpkg.cli.publish:PublishDocument",),
+    "submit": ("modpkg.cli.submit:SubmitDocument",),
+    "candidates": (
+        "modpkg.cli.candidates:CandidatesDocument",
+        "modpkg.cli.candidates:CandidateDocument",
+    ),
+    "comment": _ENTRY,
+    "approve": _ENTRY,
+    "accept": _CANDIDATE,
+    "reject": _CANDIDATE,
+    "withdraw": _CANDIDATE,
     "fork": ("modpkg.community.lineage.fork:Forked",),
     "log": ("modpkg.community.lineage.lineage:Lineage",),
     "yank": _LINE,

@@ -53,7 +53,7 @@ def submit_command(
     NAME#7, and is never chosen by itself. It becomes a release when it is accepted ('modpkg
     accept'), with the same bytes.
     """
-    from modpkg.community.semver.releases import submit_project
+    from modpkg.community.review.submit import submit_project
 
     if not message.strip():
         raise UsageError("M901", message="--message says what the candidate is for.")

@@ -16,7 +16,9 @@ from modpkg.cli.output import (
     strong,
     table,
 )
+from modpkg.cli.review_options import desk_of
 from modpkg.community.vet.verdict import TestChange, VetReport
+from modpkg.core.names import ModuleName
 from modpkg.environment.workspace import Workspace
 
 
@@ -44,6 +46,9 @@ def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     show_default=True,
     help="Number of dependants to test.",
 )
+@click.option(
+    "--report", "reports", is_flag=True, help="Attach the result to the candidate NAME#7, for all."
+)
 @limit_option
 @project_options
 @with_workspace
@@ -52,26 +57,33 @@ def vet_command(
     candidate: str,
     against: str | None,
     dependants: int | None,
+    reports: bool,
     time_limit: float,
     as_json: bool,
 ) -> int:
     """Test CANDIDATE against the release before it, with its own tests and its dependants'.
 
-    CANDIDATE is the folder of a module, the folder of a built release, or NAME==VERSION. The
+    CANDIDATE is the folder of a module or of a built release, NAME==VERSION, or NAME#7. The
     published modules that depend on it, and whose requirement allows it, are composed with it and
     run on their own tests, most relevant first. Outcomes are cached in the store.
 
     Exit status 0 for accept, 1 for reject, 3 if a person has to decide.
     """
     from modpkg.community.evaluate.test_runner import TestRunner
+    from modpkg.community.review.vetting import report_of_vet
     from modpkg.community.vet.vet import compared_release, find_candidate, vet
 
+    desk, name, number = None, ModuleName(""), 0
+    if reports:
+        desk, name, number = desk_of(workspace, candidate)
     with (
         TestRunner(workspace.store, workspace.progress, limit=time_limit) as runner,
         find_candidate(workspace, candidate) as (own, release),
     ):
         earlier = compared_release(own, release, against)
         report = vet(own, runner, release, earlier, most=dependants)
+    if desk is not None:
+        desk.say(name, number, "report", "", report_of_vet(report))
     if as_json:
         print_json(report)
     else:

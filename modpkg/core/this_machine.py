@@ -1,4 +1,4 @@
-"""Who and what something was done by: for what is said of candidates where there are no accounts."""
+"""Who and what did something: for what is said of candidates where there are no accounts."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class ReportRequest(Struct, frozen=True):
 
 
 class DecisionRequest(Struct, frozen=True):
-    """Why a candidate is accepted, rejected or withdrawn: ``POST modules/NAME/candidates/N/accept``,
-    ``…/reject`` or ``…/withdraw``."""
+    """Why a candidate is decided so: ``POST modules/NAME/candidates/N/accept``, ``…/reject`` or
+    ``…/withdraw``."""
 
     reason: Lines = ""
     anyway: bool = False

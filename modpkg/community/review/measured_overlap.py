@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from modpkg.community.modules.reference import parse_reference
 from modpkg.community.modules.view import view_of_release
 from modpkg.community.patch.conflicts import find_overlaps
-from modpkg.community.review.overlap import CandidateOverlap, base_of_candidate
+from modpkg.community.review.overlap import (
+    CandidateConflict,
+    CandidateOverlap,
+    base_of_candidate,
+)
 from modpkg.core.candidates import CandidateLine
 from modpkg.environment.workspace import Workspace
-
-
-class CandidateConflict(Struct, frozen=True, kw_only=True):
-    """What two candidates change differently, by value."""
-
-    other: str
-    """The other candidate, as ``NAME#8``."""
-    base: str
-    """The release that both change."""
-    tensors: list[str]
-    """Those that both change, to different values."""
-    values: int
-    """Values that both change to different ones."""
-    opposite: int
-    """Those of them that the two change in opposite directions."""
 
 
 def measured(
@@ -51,7 +38,7 @@ def measured(
         other = by_number[number or 0]
         names = set(overlap.tensors)
         base, own, theirs = (
-            {name: ref for name, ref in view.locate(names & view.tensors.keys()).items()}
+            view.locate(names & view.tensors.keys())
             for view in (view_of_release(each, workspace) for each in (line, one.line, other.line))
         )
         tensors = find_overlaps(base, [own, theirs]).tensors

@@ -26,6 +26,21 @@ class CandidateOverlap(Struct, frozen=True, kw_only=True):
     """Those that both change, to different values; sorted."""
 
 
+class CandidateConflict(Struct, frozen=True, kw_only=True):
+    """What two candidates change differently, by value."""
+
+    other: str
+    """The other candidate, as ``NAME#8``."""
+    base: str
+    """The release that both change."""
+    tensors: list[str]
+    """Those that both change, to different values."""
+    values: int
+    """Values that both change to different ones."""
+    opposite: int
+    """Those of them that the two change in opposite directions."""
+
+
 def base_of_candidate(lines: Sequence[IndexLine], one: CandidateLine) -> IndexLine | None:
     """Return the release that a candidate is compared with; None for a first release."""
     return earlier_release(lines, parse_version(one.line.version))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,7 +16,7 @@ from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import find_line, parse_reference, parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
-from modpkg.core.digests import blob_path, parse_digest
+from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import (
     IntegrityError,
     ModpkgError,
@@ -32,13 +33,13 @@ from modpkg.core.version import __version__
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.schema import ModuleTable
 from modpkg.registry.opening import writable_place
 from modpkg.registry.place import Place, is_registry, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.server_writer import NewModule, writer_at
+from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import with_reason
 from modpkg.trust.bundle import Signer, sign_statement
 from modpkg.trust.statement import release_statement
@@ -160,23 +161,23 @@ def publish_project(
         ReleaseError: Its recipe cannot be composed of the releases that resolve now.
         UsageError: The reason is empty, or more than one line.
     """
-    manifest = project.manifest
-    module = module_table(manifest)
-    dist = manifest.folder / DIST
-    check_no_links(dist)
-    if not (dist / REGISTRY_INFO).exists():
-        raise PublishError("M311", folder=shown(dist))
-    try:
-        return _publish_build(
-            project,
-            module,
-            dist,
-            reason,
-            dry_run=dry_run,
-            by_reference=by_reference,
-            signer=signer,
-            new=new,
+    with damage_of_build(project):
+        prepared = prepare_release(
+            project, reason, dry_run=dry_run, by_reference=by_reference, new=new
         )
+        return _publish(project, prepared, dry_run=dry_run, signer=signer)
+
+
+@contextmanager
+def damage_of_build(project: Workspace) -> Iterator[None]:
+    """Raise the error to show for what is damaged in the build of a module project.
+
+    Raises:
+        PublishError: Something is.
+    """
+    dist = project.manifest.folder / DIST
+    try:
+        yield
     except IntegrityError as error:
         raise _of_build(error, dist) from None
 
@@ -191,18 +192,39 @@ def _of_build(error: IntegrityError, dist: Path) -> ModpkgError:
     return PublishError("M329", folder=shown(dist), reason=reason)
 
 
-def _publish_build(
+class PreparedRelease(Struct, frozen=True, kw_only=True):
+    """A built release that passed all checks that come before its bytes are verified."""
+
+    place: Place
+    writer: RegistryWriter
+    built: Registry
+    line: IndexLine
+    elsewhere: Mapping[Digest, Sequence[str]]
+    """By digest, where blobs are that are not uploaded."""
+    already: bool
+    """Whether the registry has the release."""
+    result: Check | None
+    """What comparing it with the release before says; None of a first release, and of a version
+    that the registry has."""
+
+
+def prepare_release(
     project: Workspace,
-    module: ModuleTable,
-    dist: Path,
-    reason: str | None,
+    reason: str | None = None,
     *,
-    dry_run: bool,
-    by_reference: bool | None,
-    signer: Signer | None,
-    new: NewModule | None,
-) -> Publication:
-    """Publish the release in ``dist``; raise `IntegrityError` if it is damaged there."""
+    dry_run: bool = False,
+    by_reference: bool | None = None,
+    new: NewModule | None = None,
+) -> PreparedRelease:
+    """Return the release that `modpkg build` wrote for a module project, checked.
+
+    Raises:
+        What `publish_project` raises, with `IntegrityError` for a build that is damaged.
+    """
+    module, dist = module_table(project.manifest), project.manifest.folder / DIST
+    check_no_links(dist)
+    if not (dist / REGISTRY_INFO).exists():
+        raise PublishError("M311", folder=shown(dist))
     built = Registry(str(dist.absolute()))
     lines = [line for line in built.index(module.name) if _version(line) == module.version]
     if not lines:
@@ -214,7 +236,7 @@ def _publish_build(
             names = {"name": module.name, "version": str(module.version)}
             raise PublishError("M887", reason="a server does not leave where they are", **names)
         by_reference = False
-    line = line_to_publish(project, built, lines[0], place, reason, dry_run=dry_run)
+    line, result = line_to_publish(project, built, lines[0], place, reason, dry_run=dry_run)
     known, already = is_registry(place), _has(place, line)
     if not already and line.kind == "model":
         from modpkg.environment.foreseen import check_recipe
@@ -234,12 +256,27 @@ def _publish_build(
             must=by_reference is True,
             target=place.url,
         )
+    return PreparedRelease(
+        place=place,
+        writer=writer,
+        built=Registry(str(dist.absolute())),  # the reason is in a separate record
+        line=line,
+        elsewhere=elsewhere,
+        already=already,
+        result=result,
+    )
+
+
+def _publish(
+    project: Workspace, prepared: PreparedRelease, *, dry_run: bool, signer: Signer | None
+) -> Publication:
+    place, writer, built = prepared.place, prepared.writer, prepared.built
+    line, elsewhere, already = prepared.line, prepared.elsewhere, prepared.already
     kept = [address for addresses in elsewhere.values() for address in addresses]
     if dry_run:
         return Publication(writer.preview(built, line, elsewhere), place.url, already, kept)
-    project.progress.stage(f"Publishing {module.name}")
+    project.progress.stage(f"Publishing {line.name}")
     project.progress.total(line.size)
-    built = Registry(str(dist.absolute()))  # the reason is in a separate record
     bundle = None
     if signer is not None:
         statement = release_statement(built.record(line), parse_digest(line.release), __version__)
@@ -270,8 +307,8 @@ def line_to_publish(
     reason: str | None,
     *,
     dry_run: bool = False,
-) -> IndexLine:
-    """Return the index line to publish: the built one, or one that records ``reason``.
+) -> tuple[IndexLine, Check | None]:
+    """Return the index line to publish, the built one or one that records ``reason``, and a check.
 
     A version that is lower than the changes require is published only with a reason, given now or
     when the release was refused before.
@@ -291,19 +328,19 @@ def line_to_publish(
     if reason is not None and (not reason.strip() or not reason.isprintable()):
         raise UsageError("M901", message="--allow-breaking needs a reason, in one line of text.")
     if not is_registry(target):
-        return line
+        return line, None
     versions = [_version(other) for other in registry_at(target).index(line.name)]
     if not versions or _version(line) in versions:
-        return line  # publishing itself compares the two releases of one version
+        return line, None  # publishing itself compares the two releases of one version
     result = check_build(project, dist, line, target)
     record = dist.record(line)
     if result.legal or (reason is None and record.provenance.breaking):
-        return line
+        return line, result
     if reason is None:
         raise version_too_low(result)
     if dry_run:
-        return line
-    return with_reason(Path(dist.url), line, record, reason)
+        return line, result
+    return with_reason(Path(dist.url), line, record, reason), result
 
 
 def version_too_low(result: Check) -> PublishError:

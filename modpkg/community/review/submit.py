@@ -1,0 +1,82 @@
+"""Submitting a module project's build as a candidate."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from modpkg.community.review.desk import desk_at
+from modpkg.community.semver.check import Check
+from modpkg.community.semver.releases import damage_of_build, prepare_release
+from modpkg.core.candidates import CandidateReport
+from modpkg.core.errors import PublishError
+from modpkg.core.filenames import MANIFEST
+from modpkg.core.names import ModuleName
+from modpkg.core.printable import one_line
+from modpkg.core.records import IndexLine
+from modpkg.core.this_machine import machine_line, user_name
+from modpkg.environment.workspace import Workspace
+from modpkg.registry.candidate_writer import CandidateWriter
+from modpkg.registry.server_writer import ServerWriter
+
+_MOST = 2000
+
+
+class Submission(Struct, frozen=True):
+    """A release that was submitted."""
+
+    line: IndexLine
+    number: int
+    registry: str
+    """Its address."""
+
+
+def submit_project(project: Workspace, message: str, reason: str | None = None) -> Submission:
+    """Submit what `modpkg build` wrote for a module project, with what `check` says of it.
+
+    Args:
+        project: Its workspace.
+        message: What the candidate is for.
+        reason: Why a breaking change has no breaking version.
+
+    Raises:
+        What `publish_project` raises.
+    """
+    with damage_of_build(project):
+        prepared = prepare_release(project, reason)
+        line, place = prepared.line, prepared.place
+        if prepared.already:
+            names = {"name": line.name, "version": line.version}
+            raise PublishError("M470", registry=place.url, manifest=MANIFEST, **names)
+        project.progress.stage(f"Submitting {line.name}")
+        project.progress.total(line.size)
+        advance = project.progress.advance
+        if isinstance(prepared.writer, ServerWriter):
+            session = prepared.writer.submit(prepared.built, line, message, advance)
+            submitted, number, new = session.line, session.candidate, not session.already
+        else:
+            one = CandidateWriter(place).submit(
+                prepared.built,
+                line,
+                by=user_name(),
+                message=message,
+                progress=advance,
+                elsewhere=prepared.elsewhere,
+            )
+            submitted, number, new = one.line, one.number, True
+    if number is None:
+        raise AssertionError("a session of a candidate has its number")
+    if new and prepared.result is not None:
+        report = report_of_check(prepared.result)
+        desk_at(place).say(ModuleName(line.name), number, "report", "", report)
+    return Submission(submitted, number, place.url)
+
+
+def report_of_check(result: Check) -> CandidateReport:
+    """Return what comparing a candidate with the release before says, for its thread."""
+    return CandidateReport(
+        tool="check",
+        verdict="accept" if result.legal else "needs-a-person",
+        reason=one_line(result.sentence)[:_MOST],
+        machine=machine_line(),
+        against=f"{result.name} {result.against}" if result.against else "",
+    )
