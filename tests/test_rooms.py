@@ -33,7 +33,20 @@ ORDER = [
 ]
 """A room imports only from rooms before it."""
 OUTSIDE = {"cli", "server"}
-COMMUNITY = ["svg", "modules", "diff", "patch", "evaluate", "semver", "vet", "bisect", "lineage"]
+COMMUNITY = [
+    *(
+        "svg",
+        "modules",
+        "diff",
+        "patch",
+        "evaluate",
+        "semver",
+        "vet",
+        "review",
+        "bisect",
+        "lineage",
+    ),
+]
 """The rooms within `community`, in the same order of imports."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 from collections.abc import Iterator
 
@@ -85,3 +86,8 @@ def reached_processor_limit(status: int) -> bool:
 def ignore_interrupts() -> None:
     """Leave Ctrl-C to the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def machine_text() -> str:
+    """Return the system, its architecture and Python's version, as in ``Linux x86_64, Python 3``."""
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import getpass
-import platform
 
 from modpkg.core import system
 from modpkg.core.printable import one_line
+from modpkg.core.system_limits import machine_text
 from modpkg.core.version import __version__
 
 _MOST = 200
 
 
 def machine_line() -> str:
-    """Return the machine's system, architecture, cores, and the versions of Python and modpkg."""
+    """Return the machine's system, the versions of Python and modpkg, and its cores."""
     cores = system.available_cores()
-    line = (
-        f"{platform.system()} {platform.machine()}, {cores} core{'s' * (cores != 1)}, "
-        f"Python {platform.python_version()}, modpkg {__version__}"
-    )
+    line = f"{machine_text()}, modpkg {__version__}, {cores} core{'s' * (cores != 1)}"
     return one_line(line)[:_MOST]
 
 
