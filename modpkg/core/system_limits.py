@@ -89,5 +89,5 @@ def ignore_interrupts() -> None:
 
 
 def machine_text() -> str:
-    """Return the system, its architecture and Python's version, as in ``Linux x86_64, Python 3``."""
+    """Return the system, its architecture, and the version of Python."""
     return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
