@@ -30,7 +30,7 @@ from modpkg.core.records import IndexLine, ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.folder_place import FolderPlace
-from modpkg.registry.place import Place
+from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import earlier_release
 from modpkg.registry.session_records import CommitAnswer, DeclaredBlob
@@ -40,7 +40,8 @@ from modpkg.server.clock import now
 from modpkg.server.declaring import (
     check_declared_record,
     check_may_publish,
-    has_index,
+    is_private_session,
+    is_taken,
     line_of,
     missing_blobs,
     own_session,
@@ -48,6 +49,11 @@ from modpkg.server.declaring import (
 )
 from modpkg.server.events import log_event
 from modpkg.server.new_names import check_free_name
+from modpkg.server.private_publishing import (
+    add_readable,
+    check_public_needs,
+    note_release,
+)
 from modpkg.server.spool import busy, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Membership, Module, PublishingSession, Role, SessionBlob
@@ -82,14 +88,20 @@ def _commit(server: Server, caller: Caller, session: str) -> CommitAnswer:
         if row.state == "committed":
             return CommitAnswer(line=line_of(row), candidate=row.number)
         check_may_publish(db, caller, row.module, candidate=row.is_candidate)
+        private = is_private_session(db, row)
+        if not private:
+            check_public_needs(db, caller, line_of(row))
         row.expires = max(row.expires, now() + AT_WORK)
         rows = list(db.scalars(select(SessionBlob).where(SessionBlob.session_id == session)))
     blobs = [DeclaredBlob(blob.digest, blob.size) for blob in rows]
     spool, line = spool_of(server.place, session), line_of(row)
-    registry = server.registry()
+    place = server.place_of(private=private)
+    registry = registry_at(place)
     published = release_there(registry, line)
-    if published is None and (lacking := missing_blobs(server.place, spool, blobs)):
-        raise PublishError("M456", count=len(lacking), digest=lacking[0].digest)
+    if published is None:
+        lacking = missing_blobs(server, caller, spool, blobs, private=private)
+        if lacking:
+            raise PublishError("M456", count=len(lacking), digest=lacking[0].digest)
     if published is not None and row.is_candidate:
         raise PublishError(
             "M470", name=line.name, version=line.version, registry=registry.url, manifest=MANIFEST
@@ -98,8 +110,10 @@ def _commit(server: Server, caller: Caller, session: str) -> CommitAnswer:
     if published is None:
         here = [(parse_digest(blob.digest), blob.size) for blob in blobs]
         with spool.gathered(here) as folder:
-            published, number = _publish(server, caller, row, folder, blobs)
+            published, number = _publish(server, caller, row, folder, blobs, place)
     line = published
+    if private:
+        note_release(server, registry_at(place), line)
     _finish(server, caller, row, line, number)
     spool.remove()
     return CommitAnswer(line=line, candidate=number)
@@ -111,15 +125,20 @@ def _publish(
     row: PublishingSession,
     folder: Path,
     blobs: list[DeclaredBlob],
+    place: Place,
 ) -> tuple[IndexLine, int | None]:
     """Verify a release and publish it; return its line, and the number of a candidate."""
-    line, place = line_of(row), server.place
+    line = line_of(row)
     tree, built = BlobTree(folder), Registry(str(folder))
     own = parse_digest(line.release)
     if not tree.has(own):  # it is in the registry: of a candidate, or of a publisher who was killed
-        tree.add(server.registry().blob(own, "the release record"))
+        has_it = place.size(blob_path(own)) is not None
+        tree.add(registry_at(place if has_it else server.place).blob(own, "the release record"))
     check_declared_record(tree.read(own, "the release record"), line, blobs)
-    _add_registered(place, built.record(line), tree)
+    if place is server.private:
+        add_readable(server, caller, built.record(line), tree)
+    else:
+        _add_registered(place, built.record(line), tree)
     if row.is_candidate:
         return _submit(place, caller, row, built)
     writer = RegistryWriter(place)
@@ -203,13 +222,13 @@ def claim_name(server: Server, caller: Caller, row: PublishingSession) -> bool:
     """
     try:
         with server.database.begin() as db:
-            return claim(db, caller, server.registry(), row)
+            return claim(db, caller, server, row)
     except DatabaseRefused:  # somebody else was first, at the same moment
         with server.database.begin() as db:
-            return claim(db, caller, server.registry(), row)
+            return claim(db, caller, server, row)
 
 
-def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSession) -> bool:
+def claim(db: Session, caller: Caller, server: Server, row: PublishingSession) -> bool:
     """Give a new name to its publisher, or to his organisation; return whether it was new.
 
     Raises:
@@ -217,9 +236,10 @@ def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSessio
             not his.
     """
     name = row.module
+    private = is_private_session(db, row)
     if check_may_publish(db, caller, name, candidate=row.is_candidate) is not None:
         return False
-    if has_index(registry, name):
+    if is_taken(server, name):
         raise PublishError("M457", module=name)
     check_free_name(db, name, bool(row.options.get("confirm_name")))
     owner = caller.account_id
@@ -233,8 +253,7 @@ def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSessio
             raise AccessRefused(
                 "M432", name=caller.name, action=f"publish as {wanted}", module=name
             )
-    is_private = bool(row.options.get("private"))
-    db.add(Module(name=name, is_private=is_private, created=now()))
+    db.add(Module(name=name, is_private=private, created=now()))
     db.flush()
     db.add(Role(module=name, account_id=owner, role="owner"))
     return True
@@ -242,7 +261,7 @@ def claim(db: Session, caller: Caller, registry: Registry, row: PublishingSessio
 
 def disclaim(server: Server, name: str) -> None:
     """Take a name back that was given for a release which was not published after all."""
-    if has_index(server.registry(), name):
+    if is_taken(server, name):
         return
     with suppress(DatabaseRefused), server.database.begin() as db:  # others refer to it by now
         module = db.get(Module, name)

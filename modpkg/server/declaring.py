@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from modpkg.core.digests import blob_path, digest_bytes, parse_digest
+from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError, TrustError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.files import human_bytes
@@ -23,7 +23,7 @@ from modpkg.core.records import (
     canonical_json,
     decode_record,
 )
-from modpkg.registry.place import Place
+from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry, no_such_module
 from modpkg.registry.session_records import (
     DeclaredBlob,
@@ -38,6 +38,11 @@ from modpkg.release.verify import check_record
 from modpkg.server.callers import Caller
 from modpkg.server.clock import now
 from modpkg.server.new_names import check_free_name
+from modpkg.server.private_publishing import (
+    blobs_there,
+    check_public_needs,
+    is_private_release,
+)
 from modpkg.server.rights import check_right
 from modpkg.server.spool import Spool, spool_of
 from modpkg.server.state import Server
@@ -62,11 +67,14 @@ def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionA
     check_declared(server, caller, request, line)
     with server.database.begin() as db:
         check_may_publish(db, caller, line.name, candidate=request.candidate)
-    registry = server.registry()
+        private = is_private_release(db, line.name, wanted=request.private)
+        if not private:
+            check_public_needs(db, caller, line)
+    registry = registry_at(server.place_of(private=private))
     if (published := release_there(registry, line)) is not None and not request.candidate:
         return SessionAnswer(id="", state="committed", line=published)
     with server.database.begin() as db:
-        check_name(db, registry, line.name, request)
+        check_name(db, server, line.name, request)
         row = _open_session(db, caller, line, candidate=request.candidate)
         if row is None:
             row = _begin(db, server, caller, request, line)
@@ -186,7 +194,7 @@ def check_may_publish(db: Session, caller: Caller, name: str, *, candidate: bool
     return None
 
 
-def check_name(db: Session, registry: Registry, name: str, request: SessionRequest) -> None:
+def check_name(db: Session, server: Server, name: str, request: SessionRequest) -> None:
     """Check a name that nobody has a right to yet.
 
     Raises:
@@ -196,11 +204,17 @@ def check_name(db: Session, registry: Registry, name: str, request: SessionReque
     """
     if db.get(Module, name) is not None:
         return
-    if has_index(registry, name):
+    if is_taken(server, name):
         raise PublishError("M457", module=name)
     if request.candidate:
-        raise no_such_module(name, registry)
+        raise no_such_module(name, server.registry())
     check_free_name(db, name, request.confirm_name)
+
+
+def is_taken(server: Server, name: str) -> bool:
+    """Return whether the storage has releases of a name, public or private ones."""
+    places = [place for place in (server.place, server.private) if place is not None]
+    return any(has_index(registry_at(place), name) for place in places)
 
 
 def has_index(registry: Registry, name: str) -> bool:
@@ -300,10 +314,15 @@ def own_session(db: Session, caller: Caller, session: str) -> PublishingSession:
         NotFound: He has none of this id, or none any more.
     """
     row = db.get(PublishingSession, session) if session.isascii() else None
-    gone = row is None or row.account_id != caller.account_id
+    gone = row is None or row.account_id != caller.account_id or not _reaches(caller, row)
     if row is None or gone or (row.state == "open" and row.expires <= now()):
         raise NotFound("M450", id=session)
     return row
+
+
+def _reaches(caller: Caller, row: PublishingSession) -> bool:
+    """Return whether the token of whoever asks is for a session of his."""
+    return caller.reaches("submit" if row.is_candidate else "publish", row.module)
 
 
 def line_of(row: PublishingSession) -> IndexLine:
@@ -319,6 +338,7 @@ def answer_of(server: Server, caller: Caller, session: str) -> SessionAnswer:
     """
     with server.database.begin() as db:
         row = own_session(db, caller, session)
+        private = is_private_session(db, row)
         blobs = list(db.scalars(select(SessionBlob).where(SessionBlob.session_id == session)))
     expires = row.expires.strftime("%Y-%m-%dT%H:%M:%SZ")
     if row.state == "committed":
@@ -333,24 +353,35 @@ def answer_of(server: Server, caller: Caller, session: str) -> SessionAnswer:
             offset=spool.size(digest),
             direct=address is not None,
         )
-        for blob in missing_blobs(server.place, spool, declared)
+        for blob in missing_blobs(server, caller, spool, declared, private=private)
         for digest in [parse_digest(blob.digest)]
         for address in [spool.address(digest)]
     ]
     return SessionAnswer(id=session, state="open", expires=expires, missing=missing)
 
 
+def is_private_session(db: Session, row: PublishingSession) -> bool:
+    """Return whether a session is of a private module; see `is_private_release`."""
+    return is_private_release(db, row.module, wanted=bool(row.options.get("private")))
+
+
 def missing_blobs(
-    place: Place, spool: Spool, declared: Iterable[DeclaredBlob]
+    server: Server,
+    caller: Caller,
+    spool: Spool,
+    declared: Iterable[DeclaredBlob],
+    *,
+    private: bool,
 ) -> list[DeclaredBlob]:
-    """Return the blobs that neither the registry has nor the session, whole."""
+    """Return the blobs that the session lacks and the registry too, for this release."""
+    blobs = list(declared)
+    find = blobs_there(server, caller, [blob.digest for blob in blobs], private=private)
 
     def is_missing(blob: DeclaredBlob) -> bool:
         digest = parse_digest(blob.digest)
-        return place.size(blob_path(digest)) != blob.size and not spool.has(digest, blob.size)
+        return find(digest, blob.size) is None and not spool.has(digest, blob.size)
 
-    blobs = list(declared)
-    if place.folder is not None or len(blobs) < 2:
+    if server.place.folder is not None or len(blobs) < 2:
         return [blob for blob in blobs if is_missing(blob)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return [

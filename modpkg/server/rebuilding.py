@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from modpkg.registry.place import Place, is_registry, registry_at
+from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import all_names
 from modpkg.registry.writer import RegistryWriter
 from modpkg.server.clock import now
+from modpkg.server.private_publishing import note_release
 from modpkg.server.state import Server
 from modpkg.server.sweeping import sweep
 from modpkg.server.tables import Module
@@ -27,10 +30,22 @@ def rebuild(server: Server) -> Rebuilt:
     Raises:
         What reading or writing the storage can raise.
     """
-    RegistryWriter(server.place).describe_all()
-    registry = server.registry()
-    names = [name for name in all_names(registry) if registry.index(name)]
-    with server.database.begin() as db:
-        made = [name for name in names if db.get(Module, name) is None]
-        db.add_all(Module(name=name, created=now()) for name in made)
+    made = _described(server, server.place, private=False)
+    if server.private is not None and is_registry(server.private):
+        made += _described(server, server.private, private=True)
     return Rebuilt(made, sweep(server))
+
+
+def _described(server: Server, place: Place, *, private: bool) -> list[str]:
+    """Write the list of modules of a place; return those that had no row, and have one now."""
+    RegistryWriter(place).describe_all()
+    registry = registry_at(place)
+    lines = {name: registry.index(name) for name in all_names(registry)}
+    with server.database.begin() as db:
+        made = [name for name, found in lines.items() if found and db.get(Module, name) is None]
+        db.add_all(Module(name=name, is_private=private, created=now()) for name in made)
+    if private:
+        for found in lines.values():
+            for line in without_removed(found):
+                note_release(server, registry, line)
+    return made

@@ -10,6 +10,7 @@ import msgspec
 from anyio import CapacityLimiter
 
 from modpkg.core import bounds
+from modpkg.core.errors import PublishError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.records import RegistryInfo, canonical_json, decode_record
@@ -94,6 +95,18 @@ class Server:
     def registry(self) -> Registry:
         """Return the registry as it is now."""
         return registry_at(self.place)
+
+    def place_of(self, *, private: bool) -> Place:
+        """Return where the files of public modules lie, or those of private ones.
+
+        Raises:
+            PublishError: The storage can have no private ones.
+        """
+        if not private:
+            return self.place
+        if self.private is None:
+            raise PublishError("M449", reason="this registry's storage keeps no private modules")
+        return self.private
 
     @functools.cached_property
     def catalogue(self) -> Catalogue:
