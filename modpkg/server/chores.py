@@ -23,16 +23,19 @@ class Chores:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="modpkg-chores", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin with them."""
+        self._ends.clear()
+        self._thread = threading.Thread(target=self._run, name="modpkg-chores", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End, when what is under way is done, and write what is not written."""
         self._ends.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self._do("downloads", self._server.downloads.write)
 
     def _run(self) -> None:
