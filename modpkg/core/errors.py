@@ -273,7 +273,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     "M770": LicenseError,
     **dict.fromkeys(["M790", "M791", "M792", "M793", "M794", "M795", "M796", "M797"], BisectError),
     **dict.fromkeys(["M513", "M801", "M803", "M240", "M242", "M805"], ConversionError),
-    **dict.fromkeys(["M901", "M902"], UsageError),
+    **dict.fromkeys(["M459", "M901", "M902"], UsageError),
 }
 """The class that is raised for each code."""
 

@@ -342,6 +342,10 @@ MESSAGES: dict[str, str] = {
         "More bytes were sent of {digest} than the {size} that were declared; build the release "
         "again and publish that."
     ),
+    "M459": (
+        "The server does not understand the request ({reason}); update modpkg, or see schema of "
+        "the API at /api/1/schema."
+    ),
     "M465": "{path} is not a file of candidates: {reason}; ask the registry's owner to restore it.",
     "M466": "This cannot be said about a candidate: {reason}; say it in another way, or shorter.",
     "M467": "There is no candidate {label} in the registry {registry}{hint}.",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.exceptions.responses import create_exception_response
 
 from modpkg.core.errors import (
     AccessRefused,
@@ -58,3 +62,23 @@ def error_answer(_: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # ty
         headers["Retry-After"] = str(error.values["seconds"])
     content = ErrorAnswer(error.code, str(error))
     return Response(content, status_code=status, headers=headers, media_type=MediaType.JSON)
+
+
+def malformed_answer(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """Return the answer to a request that the framework refused: one of the API as the others."""
+    if not request.url.path.startswith("/api/"):
+        return create_exception_response(request, error)
+    reason = error.detail[:200] or "it is malformed"
+    refused = UsageError("M459", reason=reason)
+    return Response(
+        ErrorAnswer(refused.code, str(refused)),
+        status_code=error.status_code,
+        headers=dict(error.headers or {}),
+        media_type=MediaType.JSON,
+    )
+
+
+def value_answer(request: Request[Any, Any, Any], _: Exception) -> Response[ErrorAnswer]:
+    """Return the answer to a value that no row has: a number too large, a text with a NUL."""
+    error = UsageError("M459", reason="a value in it cannot be one of anything here")
+    return error_answer(request, error)

@@ -9,9 +9,10 @@ from litestar import Litestar, Request
 from litestar.config.app import AppConfig
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.exceptions import NotFoundException
+from litestar.exceptions import HTTPException, NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Scope
+from sqlalchemy.exc import DataError
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
@@ -24,7 +25,7 @@ from modpkg.server import (
     sessions,
     trusted_publishers,
 )
-from modpkg.server.answers import error_answer
+from modpkg.server.answers import error_answer, malformed_answer, value_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.chores import Chores
 from modpkg.server.file_answers import ServerApp
@@ -81,7 +82,13 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
             "caller": Provide(asking, sync_to_thread=True),
             "readiness": Provide(lambda: readiness, sync_to_thread=False, use_cache=True),
         },
-        exception_handlers={ModpkgError: error_answer, NotFoundException: nothing_here},
+        exception_handlers={
+            ModpkgError: error_answer,
+            HTTPException: malformed_answer,
+            NotFoundException: nothing_here,
+            DataError: value_answer,
+            OverflowError: value_answer,
+        },
         state=State({"server": server}),
         after_exception=[note],
         on_app_init=[quiet],

@@ -9,14 +9,13 @@ from urllib.parse import quote
 from litestar import Request, Response, Router, get
 from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException, NotFoundException
-from litestar.exceptions.responses import create_exception_response
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect
 
 from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS, IndexLine
-from modpkg.server.answers import status_of
+from modpkg.server.answers import malformed_answer, status_of
 from modpkg.server.callers import Caller
 from modpkg.server.pages.catalogue import Catalogue, ModuleReleases, no_page
 from modpkg.server.pages.compare import compare_page
@@ -350,7 +349,7 @@ def nothing_here(request: Request[Any, Any, Any], error: NotFoundException) -> R
     wants_page = "text/html" in request.headers.get("accept", "")
     if wants_page and not request.url.path.startswith("/api/"):
         return error_page(request, no_page(request.url.path[:200]))
-    return create_exception_response(request, error)
+    return malformed_answer(request, error)
 
 
 ERRORS: dict[Any, Any] = {
