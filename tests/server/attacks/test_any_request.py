@@ -1,0 +1,111 @@
+"""Requests of any kind, made from the server's own OpenAPI document: none is too much for it.
+
+``MODPKG_EXAMPLES=500`` tries more of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import APIOperation, BaseSchema
+
+from modpkg.server.settings import ServerLimits
+from modpkg.server.state import Server
+from tests.server.conftest import sent_with, token_for
+from tests.server.live import live_server
+
+EXAMPLES = int(os.environ.get("MODPKG_EXAMPLES", "5"))
+"""Requests to each operation, well-formed ones and as many malformed ones."""
+SCHEMA = "/api/1/schema/openapi.json"
+FOR_ANYBODY = {
+    ("get", "/api/1/me"),
+    ("post", "/api/1/register"),
+    ("get", "/api/1/oidc/audience"),
+    ("get", "/healthz"),
+    ("get", "/readyz"),
+}
+"""What nobody has to log in for, and may succeed."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that answers at an address."""
+    limits = ServerLimits(requests_per_second=0)
+    with live_server(tmp_path_factory.mktemp("any") / "registry", limits=limits) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def schema(server: Server) -> BaseSchema:
+    """What the server says of itself."""
+    return schemathesis.openapi.from_url(f"{server.settings.url}{SCHEMA}")
+
+
+def try_all(
+    schema: BaseSchema,
+    headers: dict[str, str],
+    modes: Sequence[GenerationMode] = (GenerationMode.POSITIVE,),
+    count: int = 2,
+) -> dict[tuple[str, str], set[int]]:
+    """Send requests to every operation, and return the statuses of the answers.
+
+    No answer is an error that nobody foresaw.
+    """
+    statuses: dict[tuple[str, str], set[int]] = {}
+    for mode in modes:
+        for operation in (result.ok() for result in schema.get_all_operations()):
+            key = (operation.method.lower(), operation.path)
+            statuses.setdefault(key, set()).update(try_one(operation, mode, headers, count))
+    return statuses
+
+
+def try_one(
+    operation: APIOperation, mode: GenerationMode, headers: dict[str, str], count: int
+) -> set[int]:
+    """Send requests to an operation, and return the statuses of the answers."""
+    seen = set()
+
+    @seed(19)
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=[*HealthCheck],
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: Case) -> None:
+        answer = case.call(headers=headers)
+        case.validate_response(answer, checks=[not_a_server_error])
+        seen.add(answer.status_code)
+
+    with suppress(Unsatisfiable):  # nothing about it can be malformed
+        send()
+    return seen
+
+
+def test_nobody_unknown_changes_or_reads_what_is_for_others(schema: BaseSchema) -> None:
+    for key, statuses in try_all(schema, {}).items():
+        if key not in FOR_ANYBODY:
+            assert {status for status in statuses if status < 300} == set(), key
+
+
+def test_whatever_somebody_with_all_rights_sends_is_answered(
+    schema: BaseSchema, server: Server
+) -> None:
+    statuses = try_all(schema, sent_with(token_for(server, "ada")), [*GenerationMode], EXAMPLES)
+    assert {status for found in statuses.values() for status in found if status < 300}
+
+
+def test_a_token_of_another_form_is_refused_everywhere(schema: BaseSchema) -> None:
+    for key, statuses in try_all(schema, sent_with("modpkg_" + "x" * 43)).items():
+        if key not in FOR_ANYBODY or key[1] == "/api/1/me":
+            assert {status for status in statuses if status < 400} == set(), key
