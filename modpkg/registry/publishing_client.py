@@ -15,6 +15,7 @@ from functools import partial
 from http.client import HTTPResponse
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, parse_digest
@@ -85,28 +86,50 @@ class PublishingClient:
         for left in reversed(range(ROUNDS)):
             session = self._api.request("POST", SESSIONS, SessionAnswer, request, again=True)
             if session.state == "committed" and session.line is not None:
-                return Session(session.line, session.candidate, already=True)
+                line = self._checked(session.line, request.line)
+                return Session(line, session.candidate, already=True)
             if not _SESSION.fullmatch(session.id):
                 raise self._api.refusal("its session has no id", "ask its owner")
-            self._upload_all(session, blobs, request.line)
+            sizes = {blob.digest: blob.size for blob in request.blobs}
+            self._upload_all(session, blobs, sizes, request.line)
             try:
                 done = self._committed(session.id)
             except ModpkgError as error:  # somebody threw a blob away, or the session
                 if error.code not in ("M450", "M456") or not left:
                     raise
                 continue
-            return Session(done.line, done.candidate, already=False)
+            line = self._checked(done.line, request.line)
+            return Session(line, done.candidate, already=False)
         raise AssertionError("the last round raises")
 
+    def _checked(self, answered: IndexLine, declared: IndexLine) -> IndexLine:
+        """Return a line that is answered, if it is of what was declared.
+
+        Raises:
+            RegistryUnreachable: It is not.
+        """
+        if (answered.name, answered.release) != (declared.name, declared.release):
+            raise self._api.refusal("it answers with another release", "ask its owner")
+        return answered
+
     def _upload_all(
-        self, session: SessionAnswer, blobs: Mapping[Digest, Blob], line: IndexLine
+        self,
+        session: SessionAnswer,
+        blobs: Mapping[Digest, Blob],
+        sizes: Mapping[str, int],
+        line: IndexLine,
     ) -> None:
-        lacking = [(parse_digest(missing.digest), missing) for missing in session.missing]
-        if unknown := sum(digest not in blobs for digest, _ in lacking):
+        """Upload what a server lacks; ``sizes`` are those that were declared, by digest."""
+        asked = {missing.digest: missing for missing in session.missing}
+        if unknown := sum(digest not in sizes for digest in asked):
             names = {"name": line.name, "version": line.version}
             raise PublishError("M317", count=unknown, registry=self._api.registry, **names)
-        if not lacking:
+        if not asked:
             return
+        lacking = [
+            (parse_digest(digest), replace(missing, size=sizes[digest]))
+            for digest, missing in asked.items()
+        ]
         # Large ones first: the last one alone would keep everybody waiting.
         lacking.sort(key=lambda pair: (-pair[1].size, pair[0]))
         pool = ThreadPoolExecutor(min(AT_ONCE, len(lacking)), "modpkg-upload")
@@ -131,16 +154,16 @@ class PublishingClient:
             self._upload_directly(session, digest, missing, blob)
             return
         tries, path = self._api.tries(), blob_upload_path(session, digest)
-        offset, complete = missing.offset, False
+        offset, complete = min(missing.offset, missing.size), False
         while not complete:
             begun = offset
             try:
                 done = self._put(path, digest, blob, offset, missing.size)
-                offset, complete = done.offset, done.complete
+                offset, complete = min(done.offset, missing.size), done.complete
                 if offset <= begun and not complete:
                     raise PassingFailure("it takes nothing of what is sent")
             except PassingFailure as failure:
-                offset = self._held(path)
+                offset = min(self._held(path), missing.size)
                 tries.wait(failure, progressed=offset - begun >= bounds.PROGRESS_BYTES)
                 complete = offset == missing.size > 0
 
@@ -184,7 +207,7 @@ class PublishingClient:
             found = next((other for other in now.missing if other.digest == digest), None)
             if found is None:
                 return
-            missing = found
+            missing = replace(missing, url=found.url)
 
     def _held(self, path: str) -> int:
         """Return how many bytes of a blob the server has."""

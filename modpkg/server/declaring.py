@@ -44,7 +44,7 @@ from modpkg.server.private_publishing import (
     is_private_release,
 )
 from modpkg.server.rights import check_right
-from modpkg.server.spool import Spool, spool_of
+from modpkg.server.spool import DIRECT_BYTES, Spool, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Module, PublishingSession, SessionBlob
 from modpkg.trust.bundle import verify_bundle
@@ -355,7 +355,7 @@ def answer_of(server: Server, caller: Caller, session: str) -> SessionAnswer:
         )
         for blob in missing_blobs(server, caller, spool, declared, private=private)
         for digest in [parse_digest(blob.digest)]
-        for address in [spool.address(digest)]
+        for address in [spool.address(digest) if blob.size <= DIRECT_BYTES else None]
     ]
     return SessionAnswer(id=session, state="open", expires=expires, missing=missing)
 

@@ -29,6 +29,8 @@ from modpkg.registry.source import FileMissing
 
 FOLDER = ".server/sessions"
 """In the storage."""
+DIRECT_BYTES = 5 << 30
+"""The largest blob that is put straight into an object store: S3 takes no more by one request."""
 DIRECT_SECONDS = 6 * 60 * 60
 """How long an address of an object store can be used."""
 
