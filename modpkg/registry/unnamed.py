@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 
 from modpkg.core import bounds
-from modpkg.core.digests import parse_digest
+from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RecordError, RegistryError
+from modpkg.core.filenames import PRIVATE_TREE
 from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.progress import Progress
-from modpkg.core.records import IndexLine
+from modpkg.core.records import IndexLine, ReleaseRecord, decode_record
+from modpkg.core.tree import check_digest
 from modpkg.registry.candidates import (
     CANDIDATES,
     candidate_names,
@@ -30,7 +32,7 @@ from modpkg.registry.candidates import (
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import parse_index
 from modpkg.registry.place import Place, StoredFile, registry_at
-from modpkg.registry.reader import Registry
+from modpkg.registry.source import FileMissing
 from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import all_names
 from modpkg.registry.writer import blobs_of
@@ -115,42 +117,89 @@ def _is_named(file: StoredFile, named: set[str]) -> bool:
 def named_blobs(place: Place, progress: Progress) -> set[str]:
     """Return the digests of all blobs that releases and open candidates name.
 
+    Those of the tree of private modules within it count too: their packs may be public ones.
+
     Raises:
         RegistryError: That is not known of one.
     """
     registry = registry_at(place)
-    names, named = all_names(registry), set[str]()
-    progress.stage("Reading")
-    progress.total(len(names))
-    for name in names:
-        data = place.source.read(f"index/{name}.jsonl", bounds.INDEX_BYTES)
-        try:
-            lines = parse_index(data, name, registry.url)
-            if len(lines) != sum(1 for raw in data.split(b"\n") if raw.strip()):
-                raise _unknown(place, f"index/{name}.jsonl has lines that cannot be read")
-            for line in without_removed(lines):
-                named |= _named_by(registry, line)
-        except (RecordError, IntegrityError) as error:
-            raise _unknown(place, str(error)) from None
-        progress.advance(1)
-    for name in candidate_names(file.path for file in place.stored(CANDIDATES)):
-        path = candidates_path(name)
-        try:
-            data = place.source.read(path, bounds.CANDIDATES_BYTES)
-            found = parse_candidates(data, name, registry.url)
-            if found.unreadable:
-                raise _unknown(place, f"{path} has lines that cannot be read")
-            for one in found.lines:
-                if one.status == "open":
-                    named |= _named_by(registry, one.line)
-        except (RecordError, IntegrityError) as error:
-            raise _unknown(place, str(error)) from None
-    return named
+    named = _Named(place, "", registry.record)
+    named.read(all_names(registry), progress)
+    inner = f"{PRIVATE_TREE}/"
+    paths = [file.path.removeprefix(inner) for file in place.stored(f"{inner}index")]
+    names = [path[len("index/") : -len(".jsonl")] for path in paths if path.endswith(".jsonl")]
+    private = _Named(place, inner, lambda line: _private_record(place, line))
+    private.read(sorted(names), progress)
+    return named.digests | private.digests
 
 
-def _named_by(registry: Registry, line: IndexLine) -> set[str]:
-    record = registry.record(line)
-    return {line.release, *(digest for digest, _ in blobs_of(record))}
+class _Named:
+    """The digests of blobs that one tree of a place names; ``prefix`` is where the tree lies."""
+
+    def __init__(
+        self, place: Place, prefix: str, record_of: Callable[[IndexLine], ReleaseRecord]
+    ) -> None:
+        self._place, self._prefix, self._record_of = place, prefix, record_of
+        self.digests: set[str] = set()
+
+    def read(self, names: Sequence[str], progress: Progress) -> None:
+        """Read the indexes of modules, and all candidates.
+
+        Raises:
+            RegistryError: It is not known what one of them names.
+        """
+        progress.stage("Reading")
+        progress.total(len(names))
+        for name in names:
+            with self._known():
+                self._index(name)
+            progress.advance(1)
+        folder = f"{self._prefix}{CANDIDATES}"
+        paths = [file.path.removeprefix(self._prefix) for file in self._place.stored(folder)]
+        for name in candidate_names(paths):
+            with self._known():
+                self._candidates(name)
+
+    def _index(self, name: str) -> None:
+        path = f"{self._prefix}index/{name}.jsonl"
+        data = self._place.source.read(path, bounds.INDEX_BYTES)
+        lines = parse_index(data, name, self._place.url)
+        if len(lines) != sum(1 for raw in data.split(b"\n") if raw.strip()):
+            raise _unknown(self._place, f"{path} has lines that cannot be read")
+        for line in without_removed(lines):
+            self._add(line)
+
+    def _candidates(self, name: str) -> None:
+        path = f"{self._prefix}{candidates_path(name)}"
+        data = self._place.source.read(path, bounds.CANDIDATES_BYTES)
+        found = parse_candidates(data, name, self._place.url)
+        if found.unreadable:
+            raise _unknown(self._place, f"{path} has lines that cannot be read")
+        for one in found.lines:
+            if one.status == "open":
+                self._add(one.line)
+
+    def _add(self, line: IndexLine) -> None:
+        record = self._record_of(line)
+        self.digests |= {line.release, *(digest for digest, _ in blobs_of(record))}
+
+    @contextlib.contextmanager
+    def _known(self) -> Iterator[None]:
+        try:
+            yield
+        except (RecordError, IntegrityError) as error:
+            raise _unknown(self._place, str(error)) from None
+
+
+def _private_record(place: Place, line: IndexLine) -> ReleaseRecord:
+    """Return the record of a private release, which may be public too."""
+    digest, what = parse_digest(line.release), f"the release record of {line.name} {line.version}"
+    for path in (f"{PRIVATE_TREE}/{blob_path(digest)}", blob_path(digest)):
+        with contextlib.suppress(FileMissing):
+            data = place.source.read(path, bounds.RECORD_BYTES)
+            check_digest(data, digest, what, place.url)
+            return decode_record(data, ReleaseRecord, what)
+    raise IntegrityError("M306", what=what, digest=digest, source=place.url)
 
 
 def _unknown(place: Place, reason: str) -> RegistryError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from pathlib import Path
@@ -10,16 +11,18 @@ import pytest
 from packaging.version import Version
 
 from modpkg.core.digests import blob_path, parse_digest
-from modpkg.core.filenames import REGISTRY_MODULES
+from modpkg.core.filenames import PRIVATE_TREE, REGISTRY_MODULES
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.manifest.config import Settings
 from modpkg.registry import removing
 from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Verification
+from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.known import KnownTensors
 from modpkg.registry.reader import Registry
 from modpkg.registry.removing import RemovedReleases, remove_release
+from modpkg.registry.unnamed import remove_unnamed
 from modpkg.registry.upkeep import all_names, open_alone
 from modpkg.registry.writer import RegistryWriter
 from registry_spec.check import check
@@ -91,6 +94,27 @@ def test_what_a_fork_names_stays(registry: Path) -> None:
     sound(registry)
     assert modpkg_json("install", "mine")["modules"][0]["name"] == "mine"
     assert "was removed" in refused("fork", "tiny==2.0", "other")
+
+
+def test_what_a_private_module_names_stays(registry: Path) -> None:
+    shared = packs(registry, "tiny", "2.0")
+    private = registry / PRIVATE_TREE
+    shutil.copytree(registry / "index", private / "index", ignore=lambda *_: ["tiny.jsonl"])
+    (private / "blobs").mkdir()
+    remove(registry, "mine", "1.0.0")
+    remove(registry, "tiny", "2.0")
+    assert shared <= blobs(registry)
+    later = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=30)
+
+    def collect() -> None:
+        age = datetime.timedelta(days=7)
+        remove_unnamed(FolderPlace(registry), older_than=age, now=later, progress=Progress())
+
+    collect()
+    assert shared <= blobs(registry)
+    (private / "index" / "mine.jsonl").unlink()
+    collect()
+    assert not shared & blobs(registry)
 
 
 def test_a_removed_version_and_a_removed_name_are_never_used_again(

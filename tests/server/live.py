@@ -11,10 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from granian.server.embed import Server as Granian
 
-from modpkg.core.records import canonical_json
 from modpkg.server.app import make_app
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
@@ -34,8 +32,6 @@ def live_server(folder: Path, routes: Sequence[Any] = (), **settings: Any) -> It
     url = f"http://127.0.0.1:{port}"
     state = Server(ServerSettings(storage=str(folder), name="test", url=url, **settings))
     state.prepare()
-    info = msgspec.json.decode((folder / "registry.json").read_bytes())
-    (folder / "registry.json").write_bytes(canonical_json({**info, "api": state.settings.api}))
     loop = asyncio.new_event_loop()
     running = Granian(make_app(state, routes), port=port, interface="asgi", log_enabled=False)
     thread = threading.Thread(target=loop.run_until_complete, args=(running.serve(),), daemon=True)
