@@ -123,17 +123,17 @@ def named_blobs(place: Place, progress: Progress) -> set[str]:
         RegistryError: That is not known of one.
     """
     registry = registry_at(place)
-    named = _Named(place, "", registry.record)
+    named = _NamedBlobs(place, "", registry.record)
     named.read(all_names(registry), progress)
     inner = f"{PRIVATE_TREE}/"
     paths = [file.path.removeprefix(inner) for file in place.stored(f"{inner}index")]
     names = [path[len("index/") : -len(".jsonl")] for path in paths if path.endswith(".jsonl")]
-    private = _Named(place, inner, lambda line: _private_record(place, line))
+    private = _NamedBlobs(place, inner, lambda line: _private_record(place, line))
     private.read(sorted(names), progress)
     return named.digests | private.digests
 
 
-class _Named:
+class _NamedBlobs:
     """The digests of blobs that one tree of a place names; ``prefix`` is where the tree lies."""
 
     def __init__(
