@@ -44,8 +44,6 @@ REGISTRY_MODULES = "modules.jsonl"
 """What a search needs of each module of a registry."""
 REGISTRY_ADVISORIES = "advisories.jsonl"
 """What is known to be wrong with modules of a registry."""
-PRIVATE_TREE = "private"
-"""Folder of a served registry with the tree of its private modules."""
 REGISTRY_INFO = "registry.json"
 """The record at the root of a registry."""
 

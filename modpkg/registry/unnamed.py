@@ -18,7 +18,6 @@ from msgspec import Struct
 from modpkg.core import bounds
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, RecordError, RegistryError
-from modpkg.core.filenames import PRIVATE_TREE
 from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord, decode_record
@@ -37,6 +36,8 @@ from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import all_names
 from modpkg.registry.writer import blobs_of
 
+PRIVATE_TREE = "private"
+"""Folder of a served registry with the tree of its private modules."""
 QUIET = datetime.timedelta(hours=1)
 """For how long nobody must have written to a registry that has no locks."""
 

@@ -11,7 +11,7 @@ import pytest
 from packaging.version import Version
 
 from modpkg.core.digests import blob_path, parse_digest
-from modpkg.core.filenames import PRIVATE_TREE, REGISTRY_MODULES
+from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.manifest.config import Settings
@@ -22,7 +22,7 @@ from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.known import KnownTensors
 from modpkg.registry.reader import Registry
 from modpkg.registry.removing import RemovedReleases, remove_release
-from modpkg.registry.unnamed import remove_unnamed
+from modpkg.registry.unnamed import PRIVATE_TREE, remove_unnamed
 from modpkg.registry.upkeep import all_names, open_alone
 from modpkg.registry.writer import RegistryWriter
 from registry_spec.check import check
