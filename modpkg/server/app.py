@@ -19,7 +19,9 @@ from modpkg.core.version import __version__
 from modpkg.server import (
     accounts,
     api_tokens,
+    events,
     health,
+    organisations,
     owners,
     release_standing,
     sessions,
@@ -37,7 +39,9 @@ from modpkg.server.state import Server
 ROUTES: list[Any] = [
     *accounts.ROUTES,
     *api_tokens.ROUTES,
+    *organisations.ROUTES,
     *owners.ROUTES,
+    *events.ROUTES,
     *sessions.ROUTES,
     *PAGES,
     *health.ROUTES,

@@ -6,6 +6,7 @@ import datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     DateTime,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
 )
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -302,3 +304,28 @@ class DownloadCount(ServerTable):
     version: Mapped[str]
     day: Mapped[str] = mapped_column(String(10))
     count: Mapped[int]
+
+
+ONLY_ADDED = {
+    "sqlite": [
+        f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events "
+        "BEGIN SELECT RAISE(ABORT, 'events are only added'); END"
+        for verb in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION events_only_added() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'events are only added'; END $$",
+        "CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON events "
+        "FOR EACH ROW EXECUTE FUNCTION events_only_added()",
+        "CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON events "
+        "FOR EACH STATEMENT EXECUTE FUNCTION events_only_added()",
+    ],
+}
+"""By kind of database, what refuses any change of an event, whoever asks for it."""
+for _kind, _statements in ONLY_ADDED.items():
+    for _statement in _statements:
+        event.listen(
+            Event.__table__,
+            "after_create",
+            DDL(_statement).execute_if(dialect=_kind),  # type: ignore[no-untyped-call]
+        )

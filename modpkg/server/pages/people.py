@@ -8,7 +8,9 @@ from msgspec import Struct
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from modpkg.server.callers import Caller
 from modpkg.server.clock import now
+from modpkg.server.events import visible_events
 from modpkg.server.pages.catalogue import no_page
 from modpkg.server.pages.search import SearchedModules
 from modpkg.server.tables import Account, DownloadCount, Event, Membership, Module, Role
@@ -162,14 +164,9 @@ def _groups(db: Session, account: Account) -> tuple[ShownRole, ...]:
     return tuple(ShownRole(*row) for row in rows)
 
 
-def events_page(db: Session, module: str, before: int | None) -> EventsPage:
-    """Return public events, newest first."""
-    rows = select(Event).where(Event.is_public.is_(True)).order_by(Event.id.desc())
-    if module:
-        rows = rows.where(Event.module == module)
-    if before is not None:
-        rows = rows.where(Event.id < before)
-    found = [*db.scalars(rows.limit(EVENTS + 1))]
+def events_page(db: Session, caller: Caller, module: str, before: int | None) -> EventsPage:
+    """Return the events that somebody may see, newest first."""
+    found = visible_events(db, caller, module=module, before=before, most=EVENTS + 1)
     return EventsPage(
         events=tuple(map(_shown, found[:EVENTS])),
         module=module,

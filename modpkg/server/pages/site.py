@@ -300,7 +300,7 @@ def events(
 ) -> Response[str]:
     """The event log."""
     with server.database.begin() as db:
-        shown = events_page(db, module[:100], before)
+        shown = events_page(db, caller, module[:100], before)
     return page(frame_of(server, caller), "events.html", "Events", page=shown)
 
 
