@@ -17,12 +17,12 @@ from urllib.parse import urlencode
 
 from litestar.datastructures import Cookie
 from msgspec import Struct
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from modpkg.core.errors import AccessRefused, InvalidValue, NotFound, PublishError
+from modpkg.core.errors import AccessRefused, InvalidValue, NotFound
 from modpkg.server.accounts import NAME_CHARACTERS, add_account
-from modpkg.server.callers import Caller, secret_digest
+from modpkg.server.callers import secret_digest
 from modpkg.server.clock import now
 from modpkg.server.events import log_event
 from modpkg.server.issuers import VerifiedToken, refused_token
@@ -54,13 +54,12 @@ class OpenidArrival(Struct, frozen=True):
     """The path of the page to show."""
 
 
-def begin_openid(server: Server, number: int, caller: Caller, next_page: str | None) -> SentAway:
-    """Send a browser to an issuer, to log in, or for another login of who is logged in.
+def begin_openid(server: Server, number: int, next_page: str | None) -> SentAway:
+    """Send a browser to an issuer, to log in.
 
     Args:
         server: The server.
         number: Of the issuer, in the operator's list.
-        caller: Who asks.
         next_page: The path of the page that is shown afterwards; of others, the front page.
 
     Raises:
@@ -80,7 +79,6 @@ def begin_openid(server: Server, number: int, caller: Caller, next_page: str | N
             issuer=issuer.url,
             nonce=nonce,
             verifier=verifier,
-            account_id=caller.account_id,
             next=local_path(next_page),
             expires=now() + datetime.timedelta(seconds=SECONDS),
         )
@@ -100,9 +98,7 @@ def begin_openid(server: Server, number: int, caller: Caller, next_page: str | N
     return SentAway(f"{endpoint}{joint}{urlencode(sent)}", _cookie(server, state, SECONDS))
 
 
-def finish_openid(
-    server: Server, connection: Connection, caller: Caller, state: str, code: str
-) -> OpenidArrival:
+def finish_openid(server: Server, connection: Connection, state: str, code: str) -> OpenidArrival:
     """Return the account of who comes back from an issuer; a new one, if need be.
 
     Raises:
@@ -119,11 +115,11 @@ def finish_openid(
             raise AccessRefused("M446")
         db.delete(row)  # each is good for one answer
     issuer = next((one for one in server.settings.login_issuers if one.url == row.issuer), None)
-    if issuer is None or row.account_id not in (None, caller.account_id):
+    if issuer is None:
         raise AccessRefused("M446")
     token = _token(server, issuer, row, code)
     with server.database.begin() as db:
-        account = _account(db, server, issuer, token, row.account_id)
+        account = _account(db, issuer, token)
     return OpenidArrival(account, row.next)
 
 
@@ -156,28 +152,20 @@ def _token(server: Server, issuer: LoginIssuer, row: OpenidRequest, code: str) -
     return token
 
 
-def _account(
-    db: Session, server: Server, issuer: LoginIssuer, token: VerifiedToken, current: int | None
-) -> Account:
+def _account(db: Session, issuer: LoginIssuer, token: VerifiedToken) -> Account:
     subject = token.text("sub")
     known = db.get(Identity, (issuer.url, subject))
     if known is not None:
         account = db.get_one(Account, known.account_id)
         if account.disabled is not None:
             raise AccessRefused("M433")
-        if current not in (None, account.id):
-            raise PublishError("M449", reason=f"that login belongs to {account.name} already")
         return account
-    if current is not None:
-        account = db.get_one(Account, current)
-    elif not issuer.registers:
+    if not issuer.registers:
         raise AccessRefused("M437", reason=f"Nobody here has that login of {issuer.title}")
-    else:
-        account = _new_account(db, token)
-        log_event(db, account.name, "account.register", issuer=issuer.url)
+    account = _new_account(db, token)
+    log_event(db, account.name, "account.register", issuer=issuer.url)
     db.add(Identity(issuer=issuer.url, subject=subject, account_id=account.id))
     db.flush()
-    log_event(db, account.name, "account.link", issuer=issuer.url)
     return account
 
 
@@ -202,15 +190,9 @@ def _cookie_name(server: Server) -> str:
 def _cookie(server: Server, value: str, seconds: int) -> Cookie:
     return Cookie(
         _cookie_name(server),
-        value,
+        value=value,
         max_age=seconds,
         secure=server.settings.is_secure,
         httponly=True,
         samesite="lax",
     )
-
-
-def identities_of(db: Session, account_id: int) -> list[str]:
-    """Return the issuers by which a person can log in."""
-    query = select(Identity.issuer).where(Identity.account_id == account_id)
-    return sorted(db.scalars(query))

@@ -171,8 +171,6 @@ class OpenidRequest(ServerTable):
     nonce: Mapped[str]
     verifier: Mapped[str]
     """Of PKCE (RFC 7636)."""
-    account_id: Mapped[int | None] = mapped_column(ForeignKey("accounts.id"))
-    """Who was logged in, and wants the issuer's login as another of his; None for nobody."""
     next: Mapped[str]
     """The path of the page that is shown afterwards."""
     expires: Mapped[datetime.datetime] = mapped_column(index=True)

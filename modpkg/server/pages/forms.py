@@ -119,6 +119,7 @@ def _login_page(
         name=name,
         problem="" if problem is None else str(problem),
         may_register=server.settings.open_registration,
+        issuers=[one.title for one in server.settings.login_issuers],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from modpkg.server.pages.forms import FORMS
+from modpkg.server.pages.openid import OPENID
 from modpkg.server.pages.site import SITE
 
-PAGES = [SITE, FORMS]
+PAGES = [SITE, FORMS, OPENID]
