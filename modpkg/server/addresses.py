@@ -37,6 +37,11 @@ def address_of(settings: ServerSettings, connection: ASGIConnection[Any, Any, An
     return str(found)
 
 
+def is_loopback(address: str) -> bool:
+    """Return whether an address that `address_of` returned is this machine's own."""
+    return address.startswith("127.") or address == "::/64"
+
+
 def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])

@@ -19,7 +19,7 @@ from litestar.exceptions import HTTPException
 
 from modpkg.core.errors import AccessRefused, ModpkgError
 from modpkg.registry.api_records import ErrorAnswer
-from modpkg.server.addresses import address_of
+from modpkg.server.addresses import address_of, is_loopback
 from modpkg.server.metrics import Metrics
 from modpkg.server.rate_limits import RateLimits
 from modpkg.server.request_log import log, log_failure, route_of, shown_path
@@ -79,10 +79,16 @@ class Traffic:
             log_failure(error, request=scope.get("state", {}).get("request_number", "-"))
 
     def _count(self, scope: Any, address: str) -> None:
+        """Count a request for its address and its token.
+
+        This machine has no address that counts: a proxy on it that the settings do not name speaks
+        for everybody.
+        """
         if scope["path"] in UNLIMITED:
             return
         tokens = [value for name, value in scope["headers"] if name == b"authorization"]
-        self._limits.count([address, *(hashlib.sha256(token).hexdigest() for token in tokens[:1])])
+        clients = [hashlib.sha256(token).hexdigest() for token in tokens[:1]]
+        self._limits.count(clients if is_loopback(address) else [address, *clients])
 
 
 class _Exchange:

@@ -171,6 +171,37 @@ def test_who_asks_too_often_waits(server: Server) -> None:
     assert 'status="429"' in text
 
 
+def test_requests_are_counted_for_who_sends_them(server: Server) -> None:
+    limits = ServerLimits(requests_per_second=0.1, requests_at_once=2)
+    settings = replace(server.settings, limits=limits, proxies=("10.0.0.0/8",))
+    slow = traffic.Traffic(settings, server.metrics)
+
+    async def app(_: object, __: object, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    def status(peer: str, *headers: tuple[bytes, bytes]) -> int:
+        told: list[int] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            told.extend([message["status"]] if "status" in message else [])
+
+        scope = {"type": "http", "method": "GET", "path": "/x", "client": (peer, 5)}
+        anyio.run(slow.answer, app, scope | {"headers": [*headers]}, None, send)
+        return told[0]
+
+    def asked_for(address: bytes) -> tuple[bytes, bytes]:
+        return b"x-forwarded-for", address
+
+    first, second = asked_for(b"192.0.2.7"), asked_for(b"192.0.2.8")
+    assert [status("10.1.1.1", first) for _ in range(3)] == [200, 200, 429]
+    assert status("10.1.1.1", second) == 200
+    assert [status("192.0.2.9", second) for _ in range(3)] == [200, 200, 429]  # no proxy
+    # A proxy on this machine that is not named speaks for everybody.
+    assert {status("127.0.0.1", first) for _ in range(5)} == {200}
+    token = (b"authorization", b"Bearer x")
+    assert [status("127.0.0.1", token) for _ in range(3)] == [200, 200, 429]
+
+
 def test_the_buckets_fill_again_and_are_few() -> None:
     moment = 0.0
     limits = RateLimits(2, 4, clock=lambda: moment)
