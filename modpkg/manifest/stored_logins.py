@@ -31,6 +31,8 @@ TOKEN = "MODPKG_TOKEN"  # noqa: S105 - a variable's name
 """The variable with a token for the registry that ``MODPKG_REGISTRY`` names."""
 SERVICE = "modpkg"
 """Under which a keyring has the tokens, by origin."""
+_found: dict[str, str] = {}
+"""By origin, the tokens that a keyring gave this process: it may ask its user each time."""
 _SENDABLE = re.compile(r"[\x21-\x7e]{1,10000}")
 
 
@@ -160,6 +162,7 @@ def store_login(origin: str, token: str, login: StoredLogin) -> str:
     Raises:
         InstallError: It cannot be written.
     """
+    _found.pop(origin, None)
     kept = _to_keyring(origin, token)
     with _changed() as logins:
         logins[origin] = msgspec.structs.replace(login, token=None if kept else token)
@@ -174,6 +177,7 @@ def forget_login(origin: str) -> StoredToken | None:
         return None
     if login.token is None:
         token = _in_keyring(origin)
+        _found.pop(origin, None)
         library = _keyring()
         if library is not None:
             with contextlib.suppress(Exception):
@@ -202,6 +206,8 @@ def _keyring() -> Any:
 
 
 def _in_keyring(origin: str) -> str | None:
+    if origin in _found:
+        return _found[origin]
     library = _keyring()
     if library is None:
         return None
@@ -209,6 +215,8 @@ def _in_keyring(origin: str) -> str | None:
         token: str | None = library.get_password(SERVICE, origin)
     except Exception:  # locked, or its service is gone
         return None
+    if token is not None:
+        _found[origin] = token
     return token
 
 

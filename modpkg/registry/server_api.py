@@ -68,10 +68,10 @@ class ServerApi(CheckedRequests):
         super().__init__(f"{scheme}://{netloc}", silence=silence)
         self.registry = redacted(registry)
         self._address = address.rstrip("/")
-        self._login = login
-        self._echoes = () if login is None else login.echoes()
         if login is not None and not is_private(address):
             raise RegistryError("M315", url=self._origin, config=config_path())
+        self._authorization = None if login is None else login.authorization()
+        self._echoes = () if login is None else login.echoes()
 
     @property
     def origin(self) -> str:
@@ -89,7 +89,7 @@ class ServerApi(CheckedRequests):
     @property
     def has_login(self) -> bool:
         """Return whether anything is known that says who asks."""
-        return self._login is not None
+        return self._authorization is not None
 
     def check_login(self, what: str) -> None:
         """Check that there is a login to send.
@@ -97,7 +97,7 @@ class ServerApi(CheckedRequests):
         Raises:
             AccessRefused: There is none; ``what`` needs it, as in "publish".
         """
-        if self._login is None:
+        if not self.has_login:
             raise AccessRefused("M521", what=what, url=self.registry)
 
     def request(
@@ -224,8 +224,8 @@ class ServerApi(CheckedRequests):
         silence: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         sent = dict(headers or {})
-        if self._login is not None and origin(url) == origin(self._origin):
-            sent["Authorization"] = self._login.authorization()
+        if self._authorization is not None and origin(url) == origin(self._origin):
+            sent["Authorization"] = self._authorization
         with self.open_signed(method, url, headers=sent, body=body, silence=silence) as answer:
             yield answer
 

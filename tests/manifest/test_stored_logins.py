@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.manifest import stored_logins as stored_logins_module
 from modpkg.manifest.config import read_settings
 from modpkg.manifest.stored_logins import (
     StoredLogin,
@@ -30,6 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MODPKG_TOKEN", "MODPKG_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "keyring", None)
+    monkeypatch.setattr(stored_logins_module, "_found", {})
     return tmp_path / "home"
 
 

@@ -136,6 +136,29 @@ def test_a_module_gets_maintainers_and_passes_to_another(run: Run, tmp_path: Pat
     run("owner", "add", "shared", "ada", fails="M432")
 
 
+def test_a_private_module_is_read_with_a_login(live: Server, run: Run, tmp_path: Path) -> None:
+    for who in ("ada", "bob"):
+        run("login", "--name", who, typed=WORD, who=who)
+    project = write(tmp_path / "secret", numbers("a"), "secret")
+    run("build", project)
+    run("publish", project, "--private")
+    assert json.loads(run("info", "secret", "--json"))["name"] == "secret"
+    run("install", "secret", "--user")
+    for who in ("bob", "nobody"):
+        run("info", "secret", fails="M304", who=who)
+        run("install", "secret", "--user", fails="M304", who=who)
+
+
+def test_a_token_that_was_revoked_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
+    run("login", "--name", "ada", typed=WORD)
+    project = write(tmp_path / "open", numbers("a"), "open")
+    run("build", project)
+    run("publish", project)
+    run("token", "revoke", str(json.loads(run("whoami", "--json"))["token"]))
+    assert "modpkg login" in run("publish", project, fails="M430")
+    assert "modpkg login" in run("search", "open", fails="M314")
+
+
 def test_an_owner_names_the_jobs_that_publish(run: Run, tmp_path: Path) -> None:
     run("login", "--name", "ada", typed=WORD)
     project = write(tmp_path / "jobs", numbers("a"), "jobs")

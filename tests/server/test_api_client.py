@@ -49,7 +49,7 @@ def test_an_error_has_the_servers_code(live: Server) -> None:
     with raises("M430", match=f"The server at {live.settings.url} answers: The token") as caught:
         api_of(live, TOKEN).request("GET", "me", Me)
     assert isinstance(caught.value, AccessRefused)
-    with raises("M520", match="status 404"):
+    with raises("M459", match="Not Found"):
         api_of(live).request("GET", "nothing", Me)
     with raises("M520", match="not what this version of modpkg understands"):
         api_of(live).request("GET", "me", Other)
