@@ -19,6 +19,7 @@ from modpkg.core.version import __version__
 from modpkg.server import (
     accounts,
     api_tokens,
+    candidates,
     events,
     health,
     organisations,
@@ -39,6 +40,7 @@ from modpkg.server.state import Server
 ROUTES: list[Any] = [
     *accounts.ROUTES,
     *api_tokens.ROUTES,
+    *candidates.ROUTES,
     *organisations.ROUTES,
     *owners.ROUTES,
     *events.ROUTES,
