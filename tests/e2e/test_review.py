@@ -29,7 +29,7 @@ def test_on_a_folder(
         monkeypatch.setenv("LOGNAME", who)
         return run(capfd, *arguments)
 
-    review_story.tell(tmp_path, str(registry), as_one)
+    review_story.tell(tmp_path, str(registry), as_one, reviewed=False)
 
 
 def test_by_a_server(
@@ -52,7 +52,7 @@ def test_by_a_server(
         with server.database.begin() as db:
             rita = db.scalar(select(Account.id).where(Account.name == "rita"))
             db.add(Role(module="encoder", account_id=rita, role="reviewer"))
-        review_story.tell(tmp_path, server.settings.url, as_one)
+        review_story.tell(tmp_path, server.settings.url, as_one, reviewed=True)
         with server.database.begin() as db:
             found = select(Event.actor, Event.action).where(Event.module == "encoder")
             events = [tuple(row) for row in db.execute(found.order_by(Event.id))]

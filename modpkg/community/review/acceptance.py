@@ -63,11 +63,11 @@ def check_acceptance(
     Raises:
         PublishError: A report fails, or no reviewer has approved it.
     """
-    if reviewers and not {*approvers(entries)} & {*reviewers} - {one.by}:
-        named = ", ".join(sorted(reviewers)[:5])
-        raise PublishError("M472", label=one.label, name=one.line.name, reviewers=named)
     failing = failing_reports(entries)
     if failing and not (anyway and reason.strip()):
         told = [report_clause(entry.by, entry.report) for entry in failing if entry.report]
         more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         raise PublishError("M471", label=one.label, facts=told[0] + more)
+    if reviewers and not {*approvers(entries)} & {*reviewers} - {one.by}:
+        named = ", ".join(sorted(reviewers)[:5])
+        raise PublishError("M472", label=one.label, name=one.line.name, reviewers=named)

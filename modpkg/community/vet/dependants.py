@@ -11,6 +11,7 @@ from modpkg.core.names import read_requirement
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import newest_release
+from modpkg.registry.upkeep import fetch_indexes
 
 KINDS = ("adapter", "head", "expert", "patch", "model")
 """The kinds of modules that can be dependants."""
@@ -49,6 +50,9 @@ def dependants_of(
         tensors: The digest of each tensor of the candidate, by name.
     """
     names = registry.names()
+    if names is None and not registry.offline and (listed := registry.modules()) is not None:
+        names = sorted(listed)
+        fetch_indexes(registry, names)
     if names is None:
         return None
     newest = {
