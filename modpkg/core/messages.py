@@ -373,6 +373,11 @@ MESSAGES: dict[str, str] = {
         "what was changed there, and set 'modified' to now."
     ),
     "M484": "Too many requests were sent from here; wait for {seconds} seconds and try again.",
+    "M486": (
+        "All that was to go is removed, but somebody has published a release to {url} meanwhile "
+        "that needs {digest}, which is gone: 'modpkg registry verify {url}' tells which one, to be "
+        "published again."
+    ),
     "M495": "There is no {what} here; check the address, or search for it.",
     "M471": (
         "{label} is not accepted without a reason: {facts}. Run 'modpkg accept {label} --anyway "

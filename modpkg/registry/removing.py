@@ -110,10 +110,4 @@ def _check_nobody_relies(place: Place, gone: set[Digest], progress: Progress) ->
     """
     missing = sorted(gone & named_blobs(place, progress))
     if missing:
-        raise RegistryError(
-            "M873",
-            url=place.url,
-            reason=f"somebody has published a release meanwhile that needs {missing[0]}, which is "
-            "gone; all else that was to go is gone too",
-            remedy=f"'modpkg registry verify {place.url}' tells which, to be published again",
-        )
+        raise RegistryError("M486", digest=missing[0], url=place.url)
