@@ -114,6 +114,12 @@ class Server:
         return Catalogue(self.place.source)
 
     @functools.cached_property
+    def private_catalogue(self) -> Catalogue:
+        """The private modules as pages show them to those who may see them."""
+        public = self.catalogue
+        return public if self.private is None else Catalogue(self.private.source, public)
+
+    @functools.cached_property
     def registry_name(self) -> str:
         """What the registry calls itself, for ever."""
         return self.registry().name

@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from modpkg.community.review.overlap import changed_differently
 from modpkg.core import bounds
+from modpkg.core.candidates import CandidateLine, ThreadEntry
 from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
 from modpkg.core.errors import ModpkgError, NotFound
 from modpkg.core.filenames import REGISTRY_MODULES
@@ -22,6 +24,12 @@ from modpkg.core.records import (
     decode_record,
 )
 from modpkg.core.tree import check_digest
+from modpkg.registry.candidates import (
+    candidates_path,
+    parse_candidates,
+    parse_thread,
+    thread_path,
+)
 from modpkg.registry.index import parse_index
 from modpkg.registry.module_lines import check_bounds, parse_module_lines, shown_release
 from modpkg.registry.select import newest_release
@@ -80,8 +88,10 @@ class Catalogue:
     bytes than before. Records and what is worked out from them are kept by digest.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, behind: Catalogue | None = None) -> None:
+        """``behind`` has the modules and blobs that this one lacks: a public one, of a private."""
         self.source = source
+        self.behind = behind
         self._indexes: KeptValues[Digest, ModuleReleases | None] = KeptValues(_KEPT_BYTES)
         self._records: KeptValues[str, tuple[ReleaseRecord, int]] = KeptValues(_KEPT_BYTES)
         self._interfaces: KeptValues[str, tuple[Provides | Expects, int]] = KeptValues(_KEPT_BYTES)
@@ -90,6 +100,9 @@ class Catalogue:
         self._tables: KeptValues[str, TensorTable] = KeptValues(500_000)
         self._updates: KeptValues[tuple[str, str], int] = KeptValues(8192)
         self._compared: KeptValues[tuple[str, str], DrawnComparison] = KeptValues(512)
+        self._candidates: KeptValues[Digest, list[CandidateLine]] = KeptValues(_KEPT_BYTES // 4)
+        self._threads: KeptValues[Digest, list[ThreadEntry]] = KeptValues(_KEPT_BYTES // 4)
+        self._overlaps: KeptValues[tuple[str, str, str], list[str]] = KeptValues(200_000)
         self._modules: tuple[Digest, SearchedModules] | None = None
         self._needs: dict[str, tuple[str, frozenset[str]]] = {}
         self._needed: dict[str, set[str]] = {}
@@ -111,7 +124,7 @@ class Catalogue:
         try:
             data = self.source.read(f"index/{name}.jsonl", bounds.INDEX_BYTES)
         except FileMissing:
-            return None
+            return None if self.behind is None else self.behind.releases_or_none(name)
         return self._indexes.get(
             digest_bytes(name.encode() + b"\n" + data),
             lambda: _releases(name, data, self.source.url),
@@ -201,6 +214,40 @@ class Catalogue:
             raise no_page(path)
         return self._blob(entry.digest, path, most)
 
+    def candidates(self, name: str) -> list[CandidateLine]:
+        """Return the candidates of a module, by number."""
+        try:
+            data = self.source.read(candidates_path(name), bounds.CANDIDATES_BYTES)
+        except FileMissing:
+            return []
+        return self._candidates.get(
+            digest_bytes(name.encode() + b"\n" + data),
+            lambda: parse_candidates(data, name, self.source.url).lines,
+            lambda _: len(data),
+        )
+
+    def thread(self, name: str, number: int) -> list[ThreadEntry]:
+        """Return what was said about a candidate, the first first."""
+        try:
+            data = self.source.read(thread_path(name, number), bounds.THREAD_BYTES)
+        except FileMissing:
+            return []
+        return self._threads.get(
+            digest_bytes(data),
+            lambda: parse_thread(data, name, number, self.source.url).entries,
+            lambda _: len(data),
+        )
+
+    def overlap(self, base: IndexLine, one: IndexLine, other: IndexLine) -> list[str]:
+        """Return the tensors of a base that two releases both change, to different values."""
+        return self._overlaps.get(
+            (base.release, one.release, other.release),
+            lambda: changed_differently(
+                *(self.record(line).tensors for line in (base, one, other))
+            ),
+            lambda names: len(names) + 1,
+        )
+
     def modules(self) -> SearchedModules:
         """Return all modules, as ``modules.jsonl`` describes them."""
         try:
@@ -220,6 +267,8 @@ class Catalogue:
 
         A registry that was not looked through yet is looked through bit by bit.
         """
+        if self.behind is not None:
+            return [], True  # whoever sees one private module may not see the others
         lines = self.modules().lines
         with self._counting:
             left = self._count(lines)
@@ -271,6 +320,8 @@ class Catalogue:
         try:
             data = self.source.read(blob_path(parsed), most)
         except FileMissing:
+            if self.behind is not None:
+                return self.behind._blob(digest, what, most)
             raise no_page(what) from None
         check_digest(data, parsed, what, self.source.url)
         return data

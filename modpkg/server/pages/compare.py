@@ -33,11 +33,9 @@ class ChangedFile(Struct, frozen=True):
     """Its bytes: afterwards, or before if it was removed."""
 
 
-class ComparePage(Struct, frozen=True, kw_only=True):
-    """How two versions of a module differ."""
+class LineDifference(Struct, frozen=True, kw_only=True):
+    """How two releases differ."""
 
-    before: IndexLine
-    after: IndexLine
     before_facts: ReleaseFacts
     after_facts: ReleaseFacts
     update: int
@@ -46,6 +44,14 @@ class ComparePage(Struct, frozen=True, kw_only=True):
     files: tuple[ChangedFile, ...]
     files_left: int
     tensors: DrawnComparison
+
+
+class ComparePage(Struct, frozen=True, kw_only=True):
+    """How two versions of a module differ."""
+
+    before: IndexLine
+    after: IndexLine
+    difference: LineDifference
     versions: tuple[str, ...]
     """The newest versions, to choose others from."""
 
@@ -59,23 +65,34 @@ def compare_page(
         NotFound, InvalidValue: There is no such version.
     """
     old, new = releases.find(before), releases.find(after)
-    one, other = catalogue.facts(old), catalogue.facts(new)
-    digests = [
-        {path: (entry.digest, entry.size) for path, entry in catalogue.record(line).files.items()}
-        for line in (old, new)
-    ]
-    files = [*_files(*digests)]
     return ComparePage(
         before=old,
         after=new,
+        difference=line_difference(catalogue, old, new),
+        versions=tuple(line.version for line in releases.lines[:_MOST]),
+    )
+
+
+def line_difference(catalogue: Catalogue, before: IndexLine, after: IndexLine) -> LineDifference:
+    """Return how two releases differ.
+
+    Raises:
+        NotFound: One of them was removed.
+    """
+    one, other = catalogue.facts(before), catalogue.facts(after)
+    digests = [
+        {path: (entry.digest, entry.size) for path, entry in catalogue.record(line).files.items()}
+        for line in (before, after)
+    ]
+    files = [*_files(*digests)]
+    return LineDifference(
         before_facts=one,
         after_facts=other,
-        update=catalogue.update(old, new),
+        update=catalogue.update(before, after),
         texts=tuple(_texts(one, other)),
         files=tuple(files[:_MOST]),
         files_left=max(0, len(files) - _MOST),
-        tensors=catalogue.compared(old, new),
-        versions=tuple(line.version for line in releases.lines[:_MOST]),
+        tensors=catalogue.compared(before, after),
     )
 
 

@@ -100,3 +100,23 @@ def module_head(
         is_private=is_private,
         tabs=tuple(Tab(key, label, to, count, key == current) for key, label, to, count in tabs),
     )
+
+
+def proposed_head(line: IndexLine, candidates: int, *, is_private: bool) -> ModuleHead:
+    """Return the head of the pages of a module that has candidates, and no release yet."""
+    address = f"/modules/{quote(line.name)}/candidates"
+    return ModuleHead(
+        name=line.name,
+        version="",
+        newest="",
+        kind=line.kind,
+        summary="",
+        install="",
+        yanked=None,
+        deprecated=None,
+        successor="",
+        removed=None,
+        archived=None,
+        is_private=is_private,
+        tabs=(Tab("candidates", "Candidates", address, candidates, True),),
+    )

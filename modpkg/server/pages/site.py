@@ -17,6 +17,7 @@ from modpkg.core.names import module_name
 from modpkg.core.records import KINDS, IndexLine
 from modpkg.server.answers import malformed_answer, status_of
 from modpkg.server.callers import Caller
+from modpkg.server.pages.candidates import ShownResult, latest_results
 from modpkg.server.pages.catalogue import Catalogue, ModuleReleases, no_page
 from modpkg.server.pages.compare import compare_page
 from modpkg.server.pages.front import FrontPage
@@ -67,6 +68,21 @@ def find_module(
         NotFound: There is none, or the caller may not see it.
         MovedPage: The name is not in its normal form.
     """
+    catalogue, releases, people = find_proposed(server, caller, name)
+    if releases is None:
+        raise no_page(name)
+    return catalogue, releases, people
+
+
+def find_proposed(
+    server: Server, caller: Caller, name: str
+) -> tuple[Catalogue, ModuleReleases | None, ModulePeople]:
+    """Return the module of a page, which may have no release yet.
+
+    Raises:
+        NotFound: The caller may not see it, or it has no name that a module can have.
+        MovedPage: The name is not in its normal form.
+    """
     try:
         normal = module_name(name)
     except InvalidValue:
@@ -76,9 +92,9 @@ def find_module(
         is_visible = visible(db, caller, normal)
     if not is_visible:
         raise no_page(normal)
-    catalogue = server.catalogue
-    releases = catalogue.releases(normal)
-    if normal != name:
+    catalogue = server.private_catalogue if people.is_private else server.catalogue
+    releases = catalogue.releases_or_none(normal)
+    if normal != name and releases is not None:
         raise MovedPage(f"/modules/{quote(normal)}")
     return catalogue, releases, people
 
@@ -98,6 +114,7 @@ def head_of(
         line,
         current=current,
         address=server.settings.url,
+        candidates=sum(one.status == "open" for one in catalogue.candidates(line.name)),
         archived=people.archived,
         is_private=people.is_private,
     )
@@ -175,8 +192,16 @@ def _module(
         head=head_of(server, catalogue, releases, people, line, "overview"),
         page=shown,
         people=people,
-        results={},
+        results=_results(catalogue, line),
     )
+
+
+def _results(catalogue: Catalogue, line: IndexLine) -> dict[str, ShownResult]:
+    """Return the results of a release's tests, as they were reported when it was a candidate."""
+    for one in catalogue.candidates(line.name):
+        if one.line.release == line.release and one.status == "accepted":
+            return latest_results(catalogue.thread(line.name, one.number))
+    return {}
 
 
 @get("/modules/{name:str}/versions", sync_to_thread=True)

@@ -30,6 +30,7 @@ class ParsedPage(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
+        self.text += " " * (tag in ("td", "th", "dt", "dd", "li", "p"))
         if tag not in ELEMENTS:
             self.foreign.append(tag)
         if tag == "a":
