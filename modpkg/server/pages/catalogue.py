@@ -32,7 +32,9 @@ from modpkg.registry.candidates import (
 )
 from modpkg.registry.index import parse_index
 from modpkg.registry.module_lines import check_bounds, parse_module_lines, shown_release
+from modpkg.registry.reader import Registry
 from modpkg.registry.select import newest_release
+from modpkg.registry.signature_files import signatures_path
 from modpkg.registry.source import FileMissing, Source
 from modpkg.registry.standing import is_removed
 from modpkg.release.verify import check_record
@@ -42,6 +44,7 @@ from modpkg.server.pages.readme import Readme, readme_path, render_readme
 from modpkg.server.pages.release_facts import ReleaseFacts, facts_of, facts_of_removed, update_bytes
 from modpkg.server.pages.search import SearchedModules
 from modpkg.server.pages.tensor_groups import TensorTable, table_of
+from modpkg.trust.signatures import signers_of
 
 Interface = TypeVar("Interface", Provides, Expects)
 
@@ -103,6 +106,7 @@ class Catalogue:
         self._candidates: KeptValues[Digest, list[CandidateLine]] = KeptValues(_KEPT_BYTES // 4)
         self._threads: KeptValues[Digest, list[ThreadEntry]] = KeptValues(_KEPT_BYTES // 4)
         self._overlaps: KeptValues[tuple[str, str, str], list[str]] = KeptValues(200_000)
+        self._signers: KeptValues[Digest, tuple[str, ...]] = KeptValues(4096)
         self._modules: tuple[Digest, SearchedModules] | None = None
         self._needs: dict[str, tuple[str, frozenset[str]]] = {}
         self._needed: dict[str, set[str]] = {}
@@ -202,6 +206,23 @@ class Catalogue:
             return render_readme(data.decode("utf-8", "replace"), own, record.files.keys())
 
         return self._readmes.get(line.release, make)
+
+    def signers(self, line: IndexLine) -> tuple[str, ...]:
+        """Return the keys whose valid signatures a release has."""
+        if line.signed is not True:
+            return ()
+        path = signatures_path(parse_digest(line.release))
+        try:
+            data = self.source.read(path, bounds.SIGNATURES_BYTES)
+        except FileMissing:
+            return ()
+
+        def make() -> tuple[str, ...]:
+            registry = Registry(self.source.url, source=self.source)
+            return tuple(map(str, signers_of(registry, line).keys))
+
+        key = digest_bytes(f"{line.name} {line.version} {line.release}\n".encode() + data)
+        return self._signers.get(key, make)
 
     def file(self, line: IndexLine, path: str, most: int) -> bytes:
         """Return a file of a release, verified.

@@ -59,6 +59,8 @@ class ModulePage(Struct, frozen=True, kw_only=True):
     """The version before; empty for a first one."""
     update: int
     """Bytes that an update from it fetches; 0 for a first one."""
+    signers: tuple[str, ...]
+    """The keys that have signed it."""
     readme: Readme | None
     needs: tuple[ShownNeed, ...]
     needed_by: tuple[str, ...]
@@ -92,6 +94,7 @@ def module_page(catalogue: Catalogue, releases: ModuleReleases, line: IndexLine)
         is_newest=line.version == releases.newest.version,
         before="" if before is None else before.version,
         update=0 if before is None else catalogue.update(before, line),
+        signers=catalogue.signers(line),
         readme=catalogue.readme(line),
         needs=tuple(_needs(catalogue, line))[:_MOST_NEEDS],
         needed_by=tuple(needed_by[:_MOST_DEPENDANTS]),
