@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from modpkg.server.pages.ahead import prepare_pages
 from modpkg.server.state import Server
 from modpkg.server.sweeping import sweep
 
@@ -40,10 +41,12 @@ class Chores:
 
     def _run(self) -> None:
         swept = -SWEEP_SECONDS
+        prepared: set[str] = set()
         while True:
             if time.monotonic() - swept >= SWEEP_SECONDS:
                 swept = time.monotonic()
                 self._do("sweep", lambda: sweep(self._server))
+            self._do("pages", lambda: prepare_pages(self._server.catalogue, prepared))
             if self._ends.wait(COUNTS_SECONDS):
                 return
             self._do("downloads", self._server.downloads.write)

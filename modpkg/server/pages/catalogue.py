@@ -300,21 +300,21 @@ class Catalogue:
         for gone in self._needs.keys() - lines.keys():
             self._note(gone, "", frozenset())
             del self._needs[gone]
-        read = 0
+        stale, unsure = [], []
         for name, line in lines.items():
             seen = self._needs.get(name)
-            if seen is not None and line.index is not None and seen[0] == line.index:
-                continue
-            if read == _NEW_INDEXES:
-                return True
-            read += 1
+            if seen is None or line.index not in (None, seen[0]):
+                stale.append(name)
+            elif line.index is None:  # somebody is changing it, or has left it to be looked at
+                unsure.append(name)
+        for name in [*stale, *unsure][:_NEW_INDEXES]:
             try:
                 found = self.releases_or_none(name)
             except ModpkgError:
                 found = None
             needs = frozenset[str]() if found is None else _required(found.newest)
-            self._note(name, line.index or "", needs)
-        return False
+            self._note(name, lines[name].index or "", needs)
+        return len(stale) > _NEW_INDEXES
 
     def _note(self, name: str, index: str, needs: frozenset[str]) -> None:
         before = self._needs.get(name, ("", frozenset[str]()))[1]

@@ -11,7 +11,7 @@ from modpkg.core.records import Expects, Provides, TensorEntry
 from modpkg.core.tensors import HashedTensor, identity_of
 from modpkg.server.pages.picture import Difference, Picture, PictureCell, picture_of
 from modpkg.server.pages.release_facts import changed_share
-from modpkg.server.pages.tensor_groups import part_in
+from modpkg.server.pages.tensor_groups import without_numbers
 
 _MOST_PARTS = 40
 """Parts of a comparison that are kept to be shown."""
@@ -78,7 +78,7 @@ def _comparison(cells: Iterable[PictureCell]) -> TensorComparison:
     found = tuple(cells)
     parts: dict[str, Counter[Difference]] = {}
     for cell in found:
-        parts.setdefault(part_in(cell.name), Counter())[cell.difference] += 1
+        parts.setdefault(without_numbers(cell.name)[0], Counter())[cell.difference] += 1
     rows = [
         DifferingPart(part, counts.total(), dict(counts))
         for part, counts in parts.items()

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from modpkg.server.pages.tensor_groups import layer_in, part_in
+from modpkg.server.pages.tensor_groups import without_numbers
 
 Difference = Literal["same", "changed", "reshaped", "added", "removed"]
 
@@ -80,11 +80,12 @@ def picture_of(cells: Iterable[PictureCell], everything: str = "more, or all") -
     """
     found: dict[str, dict[int | None, list[PictureCell]]] = {}
     for cell in cells:
-        layers = found.setdefault(part_in(cell.name), {})
-        layers.setdefault(layer_in(cell.name), []).append(cell)
+        part, of = without_numbers(cell.name)
+        found.setdefault(part, {}).setdefault(of[0] if of else None, []).append(cell)
     if not found:
         return None
-    numbers = sorted({layer for of in found.values() for layer in of if layer is not None})
+    rows_of = found.values()
+    numbers = sorted({layer for row in rows_of for layer in row if layer is not None})
     together = -(-len(numbers) // _MOST_COLUMNS) or 1
     column_of = {layer: at // together for at, layer in enumerate(numbers)}
     parts = list(found)[:_MOST_PARTS]

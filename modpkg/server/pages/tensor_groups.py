@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
@@ -10,8 +9,8 @@ from msgspec import Struct
 from modpkg.core.records import TensorEntry
 from modpkg.core.tensors import byte_length
 
-_NUMBER = re.compile(r"(?<![^.])\d{1,9}(?![^.])")
-"""A part of a name between dots that is a number: of a layer, of an expert."""
+_DIGITS = 9
+"""Of a number between dots: that of a layer, of an expert."""
 
 
 class TensorRow(Struct, frozen=True):
@@ -56,25 +55,27 @@ class TensorTable(Struct, frozen=True):
     stored: int
 
 
-def part_in(name: str) -> str:
-    """Return a tensor's name with ``*`` for each number.
+def without_numbers(name: str) -> tuple[str, tuple[int, ...]]:
+    """Return a tensor's name with ``*`` for each number between dots, and these numbers.
 
-    >>> part_in("model.layers.3.experts.12.w1.weight")
-    'model.layers.*.experts.*.w1.weight'
+    >>> without_numbers("model.layers.3.experts.12.w1.weight")
+    ('model.layers.*.experts.*.w1.weight', (3, 12))
     """
-    return _NUMBER.sub("*", name)
+    pieces, numbers = name.split("."), []
+    for at, piece in enumerate(pieces):
+        if piece.isdecimal() and len(piece) <= _DIGITS:
+            numbers.append(int(piece))
+            pieces[at] = "*"
+    return ".".join(pieces), tuple(numbers)
 
 
-def layer_in(name: str) -> int | None:
-    """Return the first number in a tensor's name; None if it has none."""
-    number = _NUMBER.search(name)
-    return int(number[0]) if number else None
+_Numbered = tuple[TensorRow, tuple[int, ...]]
 
 
 def table_of(tensors: Mapping[str, TensorEntry]) -> TensorTable:
     """Return a release's tensors, grouped."""
     layers: dict[int | None, list[TensorRow]] = {}
-    groups: dict[tuple[str, str, tuple[int, ...]], list[TensorRow]] = {}
+    groups: dict[tuple[str, str, tuple[int, ...]], list[_Numbered]] = {}
     for name, entry in sorted(tensors.items()):
         row = TensorRow(
             name,
@@ -85,8 +86,9 @@ def table_of(tensors: Mapping[str, TensorEntry]) -> TensorTable:
             "" if entry.encoding is None else entry.encoding.method,
             entry.digest,
         )
-        layers.setdefault(layer_in(name), []).append(row)
-        groups.setdefault((part_in(name), row.dtype, row.shape), []).append(row)
+        part, numbers = without_numbers(name)
+        layers.setdefault(numbers[0] if numbers else None, []).append(row)
+        groups.setdefault((part, row.dtype, row.shape), []).append((row, numbers))
     made = [_group(part, rows) for (part, _, _), rows in groups.items()]
     made.sort(key=lambda group: ("*" in group.part, group.part, group.name))
     ordered = sorted(layers, key=lambda layer: -1 if layer is None else layer)
@@ -100,14 +102,13 @@ def table_of(tensors: Mapping[str, TensorEntry]) -> TensorTable:
     )
 
 
-def _group(part: str, rows: Sequence[TensorRow]) -> TensorGroup:
-    first = rows[0]
+def _group(part: str, rows: Sequence[_Numbered]) -> TensorGroup:
+    first = rows[0][0]
     name = first.name
     if len(rows) > 1:
-        numbers = zip(*(map(int, _NUMBER.findall(row.name)) for row in rows), strict=True)
-        texts = iter([ranges(values) for values in numbers])
-        name = _NUMBER.sub(lambda _: next(texts), name)
-    size = sum(row.size for row in rows)
+        texts = iter([ranges(values) for values in zip(*(of for _, of in rows), strict=True)])
+        name = ".".join(next(texts) if piece == "*" else piece for piece in part.split("."))
+    size = sum(row.size for row, _ in rows)
     return TensorGroup(name, part, first.dtype, first.shape, len(rows), size)
 
 
