@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tests.registry.places.store import INSTALLED
 from tests.registry.places.unpacked import find_program
@@ -28,10 +28,10 @@ _FLAGS = (
 class HeadlessBrowser:
     """One tab of a browser."""
 
-    def __init__(self, process: subprocess.Popen[bytes], to: int, answers: int) -> None:
-        self._process, self._to = process, to
-        self._answers = os.fdopen(answers, "rb", buffering=0)
+    def __init__(self, to: int, answers: BinaryIO) -> None:
+        self._to, self._answers = to, answers
         self._rest, self._number, self._session = b"", 0, ""
+        self._events: list[str] = []
         self.complaints: list[str] = []
         """What the browser wrote about pages: what they may not load, scripts that failed."""
         self.requests: list[str] = []
@@ -153,7 +153,8 @@ def headless_browser() -> Iterator[HeadlessBrowser]:
         os.close(its_read)
         os.close(its_write)
         try:
-            yield HeadlessBrowser(process, own_write, own_read)
+            with os.fdopen(own_read, "rb", buffering=0) as answers:
+                yield HeadlessBrowser(own_write, answers)
         finally:
             os.close(own_write)
             process.kill()
