@@ -130,7 +130,7 @@ def test_a_misspelt_name_leads_to_the_right_one(browser: Browser) -> None:
 
 def test_programs_get_errors_as_json(browser: Browser) -> None:
     answer = browser.get("/api/1/nothing", headers={"Accept": "*/*"})
-    assert (answer.status_code, answer.json()["status_code"]) == (404, 404)
+    assert (answer.status_code, answer.json()["code"]) == (404, "M459")
 
 
 @pytest.mark.parametrize("address", ["/search?page=0", "/search?page=x", "/events?before=-1"])
