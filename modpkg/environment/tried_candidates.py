@@ -83,8 +83,10 @@ def try_candidates(
             continue
         registry = registries.of(module.name)
         found = _candidate_of(registry, module)
-        if found is None:
-            continue  # a vendored copy has it as a release
+        if found is None:  # a vendored copy has it as a release
+            if (note := candidate_note(registry, module)) is not None:
+                notes.append(note.replace("it stays as it is", "a release takes its place"))
+            continue
         if found.status == "open":
             if found.line.release != module.release and module.name not in accepted:
                 changes = f"{registry.shown} now has another release as {found.label}"

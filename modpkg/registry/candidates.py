@@ -182,13 +182,12 @@ def read_candidates(registry: Registry, name: str) -> list[CandidateLine]:
     Raises:
         RecordError: The file is not one of candidates.
         RegistryUnreachable, RegistryError: It cannot be read.
+        InstallError: It is read offline, and there is no copy.
     """
     path = candidates_path(name)
     try:
         data = registry.files.read(path, bounds.CANDIDATES_BYTES)
     except FileMissing:
-        return []
-    except InstallError:  # offline, and there is no copy
         return []
     file = parse_candidates(data, name, registry.url)
     _tell(registry, path, file.unreadable)

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from modpkg.community.review.acceptance import check_acceptance
+from modpkg.community.semver.version_check import check_version
 from modpkg.core.candidates import (
     CandidateLine,
     CandidateReport,
@@ -30,7 +31,6 @@ from modpkg.registry.place import registry_at
 from modpkg.registry.review_records import CommentRequest, DecisionRequest, ReportRequest
 from modpkg.server.callers import Caller, check_known
 from modpkg.server.clock import now
-from modpkg.server.committing import check_version
 from modpkg.server.events import log_event
 from modpkg.server.owners import found_module
 from modpkg.server.release_standing import place_of

@@ -10,7 +10,6 @@ which a second commit finds.
 from __future__ import annotations
 
 import datetime
-import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -19,20 +18,16 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError as DatabaseRefused
 from sqlalchemy.orm import Session
 
-from modpkg.community.modules.view import view_of_build
-from modpkg.community.semver.check import check
-from modpkg.community.semver.releases import version_too_low
+from modpkg.community.semver.version_check import check_version
 from modpkg.core.digests import blob_path, parse_digest
-from modpkg.core.errors import AccessRefused, ModpkgError, NotFound, PublishError
+from modpkg.core.errors import AccessRefused, ModpkgError, PublishError
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine, ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
-from modpkg.registry.select import earlier_release
 from modpkg.registry.session_records import CommitAnswer, DeclaredBlob
 from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.server.callers import Caller
@@ -178,40 +173,6 @@ def _submit(
     writer = CandidateWriter(place)
     one = writer.submit(built, line_of(row), by=caller.name, message=row.message, now=now())
     return one.line, one.number
-
-
-def check_version(place: Place, built: Registry, line: IndexLine) -> None:
-    """Check that a version is high enough for what changed since the release before.
-
-    Raises:
-        PublishError: It is too low, and the record does not say why.
-    """
-    registry = Registry(place.source.url, source=place.source)
-    try:
-        lines = registry.index(line.name)
-    except NotFound:
-        return
-    version = parse_version(line.version)
-    earlier = earlier_release(lines, version)
-    record = built.record(line)
-    if earlier is None or record.provenance.breaking:
-        return
-
-    def published(name: str) -> list[object]:
-        try:
-            return [parse_version(other.version) for other in registry.index(name)]
-        except ModpkgError:
-            return []
-
-    with tempfile.TemporaryDirectory(prefix="modpkg-check-") as spool:
-        result = check(
-            view_of_build(earlier, registry, place, Path(spool)),
-            view_of_build(line, built, place, Path(spool)),
-            published=published,  # type: ignore[arg-type]
-            count=False,
-        )
-    if not result.legal:
-        raise version_too_low(result)
 
 
 def claim_name(server: Server, caller: Caller, row: PublishingSession) -> bool:

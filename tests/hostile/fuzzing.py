@@ -44,6 +44,12 @@ from modpkg.interop.mergekit import import_mergekit
 from modpkg.interop.oci_artifact import read_artifact, read_model_config
 from modpkg.manifest.config import parse_settings
 from modpkg.manifest.read import parse_manifest
+from modpkg.registry.candidates import (
+    encoded_entry,
+    format_candidates,
+    parse_candidates,
+    parse_thread,
+)
 from modpkg.registry.index import parse_index
 from modpkg.registry.oci_client import IMAGE_MANIFEST
 from modpkg.release.verify import check_record
@@ -110,6 +116,16 @@ def _lock(data: bytes, folder: Path) -> None:
 
 def _index(data: bytes, folder: Path) -> None:
     parse_index(data, "summarizer", "registry", lambda message: None)
+
+
+def _candidates(data: bytes, folder: Path) -> None:
+    found = parse_candidates(data, "summarizer", "registry")
+    assert parse_candidates(format_candidates(found), "summarizer", "registry") == found
+
+
+def _thread(data: bytes, folder: Path) -> None:
+    for entry in parse_thread(data, "summarizer", 1, "registry").entries:
+        encoded_entry(entry)
 
 
 def _record(data: bytes, folder: Path) -> None:
@@ -441,6 +457,29 @@ def _encoded(texts: tuple[str, ...]) -> Callable[[], list[bytes]]:
     return lambda: [text.encode() for text in texts]
 
 
+_INDEXED = {
+    "name": "summarizer", "version": "1.1", "kind": "model", "requires": ["words>=1"],
+    "release": f"sha256:{7:064}",
+}  # fmt: skip
+_CANDIDATES = "\n".join(
+    json.dumps(
+        {"number": number, "line": _INDEXED, "by": "ada", "at": "2026-11-28T00:00:00Z", **more}
+    )
+    for number, more in enumerate(
+        (
+            {"message": "Better.\nMuch."},
+            {"status": "rejected", "decided_by": "eve", "reason": "no"},
+        ),
+        1,
+    )
+)
+_THREAD = "\n".join(
+    json.dumps({"kind": kind, "by": "bob", "at": "2026-11-28T00:00:00Z", **more})
+    for kind, more in (
+        ("comment", {"text": "Why?"}),
+        ("report", {"report": {"tool": "vet", "verdict": "reject", "document": {"spec": 1}}}),
+    )
+)
 _TOML = (mutate_text, mutate_text, mutate_text, mutate_bytes)
 _JSON = (mutate_json, mutate_json, mutate_json, mutate_text, mutate_bytes)
 
@@ -453,6 +492,8 @@ TARGETS = {
         _index,
         (mutate_lines, mutate_lines, mutate_bytes),
     ),
+    "candidates": Target(_encoded((_CANDIDATES,)), _candidates, (mutate_lines, mutate_bytes)),
+    "thread": Target(_encoded((_THREAD,)), _thread, (mutate_lines, mutate_bytes)),
     "record": Target(lambda: _records("packs", "version"), _record, _JSON),
     "patch": Target(_patches, _patch, _JSON),
     "interface": Target(_interfaces, _interface, (mutate_lines, mutate_bytes)),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from modpkg.core import bounds
+from modpkg.core.candidates import ThreadEntry
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
@@ -24,6 +25,8 @@ from modpkg.manifest.config import Settings
 from modpkg.manifest.read import read_manifest
 from modpkg.registry import bucket_place
 from modpkg.registry.bucket_place import BucketPlace, ChangedMeanwhile
+from modpkg.registry.candidate_writer import CandidateWriter
+from modpkg.registry.candidates import read_thread
 from modpkg.registry.copying import copy_releases
 from modpkg.registry.damage import Verification, healthy, mend
 from modpkg.registry.known import known_tensors
@@ -119,6 +122,24 @@ def test_a_yank_and_its_end(s3: FaultyProxy, tmp_path: Path) -> None:
     assert registry_at(place()).line("m", "1.0").yanked is None
     with raises("M312"):
         writer.yank("m", "2.0", "")
+
+
+def test_candidates_lie_in_a_bucket_too(s3: FaultyProxy, tmp_path: Path) -> None:
+    publish_weights(tmp_path, numbers("a", "b"))
+    at = place()
+    build, line = built(write(tmp_path / "1.1", numbers("a", "c"), version="1.1"), at)
+    writer = CandidateWriter(at)
+    one = writer.submit(build, line, by="ada", message="c in place of b")
+    assert writer.submit(build, line, by="ada", message="again").number == one.number == 1
+    entry = ThreadEntry(kind="comment", by="bob", at="2026-11-28T00:00:00Z", text="Why?")
+    for _ in range(2):
+        writer.say("m", 1, entry)
+    assert read_thread(registry_at(at), "m", 1) == [entry, entry]
+    assert [line.version for line in registry_at(at).index("m")] == ["1.0"]
+    CandidateWriter(place()).accept("m", 1, by="eve")
+    assert registry_at(at).line("m", "1.1").release == one.line.release
+    with raises("M468", match="accepted by eve"):
+        writer.reject("m", 1, by="eve", reason="")
 
 
 def test_who_loses_a_race_has_sent_what_he_sent_before(s3: FaultyProxy, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from modpkg.community.review.acceptance import check_acceptance
+from modpkg.community.semver.version_check import check_version
 from modpkg.core.candidates import (
     CandidateLine,
     CandidateReport,
@@ -15,8 +16,8 @@ from modpkg.core.candidates import (
 from modpkg.core.names import ModuleName
 from modpkg.core.this_machine import user_name
 from modpkg.manifest.cutoff import moment_text
-from modpkg.registry.candidate_writer import CandidateWriter
-from modpkg.registry.candidates import read_thread
+from modpkg.registry.candidate_writer import CandidateWriter, check_open
+from modpkg.registry.candidates import read_candidate, read_thread
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.review_records import CommentRequest, DecisionRequest, ReportRequest
 from modpkg.registry.server_api import ServerApi, api_path
@@ -87,7 +88,12 @@ class PlaceDesk:
         return self._writer.say(name, number, entry)
 
     def accept(self, name: ModuleName, number: int, *, reason: str, anyway: bool) -> CandidateLine:
-        thread = read_thread(registry_at(self._place), name, number)
+        registry = registry_at(self._place)
+        thread = read_thread(registry, name, number)
+        one = read_candidate(registry, name, number)
+        if any(line.published >= one.at for line in registry.index(name)):
+            check_open(one)  # its version was checked against the releases before
+            check_version(self._place, registry, one.line)
         return self._writer.accept(
             name,
             number,

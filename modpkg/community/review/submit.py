@@ -16,6 +16,8 @@ from modpkg.core.records import IndexLine
 from modpkg.core.this_machine import machine_line, user_name
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.candidate_writer import CandidateWriter
+from modpkg.registry.candidates import read_thread
+from modpkg.registry.place import registry_at
 from modpkg.registry.server_writer import ServerWriter
 
 _MOST = 2000
@@ -52,7 +54,7 @@ def submit_project(project: Workspace, message: str, reason: str | None = None) 
         advance = project.progress.advance
         if isinstance(prepared.writer, ServerWriter):
             session = prepared.writer.submit(prepared.built, line, message, advance)
-            submitted, number, new = session.line, session.candidate, not session.already
+            submitted, number = session.line, session.candidate
         else:
             one = CandidateWriter(place).submit(
                 prepared.built,
@@ -62,12 +64,13 @@ def submit_project(project: Workspace, message: str, reason: str | None = None) 
                 progress=advance,
                 elsewhere=prepared.elsewhere,
             )
-            submitted, number, new = one.line, one.number, True
+            submitted, number = one.line, one.number
     if number is None:
         raise AssertionError("a session of a candidate has its number")
-    if new and prepared.result is not None:
-        report = report_of_check(prepared.result)
-        desk_at(place).say(ModuleName(line.name), number, "report", "", report)
+    name = ModuleName(line.name)
+    is_new = not read_thread(registry_at(place), name, number)  # it may have been submitted before
+    if is_new and prepared.result is not None:
+        desk_at(place).say(name, number, "report", "", report_of_check(prepared.result))
     return Submission(submitted, number, place.url)
 
 
