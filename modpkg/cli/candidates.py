@@ -132,10 +132,13 @@ def _print(document: CandidateDocument) -> None:
         say()
     for conflict in document.conflicts:
         tensors = counted(len(conflict.tensors), "tensor")
-        say(
-            f"{bad('conflicts')} with {conflict.other}: {counted(conflict.values, 'value')} of "
-            f"{tensors} changed differently, {conflict.opposite} in opposite directions"
-        )
+        what = f"both add, remove or reshape {tensors}"
+        if conflict.values:
+            what = (
+                f"{counted(conflict.values, 'value')} of {tensors} changed differently, "
+                f"{conflict.opposite} in opposite directions"
+            )
+        say(f"{bad('conflicts')} with {conflict.other}: {what}")
     for entry in document.thread:
         _entry(entry)
     if one.status == "open":
