@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 from modpkg.community.review.acceptance import check_acceptance
-from modpkg.community.semver.version_check import check_version
 from modpkg.core.candidates import (
     CandidateLine,
     CandidateReport,
@@ -92,6 +91,8 @@ class PlaceDesk:
         thread = read_thread(registry, name, number)
         one = read_candidate(registry, name, number)
         if any(line.published >= one.at for line in registry.index(name)):
+            from modpkg.community.semver.version_check import check_version  # imports numpy
+
             check_open(one)  # its version was checked against the releases before
             check_version(self._place, registry, one.line)
         return self._writer.accept(
