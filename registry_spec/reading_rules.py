@@ -13,6 +13,7 @@ from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing, RangesUnsupported
+from modpkg.registry.standing import without_removed
 from registry_spec.check import Problem, Report, check
 from registry_spec.rules import RuleBroken, Rules, RuleUntested, require
 
@@ -139,7 +140,7 @@ def _unchanged(registry: Registry) -> None:
 
 def first_release(registry: Registry, names: Sequence[str]) -> IndexLine | None:
     """Return a release of a registry; None if it has none of these modules."""
-    return next((line for name in names for line in registry.index(name)), None)
+    return next((line for name in names for line in without_removed(registry.index(name))), None)
 
 
 def read_whole(registry: Registry, digest: Digest, what: str) -> bytes:
