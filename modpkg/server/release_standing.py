@@ -14,7 +14,6 @@ from modpkg.core.names import module_name, parse_requirement, parse_version, req
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.registry.advisories import add_advisories
-from modpkg.registry.place import Place
 from modpkg.registry.release_requests import (
     AddedAdvisories,
     AdvisoryRequest,
@@ -37,8 +36,7 @@ from modpkg.server.tables import Module
 
 def place_of(server: Server, module: Module | None) -> Place:
     """Return where the files of a module lie."""
-    is_private = module is not None and module.is_private
-    return server.private if is_private and server.private is not None else server.place
+    return server.place_of(private=module is not None and module.is_private)
 
 
 def restate(
@@ -55,7 +53,9 @@ def restate(
     """
     with server.database.begin() as db:
         module = found_module(db, caller, name, "yank")
-    lines: list[IndexLine] = change(RegistryWriter(place_of(server, module)), module.name)
+    lines: list[IndexLine] = change(
+        RegistryWriter(server.place_of(private=module.is_private)), module.name
+    )
     with server.database.begin() as db:
         for line in lines:
             log_event(db, caller.name, action, module.name, line.version, **details)
@@ -141,7 +141,8 @@ def remove(
     version = None if data.version is None else normal_version(data.version)
     with server.database.begin() as db:
         module = _known(db, name)
-    writer = RegistryWriter(place_of(server, module))
+    private = module is not None and module.is_private
+    writer = RegistryWriter(server.place_of(private=private))
     own = str(module_name(name))
     done = remove_release(writer, own, version, data.reason, Progress())
     with server.database.begin() as db:

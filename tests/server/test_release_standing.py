@@ -22,11 +22,12 @@ from modpkg.server.accounts import make_administrator
 from modpkg.server.clock import now
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Event, Module, Role
-from tests.modules import publish_collection
+from tests.modules import publish_collection, write_module
 from tests.raising import raises
 from tests.registry.test_advisories import INTRODUCED, document
 from tests.server.conftest import token_for
 from tests.server.live import live_server
+from tests.server.publisher import built
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,10 @@ def test_administrators_remove_for_good(live: Live, tmp_path: Path) -> None:
     assert events(live, "other")[-1] == ("root-a", "remove", "1.0")
     with raises("M482"):
         root.yank("other", "1.0", None)
+    project = write_module(tmp_path / "other", "other", "2.0")
+    tree, line = built(project, root.place)
+    with raises("M481", match="choose another name"):
+        writer(live, "ada").publish(Registry(str(tree.root)), line)
     mirror = tmp_path / "mirror"
     origin = open_alone(url, Settings())
     copy_releases(
