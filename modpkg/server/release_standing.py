@@ -14,6 +14,7 @@ from modpkg.core.names import module_name, parse_requirement, parse_version, req
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.registry.advisories import add_advisories
+from modpkg.registry.place import Place
 from modpkg.registry.release_requests import (
     AddedAdvisories,
     AdvisoryRequest,
@@ -53,9 +54,7 @@ def restate(
     """
     with server.database.begin() as db:
         module = found_module(db, caller, name, "yank")
-    lines: list[IndexLine] = change(
-        RegistryWriter(server.place_of(private=module.is_private)), module.name
-    )
+    lines: list[IndexLine] = change(RegistryWriter(place_of(server, module)), module.name)
     with server.database.begin() as db:
         for line in lines:
             log_event(db, caller.name, action, module.name, line.version, **details)
@@ -141,8 +140,7 @@ def remove(
     version = None if data.version is None else normal_version(data.version)
     with server.database.begin() as db:
         module = _known(db, name)
-    private = module is not None and module.is_private
-    writer = RegistryWriter(server.place_of(private=private))
+    writer = RegistryWriter(place_of(server, module))
     own = str(module_name(name))
     done = remove_release(writer, own, version, data.reason, Progress())
     with server.database.begin() as db:

@@ -17,6 +17,7 @@ from modpkg.core.records import RegistryInfo, canonical_json, decode_record
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.reader import Registry
+from modpkg.registry.unnamed import PRIVATE_TREE
 from modpkg.registry.writer import RegistryWriter
 from modpkg.server.database import Database, sqlite_url
 from modpkg.server.downloads import DownloadTally
@@ -29,7 +30,7 @@ from modpkg.server.traffic import Traffic
 
 COMMITS_AT_ONCE = 4
 """Commits that one process is at; others wait for their turn."""
-PRIVATE = "private"
+PRIVATE = PRIVATE_TREE
 """The folder of the storage with the tree of private modules."""
 OWN = ".server"
 """The folder of a server's own files, in the folder of its storage."""
