@@ -98,10 +98,12 @@ def reads(options: argparse.Namespace, work: Path) -> str:
     with ExitStack() as held:
         ours = held.enter_context(_serving(registry, work))
         nginx = held.enter_context(_nginx(registry, work))
+        logging = held.enter_context(_nginx(registry, work, logs=True))
         pypi = held.enter_context(_pypiserver(options.pypiserver, names, work))
         targets = [
             Target("modpkg registry serve", ours, paths, []),
             Target("nginx, the same files", nginx, paths, []),
+            Target("nginx, with its access log", logging, paths, []),
             Target("pypiserver", pypi, [f"/simple/{name}/" for name in names], []),
             Target("modpkg, nothing new (304)", ours, paths, _tags(ours, paths)),
             Target("nginx, nothing new (304)", nginx, paths, _tags(nginx, paths)),
@@ -180,9 +182,10 @@ def _serving(registry: Path, work: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _nginx(registry: Path, work: Path) -> Iterator[str]:
+def _nginx(registry: Path, work: Path, *, logs: bool = False) -> Iterator[str]:
     server = Nginx()
-    server.folder = work / "nginx"
+    server.logs = logs
+    server.folder = work / f"nginx-{server.port}"
     server.folder.mkdir()
     groups = server.start(server.folder, os.getpid())
     try:

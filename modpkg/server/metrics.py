@@ -43,6 +43,7 @@ class Metrics:
         self._files = Counter(
             "file_reads", "Requests for files of the registry.", ["kind", "status"], **make
         )
+        self._reads: dict[tuple[str, int], Counter] = {}
         self._refused = Counter("refusals", "Refused requests, by error code.", ["code"], **make)
         self.limited = Counter("limited_requests", "Requests over the rate limit.", **make)
         self.failures = Counter("failures", "Requests that ended with an unknown error.", **make)
@@ -58,8 +59,11 @@ class Metrics:
 
     def file_read(self, path: str, status: int) -> None:
         """Count a request for a file of the registry's tree."""
-        kind = path.lstrip("/").partition("/")[0]
-        self._files.labels(kind, str(status)).inc()
+        kind = path[1:].partition("/")[0]
+        counter = self._reads.get((kind, status))
+        if counter is None:
+            counter = self._reads[kind, status] = self._files.labels(kind, str(status))
+        counter.inc()
 
     def refused(self, code: str) -> None:
         """Count a refusal with an error code."""

@@ -17,7 +17,7 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ worker_connections 256; }}
 http {{
-    access_log off;
+    access_log {log};
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -35,11 +35,14 @@ class Nginx(LoopbackServer):
     """Debian's nginx, in one process and its worker."""
 
     name = "nginx"
+    logs = False
+    """Whether it writes a line for each request, as it does in Debian's settings."""
 
     def start(self, folder: Path, owner: int) -> list[int]:
         (folder / "sites").mkdir()
         user = "user root;" if os.geteuid() == 0 else ""
-        text = _CONFIGURATION.format(user=user, folder=folder, port=self.port)
+        log = folder / "access.log" if self.logs else "off"
+        text = _CONFIGURATION.format(user=user, folder=folder, port=self.port, log=log)
         (folder / "nginx.conf").write_text(text)
         program, variables = find_program("nginx", "nginx")
         command = [program, "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"]
