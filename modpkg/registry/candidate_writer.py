@@ -146,8 +146,10 @@ class CandidateWriter(RegistryWriter):
             if before and not before.endswith(b"\n"):
                 before += b"\n"
             after = before + raw
-            full = len(known.entries) + len(known.unreadable) >= bounds.THREAD_ENTRIES
-            if full or len(after) > bounds.THREAD_BYTES:
+            share = 0.9 if entry.kind == "comment" else 1.0  # the rest is for what decides
+            count = len(known.entries) + len(known.unreadable)
+            full = count >= share * bounds.THREAD_ENTRIES
+            if full or len(after) > share * bounds.THREAD_BYTES:
                 reason = f"{one.label} has as much said about it as one may have"
                 raise RecordError("M466", reason=reason)
             change.replace(path, after)

@@ -23,6 +23,7 @@ from modpkg.core.records import (
     canonical_json,
     decode_record,
 )
+from modpkg.registry.candidates import read_candidates
 from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry, no_such_module
 from modpkg.registry.session_records import (
@@ -73,6 +74,8 @@ def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionA
     registry = registry_at(server.place_of(private=private))
     if (published := release_there(registry, line)) is not None and not request.candidate:
         return SessionAnswer(id="", state="committed", line=published)
+    if request.candidate:
+        check_open_candidates(server, caller, registry, line)
     with server.database.begin() as db:
         check_name(db, server, line.name, request)
         row = _open_session(db, caller, line, candidate=request.candidate)
@@ -84,6 +87,24 @@ def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionA
     if request.record is not None:
         spool_of(server.place, session).add(request.record.encode())
     return answer_of(server, caller, session)
+
+
+def check_open_candidates(
+    server: Server, caller: Caller, registry: Registry, line: IndexLine
+) -> None:
+    """Check that an account has not too many open candidates of a module, beside this one.
+
+    Raises:
+        PublishError: It has.
+    """
+    count = 1 + sum(
+        one.by == caller.name and one.status == "open" and one.line.release != line.release
+        for one in read_candidates(registry, line.name)
+    )
+    most = server.settings.limits.open_candidates
+    if count > most:
+        what = f"what {caller.name} proposes of {line.name}"
+        raise PublishError("M451", what=what, count=count, unit="open candidates", most=most)
 
 
 def plain_line(line: IndexLine) -> IndexLine:

@@ -16,6 +16,8 @@ class ServerLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     release_blobs: int = 10_000
     account_bytes: int = 1_000 * GB
     """Bytes that one account has uploaded, committed or not."""
+    open_candidates: int = 20
+    """Of one account and module, candidates that nobody has decided about."""
     open_sessions: int = 20
     """Publishing sessions of one account that are not committed."""
     session_seconds: int = 24 * 60 * 60

@@ -16,6 +16,7 @@ from modpkg.manifest.read import read_manifest
 from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.candidates import (
     candidates_path,
+    encoded_entry,
     parse_candidates,
     parse_thread,
     read_candidate,
@@ -132,6 +133,20 @@ def test_a_thread_is_added_to(registry: Path) -> None:
         writer.say("words", 1, comment("\x1b[2J"))
     with raises("M466", match="20000"):
         writer.say("words", 1, comment("x" * 20001))
+
+
+def test_what_decides_has_room_beside_comments(registry: Path) -> None:
+    submit(registry, "1.1")
+    path = registry / thread_path("words", 1)
+    path.parent.mkdir()
+    path.write_bytes(encoded_entry(comment("?")) * 1800)
+    writer = CandidateWriter(registry)
+    with raises("M466", match="as much said"):
+        writer.say("words", 1, comment("!"))
+    writer.say("words", 1, ThreadEntry(kind="approval", by="bob", at=AT))
+    path.write_bytes(encoded_entry(comment("?")) * 2000)
+    with raises("M466", match="as much said"):
+        writer.say("words", 1, ThreadEntry(kind="approval", by="bob", at=AT))
 
 
 def test_blobs_of_open_candidates_stay(registry: Path) -> None:

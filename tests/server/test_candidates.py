@@ -15,7 +15,7 @@ from modpkg.core.records import canonical_json
 from modpkg.registry.candidates import read_candidate, read_thread
 from modpkg.server.app import make_app
 from modpkg.server.callers import ACTIONS
-from modpkg.server.settings import ServerSettings
+from modpkg.server.settings import ServerLimits, ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Event, Module, Role
 from tests.changing import numbers, write
@@ -28,9 +28,9 @@ TENSORS = numbers("a", "b", "c")
 class World:
     """A server with ``words`` 1.0 of mary, whose reviewer is rita, and candidate 1 by ada."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **more: Any) -> None:
         self.root = root
-        self.server = Server(ServerSettings(storage=str(root / "registry"), name="test"))
+        self.server = Server(ServerSettings(storage=str(root / "registry"), name="test", **more))
         self.server.prepare()
         self.client = TestClient(make_app(self.server))
         self.people = {name: self.person(name) for name in ("mary", "rita", "ada", "eve")}
@@ -49,9 +49,10 @@ class World:
     def submit(self, version: str, by: str = "ada", **more: Any) -> int:
         tree, line = self.build(version, **more)
         who = self.people[by]
-        session = who.declare(tree, line, candidate=True, message="Better.").json()
-        who.upload(tree, session)
-        answer = who.commit(session["id"]).json()
+        answer = who.declare(tree, line, candidate=True, message="Better.").json()
+        if answer["state"] == "open":
+            who.upload(tree, answer)
+            answer = who.commit(answer["id"]).json()
         number: int = answer["candidate"]
         return number
 
@@ -156,3 +157,17 @@ def test_a_private_module_is_nobody_elses(world: World) -> None:
         module.is_private = True
     assert world.asked("eve", "1/comments", text="?") == (404, "M439")
     assert world.asked("eve", "1/accept") == (404, "M439")
+
+
+def test_an_account_has_so_many_open_candidates(tmp_path: Path) -> None:
+    limits = ServerLimits(open_candidates=1)
+    world = World(tmp_path, limits=limits)
+    assert world.submit("1.1") == 1
+    assert world.submit("1.1") == 1  # the same one
+    tree, line = world.build("1.2", c=numbers("d")["d"])
+    refused = world.people["ada"].declare(tree, line, candidate=True)
+    assert (refused.status_code, refused.json()["code"]) == (413, "M451")
+    assert world.submit("1.3", "eve") == 2
+    assert world.asked("ada", "1/withdraw") == (200, "")
+    assert world.people["ada"].declare(tree, line, candidate=True).status_code == 200
+    world.server.close()
