@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
+
+from modpkg.core.system_processes import is_running
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable with the folder of several processes; it is read when the library is imported."""
@@ -75,12 +78,22 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return all of them, in the text format."""
-        if os.environ.get(FOLDER) is None:
+        if (folder := os.environ.get(FOLDER)) is None:
             return generate_latest(self._registry)
+        forget_ended(Path(folder))
         together = CollectorRegistry()
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         together.register(self._now)
+        ProcessCollector(registry=together)
         return generate_latest(together)
+
+
+def forget_ended(folder: Path) -> None:
+    """Forget what processes that have ended had under way."""
+    for file in folder.glob("gauge_live*_*.db"):
+        number = file.stem.rpartition("_")[2]
+        if number.isdigit() and not is_running(int(number)):
+            mark_process_dead(int(number), str(folder))  # type: ignore[no-untyped-call]
 
 
 def _method(text: str) -> str:

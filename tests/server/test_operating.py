@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from msgspec.structs import replace
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.server import traffic
 from modpkg.server.app import make_app
+from modpkg.server.metrics import forget_ended
 from modpkg.server.rate_limits import KEPT, RateLimits
 from modpkg.server.request_log import LOGGER, JsonLines, write_log
 from modpkg.server.settings import ServerLimits, ServerSettings
@@ -98,6 +101,19 @@ def test_metrics_are_for_administrators(server: Server, client: Client) -> None:
     assert "modpkg_open_sessions 0.0" in text
     assert "modpkg_request_seconds_bucket" in text
     assert "nothing-here" not in text  # whoever asks for many paths makes no many series
+
+
+def test_what_a_process_had_under_way_ends_with_it(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for number in (ended.pid, os.getpid()):
+        (tmp_path / f"gauge_livesum_{number}.db").touch()
+    (tmp_path / f"counter_{ended.pid}.db").touch()
+    forget_ended(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.db")} == {
+        f"gauge_livesum_{os.getpid()}.db",
+        f"counter_{ended.pid}.db",
+    }
 
 
 def test_each_request_has_a_number_and_a_line_without_secrets(
