@@ -77,6 +77,7 @@ COMMANDS = {
     "whoami": "Show whose login to a registry it is.",
     "token": "List, make and revoke tokens of a registry.",
     "owner": "Show and change who owns, maintains and reviews a module.",
+    "organisation": "Found organisations, and change who is in them.",
     "publisher": "Show and change which CI jobs may publish a module.",
     "registry": "Show where modules come from; make, copy and look after registries.",
     "store": "Manage the local store.",

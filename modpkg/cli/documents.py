@@ -32,6 +32,7 @@ class ModuleDocument(Struct, frozen=True, omit_defaults=True):
 _INSTALL = ("modpkg.cli.install_document:InstallDocument",)
 _MODULE = ("modpkg.cli.documents:ModuleDocument",)
 _SEARCH = ("modpkg.environment.search:SearchResult",)
+_ORGANISATION = ("modpkg.registry.api_records:OrganisationInfo",)
 _OWNERS = ("modpkg.registry.api_records:ModuleOwners",)
 _LINE = ("modpkg.core.records:IndexLine",)
 _CANDIDATE = ("modpkg.core.candidates:CandidateLine",)
@@ -106,6 +107,10 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "owner accept": _OWNERS,
     "owner decline": _OWNERS,
     "owner offers": ("modpkg.registry.api_records:OfferList",),
+    "organisation create": _ORGANISATION,
+    "organisation show": _ORGANISATION,
+    "organisation add": _ORGANISATION,
+    "organisation remove": _ORGANISATION,
     "publisher list": ("modpkg.registry.api_records:PublisherList",),
     "publisher add": ("modpkg.registry.api_records:PublisherInfo",),
     "publisher remove": ("modpkg.cli.publisher:RemovedPublisher",),

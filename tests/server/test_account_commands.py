@@ -136,6 +136,22 @@ def test_a_module_gets_maintainers_and_passes_to_another(run: Run, tmp_path: Pat
     run("owner", "add", "shared", "ada", fails="M432")
 
 
+def test_an_organisation_owns_what_its_members_publish(run: Run, tmp_path: Path) -> None:
+    for who in ("ada", "bob"):
+        run("login", "--name", who, typed=WORD, who=who)
+    run("organisation", "create", "acme", "--full-name", "Acme Ltd")
+    project = write(tmp_path / "ours", numbers("a"), "ours")
+    run("build", project)
+    run("publish", project, "--owner", "acme", who="bob", fails="M432")
+    run("organisation", "add", "acme", "bob")
+    run("publish", project, "--owner", "acme", who="bob")
+    assert "acme" in run("owner", "list", "ours", who="nobody")
+    assert "Acme Ltd" in run("organisation", "show", "acme", who="nobody")
+    left = json.loads(run("organisation", "remove", "acme", "bob", "--json"))
+    assert left["members"] == [{"name": "ada", "role": "owner"}]
+    run("organisation", "add", "acme", "bob", who="bob", fails="M432")
+
+
 def test_a_private_module_is_read_with_a_login(live: Server, run: Run, tmp_path: Path) -> None:
     for who in ("ada", "bob"):
         run("login", "--name", who, typed=WORD, who=who)

@@ -1,0 +1,106 @@
+"""``organisation``: groups of people who own modules of a registry that is served."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from modpkg.cli.options import json_option, registry_option
+from modpkg.cli.output import good, print_json, say, strong, table, tell
+from modpkg.core.errors import UsageError
+from modpkg.core.printable import one_line
+from modpkg.registry.account_client import registry_api
+from modpkg.registry.api_records import MemberRequest, OrganisationInfo, OrganisationRequest
+from modpkg.registry.server_api import ServerApi, api_path
+
+MemberRole = Literal["owner", "member"]
+
+
+@click.group("organisation")
+def organisation_command() -> None:
+    """Found organisations, and change who is in them.
+
+    An organisation has roles for modules as a person has ('modpkg owner add'), and each of its
+    members has them with it. Its owners decide who is in it.
+    """
+
+
+@organisation_command.command("create")
+@click.argument("name")
+@click.option("--full-name", default="", help="What it is called in full.")
+@registry_option
+@json_option
+def create_organisation(name: str, full_name: str, registry: str | None, as_json: bool) -> None:
+    """Found the organisation NAME, of which you are the owner."""
+    if one_line(full_name) != full_name:
+        raise UsageError("M901", message="--full-name is one line of text.")
+    api = registry_api(registry)
+    api.check_login("found an organisation")
+    wanted = OrganisationRequest(name=name, full_name=full_name)
+    founded = api.request("POST", "organisations", OrganisationInfo, wanted)
+    if as_json:
+        print_json(founded)
+    else:
+        tell(f"{good('Founded')} the organisation {founded.name}.")
+
+
+@organisation_command.command("show")
+@click.argument("name")
+@registry_option
+@json_option
+def show_organisation(name: str, registry: str | None, as_json: bool) -> None:
+    """Show who is in the organisation NAME."""
+    found = _found(registry_api(registry), name)
+    if as_json:
+        print_json(found)
+        return
+    say(strong(found.name) + (f": {found.full_name}" if found.full_name else ""))
+    table([[one.name, one.role] for one in found.members], ["Name", "Role"])
+
+
+@organisation_command.command("add")
+@click.argument("name")
+@click.argument("person")
+@click.option(
+    "--role",
+    type=click.Choice(["owner", "member"]),
+    default="member",
+    show_default=True,
+    help="What PERSON is from then on.",
+)
+@registry_option
+@json_option
+def add_member(
+    name: str, person: str, role: MemberRole, registry: str | None, as_json: bool
+) -> None:
+    """Take PERSON into the organisation NAME, or give another role there."""
+    api = registry_api(registry)
+    api.check_login(f"change who is in {name}")
+    api.send("PUT", api_path("organisations", name, "members", person), MemberRequest(role))
+    _tell(api, name, f"{good('Added')} {person} to {name} as {role}.", as_json)
+
+
+@organisation_command.command("remove")
+@click.argument("name")
+@click.argument("person")
+@registry_option
+@json_option
+def remove_member(name: str, person: str, registry: str | None, as_json: bool) -> None:
+    """Take PERSON out of the organisation NAME; its last owner stays."""
+    api = registry_api(registry)
+    api.check_login(f"change who is in {name}")
+    api.send("DELETE", api_path("organisations", name, "members", person))
+    _tell(api, name, f"{good('Removed')} {person} from {name}.", as_json)
+
+
+def _found(api: ServerApi, name: str) -> OrganisationInfo:
+    return api.request("GET", api_path("organisations", name), OrganisationInfo)
+
+
+def _tell(api: ServerApi, name: str, text: str, as_json: bool) -> None:
+    """Print what was done, or who is in the organisation now."""
+    if as_json:
+        print_json(_found(api, name))
+    else:
+        tell(text)
