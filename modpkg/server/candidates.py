@@ -8,6 +8,8 @@ wait for it.
 
 from __future__ import annotations
 
+import anyio
+import anyio.to_thread
 from litestar import post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
@@ -202,12 +204,8 @@ def attach_report(
     return say(server, caller, name, number, "report", data.text, data.report)
 
 
-@post(
-    "/api/1/modules/{name:str}/candidates/{number:int}/accept",
-    sync_to_thread=True,
-    status_code=200,
-)
-def accept_candidate(
+@post("/api/1/modules/{name:str}/candidates/{number:int}/accept", status_code=200)
+async def accept_candidate(
     server: NamedDependency[Server],
     caller: NamedDependency[Caller],
     name: FromPath[str],
@@ -215,7 +213,9 @@ def accept_candidate(
     data: JSONBody[DecisionRequest],
 ) -> CandidateLine:
     """Publish a candidate; who maintains the module may."""
-    return accept(server, caller, name, number, data.reason, data.anyway)
+    return await anyio.to_thread.run_sync(
+        accept, server, caller, name, number, data.reason, data.anyway, limiter=server.commits
+    )
 
 
 @post(

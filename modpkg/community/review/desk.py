@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from modpkg.community.review.acceptance import check_acceptance
+from modpkg.core import bounds
 from modpkg.core.candidates import (
     CandidateLine,
     CandidateReport,
@@ -142,7 +143,9 @@ class ServerDesk:
     ) -> CandidateLine:
         self._api.check_login(f"{action} {name}#{number}")
         path = api_path("modules", name, "candidates", number, action)
-        return self._api.request("POST", path, CandidateLine, request)
+        # To accept one, the server reads its weights and those of the release before.
+        silence = float(bounds.UPLOAD_PART_SECONDS)
+        return self._api.request("POST", path, CandidateLine, request, silence=silence)
 
 
 def desk_at(place: Place) -> ReviewDesk:
