@@ -9,10 +9,15 @@ from types import MappingProxyType
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from modpkg.core.all_cores import on_all_cores
-from modpkg.core.bounds import REPEATED_BYTES, REPEATED_TIMES, TENSOR_NAME_CHARACTERS
+from modpkg.core.bounds import (
+    REPEATED_BYTES,
+    REPEATED_TIMES,
+    TENSOR_NAME_CHARACTERS,
+    UNPACKED_BYTES,
+)
 from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, PackError, RecordError
-from modpkg.core.files import safe_path
+from modpkg.core.files import human_bytes, safe_path
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import RESTORE, SPEC, ReleaseRecord, TensorEntry
@@ -21,6 +26,7 @@ from modpkg.release.content import check_data, twin_problem
 from modpkg.release.data_names import problem_of_name
 from modpkg.release.places import entries_by_identity, labelled_entries, place_problem
 from modpkg.release.tensors import TensorReader
+from modpkg.release.unpacking import unbacked
 
 Vouched = Callable[[TensorEntry], bool]
 
@@ -149,7 +155,18 @@ def check_encoded(
         IntegrityError: The decoded bytes have another digest; the message names the tensor.
         ReleaseError: The encoded bytes are malformed.
         PackError: A pack is too short.
+        RecordError: They unpack to over `UNPACKED_BYTES` from next to nothing.
     """
+    new = [entry for _, entry in labelled_entries(record) if not vouched(entry)]
+    if (total := unbacked(new).total()) > UNPACKED_BYTES:
+        raise RecordError(
+            "M209",
+            what=f"the release record of {record.name} {record.version}",
+            kind="release record",
+            reason=f"its tensors unpack to {human_bytes(total)} from next to nothing, more than "
+            f"{human_bytes(UNPACKED_BYTES)}",
+            remedy=RESTORE,
+        )
     reader = TensorReader(path_of, entries_by_identity(record).__getitem__)
     for what, entry in labelled_entries(record):
         if entry.encoding is not None and not vouched(entry):

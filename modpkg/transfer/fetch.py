@@ -23,13 +23,13 @@ from modpkg.core.all_cores import on_all_cores
 from modpkg.core.bounds import DISK_RESERVE
 from modpkg.core.errors import IntegrityError, ModpkgError, ReleaseError
 from modpkg.core.files import disk_full, human_bytes
+from modpkg.core.ranges import Segment, left_of, pieces_of
 from modpkg.registry.requests import abandon
 from modpkg.release.verify import check_files
 from modpkg.resolve.lock import LockedModule
 from modpkg.store.store import Store
 from modpkg.transfer.pieces import Cancelled, Progress, RemotePack, Sink
 from modpkg.transfer.plan import FileFetch, TensorFetch, TransferPlan
-from modpkg.transfer.ranges import Segment, left_of, pieces_of
 from modpkg.transfer.staging import PACK, StagedPack, map_part
 
 CONNECTIONS = 8

@@ -15,11 +15,11 @@ from pathlib import Path
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, digest_of, parse_digest
 from modpkg.core.errors import IntegrityError, PackError, RegistryUnreachable
+from modpkg.core.ranges import Segment, Span
 from modpkg.core.regular_file import IrregularFile, open_unbuffered
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import RangesUnsupported
 from modpkg.transfer.plan import TensorFetch
-from modpkg.transfer.ranges import Segment, Span
 from modpkg.transfer.staging import StagedPack
 
 Progress = Callable[[str, int], None]

@@ -28,10 +28,10 @@ from modpkg.core.digests import digest_file
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import disk_errors
 from modpkg.core.hashed_copy import copy_hashed
+from modpkg.core.ranges import Span, subtract
 from modpkg.core.regular_file import open_file, read_file
 from modpkg.store.packs import PackLayout
 from modpkg.store.store import Store
-from modpkg.transfer.ranges import Span, subtract
 
 PACK, SPOOL = 0, 1
 """Numbers of an unfinished pack's files."""

@@ -10,8 +10,8 @@ import numpy as np
 from modpkg.core.records import TensorEntry
 from modpkg.manifest.config import Settings
 from modpkg.manifest.limits import DEFAULTS
+from modpkg.release.unpacking import unbacked
 from modpkg.store.store import Store
-from modpkg.transfer.unpacking import unbacked
 from tests.changing import here_and_there, numbers, publish_to, record_of
 from tests.raising import raises
 from tests.transfer.helpers import fetch, partial, plan_of

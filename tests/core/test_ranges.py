@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modpkg.transfer.ranges import Segment, left_of, length, merge, pieces_of, split, subtract
+from modpkg.core.ranges import Segment, left_of, length, merge, pieces_of, split, subtract
 from modpkg.transfer.staging import written_spans
 
 spans = st.lists(

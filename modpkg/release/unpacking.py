@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from modpkg.core.ranges import Span, length, merge
 from modpkg.core.records import TensorEntry
 from modpkg.core.tensors import byte_length
-from modpkg.transfer.ranges import Span, length, merge
 
 RATIO = 16
 """How much smaller a packed tensor is for a good reason."""
