@@ -33,7 +33,9 @@ def live_server(folder: Path, routes: Sequence[Any] = (), **settings: Any) -> It
     state = Server(ServerSettings(storage=str(folder), name="test", url=url, **settings))
     state.prepare()
     loop = asyncio.new_event_loop()
-    running = Granian(make_app(state, routes), port=port, interface="asgi", log_enabled=False)
+    running = Granian(
+        make_app(state, routes), port=port, interface="asgi", backlog=1024, log_enabled=False
+    )
     thread = threading.Thread(target=loop.run_until_complete, args=(running.serve(),), daemon=True)
     thread.start()
     _wait_for(port)
