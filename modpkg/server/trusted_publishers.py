@@ -213,7 +213,7 @@ def exchange_token(server: Server, text: str, module: str) -> NewToken:
         row = next((one for one in _publishers(db, name) if _trusts(db, one, token, job)), None)
         if row is None:
             raise AccessRefused("M443", module=name, job=str(job))
-        _use_once(db, token)
+        use_once(db, token)
         if job.repository_id and "repository_id" not in row.claims:
             row.claims = {**row.claims, "repository_id": job.repository_id}
         expires = now() + datetime.timedelta(minutes=MINUTES)
@@ -231,7 +231,7 @@ def _trusts(db: Session, row: TrustedPublisher, token: VerifiedToken, job: CiJob
     return db.get_one(Account, row.created_by).disabled is None
 
 
-def _use_once(db: Session, token: VerifiedToken) -> None:
+def use_once(db: Session, token: VerifiedToken) -> None:
     """Remember a token, which is not taken again.
 
     Raises:
