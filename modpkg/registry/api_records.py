@@ -163,6 +163,15 @@ class PasswordChange(Struct, frozen=True):
     new: SecretText
 
 
+class AccountChange(Struct, frozen=True, kw_only=True):
+    """What an administrator changes of an account: ``PUT accounts/NAME``; None is left as it is."""
+
+    disabled: bool | None = None
+    """Whether it is closed: its tokens and logins end."""
+    password: SecretText | None = None
+    """A new one, for who has lost his."""
+
+
 class NewInvitation(Struct, frozen=True):
     """An invitation to make one account, which is shown this once: ``POST invitations``."""
 

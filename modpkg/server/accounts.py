@@ -7,7 +7,7 @@ import re
 import secrets
 from typing import Any
 
-from litestar import Request, delete, get, post, put
+from litestar import Request, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from sqlalchemy import delete as delete_rows
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from modpkg.core.errors import AccessRefused, InvalidValue, NotFound
 from modpkg.core.names import module_name
 from modpkg.registry.api_records import (
+    AccountChange,
     LoginRequest,
     Me,
     NewInvitation,
@@ -206,15 +207,20 @@ def change_password(
     set_password(database, account.id, change.new, keep=caller.login)
 
 
-def set_password(database: Database, account_id: int, password: str, keep: str = "") -> None:
-    """Set the password of an account, and end all its logins of browsers but ``keep``."""
+def set_password(
+    database: Database, account_id: int, password: str, keep: str = "", by: str = ""
+) -> None:
+    """Set the password of an account, and end all its logins of browsers but ``keep``.
+
+    ``by`` is the administrator who does so; empty for the person.
+    """
     kept = password_hash(password)
     with database.begin() as db:
         account = db.get_one(Account, account_id)
         account.password = kept
         own = WebLogin.account_id == account_id
         db.execute(delete_rows(WebLogin).where(own, WebLogin.digest != keep))
-        log_event(db, account.name, "account.password")
+        log_event(db, by or account.name, "account.password", account=account.name)
 
 
 def set_disabled(db: Session, caller: Caller, name: str, disabled: bool) -> None:
@@ -325,13 +331,23 @@ def make_invitation(
         return invite(db, caller)
 
 
-@delete("/api/1/accounts/{name:str}", sync_to_thread=True)
-def disable_account(
-    server: NamedDependency[Server], caller: NamedDependency[Caller], name: FromPath[str]
+@put("/api/1/accounts/{name:str}", sync_to_thread=True, status_code=204)
+def put_account(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    name: FromPath[str],
+    data: JSONBody[AccountChange],
 ) -> None:
-    """Close an account; for administrators."""
-    with server.database.begin() as db:
-        set_disabled(db, caller, name, True)
+    """Close an account, open it again, or give it a new password; for administrators."""
+    check_administrator(caller)
+    if data.password is not None:
+        with server.database.begin() as db:
+            account = account_named(db, name, organisation=False)
+        check_password(data.password, account.name)
+        set_password(server.database, account.id, data.password, by=caller.name)
+    if data.disabled is not None:
+        with server.database.begin() as db:
+            set_disabled(db, caller, name, data.disabled)
 
 
-ROUTES = [me, register_account, login, put_password, make_invitation, disable_account]
+ROUTES = [me, register_account, login, put_password, make_invitation, put_account]

@@ -167,14 +167,23 @@ def test_a_closed_account_can_do_nothing(server: Server, client: Client) -> None
     token = logged_in(client).json()["token"]
     make_administrator(server.database, "chief", PASSWORD)
     chief = sent_with(logged_in(client, "chief").json()["token"])
-    assert client.delete("/api/1/accounts/ada", headers=sent_with(token)).status_code == 403
-    assert client.delete("/api/1/accounts/nobody", headers=chief).json()["code"] == "M439"
-    assert client.delete("/api/1/accounts/ada", headers=chief).status_code == 204
+    where, closed = "/api/1/accounts/ada", {"disabled": True}
+    assert client.put(where, json=closed, headers=sent_with(token)).status_code == 403
+    unknown = client.put("/api/1/accounts/nobody", json=closed, headers=chief)
+    assert unknown.json()["code"] == "M439"
+    assert client.put(where, json=closed, headers=chief).status_code == 204
     assert client.get("/api/1/me", headers=sent_with(token)).status_code == 401
     assert logged_in(client).json()["code"] == "M433"
     with server.database.begin() as db:
         valid = db.scalars(select(ApiToken.account_id).where(ApiToken.revoked.is_(None)))
         assert 1 not in {*valid}
+    assert client.put(where, json={"disabled": False}, headers=chief).status_code == 204
+    assert client.get("/api/1/me", headers=sent_with(token)).status_code == 401
+    assert client.put(where, json={"password": "short"}, headers=chief).json()["code"] == "M436"
+    new = {"password": "who has lost his"}
+    assert client.put(where, json=new, headers=chief).status_code == 204
+    assert logged_in(client).status_code == 401
+    assert logged_in(client, password=new["password"]).status_code == 201
 
 
 def test_an_administrator_is_somebody(server: Server) -> None:
