@@ -171,5 +171,5 @@ def _tensor_bytes(model: str, computed: ComputedTensor) -> int:
         sampled = min(count, SAMPLE_RUNS * (run_elements(count) + columns))
         total += _DOUBLE * (3 * sampled + 5 * min(count, KEPT_ELEMENTS))
         total += 6 * _DOUBLE * min(count, PART)  # draws
-        total += (3 + len(computed.terms)) * min(count, KEPT_BITS) // 8
+        total += (4 + len(computed.terms)) * min(count, KEPT_BITS) // 8
     return total + mapped

@@ -23,7 +23,7 @@ Exact = Callable[[Stored, Sequence[Stored], Any], Stored]
 """``exact(base, others, places)``: the rounded results of k elements, from their values, as stored,
 and their flat indices."""
 
-_STEP_ELEMENTS = 1 << 17
+_STEP_ELEMENTS = 1 << 18
 """Elements that are computed at once: they stay in a core's cache. The doubts of a block of many
 steps are settled at once."""
 _SIGNLESS = np.uint16(0x7FFF)

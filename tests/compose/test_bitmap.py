@@ -36,6 +36,14 @@ def test_it_is_a_set_of_integers(
     first = data.draw(st.integers(0, count))
     mask = made.mask(first, count - first)
     assert mask.tolist() == [int(place in wanted) for place in range(first, count)]
+    assert made.all_bits(first, count - first).tolist() == [-int(each) for each in mask.tolist()]
+    others = Bitmap(count)
+    others.add_at([place for place in range(count) if place % 3])
+    made.join(others)
+    wanted |= set(others.places().tolist())
+    assert made.places().tolist() == sorted(wanted)
+    made.remove(others)
+    assert made.places().tolist() == [place for place in sorted(wanted) if not place % 3]
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9])

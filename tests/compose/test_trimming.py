@@ -73,15 +73,29 @@ def test_no_rows_or_columns_are_preferred(tmp_path: Path, density: float, gamma:
 def test_what_is_drawn_depends_on_no_block(tmp_path: Path, dtype: str) -> None:
     computed = fine_tune(tmp_path, dtype)
     with TensorBlocks("m", "t", computed) as blocks:
-        *whole, dropped = bounds_of(blocks, 0, 0.3)
+        *whole, kept = bounds_of(blocks, 0, 0.3)
+        assert kept is not None
+        assert len(kept.places()) == int(0.3 * blocks.count)
         with mock.patch.object(selection, "KEPT_BITS", 2):
             assert bounds_of(blocks, 0, 0.3) == (*whole, None)
         with mock.patch("modpkg.compose.blocks.SINGLE_ELEMENTS", 977):
             *again, others = bounds_of(blocks, 0, 0.3)
         assert again == whole
-        assert (others is None) == (dropped is None)
-        if others is not None and dropped is not None:
-            assert others.places().tolist() == dropped.places().tolist()
+        assert others is not None
+        assert others.places().tolist() == kept.places().tolist()
+
+
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5])
+def test_what_is_kept_is_what_the_bounds_keep(tmp_path: Path, density: float) -> None:
+    with TensorBlocks("m", "t", fine_tune(tmp_path)) as blocks:
+        bounds = bounds_of(blocks, 0, density)
+        delta = np.concatenate(list(blocks.deltas(0)))
+    got = trimmed(Contribution(delta=delta, weight=1.0), bounds)
+    assert bounds.inside is not None
+    inside = np.flatnonzero(got)
+    assert bounds.inside.places().tolist() == inside.tolist()
+    masks = bounds.inside.all_bits(0, delta.size)
+    assert masks.tolist() == [-int(each) for each in (got.reshape(-1) != 0).tolist()]
 
 
 def test_other_tensors_and_models_draw_others(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -52,6 +53,20 @@ class Bitmap:
         starts = np.flatnonzero(np.diff(where, prepend=-1))  # of those in one byte
         self._bits[where.take(starts)] |= np.bitwise_or.reduceat(bits, starts)
 
+    def join(self, others: Bitmap) -> None:
+        """Add the elements of another set of the same tensor."""
+        self._bits |= others._bits
+
+    def remove(self, others: Bitmap) -> None:
+        """Remove the elements of another set of the same tensor."""
+        self._bits &= ~others._bits
+
+    def all_bits(self, first: int, size: int) -> Any:
+        """Return int32 for elements: all bits set for those in the set, none for others."""
+        before = first % 8
+        own = self._bits[first // 8 : (first + size + 7) // 8]
+        return _all_bits().take(own, axis=0).reshape(-1)[before : before + size]
+
     def mask(self, first: int, size: int) -> Any:
         """Return a mask of elements: numbers of one byte, 1 for those in the set."""
         before = first % 8
@@ -70,3 +85,10 @@ class Bitmap:
         """Return the indices of all elements in the set, ascending; int64."""
         parts = [part.inside + part.first for part in self.parts()]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+@functools.cache
+def _all_bits() -> Any:
+    """Return int32 [256, 8]: for each byte what its bits become."""
+    byte = np.arange(256, dtype=np.uint8)[:, np.newaxis]
+    return -np.unpackbits(byte, axis=1, bitorder="little").astype(np.int32)

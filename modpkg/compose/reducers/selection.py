@@ -44,6 +44,8 @@ class RankedMagnitude(NamedTuple):
     """Number of equal magnitudes, itself included."""
     places: Bitmap | None = None
     """The equal ones, if they are known."""
+    larger: Bitmap | None = None
+    """The larger ones, if they are known."""
     exact: Fraction | None = None
     """The magnitude itself, where ``value`` is only next to it."""
     certain: bool = False
@@ -90,41 +92,43 @@ def kth_largest(
     blocks of non-negative float64.
     """
     low, high = _guess(sample, k, count)
-    above, certain = 0, True
+    certain = True
     rounded: set[float] = set()
     # Narrow dtypes have many equal values, the bounds among them: those are counted separately.
-    inside, at_low, at_high = _Candidates(), _Equal(count), _Equal(count)
+    above, at_high, at_low = (_Elements(count) for _ in range(3))
+    inside = _Candidates()
     for block in approximate(high):
         if block.exact and _same(low, block.values) and _same(high, block.values):
-            above += _sort_exact(block, low, high, inside, at_low, at_high)
+            _sort_exact(block, low, high, above, at_high, inside, at_low)
             rounded.update(block.rounded)
             continue
         certain = False
         values = block.values
         over = values > _beside(high, np.inf, values.dtype)
-        above += int(np.count_nonzero(over))
+        above.add(block.first, over)
         over ^= values >= _beside(low, -np.inf, values.dtype)
         where = np.flatnonzero(over)
         near = block.exactly(where)
-        above += int(np.count_nonzero(near > high))
-        at_high.add_at(where[near == high] + block.first)
+        where += block.first
+        above.add_at(where[near > high])
+        at_high.add_at(where[near == high])
         if low < high:
-            at_low.add_at(where[near == low] + block.first)
+            at_low.add_at(where[near == low])
         strictly = near > low
         strictly &= near < high
-        inside.add(where.compress(strictly) + block.first, near.compress(strictly))
-    if above < k <= above + at_high.count:
+        inside.add(where.compress(strictly), near.compress(strictly))
+    if above.count < k <= above.count + at_high.count:
         return at_high.ranked(high, above, certain and high not in rounded)
-    above += at_high.count
-    if above < k <= above + inside.count and (places := inside.all_places()) is not None:
-        values = np.concatenate(inside.values)
-        value = _select(values, k - above)
-        equal = _Equal(count)
-        equal.add_at(places.compress(values == value))
-        above += int(np.count_nonzero(values > value))
+    above.join(at_high)
+    found = inside.found()
+    if found is not None and above.count < k <= above.count + inside.count:
+        value = _select(found.values, k - above.count)
+        above.add_at(found.places.compress(found.values > value))
+        equal = _Elements(count)
+        equal.add_at(found.places.compress(found.values == value))
         return equal.ranked(value, above, certain and value not in rounded)
-    above += inside.count
-    if above < k <= above + at_low.count:
+    above.add_candidates(inside)
+    if above.count < k <= above.count + at_low.count:
         return at_low.ranked(low, above, certain and low not in rounded)
     return _by_digits(magnitudes, k)
 
@@ -139,14 +143,12 @@ def _sort_exact(
     block: ApproximateMagnitudes,
     low: float,
     high: float,
+    above: _Elements,
+    at_high: _Elements,
     inside: _Candidates,
-    at_low: _Equal,
-    at_high: _Equal,
-) -> int:
-    """Add a block of exact magnitudes to candidates; return how many are larger than ``high``.
-
-    Its values are overwritten where they are apart.
-    """
+    at_low: _Elements,
+) -> None:
+    """Sort a block of exact magnitudes into these; its values are overwritten where apart."""
     values, first = block.values, block.first
     kind = values.dtype.type
     apart, own = np.asarray(block.apart, np.int64), np.empty(0)
@@ -154,9 +156,10 @@ def _sort_exact(
         own = block.exactly(apart)
         values[apart] = np.nan  # in no comparison
     over = values > kind(high)
-    above = int(np.count_nonzero(over)) + int(np.count_nonzero(own > high))
+    above.add(first, _with(over, apart[own > high]))
     at_high.add(first, _with(values == kind(high), apart[own == high]))
     if low < high:
+        over[apart] = False
         over ^= values >= kind(low)  # from low to high
         over ^= values == kind(high)
         equal = values == kind(low)
@@ -170,7 +173,6 @@ def _sort_exact(
             order = where.argsort()
             where, near = where[order], near[order]
         inside.add(where + first, near)
-    return above
 
 
 def _with(mask: Any, places: Any) -> Any:
@@ -203,50 +205,75 @@ def _select(values: Array, k: int) -> float:
     return float(np.partition(values, place)[place])
 
 
+class _Found(NamedTuple):
+    """Values and their flat indices, ascending."""
+
+    values: Array
+    places: Any
+
+
 class _Candidates:
     """Values and their flat indices, up to KEPT_ELEMENTS of them."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.values: list[Array] = []
+        self._values: list[Array] = []
         self._places: list[Any] = []
 
     def add(self, places: Any, values: Array) -> None:
         """Add some more, in order."""
         self.count += values.size
         if self.count > KEPT_ELEMENTS:
-            self.values, self._places = [], []
+            self._values, self._places = [], []
         else:
-            self.values.append(values)
+            self._values.append(values)
             self._places.append(places)
 
-    def all_places(self) -> Any:
-        """Return the indices, ascending; None if there are none, or too many."""
-        return np.concatenate(self._places) if 0 < self.count <= KEPT_ELEMENTS else None
+    def found(self) -> _Found | None:
+        """Return all of them; None if there are none, or too many."""
+        if not 0 < self.count <= KEPT_ELEMENTS:
+            return None
+        return _Found(np.concatenate(self._values), np.concatenate(self._places))
 
 
-class _Equal:
-    """Elements of one magnitude: how many, and which, if there are at most KEPT_BITS in all."""
+class _Elements:
+    """Elements of a tensor: how many, and which, if the tensor has at most KEPT_BITS."""
 
     def __init__(self, count: int) -> None:
         self.count = 0
-        self._bitmap = Bitmap(count) if count <= KEPT_BITS else None
+        self.bitmap = Bitmap(count) if count <= KEPT_BITS else None
 
     def add(self, first: int, mask: Any) -> None:
         """Add those of a block that a mask has set."""
         self.count += int(np.count_nonzero(mask))
-        if self._bitmap is not None:
-            self._bitmap.add(first, mask)
+        if self.bitmap is not None:
+            self.bitmap.add(first, mask)
 
     def add_at(self, places: Any) -> None:
         """Add those at some flat indices, ascending."""
         self.count += len(places)
-        if self._bitmap is not None:
-            self._bitmap.add_at(places)
+        if self.bitmap is not None:
+            self.bitmap.add_at(places)
 
-    def ranked(self, value: float, above: int, certain: bool) -> RankedMagnitude:
+    def join(self, others: _Elements) -> None:
+        """Add other ones."""
+        self.count += others.count
+        if self.bitmap is not None and others.bitmap is not None:
+            self.bitmap.join(others.bitmap)
+
+    def add_candidates(self, candidates: _Candidates) -> None:
+        """Add candidates; which they are is known no more if they are too many."""
+        if (found := candidates.found()) is not None:
+            self.add_at(found.places)
+        elif candidates.count:
+            self.count += candidates.count
+            self.bitmap = None
+
+    def ranked(self, value: float, larger: _Elements, certain: bool) -> RankedMagnitude:
         """Return the magnitude that all of them are."""
-        return RankedMagnitude(value, above, self.count, self._bitmap, certain=certain)
+        return RankedMagnitude(
+            value, larger.count, self.count, self.bitmap, larger.bitmap, certain=certain
+        )
 
 
 def _beside(bound: float, towards: float, dtype: Any) -> Any:

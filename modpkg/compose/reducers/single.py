@@ -53,8 +53,8 @@ class ThresholdCut(NamedTuple):
     """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
     first: int = 0
     """The first element's flat index in the tensor."""
-    dropped: Bitmap | None = None
-    """What ``draws`` drops of the tensor, if it is known."""
+    kept: Bitmap | None = None
+    """The elements of the tensor that are not dropped, if it is known which they are."""
 
 
 Cuts = Sequence[ThresholdCut]
@@ -185,12 +185,14 @@ def disjoint_merge(
         mask = np.empty(base.shape, np.int32)
         for delta, cut, weight in zip(deltas, trimmed, singles, strict=True):
             bits = delta.view(np.int32)
-            if cut.threshold > 0:
+            if cut.kept is not None:
+                bits &= cut.kept.all_bits(cut.first, base.size)
+            elif cut.threshold > 0:
                 np.bitwise_and(bits, np.int32(_MAGNITUDE), out=mask)
                 least = _round_up(cut.threshold)
                 np.subtract(least.view(np.int32) - np.int32(1), mask, out=mask)
                 if cut.draws is not None and least == cut.threshold:
-                    mask += _lost(cut, mask)
+                    mask[_lost(cut, mask)] = 0
                 mask >>= np.int32(31)  # all bits of those that are kept
                 bits &= mask
             if votes == "weighted" and weight != 1:
@@ -239,16 +241,12 @@ def disjoint_merge(
 
 
 def _lost(cut: ThresholdCut, under: NDArray[np.int32]) -> Any:
-    """Return 1 for elements that are equal to a threshold, and dropped; 0 for all others.
+    """Return the indices of elements that are equal to a threshold, and dropped.
 
     ``under`` is by how much the bits of an element are smaller than those below the threshold.
     """
-    if cut.dropped is not None:
-        return cut.dropped.mask(cut.first, under.size).astype(np.int32)
     equal = np.flatnonzero(under == np.int32(-1))
-    lost = np.zeros(under.size, np.int32)
-    lost[equal] = draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws or 0)
-    return lost
+    return equal[draws_at(cut.stream, equal + cut.first) >= np.uint64(cut.draws or 0)]
 
 
 @functools.lru_cache(maxsize=16)

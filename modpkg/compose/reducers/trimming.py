@@ -46,8 +46,8 @@ class TrimBounds(NamedTuple):
     """The largest magnitude itself, where ``high`` is only next to it."""
     stream: int = 0
     """What the draws are of, see `modpkg.compose.reducers.stream.draws_at`."""
-    low_dropped: Bitmap | None = None
-    """The values equal to ``low`` that ``low_draws`` drops, if they are known."""
+    inside: Bitmap | None = None
+    """The values that are kept, if it is known which they are."""
 
     def drawn(self, places: Any, limit: int) -> Any:
         """Return a mask of the flat indices whose draw is below a limit."""
@@ -113,14 +113,32 @@ def bounds_of(blocks: Blocks, index: int, density: float, gamma: float | None = 
     inside = above + wanted - low.above
     if high is not None and (high.value, high.exact) == (low.value, low.exact):
         inside = wanted  # of equal values, those with the largest draws are the ones above
-    if (limit := drawn(low, inside)).limit < ALL_DRAWS:
-        kept = kept._replace(low_draws=limit.limit, low_dropped=limit.dropped, stream=stream)
+    limit = drawn(low, inside)
+    if limit.limit < ALL_DRAWS:
+        kept = kept._replace(low_draws=limit.limit, stream=stream)
+    if high is None and low.value:
+        kept = kept._replace(inside=_kept(low, limit))
     if high is not None:
         limit = drawn(high, high.equal - (above - high.above))
         kept = kept._replace(
             high=high.value, high_draws=limit.limit, high_exact=high.exact, stream=stream
         )
     return kept
+
+
+def _kept(low: RankedMagnitude, drawn: Drawn) -> Bitmap | None:
+    """Return what is not smaller than a magnitude, nor dropped by draw; None if it is not known.
+
+    It is made in place of the magnitude's own sets.
+    """
+    if low.larger is None or low.places is None:
+        return None
+    if drawn.limit < ALL_DRAWS:
+        if drawn.dropped is None:
+            return None
+        low.places.remove(drawn.dropped)
+    low.places.join(low.larger)
+    return low.places
 
 
 def ranked_magnitude(blocks: Blocks, index: int, k: int) -> RankedMagnitude:
@@ -194,7 +212,7 @@ def exactly_ranked(blocks: Blocks, index: int, k: int, found: RankedMagnitude) -
         above + sum(size > value for size in sizes),
         len(equal),
         bitmap,
-        None if Fraction(_up(value)) == value else value,
+        exact=None if Fraction(_up(value)) == value else value,
     )
 
 
@@ -269,6 +287,5 @@ def threshold_cuts(bounds: Bounds, first: int) -> list[ThresholdCut] | None:
     if any(kept.high_draws is not None or kept.factor != 1.0 or kept.low_exact for kept in bounds):
         return None
     return [
-        ThresholdCut(kept.low, kept.low_draws, kept.stream, first, kept.low_dropped)
-        for kept in bounds
+        ThresholdCut(kept.low, kept.low_draws, kept.stream, first, kept.inside) for kept in bounds
     ]
