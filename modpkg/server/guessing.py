@@ -13,7 +13,9 @@ from sqlalchemy import delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from modpkg.core.errors import AccessRefused
+from modpkg.core.errors import AccessRefused, InvalidValue
+from modpkg.core.names import module_name
+from modpkg.server.addresses import is_loopback
 from modpkg.server.clock import now
 from modpkg.server.database import Database
 from modpkg.server.tables import FailedAttempts
@@ -59,16 +61,24 @@ def digest_text(text: str) -> str:
 
 
 def _keys(what: str, name: str | None, address: str) -> list[tuple[str, int]]:
-    from_there = (f"{what} {address}", BY_ADDRESS)
+    # A proxy on this machine may speak for everybody, whom nobody should lock out.
+    from_there = [] if is_loopback(address) else [(f"{what} {address}", BY_ADDRESS)]
     if name is None:
-        return [from_there]
-    # What was sent as a name may be of any length.
-    who = digest_text(name.casefold())[:32]
+        return from_there
+    who = digest_text(_account(name))[:32]  # what was sent as a name may be of any length
     return [
         (f"{what} {who} {address}", BY_NAME_AND_ADDRESS),
         (f"{what} {who}", BY_NAME),
-        from_there,
+        *from_there,
     ]
+
+
+def _account(name: str) -> str:
+    """Return the name of the account that is meant, however it is spelled."""
+    try:
+        return module_name(name)
+    except InvalidValue:
+        return name
 
 
 def _count(db: Session, key: str) -> tuple[int, int]:
