@@ -172,6 +172,8 @@ PROGRESS_BYTES = 64 << 10
 SESSION_BLOBS = 20_000
 #: A release record that is sent when a session begins; a longer one is uploaded, characters.
 SESSION_RECORD_CHARACTERS = 2_000_000
+#: A tensor of an upload that is a change of another, which a server decodes in memory, bytes.
+DECODED_TENSOR_BYTES = 8 << 30
 #: What a candidate is for, as it is submitted, characters.
 SESSION_MESSAGE_CHARACTERS = 20_000
 

@@ -11,6 +11,7 @@ import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError, TrustError
 from modpkg.core.filenames import MANIFEST
@@ -23,6 +24,7 @@ from modpkg.core.records import (
     canonical_json,
     decode_record,
 )
+from modpkg.core.tensors import byte_length
 from modpkg.registry.candidates import read_candidates
 from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry, no_such_module
@@ -35,6 +37,7 @@ from modpkg.registry.session_records import (
 )
 from modpkg.registry.standing import check_free
 from modpkg.registry.writer import blobs_of
+from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.server.callers import Caller
 from modpkg.server.clock import now
@@ -48,6 +51,7 @@ from modpkg.server.rights import check_right
 from modpkg.server.spool import DIRECT_BYTES, Spool, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Module, PublishingSession, SessionBlob
+from modpkg.transfer.unpacking import unbacked
 from modpkg.trust.bundle import verify_bundle
 from modpkg.trust.statement import is_about
 
@@ -164,6 +168,7 @@ def check_declared_record(data: bytes, line: IndexLine, blobs: Iterable[Declared
         raise refuse("the record has another digest than the line names")
     record = decode_record(data, ReleaseRecord, f"the release record of {line.name}")
     check_record(record)
+    check_unpacking(record)
     for field in SHARED_FIELDS:
         if getattr(record, field) != getattr(line, field):
             raise refuse(f"record and line differ in {field!r}")
@@ -186,6 +191,27 @@ def check_bundle(bundle: str, line: IndexLine) -> None:
     release = parse_digest(line.release)
     if "\n" in bundle or not is_about(signed.statement, line.name, line.version, release):
         raise TrustError("M541", reason=f"it is not one of {line.name} {line.version}")
+
+
+def check_unpacking(record: ReleaseRecord) -> None:
+    """Check what the tensors of an upload unpack to: they are verified in memory.
+
+    A few bytes can stand for a tensor that no machine holds.
+
+    Raises:
+        PublishError: They are too large.
+    """
+    entries = [entry for _, entry in labelled_entries(record)]
+    changes = [byte_length(entry) for entry in entries if entry.encoding is not None]
+    _check_limit(
+        "largest change of a tensor", "bytes", max(changes, default=0), bounds.DECODED_TENSOR_BYTES
+    )
+    _check_limit(
+        "tensors that unpack from next to nothing",
+        "bytes",
+        unbacked(entries).total(),
+        bounds.UNPACKED_BYTES,
+    )
 
 
 def _check_limit(what: str, unit: str, count: int, most: int) -> None:

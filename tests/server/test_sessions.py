@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from sqlalchemy import select
 
 from modpkg.core.digests import blob_path, digest_bytes, parse_digest
-from modpkg.core.records import IndexLine, canonical_json
+from modpkg.core.records import Encoding, IndexLine, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
 from modpkg.server.clock import now
@@ -255,6 +255,24 @@ def test_a_damaged_release_is_refused_and_leaves_nothing(
     with server.database.begin() as db:
         assert db.get(Module, "m") is None
     ada.publish(tree, line)
+
+
+@pytest.mark.parametrize("shape", [[1 << 30], [1 << 33]])
+def test_next_to_nothing_that_unpacks_to_more_than_memory_is_refused_at_once(
+    shape: list[int], ada: Publisher, release: tuple[BlobTree, IndexLine]
+) -> None:
+    tree, line = release
+    record = Registry(str(tree.root)).record(line)
+    entry = record.tensors["a"]
+    record.tensors["a"] = replace(
+        entry, shape=shape, digest=EMPTY, encoding=Encoding(method="planes")
+    )
+    bomb = replace(line, release=tree.add(canonical_json(record)))
+    text = canonical_json(record).decode()
+    assert code(ada.declare(tree, bomb, record=text)) == (413, "M451")
+    session = ada.declare(tree, bomb).json()
+    ada.upload(tree, session)
+    assert code(ada.commit(session["id"])) == (413, "M451")
 
 
 def test_downloads_are_counted(
