@@ -51,7 +51,6 @@ from modpkg.server.rights import check_right
 from modpkg.server.spool import DIRECT_BYTES, Spool, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Module, PublishingSession, SessionBlob
-from modpkg.transfer.unpacking import unbacked
 from modpkg.trust.bundle import verify_bundle
 from modpkg.trust.statement import is_about
 
@@ -168,7 +167,7 @@ def check_declared_record(data: bytes, line: IndexLine, blobs: Iterable[Declared
         raise refuse("the record has another digest than the line names")
     record = decode_record(data, ReleaseRecord, f"the release record of {line.name}")
     check_record(record)
-    check_unpacking(record)
+    check_decoding(record)
     for field in SHARED_FIELDS:
         if getattr(record, field) != getattr(line, field):
             raise refuse(f"record and line differ in {field!r}")
@@ -193,25 +192,16 @@ def check_bundle(bundle: str, line: IndexLine) -> None:
         raise TrustError("M541", reason=f"it is not one of {line.name} {line.version}")
 
 
-def check_unpacking(record: ReleaseRecord) -> None:
-    """Check what the tensors of an upload unpack to: they are verified in memory.
-
-    A few bytes can stand for a tensor that no machine holds.
+def check_decoding(record: ReleaseRecord) -> None:
+    """Check how large the tensors are that an upload has as changes: each is decoded in memory.
 
     Raises:
-        PublishError: They are too large.
+        PublishError: One is too large.
     """
     entries = [entry for _, entry in labelled_entries(record)]
-    changes = [byte_length(entry) for entry in entries if entry.encoding is not None]
-    _check_limit(
-        "largest change of a tensor", "bytes", max(changes, default=0), bounds.DECODED_TENSOR_BYTES
-    )
-    _check_limit(
-        "tensors that unpack from next to nothing",
-        "bytes",
-        unbacked(entries).total(),
-        bounds.UNPACKED_BYTES,
-    )
+    sizes = [byte_length(entry) for entry in entries if entry.encoding is not None]
+    largest, most = max(sizes, default=0), bounds.DECODED_TENSOR_BYTES
+    _check_limit("largest change of a tensor", "bytes", largest, most)
 
 
 def _check_limit(what: str, unit: str, count: int, most: int) -> None:
