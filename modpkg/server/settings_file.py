@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from modpkg.core import bounds
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import shown
 from modpkg.core.regular_file import read_file
+from modpkg.server.issuers import is_issuer_address
 from modpkg.server.settings import ServerSettings
 from modpkg.toml.document import decoded, read_document
 
@@ -31,7 +33,24 @@ def read_server_settings(path: Path | None, **given: Any) -> ServerSettings:
     if isinstance(data.get("url"), str):
         data["url"] = data["url"].rstrip("/")
     try:
-        return msgspec.convert(data, ServerSettings)
+        settings = msgspec.convert(data, ServerSettings)
     except msgspec.ValidationError as error:
         message = f"{str(error)[:1].lower()}{str(error)[1:]}."
         raise ManifestError("M110", where=name, message=message) from None
+    if (problem := _problem(settings)) is not None:
+        raise ManifestError("M110", where=name, message=problem)
+    return settings
+
+
+def _problem(settings: ServerSettings) -> str | None:
+    """Return what is wrong with addresses in settings; None if nothing is."""
+    issuers = [one.url for one in settings.login_issuers]
+    for url in (*issuers, *settings.publishing_issuers):
+        if not is_issuer_address(url):
+            return f"an issuer has an address of https, or of this machine, and {url!r} is none."
+    for text in settings.proxies:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:  # noqa: PERF203
+            return f"'proxies' are addresses or networks, and {text!r} is none."
+    return None

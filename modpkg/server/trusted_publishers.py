@@ -114,10 +114,13 @@ def add_publisher(
     """
     account_id = check_known(caller, "manage", module)
     found = found_module(db, caller, module, "manage")
-    issuer = wanted.issuer.rstrip("/")
-    if issuer not in server.settings.publishing_issuers:
-        known = ", ".join(server.settings.publishing_issuers) or "none"
-        raise PublishError("M449", reason=f"{issuer} is not an issuer for jobs here ({known} are)")
+    issuers = server.settings.publishing_issuers
+    spelled = wanted.issuer.rstrip("/")
+    issuer = next((one for one in issuers if one.rstrip("/") == spelled), None)
+    if issuer is None:
+        known = ", ".join(issuers) or "none"
+        reason = f"{wanted.issuer} is not an issuer for jobs here ({known} are)"
+        raise PublishError("M449", reason=reason)
     if not _REPOSITORY.fullmatch(wanted.repository) or not _WORKFLOW.fullmatch(wanted.workflow):
         raise PublishError(
             "M449",

@@ -113,6 +113,9 @@ def test_settings_come_from_a_file_and_options_come_before_it(tmp_path: Path) ->
         ("[limits]\nopen_session = 3\n", "open_session"),
         ('url = "a\n', "TOML"),
         ("url = 3\n", "url"),
+        ('proxies = ["somewhere"]\n', "somewhere"),
+        ('publishing_issuers = ["http://ci.example"]\n', "https"),
+        ('[[login_issuers]]\nurl = "x"\ntitle = "X"\nclient_id = "x"\n', "https"),
     ]:
         file.write_text(text)
         with raises("M110", match=match):
