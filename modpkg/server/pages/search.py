@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -42,11 +43,16 @@ class SearchedModules:
         self.kinds = tuple(Counter(line.kind for line in lines.values()).most_common())
         """With how many modules are of each."""
 
-    def search(self, query: str, kind: str = "", page: int = 1) -> SearchPage:
-        """Return the modules in which each word of a query is found, the best first."""
+    def search(
+        self, query: str, kind: str = "", page: int = 1, also: Sequence[ModuleLine] = ()
+    ) -> SearchPage:
+        """Return the modules in which each word of a query is found, the best first.
+
+        ``also`` has modules that are not in the list of all, and that who asks may see.
+        """
         words = query.casefold().split()[:_WORDS]
         found = []
-        for line, about in self._about:
+        for line, about in [*self._about, *((line, texts_about(line)) for line in also)]:
             if kind not in ("", line.kind):
                 continue
             rank = found_at(line.name, about, words)

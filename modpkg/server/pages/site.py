@@ -14,7 +14,7 @@ from litestar.response import Redirect
 
 from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.names import module_name
-from modpkg.core.records import KINDS, IndexLine
+from modpkg.core.records import KINDS, IndexLine, ModuleLine
 from modpkg.server.answers import malformed_answer, status_of
 from modpkg.server.callers import Caller
 from modpkg.server.pages.candidates import ShownResult, latest_results
@@ -33,7 +33,7 @@ from modpkg.server.pages.people import (
 from modpkg.server.pages.readme import IMAGES
 from modpkg.server.pages.rendering import HEADERS, STATIC, frame_of, page
 from modpkg.server.pages.tensors import tensors_page
-from modpkg.server.rights import visible
+from modpkg.server.rights import visible, visible_private
 from modpkg.server.state import Server
 
 Number = Annotated[int, QueryParameter(name="page", ge=1, le=1_000_000)]
@@ -149,7 +149,13 @@ def search(
 ) -> Response[str]:
     """Search modules."""
     kind = kind if kind in KINDS else ""
-    found = server.catalogue.modules().search(q[:QUERY_CHARACTERS], kind, number)
+    also: list[ModuleLine] = []
+    if caller.is_known and server.private is not None:
+        with server.database.begin() as db:
+            names = visible_private(db, caller)
+        lines = server.private_catalogue.modules().lines if names else {}
+        also = [lines[name] for name in names if name in lines]
+    found = server.catalogue.modules().search(q[:QUERY_CHARACTERS], kind, number, also)
     title = f"Modules for {found.query}" if found.query else "Modules"
     return page(frame_of(server, caller), "search.html", title, page=found, kinds=KINDS)
 
