@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from litestar import Response, Router, get
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from litestar import Request, Response, Router, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery
+from litestar.enums import RequestEncodingType
+from litestar.params import Body, FromPath, FromQuery
+from litestar.response import Redirect
+from msgspec import Meta, Struct
 
 from modpkg.core.bounds import COMMENT_CHARACTERS
-from modpkg.core.candidates import CandidateLine
+from modpkg.core.candidates import CandidateLine, CandidateStatus
+from modpkg.core.errors import ModpkgError, UsageError
+from modpkg.server.answers import status_of
 from modpkg.server.callers import Caller
+from modpkg.server.candidates import accept, decline, say
 from modpkg.server.pages.candidates import candidate_page, candidates_page
 from modpkg.server.pages.catalogue import Catalogue, ModuleReleases, no_page
 from modpkg.server.pages.head import ModuleHead, proposed_head
@@ -16,6 +25,7 @@ from modpkg.server.pages.rendering import frame_of, page
 from modpkg.server.pages.site import ERRORS, Number, find_proposed, head_of
 from modpkg.server.rights import may
 from modpkg.server.state import Server
+from modpkg.server.web_logins import check_form
 
 STATUSES = ("open", "accepted", "rejected", "withdrawn")
 _ACTIONS = {"approve": "review", "accept": "publish"}
@@ -104,9 +114,55 @@ def _candidate(
     )
 
 
+class ReviewForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the form on the page of a candidate sends."""
+
+    csrf: Annotated[str, Meta(max_length=2000)] = ""
+    act: Literal["comment", "approve", "accept", "reject", "withdraw"] = "comment"
+    text: Annotated[str, Meta(max_length=2 * COMMENT_CHARACTERS)] = ""
+    anyway: Literal["", "yes"] = ""
+
+
+@post("/modules/{name:str}/candidates/{candidate:int}", sync_to_thread=True)
+def take_part(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    request: Request[Any, Any, Any],
+    name: FromPath[str],
+    candidate: FromPath[int],
+    data: Annotated[ReviewForm, Body(media_type=RequestEncodingType.URL_ENCODED)],
+) -> Response[Any]:
+    """Comment on a candidate, approve it, or decide."""
+    check_form(server, request, caller, data.csrf)
+    text = data.text.replace("\r\n", "\n").strip()
+    try:
+        _take_part(server, caller, name, candidate, data.act, text, anyway=bool(data.anyway))
+    except ModpkgError as error:
+        if not caller.is_known or error.code in ("M439", "M467"):
+            raise
+        status = status_of(error)
+        return _candidate(server, caller, name, candidate, 1, data.text, str(error), status)
+    address = f"/modules/{quote(name)}/candidates/{candidate}"
+    return Redirect(address, status_code=303)
+
+
+def _take_part(
+    server: Server, caller: Caller, name: str, number: int, act: str, text: str, *, anyway: bool
+) -> None:
+    if act in ("comment", "approve"):
+        if act == "comment" and not text:
+            raise UsageError("M901", message="The comment is empty; write something.")
+        say(server, caller, name, number, "approval" if act == "approve" else "comment", text)
+    elif act == "accept":
+        accept(server, caller, name, number, text, anyway)
+    else:
+        status: CandidateStatus = "rejected" if act == "reject" else "withdrawn"
+        decline(server, caller, name, number, text, status)
+
+
 CANDIDATES = Router(
     "/",
-    route_handlers=[candidates, candidate],
+    route_handlers=[candidates, candidate, take_part],
     exception_handlers=ERRORS,
     include_in_schema=False,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from modpkg.core.records import Provenance, ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.candidates import CandidateFile, encoded_entry, format_candidates
 from modpkg.registry.reader import Registry
+from modpkg.server.app import make_app
+from modpkg.server.callers import ANYBODY
 from modpkg.server.clock import now
 from modpkg.server.state import Server
-from modpkg.server.tables import Module
+from modpkg.server.tables import Account, Module, Role
+from modpkg.server.web_logins import begin_login
 from tests.server.pages.conftest import EVIL, PACK, add_release, tensor
 from tests.server.pages.parsed import ParsedPage
 
@@ -172,3 +176,54 @@ def test_candidates_of_private_modules_are_nowhere(browser: Browser, site: Serve
     finally:
         with site.database.begin() as db:
             db.delete(db.get_one(Module, "parts"))
+
+
+def test_a_candidate_is_discussed_and_decided_from_its_page(
+    site: Server, registry: Path, browser: Browser
+) -> None:
+    address = "/modules/parts/candidates/2"
+    with site.database.begin() as db:
+        if db.get(Module, "parts") is None:
+            db.add(Module(name="parts", created=now()))
+        people = [Account(name=name, created=now()) for name in ("ada", "bob")]
+        db.add_all(people)
+        db.flush()
+        db.add(Role(module="parts", account_id=people[0].id, role="owner"))
+        cookies = [begin_login(db, site.settings, one, ANYBODY) for one in people]
+    clients = []
+    for cookie in cookies:
+        client = TestClient(make_app(site), base_url="https://models.example")
+        client.headers["Accept"] = "text/html"
+        client.cookies.set(site.cookie, cookie, domain="models.example")
+        clients.append(client)
+    owner, other = clients
+
+    def send(client: Browser, act: str, text: str = "", **more: str) -> tuple[int, str]:
+        found = re.search(r'name="csrf" value="([^"]+)"', client.get(address).text)
+        assert found is not None
+        data = {"csrf": found[1], "act": act, "text": text} | more
+        answer = client.post(address, data=data, follow_redirects=False)
+        assert ParsedPage(answer.text).foreign == []
+        return answer.status_code, answer.text
+
+    assert 'value="accept"' in owner.get(address).text
+    assert 'value="accept"' not in other.get(address).text
+    assert send(other, "comment", EVIL)[0] == 303
+    assert send(other, "comment", " ")[0] == 400
+    assert send(other, "approve")[0] == 403
+    assert send(other, "accept")[0] == 403
+    assert send(other, "reject")[0] == 403
+    assert send(other, "withdraw")[0] == 403
+    assert send(owner, "approve", "Good.")[0] == 303
+    assert "approved</span> by ada" in owner.get(address).text
+    status, _ = send(owner, "reject", f"Not now. {EVIL}")
+    assert status == 303
+    page = owner.get(address).text
+    assert ParsedPage(page).foreign == []
+    assert "Rejected by ada" in page
+    assert 'value="accept"' not in page
+    assert send(owner, "approve")[0] == 409
+    assert send(other, "comment", "A pity.")[0] == 303
+    forged = {"csrf": "x" * 43, "act": "comment", "text": "x"}
+    assert owner.post(address, data=forged, follow_redirects=False).status_code == 403
+    assert browser.post(address, data=forged, follow_redirects=False).status_code == 403
