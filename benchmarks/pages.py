@@ -137,7 +137,7 @@ def add_candidate(registry: Path) -> IndexLine:
         lines[-1], version="1.3.0", release=BlobTree(registry).add(canonical_json(record)), size=0
     )
     at = f"{now():%Y-%m-%dT%H:%M:%SZ}"
-    message = "The lower ten layers at rank 4 again.\nHalf the size, and summaries as good."
+    message = "The lower ten layers at rank 4 again.\nSmaller, and the summaries are as good."
     one = CandidateLine(number=1, line=line, by="bob", at=at, message=message)
     report = CandidateReport(
         tool="vet",

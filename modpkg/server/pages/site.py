@@ -11,6 +11,7 @@ from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Redirect
+from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
 from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.names import module_name
@@ -346,6 +347,20 @@ def static(name: FromPath[str]) -> Response[bytes]:
     return Response((STATIC / name).read_bytes(), media_type=kind, headers=headers)
 
 
+def failed(request: Request[Any, Any, Any], _: Exception) -> Response[Any]:
+    """Return the answer where this server made a mistake, which its log has."""
+    return page(
+        frame_of(request.app.state.server, None),
+        "error.html",
+        "This server made a mistake",
+        status=500,
+        sentence="What went wrong is in its log. Try again, or tell who runs it.",
+        wanted="",
+        searches=False,
+        near=[],
+    )
+
+
 def moved(_: Request[Any, Any, Any], error: MovedPage) -> Redirect:
     """Return the answer where a page is at another address."""
     return Redirect(error.address, status_code=301)
@@ -387,6 +402,7 @@ ERRORS: dict[Any, Any] = {
     ModpkgError: error_page,
     HTTPException: error_page,
     MovedPage: moved,
+    HTTP_500_INTERNAL_SERVER_ERROR: failed,
 }
 """By the error, what a browser is answered."""
 

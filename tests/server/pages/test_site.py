@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.records import Provenance, ReleaseRecord
 from modpkg.registry.index import format_index
+from modpkg.server.app import make_app
 from modpkg.server.clock import now
 from modpkg.server.events import log_event
 from modpkg.server.pages.rendering import HEADERS
@@ -213,3 +214,18 @@ def test_a_removed_release_leaves_a_page(browser: Browser, registry: Path) -> No
         assert "modpkg install" not in answer.text
     assert browser.get("/modules/gone/1.0/tensors").status_code == 404
     assert browser.get("/modules/gone/compare/1.0/1.0").status_code == 404
+
+
+def test_a_mistake_is_said_without_what_it_was(
+    site: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret path")
+
+    monkeypatch.setattr("modpkg.server.pages.site.versions_page", broken)
+    with TestClient(make_app(site), raise_server_exceptions=False) as client:
+        answer = client.get("/modules/talker/versions", headers={"Accept": "text/html"})
+    assert answer.status_code == 500
+    assert "This server made a mistake" in answer.text
+    assert "secret" not in answer.text
+    assert "ZeroDivision" not in answer.text
