@@ -265,7 +265,7 @@ def look(browser: HeadlessBrowser, url: str, name: str, pictures: Path | None) -
 def main() -> int:
     """Measure, look, write the page of results; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--registry", type=Path, default=ROOT / "build" / "registry")
+    parser.add_argument("--registry", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "pages")
     arguments = parser.parse_args()

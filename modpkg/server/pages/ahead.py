@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modpkg.core.errors import ModpkgError
 from modpkg.server.pages.catalogue import Catalogue
+from modpkg.server.pages.rendering import prepare_templates
 from modpkg.server.pages.tensors import compared_with
 
 NEWEST = 64
@@ -15,6 +16,7 @@ def prepare_pages(catalogue: Catalogue, prepared: set[str]) -> None:
 
     ``prepared`` has the digests of the releases that need no looking at any more.
     """
+    prepare_templates()
     modules = catalogue.modules()
     while not catalogue.needed_by("")[1]:
         pass
