@@ -13,6 +13,8 @@ from modpkg.server.pages.catalogue import Catalogue, required_line
 
 _MOST_NODES, _DEEPEST = 40, 5
 _WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 168, 42, 60, 14, 4
+_BELOW = 48
+"""How far down the middle of an edge is drawn that passes others."""
 _LONGEST = 22
 """Characters of a name that are shown."""
 
@@ -99,11 +101,12 @@ def lay_out(line: IndexLine, newest: Callable[[str], IndexLine | None]) -> Depen
         for row, name in enumerate(names):
             nodes[name] = _node(name, lines[name], column, top + row * (_HEIGHT + _DOWN))
     bends = _ACROSS if any(depth[other] <= depth[one] for one, other in pairs) else 0
+    below = _BELOW / 2 if any(depth[other] > depth[one] + 1 for one, other in pairs) else 0
     return DependencyGraph(
         nodes=tuple(nodes.values()),
         edges=tuple(_edge(nodes[one], nodes[other]) for one, other in dict.fromkeys(pairs)),
         width=2 * _MARGIN + max(columns) * (_WIDTH + _ACROSS) + _WIDTH + bends,
-        height=2 * _MARGIN + tallest * (_HEIGHT + _DOWN) - _DOWN,
+        height=2 * _MARGIN + tallest * (_HEIGHT + _DOWN) - _DOWN + below,
         node_width=_WIDTH,
         node_height=_HEIGHT,
         cut=cut,
@@ -127,6 +130,9 @@ def _edge(start: GraphNode, end: GraphNode) -> str:
         left, right = start.x + _WIDTH, end.x - 5
         bend = (left + right) / 2
         y, to = start.y + middle, end.y + middle
+        if right - left > _ACROSS:  # below what stands between them
+            low = max(y, to) + _BELOW
+            return f"M{left:g} {y:g}C{left + 70:g} {low:g} {right - 70:g} {low:g} {right:g} {to:g}"
         return f"M{left:g} {y:g}C{bend:g} {y:g} {bend:g} {to:g} {right:g} {to:g}"
     # In one column, or back to the left: around the right side.
     left, y, to = start.x + _WIDTH, start.y + middle, end.y + middle
