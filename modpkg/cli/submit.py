@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
+from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, registry_option, with_workspace
 from modpkg.cli.output import good, print_json, strong, tell
 from modpkg.community.modules.project import module_project
@@ -37,6 +38,11 @@ class SubmitDocument(Struct, frozen=True, kw_only=True):
     metavar="WHY",
     help="Submit even if the changes require a higher version; the reason is recorded.",
 )
+@click.option(
+    "--sign",
+    metavar="KEY",
+    help="Sign the release with a key: its name ('modpkg key list'), a file, or 'agent'.",
+)
 @registry_option
 @json_option
 @with_workspace
@@ -45,6 +51,7 @@ def submit_command(
     folder: Path,
     message: str,
     allow_breaking: str | None,
+    sign: str | None,
     as_json: bool,
 ) -> None:
     """Submit the release in FOLDER/dist as a candidate, for others to review.
@@ -57,7 +64,9 @@ def submit_command(
 
     if not message.strip():
         raise UsageError("M901", message="--message says what the candidate is for.")
-    submission = submit_project(module_project(folder, workspace), message, allow_breaking)
+    project = module_project(folder, workspace)
+    signer = None if sign is None else open_signer(sign)
+    submission = submit_project(project, message, allow_breaking, signer)
     line, number = submission.line, submission.number
     if as_json:
         print_json(

@@ -257,7 +257,6 @@ def make_lock(
     registries.expect(known)
     again = [module.name for module in known if module.name not in kept]
     tried = try_candidates(registries, previous, kept=kept, asked=candidates, accepted=accepted)
-    accepted = {*map(module_name, accepted), *tried.free}
     catalog = registries.catalog(again, policy.constraints)
     roots = roots_of(manifest)
     resolution = resolve(roots, catalog, locked=kept, policy=policy)
@@ -284,7 +283,10 @@ def make_lock(
             refusal=lambda one: admission.refusal(catalog, one) if unchanged else None,
         )
     lost = {name: one for name, one in lost.items() if name not in tried.free}
-    lock = registries.promise(previous, installed, accepted).keep(lock, lost)
+    promise = msgspec.structs.replace(
+        registries.promise(previous, installed, accepted), candidates=tried.free
+    )
+    lock = promise.keep(lock, lost)
     lock = with_signers(lock, previous, resolution, manifest, accepted)
     notes = registries.notes(lock, previous)
     notes += [*tried.notes, *(one.sentence for one in lost.values())]

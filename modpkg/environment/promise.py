@@ -33,6 +33,8 @@ class Promise(Struct, frozen=True, kw_only=True):
     """What the generations of the environment have, the newest generation first."""
     accepted: Collection[str] = ()
     """Modules that may be another release, or of another registry."""
+    candidates: Collection[str] = ()
+    """Modules that were tried as candidates, or are now: another release may have the version."""
     folder: Path
     """The project's; relative addresses of registries are relative to it."""
     is_overridden: Callable[[str], bool] = lambda name: False
@@ -70,7 +72,8 @@ class Promise(Struct, frozen=True, kw_only=True):
         """Return a module as the lock is to have it, and what changed."""
         was = self.lock.find(module.name) if self.lock is not None else None
         new = was is None or not _is_same_version(was, module)
-        if new and (earlier := self._replaced(module)) is not None:
+        tried = module.name in self.candidates
+        if new and not tried and (earlier := self._replaced(module)) is not None:
             return module, earlier
         if was is None or self.lock is None or _reassigned(module.name, self.lock, after):
             return module, None
@@ -89,7 +92,7 @@ class Promise(Struct, frozen=True, kw_only=True):
             return structs.replace(module, **where), None
         if was.registry != module.registry or not self._is_same_place(was, module):
             return module, self._moved(was, module)
-        if _is_same_version(was, module):
+        if _is_same_version(was, module) and not tried:
             if was.listing and module.listing not in ("", was.listing):
                 return module, (
                     f"{module.address} has other files than when {_named(was)} was locked, under "

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from modpkg.core.candidates import CandidateLine
 from modpkg.core.errors import LockError
+from modpkg.core.names import module_name
 from modpkg.environment.registries import Registries
 from modpkg.registry.candidate_writer import check_open, decision_of
 from modpkg.registry.candidates import read_candidate, read_candidates
@@ -88,7 +89,8 @@ def try_candidates(
                 notes.append(note.replace("it stays as it is", "a release takes its place"))
             continue
         if found.status == "open":
-            if found.line.release != module.release and module.name not in accepted:
+            named = {module_name(name) for name in accepted}
+            if found.line.release != module.release and module.name not in named:
                 changes = f"{registry.shown} now has another release as {found.label}"
                 options = f"--accept-changed {module.name}"
                 raise LockError("M416", changes=changes, options=options)

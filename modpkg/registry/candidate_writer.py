@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.core.candidates import CandidateLine, CandidateStatus, ThreadEntry
-from modpkg.core.digests import Digest, blob_path
+from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.elsewhere import elsewhere_path
 from modpkg.core.errors import IntegrityError, PublishError, RecordError
 from modpkg.core.filenames import MANIFEST
@@ -37,6 +37,7 @@ from modpkg.registry.candidates import (
 )
 from modpkg.registry.place import Progress, RegistryChange
 from modpkg.registry.reader import Registry
+from modpkg.registry.signature_files import add_bundles, signatures_path
 from modpkg.registry.standing import Standing, check_free
 from modpkg.registry.writer import RegistryWriter, blobs_of
 
@@ -54,11 +55,12 @@ class CandidateWriter(RegistryWriter):
         now: datetime.datetime | None = None,
         progress: Progress | None = None,
         elsewhere: Mapping[Digest, Sequence[str]] = MappingProxyType({}),
+        bundle: bytes | None = None,
     ) -> CandidateLine:
         """Add a release of a built tree as a candidate, and return its line.
 
-        The checks and the blobs are those of `publish`. A release that is an open candidate
-        already is returned as that.
+        The checks, the blobs and the signature, ``bundle``, are those of `publish`. A release that
+        is an open candidate already is returned as that.
 
         Raises:
             PublishError: The version is published, or a pack is neither built nor published.
@@ -78,7 +80,11 @@ class CandidateWriter(RegistryWriter):
             nonlocal new
             self.check_submitted(change, line)
             new = self._add_built(change, tree, record, line.release, progress, elsewhere)
-            return self.propose(change, replace(line, size=new), by=by, message=message, at=at)
+            proposed = replace(line, size=new)
+            if bundle is not None:
+                add_bundles(change, signatures_path(parse_digest(line.release)), [bundle])
+                proposed = replace(proposed, signed=True)
+            return self.propose(change, proposed, by=by, message=message, at=at)
 
         return self.place.change(edit)
 
@@ -107,6 +113,9 @@ class CandidateWriter(RegistryWriter):
         file, before = self._candidates(change, line.name)
         for one in file.lines:
             if one.status == "open" and one.line.release == line.release:
+                if line.signed is True and one.line.signed is not True:
+                    one.line = replace(one.line, signed=True)
+                    self._write_candidates(change, line.name, file, before)
                 return one
         number = 1 + max((one.number for one in file.lines), default=0)
         if number > bounds.CANDIDATES:

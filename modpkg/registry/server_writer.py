@@ -73,14 +73,19 @@ class ServerWriter(RegistryWriter):
         return self._publish_built(built, line, progress, bundle=bundle).line
 
     def submit(
-        self, built: Registry, line: IndexLine, message: str, progress: Progress | None = None
+        self,
+        built: Registry,
+        line: IndexLine,
+        message: str,
+        progress: Progress | None = None,
+        bundle: bytes | None = None,
     ) -> Session:
         """Submit a release of a built tree as a candidate, for review.
 
         Raises:
             What `publish` raises for it.
         """
-        return self._publish_built(built, line, progress, message)
+        return self._publish_built(built, line, progress, message, bundle)
 
     def _publish_built(
         self,

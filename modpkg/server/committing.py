@@ -171,7 +171,15 @@ def _submit(
     Whether its version is high enough is for its reviewers to see, and for acceptance to check.
     """
     writer = CandidateWriter(place)
-    one = writer.submit(built, line_of(row), by=caller.name, message=row.message, now=now())
+    bundle = row.options.get("bundle")
+    one = writer.submit(
+        built,
+        line_of(row),
+        by=caller.name,
+        message=row.message,
+        now=now(),
+        bundle=None if bundle is None else bundle.encode(),
+    )
     return one.line, one.number
 
 

@@ -126,6 +126,25 @@ def test_only_signed_releases_where_that_is_required(
     assert (status, signers(app)) == (0, {"words": keys["ada"]}), err
 
 
+def test_a_candidate_is_signed_as_a_release_is(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    assert run(capfd, "lock")[0] == 0
+    folder = write_module(tmp_path / "projects" / "words-1.1", "words", "1.1")
+    assert run(capfd, "build", str(folder))[0] == 0
+    assert run(capfd, "submit", str(folder), "-m", "More.")[0] == 0
+    tried = ("install", "--candidate", "words#1")
+    assert "error[M544]" in run(capfd, *tried)[2]  # nobody has signed it
+    assert run(capfd, "submit", str(folder), "-m", "More.", "--sign", "ada")[0] == 0
+    status, _, err = run(capfd, *tried, "--require-signed")
+    assert (status, signers(app)) == (0, {"words": keys["ada"]}), err
+    assert "1.1 (#1)" in run(capfd, "list")[1]
+    assert run(capfd, "accept", "words#1")[0] == 0
+    assert run(capfd, "lock", "--require-signed")[0] == 0
+    assert '"signed":true' in (home / "registry/index/words.jsonl").read_text().splitlines()[1]
+
+
 def test_signatures_of_something_else_count_for_nothing(
     app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
 ) -> None:

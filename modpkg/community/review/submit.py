@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from modpkg.community.review.desk import desk_at
 from modpkg.community.semver.check import Check
-from modpkg.community.semver.releases import damage_of_build, prepare_release
+from modpkg.community.semver.releases import damage_of_build, prepare_release, signature_of
 from modpkg.core.candidates import CandidateReport
 from modpkg.core.errors import PublishError
 from modpkg.core.filenames import MANIFEST
@@ -19,6 +19,7 @@ from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.candidates import read_thread
 from modpkg.registry.place import registry_at
 from modpkg.registry.server_writer import ServerWriter
+from modpkg.trust.bundle import Signer
 
 _MOST = 2000
 
@@ -32,13 +33,16 @@ class Submission(Struct, frozen=True):
     """Its address."""
 
 
-def submit_project(project: Workspace, message: str, reason: str | None = None) -> Submission:
+def submit_project(
+    project: Workspace, message: str, reason: str | None = None, signer: Signer | None = None
+) -> Submission:
     """Submit what `modpkg build` wrote for a module project, with what `check` says of it.
 
     Args:
         project: Its workspace.
         message: What the candidate is for.
         reason: Why a breaking change has no breaking version.
+        signer: What signs the release; None if nothing does.
 
     Raises:
         What `publish_project` raises.
@@ -52,8 +56,9 @@ def submit_project(project: Workspace, message: str, reason: str | None = None) 
         project.progress.stage(f"Submitting {line.name}")
         project.progress.total(line.size)
         advance = project.progress.advance
+        bundle = None if signer is None else signature_of(prepared.built, line, signer)
         if isinstance(prepared.writer, ServerWriter):
-            session = prepared.writer.submit(prepared.built, line, message, advance)
+            session = prepared.writer.submit(prepared.built, line, message, advance, bundle)
             submitted, number = session.line, session.candidate
         else:
             one = CandidateWriter(place).submit(
@@ -63,6 +68,7 @@ def submit_project(project: Workspace, message: str, reason: str | None = None) 
                 message=message,
                 progress=advance,
                 elsewhere=prepared.elsewhere,
+                bundle=bundle,
             )
             submitted, number = one.line, one.number
     if number is None:

@@ -277,10 +277,7 @@ def _publish(
         return Publication(writer.preview(built, line, elsewhere), place.url, already, kept)
     project.progress.stage(f"Publishing {line.name}")
     project.progress.total(line.size)
-    bundle = None
-    if signer is not None:
-        statement = release_statement(built.record(line), parse_digest(line.release), __version__)
-        bundle = sign_statement(statement, signer)
+    bundle = None if signer is None else signature_of(built, line, signer)
     published = writer.publish(
         built, line, progress=project.progress.advance, elsewhere=elsewhere, bundle=bundle
     )
@@ -289,6 +286,12 @@ def _publish(
         lost = f"{restored} of {line.name} {line.version}"
         project.progress.warn(f"{place.url} had lost {lost}, and has them again")
     return Publication(published, place.url, already, kept, writer.copied)
+
+
+def signature_of(built: Registry, line: IndexLine, signer: Signer) -> bytes:
+    """Return a signature of a built release, as its registry keeps it."""
+    statement = release_statement(built.record(line), parse_digest(line.release), __version__)
+    return sign_statement(statement, signer)
 
 
 def _has(place: Place, line: IndexLine) -> bool:
