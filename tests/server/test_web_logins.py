@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from litestar.connection import ASGIConnection
 from litestar.testing import TestClient
 from msgspec.structs import replace
 from sqlalchemy import func, select
@@ -16,11 +17,14 @@ from sqlalchemy import func, select
 from modpkg.registry.api_records import Registration
 from modpkg.server.accounts import register
 from modpkg.server.app import make_app
+from modpkg.server.callers import ANYBODY
 from modpkg.server.file_answers import ServerApp
 from modpkg.server.openid_login import BACK
 from modpkg.server.settings import LoginIssuer, ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, ApiToken, OpenidRequest, WebLogin
+from modpkg.server.web_logins import check_form
+from tests.raising import raises
 from tests.server.conftest import token_for
 from tests.server.issuer import LocalIssuer, challenge_of, new_key
 
@@ -141,6 +145,13 @@ def test_over_https_the_cookie_is_of_this_host_alone(tmp_path: Path) -> None:
     assert "Secure" in cookie
     assert "Path=/" in cookie
     assert "Domain" not in cookie
+
+
+def test_a_form_that_is_not_of_this_login(server: Server) -> None:
+    for headers in ([], [(b"cookie", b"modpkg-form=" + b"s" * 43)]):
+        scope: Any = {"type": "http", "headers": headers}
+        with raises("M446", match="load the page again"):
+            check_form(server, ASGIConnection(scope), ANYBODY, "x" * 43)
 
 
 # An issuer of OpenID Connect ----------------------------------------------------------------
