@@ -159,7 +159,7 @@ def _tensor_bytes(model: str, computed: ComputedTensor) -> int:
                 if operator.factors is not None:  # as one matrix of all terms, and as float32
                     total += (2 * _DOUBLE + _SINGLE) * math.prod(ref.shape)
         if operator.factors is not None:  # as stored, as float32, and what is gathered
-            total += min(count, SINGLE_ELEMENTS) * (2 * _SINGLE + 4 * _DOUBLE)
+            total += min(count, PRODUCT_ELEMENTS) * (2 * _SINGLE + 4 * _DOUBLE)
         if operator.becomes:  # float32, and a quarter of it as float64
             total += min(count, SINGLE_ELEMENTS) * (_SINGLE + 2 * _DOUBLE) // 2
         if term.importance is not None:
