@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,8 +107,8 @@ def hostile_record(registry: Path) -> ReleaseRecord:
     )
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with models on one another, many versions, a README, and a hostile module."""
     folder = tmp_path_factory.mktemp("pages")
     registry = folder / "registry"
@@ -123,7 +124,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return registry
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def registry(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it, to which the tests of one file may add."""
+    return Path(shutil.copytree(published, tmp_path_factory.mktemp("pages") / "registry"))
+
+
+@pytest.fixture(scope="module")
 def site(registry: Path) -> Iterator[Server]:
     """A server on it."""
     made = Server(ServerSettings(storage=str(registry), url="https://models.example"))
@@ -132,7 +139,7 @@ def site(registry: Path) -> Iterator[Server]:
     made.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser(site: Server) -> Iterator[TestClient[Litestar]]:
     """A client that asks as browsers do."""
     with TestClient(make_app(site)) as made:

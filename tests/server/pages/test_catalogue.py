@@ -5,11 +5,21 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
+
+from modpkg.core.digests import parse_digest
+from modpkg.registry.index import format_index
+from modpkg.registry.reader import Registry
+from modpkg.registry.signature_files import signatures_path
 from modpkg.registry.source import FolderSource
 from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.pages.graph import lay_out
 from modpkg.server.pages.kept import KeptValues
 from modpkg.server.pages.release_facts import update_bytes
+from modpkg.trust.bundle import sign_statement
+from modpkg.trust.private_key import PrivateKey
+from modpkg.trust.statement import release_statement
 from tests.modules import publish_collection
 from tests.raising import raises
 
@@ -89,3 +99,22 @@ def test_threads_share_what_is_kept() -> None:
     for thread in threads:
         thread.join()
     assert kept.get(5, lambda: 5) == 5
+
+
+def test_signatures_are_those_that_verify(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    publish_collection(registry, "words")
+    publish_collection(registry, "words", "1.1")
+    reader = Registry(str(registry))
+    old, new = sorted(reader.index("words"), key=lambda line: line.version)
+    signer = PrivateKey(Ed25519PrivateKey.generate())
+    statement = release_statement(reader.record(new), parse_digest(new.release), "modpkg 1")
+    bundle = sign_statement(statement, signer)
+    for line in (old, new):  # of the old release it is no signature
+        path = registry / signatures_path(parse_digest(line.release))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bundle + b"\n{}\nbroken\n")
+    lines = [replace(line, signed=True) for line in (old, new)]
+    (registry / "index" / "words.jsonl").write_bytes(format_index(lines))
+    catalogue = Catalogue(FolderSource(registry))
+    assert [catalogue.signers(line) for line in lines] == [(), (str(signer.public),)]

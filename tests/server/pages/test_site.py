@@ -35,12 +35,10 @@ PAGES = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def people(site: Server) -> None:
-    """Two accounts, and what they did; once for all tests, as the registry is."""
+    """Two accounts, and what they did; what the pages of people show."""
     with site.database.begin() as db:
-        if db.get(Module, "talker") is not None:
-            return
         ada = Account(name="ada", full_name=EVIL, created=now())
         acme = Account(name="acme", is_organisation=True, created=now())
         db.add_all([ada, acme, Module(name="talker", created=now(), archived=EVIL)])
