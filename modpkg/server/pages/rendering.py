@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from modpkg.core.files import human_bytes
 from modpkg.core.printable import one_line, printable
+from modpkg.core.regular_file import read_file
 from modpkg.core.version import __version__
 from modpkg.server.callers import Caller
 from modpkg.server.state import Server
@@ -142,7 +143,7 @@ def _style() -> str:
     """Return a name for the style sheet and the script as they are."""
     digest = hashlib.sha256()
     for path in sorted(STATIC.iterdir()):
-        digest.update(path.read_bytes())
+        digest.update(read_file(path))
     return digest.hexdigest()[:12]
 
 

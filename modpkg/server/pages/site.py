@@ -16,6 +16,7 @@ from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS, IndexLine, ModuleLine
+from modpkg.core.regular_file import read_file
 from modpkg.server.answers import malformed_answer, status_of
 from modpkg.server.callers import Caller
 from modpkg.server.pages.candidates import ShownResult, latest_results
@@ -344,7 +345,7 @@ def static(name: FromPath[str]) -> Response[bytes]:
         raise no_page(name)
     headers = HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
     del headers["Vary"]
-    return Response((STATIC / name).read_bytes(), media_type=kind, headers=headers)
+    return Response(read_file(STATIC / name), media_type=kind, headers=headers)
 
 
 def failed(request: Request[Any, Any, Any], _: Exception) -> Response[Any]:
