@@ -235,7 +235,7 @@ def publishers(options: argparse.Namespace, work: Path) -> str:
     wanted = [samples.text(names[at % len(names)], f"{1 + at // len(names)}.0")
               for at in range(options.count)]  # fmt: skip
     storage = work / "registry"
-    server = ServerProcess(str(storage), work / "server.txt")
+    server = ServerProcess(str(storage), work / "server.txt", config=without_rates(work))
     server.start()
     try:
         tokens = _tokens(storage, 20)
@@ -275,6 +275,13 @@ def publishers(options: argparse.Namespace, work: Path) -> str:
     )
 
 
+def without_rates(work: Path) -> Path:
+    """Return settings by which one address may send any number of requests."""
+    path = work / "server.toml"
+    path.write_text("[limits]\nrequests_per_second = 0\nopen_sessions = 1000\n")
+    return path
+
+
 def _tokens(storage: Path, count: int) -> list[str]:
     state = Server(ServerSettings(storage=str(storage)))
     try:
@@ -300,7 +307,7 @@ def _crowd(
     def read() -> list[int]:
         seen = []
         while not over.is_set():
-            seen.append(_halves(url, names))
+            seen.append(seen_in_part(url, names))
         return seen
 
     with ThreadPoolExecutor(len(samples) + 2) as pool:
@@ -315,7 +322,7 @@ def _crowd(
         return seconds, failed, [count for one in reading for count in one.result()]
 
 
-def _halves(url: str, names: list[str]) -> int:
+def seen_in_part(url: str, names: list[str]) -> int:
     """Return how many releases are named, and not there whole."""
     registry, count = Registry(url), 0
     for name in random.sample(names, len(names)):

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,6 +30,7 @@ class ServerProcess:
         *,
         database: str | None = None,
         workers: int = 1,
+        config: Path | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.storage = storage
@@ -38,6 +39,7 @@ class ServerProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self._output = output
         self._workers = workers
+        self._config = config
         self._environment = os.environ | environment
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,6 +53,8 @@ class ServerProcess:
         command += ["--port", str(self.port), "--name", "served", "--workers", str(self._workers)]
         if self.database is not None:
             command += ["--database", self.database]
+        if self._config is not None:
+            command += ["--config", str(self._config)]
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -82,7 +86,8 @@ class ServerProcess:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End it and its workers."""
         if self._process is not None:
-            os.killpg(self._process.pid, number)
+            with suppress(ProcessLookupError):  # it ended by itself
+                os.killpg(self._process.pid, number)
             self._process.wait(PATIENCE)
             self._process = None
 
