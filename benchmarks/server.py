@@ -29,7 +29,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks.machine import described
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import IntegrityError
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import blobs_of
@@ -323,7 +323,11 @@ def _crowd(
 
 
 def seen_in_part(url: str, names: list[str]) -> int:
-    """Return how many releases are named, and not there whole."""
+    """Return how many releases are named, and not there whole.
+
+    Raises:
+        RegistryUnreachable: Nobody answers.
+    """
     registry, count = Registry(url), 0
     for name in random.sample(names, len(names)):
         for line in registry.index(name):
@@ -332,7 +336,7 @@ def seen_in_part(url: str, names: list[str]) -> int:
 
 
 def _is_whole(registry: Registry, line: IndexLine) -> bool:
-    with contextlib.suppress(ModpkgError, RuleBroken):
+    with contextlib.suppress(IntegrityError, RuleBroken):
         for digest, what in blobs_of(registry.record(line)):
             read_whole(registry, digest, what)
         return True

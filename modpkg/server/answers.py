@@ -82,3 +82,13 @@ def value_answer(request: Request[Any, Any, Any], _: Exception) -> Response[Erro
     """Return the answer to a value that no row has: a number too large, a text with a NUL."""
     error = UsageError("M459", reason="a value in it cannot be one of anything here")
     return error_answer(request, error)
+
+
+def database_answer(request: Request[Any, Any, Any], _: Exception) -> Response[ErrorAnswer]:
+    """Return the answer where the database cannot be reached: nothing was done, ask again."""
+    url = str(request.base_url).rstrip("/")
+    answer = error_answer(
+        request, RegistryUnreachable("M302", url=url, reason="its database does not answer")
+    )
+    answer.headers["Retry-After"] = "1"
+    return answer

@@ -12,7 +12,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Scope
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, OperationalError
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.version import __version__
@@ -28,7 +28,7 @@ from modpkg.server import (
     sessions,
     trusted_publishers,
 )
-from modpkg.server.answers import error_answer, malformed_answer, value_answer
+from modpkg.server.answers import database_answer, error_answer, malformed_answer, value_answer
 from modpkg.server.callers import Caller, caller_of
 from modpkg.server.chores import Chores
 from modpkg.server.file_answers import ServerApp
@@ -93,6 +93,7 @@ def make_app(server: Server, routes: Sequence[Any] = ()) -> ServerApp:
             HTTPException: malformed_answer,
             NotFoundException: nothing_here,
             DataError: value_answer,
+            OperationalError: database_answer,
             OverflowError: value_answer,
         },
         state=State({"server": server}),
