@@ -27,7 +27,7 @@ import psycopg
 
 from benchmarks.machine import described
 from benchmarks.server import seen_in_part, without_rates, write_section
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import ModpkgError, RegistryUnreachable
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import registry_at
 from modpkg.server.settings import ServerSettings
@@ -239,13 +239,13 @@ class _Day:
             self.again(start)
 
     @staticmethod
-    def again(start: Callable[[], None]) -> None:
+    def again(start: Callable[[], None], failure: type[Exception] = RuntimeError) -> None:
         """Start a process, again if what it needs is away."""
         ends = time.monotonic() + 120
         while True:
             try:
                 return start()
-            except RuntimeError:  # noqa: PERF203
+            except failure:  # noqa: PERF203
                 if time.monotonic() > ends:
                     raise
                 time.sleep(0.2)
@@ -263,8 +263,15 @@ class _Day:
             for job in jobs:
                 job.result()
 
+    def look(self) -> None:
+        """Read the index of each module."""
+        registry = registry_at(open_place(self.storage))
+        for name in self.names:
+            registry.index(name)
+
     def judge(self) -> dict[str, int]:
         """Look for everything that was tried, in the storage itself."""
+        self.again(self.look, RegistryUnreachable)  # a store that has just started
         registry = registry_at(open_place(self.storage))
         found = {(n, line.version): line for n in self.names for line in registry.index(n)}
         ledger, releases = self.ledger, {key: line.release for key, line in found.items()}
