@@ -10,7 +10,7 @@ import msgspec
 from anyio import CapacityLimiter
 
 from modpkg.core import bounds
-from modpkg.core.errors import PublishError
+from modpkg.core.errors import PublishError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.records import RegistryInfo, canonical_json, decode_record
@@ -51,6 +51,15 @@ class Server:
     """A server; several may share one storage and one database."""
 
     def __init__(self, settings: ServerSettings) -> None:
+        """Open the storage.
+
+        Raises:
+            UsageError: It is a repository of a hub, which has no place for what is uploaded.
+            PublishError: Nothing can be published there.
+        """
+        if is_hub_address(settings.storage):
+            message = f"{settings.storage} is a repository of a hub, which serves it already."
+            raise UsageError("M901", message=message)
         self.settings = settings
         self.place: Place = open_place(settings.storage)
         """Where the registry's files lie."""

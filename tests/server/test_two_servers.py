@@ -102,6 +102,11 @@ def test_the_first_administrator_and_a_database_that_was_lost(tmp_path: Path) ->
     assert (done.returncode, "M439" in done.stderr) == (1, True)
 
 
+def test_a_repository_of_a_hub_is_no_storage_of_a_server() -> None:
+    with raises("M901", match="hub"):
+        Server(ServerSettings(storage="hf://acme/models"))
+
+
 def test_settings_come_from_a_file_and_options_come_before_it(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text('url = "https://models.example/"\n[limits]\nopen_sessions = 3\n')
