@@ -24,12 +24,21 @@ from modpkg.registry.api_records import (
     TransferRequest,
 )
 from modpkg.server.accounts import account_named
+from modpkg.server.api_tokens import end_tokens
 from modpkg.server.callers import Caller, check_known
 from modpkg.server.clock import now, shown
 from modpkg.server.events import log_event
 from modpkg.server.rights import ROLES, check_right, roles_of
 from modpkg.server.state import Server
-from modpkg.server.tables import Account, Membership, Module, Role, Transfer
+from modpkg.server.tables import (
+    Account,
+    ApiToken,
+    Membership,
+    Module,
+    Role,
+    Transfer,
+    TrustedPublisher,
+)
 
 
 def found_module(db: Session, caller: Caller, text: str, action: str = "read") -> Module:
@@ -175,8 +184,8 @@ def offer_module(db: Session, caller: Caller, module: str, to: str) -> None:
 def accept_module(db: Session, caller: Caller, module: str) -> None:
     """Take a module that is offered to the caller, or to an organisation that he owns.
 
-    The account becomes its only owner; maintainers and reviewers stay. An offer is void once who
-    made it could not make it any more.
+    The account becomes its only owner; maintainers and reviewers stay, and trusted publishers, who
+    were the owner's before, do not. An offer is void once who made it could not make it any more.
 
     Raises:
         NotFound: It is not offered to him.
@@ -192,6 +201,11 @@ def accept_module(db: Session, caller: Caller, module: str) -> None:
             db.delete(role)
     db.flush()
     db.add(Role(module=row.module, account_id=row.to_id, role="owner"))
+    publishers = select(TrustedPublisher).where(TrustedPublisher.module == row.module)
+    for publisher in db.scalars(publishers):
+        publisher.removed = publisher.removed or now()
+        theirs = select(ApiToken.id).where(ApiToken.publisher_id == publisher.id)
+        end_tokens(db, [*db.scalars(theirs)])
     db.delete(row)
     db.flush()
     to = db.get_one(Account, row.to_id).name

@@ -186,6 +186,19 @@ def test_publishers_are_the_owners_matter(
     assert actions[-3:] == ["publisher.add", "publisher.token", "publisher.remove"]
 
 
+def test_the_jobs_of_an_owner_end_with_his_ownership(
+    client: Client, server: Server, issuer: LocalIssuer, ada: dict[str, str]
+) -> None:
+    trusted(client, ada, issuer.url)
+    token = exchanged(client, signed(client, issuer, jti="1")).json()["token"]
+    bob = sent_with(token_for(server, "bob"))
+    where = "/api/1/modules/words/transfer"
+    client.post(where, json={"to": "bob"}, headers=ada)
+    assert client.post(f"{where}/accept", headers=bob).status_code == 204
+    assert client.get("/api/1/me", headers=sent_with(token)).status_code == 401
+    assert exchanged(client, signed(client, issuer, jti="2")).json()["code"] == "M443"
+
+
 def test_jobs_of_github_and_gitlab_are_named_by_their_own_claims() -> None:
     def job(issuer: str, **claims: Any) -> Any:
         found = job_of(VerifiedToken(issuer, claims, "", 0.0))
