@@ -15,6 +15,7 @@ demo: $(VENV)/.installed
 
 clamp: $(VENV)/.installed
 	$(BIN)/python examples/clamp/community.py
+	$(BIN)/python examples/clamp/served.py --trained build/clamp/trained
 
 # One thread in each worker: torch's threads would wait for one another's cores. Three workers on
 # two cores: the third computes while others wait for a disk, a socket or a process.

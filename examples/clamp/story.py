@@ -23,9 +23,10 @@ class Untrue(SystemExit):
 class Story:
     """Acts, printed while they run; ``page`` collects them as Markdown."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: str = "story.json") -> None:
+        """``kept`` is the name of the file in which completed acts are kept."""
         self.folder = folder
-        self._kept = folder / "story.json"
+        self._kept = folder / kept
         kept = json.loads(self._kept.read_text("utf-8")) if self._kept.exists() else {}
         self.acts: int = kept.get("acts", 0)
         """Completed acts, including those of an earlier run in this folder."""
@@ -58,8 +59,17 @@ class Story:
         print(f"\n{' '.join(text.split())}", flush=True)
         self.page += ["", " ".join(text.split())]
 
-    def modpkg(self, *arguments: str, status: int | None = 0, at: str = ".") -> str:
+    def become(self, name: str, registry: str) -> None:
+        """Let somebody with a home of his own run what follows, at a registry."""
+        self._environment["MODPKG_HOME"] = str(self.folder / "homes" / name)
+        self._environment["MODPKG_REGISTRY"] = registry
+
+    def modpkg(
+        self, *arguments: str, status: int | None = 0, at: str = ".", typed: str | None = None
+    ) -> str:
         """Run a command in a folder, show it, and return what it printed.
+
+        ``typed`` is what it reads from standard input.
 
         Raises:
             Untrue: the exit status is not ``status``, or for None that of no verdict.
@@ -67,7 +77,7 @@ class Story:
         where = f"{at}" if at != "." else ""
         shown = f"{where}$ modpkg {shlex.join(arguments)}"
         print(f"\n{shown}", flush=True)
-        done = self._run(arguments, at)
+        done = self._run(arguments, at, typed)
         text = re.sub(r"[ \t]+$", "", done.stdout + done.stderr, flags=re.MULTILINE).strip("\n")
         text = text.replace(f"{self.folder}/", "").replace(str(self.folder), ".")
         print(text, flush=True)
@@ -92,12 +102,14 @@ class Story:
         print(f"  checked: {statement}", flush=True)
         self.page += ["", f"✓ {statement}"]
 
-    def _run(self, arguments: tuple[str, ...], at: str) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, arguments: tuple[str, ...], at: str, typed: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "modpkg", *arguments],
             cwd=self.folder / at,
             env=self._environment,
-            stdin=subprocess.DEVNULL,
+            input=typed or "",
             capture_output=True,
             text=True,
             check=False,

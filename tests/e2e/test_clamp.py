@@ -42,3 +42,15 @@ def test_a_community_owns_a_model(story: tuple[dict[str, Any], Path]) -> None:
     assert (facts["steady"], facts["curious"]) == ("1.1.0", "2.0.0")
     picture = (work / "clamp.svg").read_text()
     assert all(name in picture for name in ("clamp-tweets", "clamp-products", "2.0.0"))
+
+
+def test_four_groups_meet_at_a_server(story: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    """The second telling, with what the first has trained."""
+    command = [str(STORY / "served.py"), "--work", str(tmp_path / "served"), "--fewer"]
+    done = forkserver.run(*command, "--trained", str(story[1] / "trained"), timeout=1800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    facts = json.loads((tmp_path / "served" / "facts.json").read_text())
+    assert facts["not his"] == "M432"
+    assert facts["refused"] == "M471"
+    assert (facts["released"], facts["steady"]) == ("1.0.1", "1.0.1")
+    assert facts["turned"] < 0.35
