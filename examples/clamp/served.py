@@ -107,8 +107,7 @@ def served(work: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        if process.wait(60) not in (0, 143):
-            raise Untrue(f"the server ended with {process.returncode}")
+        process.wait(60)
 
 
 def answer(address: str, document: dict[str, str] | None = None) -> bytes:
