@@ -59,7 +59,8 @@ class Bitmap:
 
     def remove(self, others: Bitmap) -> None:
         """Remove the elements of another set of the same tensor."""
-        self._bits &= ~others._bits
+        self._bits |= others._bits  # so that no third set is needed
+        self._bits ^= others._bits
 
     def all_bits(self, first: int, size: int) -> Any:
         """Return int32 for elements: all bits set for those in the set, none for others."""
