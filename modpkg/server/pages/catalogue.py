@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from operator import itemgetter
 from typing import TypeVar
 
@@ -35,7 +36,7 @@ from modpkg.registry.module_lines import check_bounds, parse_module_lines, shown
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import newest_release
 from modpkg.registry.signature_files import signatures_path
-from modpkg.registry.source import FileMissing, Source
+from modpkg.registry.source import FileMissing, FolderSource, Source
 from modpkg.registry.standing import is_removed
 from modpkg.release.verify import check_record
 from modpkg.server.pages.differences import DrawnComparison, compare, drawn, touched
@@ -50,6 +51,8 @@ Interface = TypeVar("Interface", Provides, Expects)
 
 _KEPT_BYTES = 64 << 20
 """Of index files and records that are kept decoded, as they are on disk."""
+_SECONDS = 5
+"""For how long an index file of an object store is not asked for again."""
 _README_BYTES = 1 << 20
 _NEW_INDEXES = 64
 """Index files that one page reads to bring up to date which modules need which."""
@@ -107,6 +110,7 @@ class Catalogue:
         self._threads: KeptValues[Digest, list[ThreadEntry]] = KeptValues(_KEPT_BYTES // 4)
         self._overlaps: KeptValues[tuple[str, str, str], list[str]] = KeptValues(200_000)
         self._signers: KeptValues[Digest, tuple[str, ...]] = KeptValues(4096)
+        self._listings: KeptValues[tuple[str, int], bytes | None] = KeptValues(_KEPT_BYTES)
         self._modules: tuple[Digest, SearchedModules] | None = None
         self._needs: dict[str, tuple[str, frozenset[str]]] = {}
         self._needed: dict[str, set[str]] = {}
@@ -125,9 +129,8 @@ class Catalogue:
 
     def releases_or_none(self, name: str) -> ModuleReleases | None:
         """Return the releases of a module; None if there is no such one."""
-        try:
-            data = self.source.read(f"index/{name}.jsonl", bounds.INDEX_BYTES)
-        except FileMissing:
+        data = self._listing(f"index/{name}.jsonl", bounds.INDEX_BYTES)
+        if data is None:
             return None if self.behind is None else self.behind.releases_or_none(name)
         return self._indexes.get(
             digest_bytes(name.encode() + b"\n" + data),
@@ -271,9 +274,8 @@ class Catalogue:
 
     def modules(self) -> SearchedModules:
         """Return all modules, as ``modules.jsonl`` describes them."""
-        try:
-            data = self.source.read(REGISTRY_MODULES, bounds.MODULES_BYTES)
-        except FileMissing:
+        data = self._listing(REGISTRY_MODULES, bounds.MODULES_BYTES)
+        if data is None:
             return SearchedModules({})
         digest = digest_bytes(data)
         known = self._modules
@@ -323,6 +325,23 @@ class Catalogue:
         for one in needs - before:
             self._needed.setdefault(one, set()).add(name)
         self._needs[name] = index, needs
+
+    def _listing(self, path: str, most: int) -> bytes | None:
+        """Return an index file or the list of modules; None if there is none.
+
+        A page may need dozens of them: one of an object store may be some seconds old.
+        """
+
+        def read() -> bytes | None:
+            try:
+                return self.source.read(path, most)
+            except FileMissing:
+                return None
+
+        if isinstance(self.source, FolderSource):
+            return read()
+        slot = int(time.monotonic() / _SECONDS)
+        return self._listings.get((path, slot), read, lambda data: 100 + len(data or b""))
 
     def _interface(self, digest: str, kind: type[Interface]) -> Interface:
         what = f"interface {digest}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
@@ -118,3 +120,34 @@ def test_signatures_are_those_that_verify(tmp_path: Path) -> None:
     (registry / "index" / "words.jsonl").write_bytes(format_index(lines))
     catalogue = Catalogue(FolderSource(registry))
     assert [catalogue.signers(line) for line in lines] == [(), (str(signer.public),)]
+
+
+class RemoteSource:
+    """A source that is no folder, and counts what is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url, self.paths = "s3://models", list[str]()
+        self._inner = FolderSource(folder)
+
+    def read(self, path: str, most: int = 1 << 28) -> bytes:
+        self.paths.append(path)
+        return self._inner.read(path, most)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def test_index_files_of_an_object_store_are_asked_for_once_in_a_while(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, clock = RemoteSource(registry), [1000.0]
+    monkeypatch.setattr("modpkg.server.pages.catalogue.time.monotonic", lambda: clock[0])
+    catalogue = Catalogue(source)
+    for _ in range(3):
+        assert catalogue.releases("talker").newest.version == "2.0"
+        assert catalogue.releases_or_none("absent") is None
+        assert "talker" in catalogue.modules().lines
+    assert sorted(source.paths) == ["index/absent.jsonl", "index/talker.jsonl", "modules.jsonl"]
+    clock[0] += 6
+    catalogue.releases("talker")
+    assert source.paths.count("index/talker.jsonl") == 2
