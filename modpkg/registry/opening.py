@@ -56,6 +56,18 @@ def open_place(address: str, settings: Settings | None = None) -> Place:
     return FolderPlace(Path(address))
 
 
+def place_to_compare(manifest: Manifest | None, override: str | None, *, offline: bool) -> Place:
+    """Return the place of the default registry, to see what it has before anything is published.
+
+    Raises:
+        RegistryError: Nothing can be published there, or it is elsewhere and nobody may be asked.
+    """
+    address = default_location(manifest, override, read_settings).address
+    if offline and "://" in address and not address.startswith("file:"):
+        raise PublishError("M309", url=redacted(address), reason="it is not asked with --offline")
+    return open_place(address)
+
+
 def writable_place(
     manifest: Manifest | None,
     override: str | None,

@@ -22,7 +22,7 @@ from modpkg.manifest.find import find_manifest
 from modpkg.manifest.schema import Manifest, ModuleTable
 from modpkg.registry.base import find_base
 from modpkg.registry.known import known_tensors
-from modpkg.registry.opening import writable_place
+from modpkg.registry.opening import place_to_compare
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.registry.relatives import relatives_of_project
@@ -156,7 +156,8 @@ def published_tensors(project: Workspace) -> Known | None:
     """Return the tensors of the registry to publish to; None if nothing can be published there."""
     module = module_table(project.manifest)
     try:
-        place = writable_place(project.manifest, project.options.registry)
+        options = project.options
+        place = place_to_compare(project.manifest, options.registry, offline=options.offline)
     except RegistryError:
         return None
     relatives = relatives_of_project(project.manifest, module.name, module.version)

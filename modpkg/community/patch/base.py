@@ -11,7 +11,7 @@ from modpkg.core.installed import InstalledModule
 from modpkg.core.names import module_name
 from modpkg.core.records import ACTING_KINDS, BuiltFrom
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.opening import writable_place
+from modpkg.registry.opening import place_to_compare
 from modpkg.registry.place import registry_at
 
 
@@ -79,7 +79,8 @@ def is_published(base: PatchBase, workspace: Workspace) -> bool:
         return False
     module = base.module
     try:
-        place = writable_place(workspace.manifest, workspace.options.registry)
+        options = workspace.options
+        place = place_to_compare(workspace.manifest, options.registry, offline=options.offline)
         line = registry_at(place).line(module.name, module.version)
     except ModpkgError:
         return False
