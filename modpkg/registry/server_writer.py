@@ -32,6 +32,7 @@ from modpkg.registry.release_requests import (
 from modpkg.registry.server_api import api_path
 from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.session_records import DeclaredBlob, SessionRequest
+from modpkg.registry.signature_files import signature_files, signatures_path
 from modpkg.registry.standing import NO_REASON, Standing, standing_of, without_removed
 from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release.verify import check_record
@@ -150,9 +151,11 @@ class ServerWriter(RegistryWriter):
     ) -> dict[str, ReleaseRecord]:
         """Copy releases of one module, each with a session of its own; see `RegistryWriter`.
 
-        The server says when they were published: that is now.
+        The server says when they were published: that is now. What the keys of a module say of the
+        ones after them does not travel.
         """
         records = {}
+        signatures = dict(signature_files(source, lines))
         for line in without_removed(lines):
             record = records[line.release] = source.record(line)
             check_record(record)
@@ -167,7 +170,9 @@ class ServerWriter(RegistryWriter):
                 if size is None:
                     size = len(source.blob(digest, what))
                 blobs[digest] = CopiedBlob(digest, what, source, size)
-            self._run(line, blobs, data, progress)
+            bundles: list[bytes | None] = [*signatures.get(signatures_path(release), [])]
+            for bundle in bundles or [None]:  # each but the first is added to what is published
+                self._run(line, blobs, data, progress, bundle=bundle)
             if standing_of(line) != Standing():
                 self.follow(line)
         return records

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec.structs import replace
+
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import PublishError
@@ -59,6 +61,18 @@ def add_bundles(change: RegistryChange, path: str, bundles: list[bytes]) -> None
     if len(wanted) > bounds.SIGNATURES:
         raise PublishError("M546", path=path, most=bounds.SIGNATURES)
     change.replace(path, b"\n".join(wanted) + b"\n")
+
+
+def signed_line(change: RegistryChange, line: IndexLine, bundles: list[bytes]) -> IndexLine:
+    """Add bundles to those of a release, and return its line: another one if it had none before.
+
+    Raises:
+        PublishError: It has as many as it may have.
+    """
+    if not bundles:
+        return line
+    add_bundles(change, signatures_path(parse_digest(line.release)), bundles)
+    return line if line.signed is True else replace(line, signed=True)
 
 
 def signature_files(

@@ -26,6 +26,7 @@ from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.cutoff import moment_text
+from modpkg.registry.elsewhere import bytes_elsewhere
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import format_index, parse_index
 from modpkg.registry.known import published_tensors, remember_published
@@ -40,7 +41,7 @@ from modpkg.registry.place import (
     registry_at,
 )
 from modpkg.registry.reader import Registry, no_such_module
-from modpkg.registry.signature_files import add_bundles, signature_files, signatures_path
+from modpkg.registry.signature_files import add_bundles, signature_files, signed_line
 from modpkg.registry.standing import (
     Standing,
     check_free,
@@ -112,40 +113,29 @@ class RegistryWriter:
         tree = BlobTree(Path(built.url))
         self._verify(record, line.release, tree)
         self.prepare()  # what cannot be published leaves no registry
-        new = 0
+        new, already = 0, False
 
         def add(change: RegistryChange) -> int:
             return self._add_built(change, tree, record, line.release, progress, elsewhere)
 
-        def sign(change: RegistryChange) -> None:
-            if bundle is not None:
-                add_bundles(change, signatures_path(parse_digest(line.release)), [bundle])
-
         def edit(change: RegistryChange) -> IndexLine:
-            nonlocal new
+            nonlocal new, already
             lines, before = self._lines(change, line.name)
             check_free(line, lines, self.url)
             for existing in lines:
-                if existing.release == line.release:
+                if already := existing.release == line.release:
                     # Others may have published it since an earlier attempt added blobs.
-                    copied = self._only_elsewhere(change, record, elsewhere)
+                    copied = bytes_elsewhere(self.place, change, record, elsewhere)
                     self.restored = max(add(change) - new - copied, 0)
                     self.copied = max(copied, self.copied)
-                    sign(change)
-                    if bundle is not None and existing.signed is not True:
-                        others = [other for other in lines if other is not existing]
-                        existing = replace(existing, signed=True)
-                        self._write_index(change, line.name, [*others, existing], before)
-                        return existing
                     # Whoever published it may have been killed.
                     self._list.end(change, line.name, records={line.release: record})
                     return existing
             others = self._other_versions(line, lines)
             new = add(change)
             published = replace(line, size=new, published=moment_text(now), yanked=None)
-            sign(change)
             if bundle is not None:
-                published = replace(published, signed=True)
+                published = signed_line(change, published, [bundle])
             known = {line.release: record}
             self._write_index(change, line.name, [*others, published], before, known)
             return published
@@ -154,7 +144,28 @@ class RegistryWriter:
         published = self.place.change(edit)
         with contextlib.suppress(OSError, ModpkgError):  # the release is published already
             remember_published(self.place)
-        return published
+        return self.sign(published, [bundle]) if bundle is not None and already else published
+
+    def sign(self, line: IndexLine, bundles: list[bytes]) -> IndexLine:
+        """Add signatures to a release that is published, and return its index line.
+
+        Raises:
+            NotFound: The registry does not have it any more.
+            PublishError: It has as many as it may have.
+        """
+
+        def edit(change: RegistryChange) -> IndexLine:
+            lines, before = self._lines(change, line.name)
+            known = next((one for one in lines if one.release == line.release), None)
+            if known is None:
+                raise self._reader().not_found(line.name, line.version)
+            signed = signed_line(change, known, bundles)
+            if signed is not known:
+                others = [other for other in lines if other is not known]
+                self._write_index(change, line.name, [*others, signed], before)
+            return signed
+
+        return self.place.change(edit)
 
     def preview(
         self,
@@ -418,22 +429,6 @@ class RegistryWriter:
         ]
         own = BuiltBlob(parse_digest(release), "the release record", tree)
         return change.add(blobs, progress) + change.add([own], progress)
-
-    def _only_elsewhere(
-        self,
-        change: RegistryChange,
-        record: ReleaseRecord,
-        kept: Mapping[Digest, Sequence[str]],
-    ) -> int:
-        """Return the bytes of a release that the registry has elsewhere, and may not stay so."""
-        sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
-        return sum(
-            sizes[digest]
-            for digest, _ in blobs_of(record)
-            if digest in sizes and digest not in kept
-            if self.place.size(blob_path(digest)) is None
-            if change.read(elsewhere_path(digest), bounds.BLOB_PLACES_BYTES) is not None
-        )
 
 
 def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:

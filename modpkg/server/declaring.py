@@ -36,11 +36,12 @@ from modpkg.registry.session_records import (
     blob_upload_path,
 )
 from modpkg.registry.standing import check_free
-from modpkg.registry.writer import blobs_of
+from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.server.callers import Caller
 from modpkg.server.clock import now
+from modpkg.server.events import log_event
 from modpkg.server.new_names import check_free_name
 from modpkg.server.private_publishing import (
     blobs_there,
@@ -76,6 +77,8 @@ def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionA
             check_public_needs(db, caller, line)
     registry = registry_at(server.place_of(private=private))
     if (published := release_there(registry, line)) is not None and not request.candidate:
+        if request.bundle is not None:
+            published = add_signature(server, caller, published, request.bundle, private=private)
         return SessionAnswer(id="", state="committed", line=published)
     if request.candidate:
         check_open_candidates(server, caller, registry, line)
@@ -178,6 +181,21 @@ def check_declared_record(data: bytes, line: IndexLine, blobs: Iterable[Declared
             raise refuse(f"the record does not name the blob {blob.digest}")
         if sizes.get(blob.digest, blob.size) != blob.size:
             raise refuse(f"the record gives the blob {blob.digest} another size")
+
+
+def add_signature(
+    server: Server, caller: Caller, line: IndexLine, bundle: str, *, private: bool
+) -> IndexLine:
+    """Add a signature to a release that is published, and return its line.
+
+    Raises:
+        PublishError: It has as many as it may have.
+    """
+    place = server.place_of(private=private)
+    signed = RegistryWriter(place).sign(line, [bundle.encode()])
+    with server.database.begin() as db:
+        log_event(db, caller.name, "sign", line.name, line.version, release=line.release)
+    return signed
 
 
 def check_bundle(bundle: str, line: IndexLine) -> None:

@@ -108,14 +108,14 @@ class PrivateFiles:
             return self._modules(files)
         folder, _, rest = path.partition("/")
         with self._server.database.begin() as db:
-            if is_blob:
-                digest = f"sha256:{path[-64:]}"
+            if is_blob or folder == "signatures":
+                digest = f"sha256:{path.removesuffix('.jsonl')[-64:]}"
                 readable = bool(readable_blobs(db, self._caller, [digest]))
             else:
                 name = rest.partition("/")[0].removesuffix(".jsonl")
                 module = db.get(Module, name)
                 is_private = module is not None and module.is_private
-                readable = folder in ("index", "candidates") and is_private
+                readable = folder in ("index", "candidates", "successors") and is_private
                 readable = readable and visible(db, self._caller, name)
         return files.find(path, is_blob=is_blob) if readable else None
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from modpkg.cli import main
+from modpkg.core.digests import parse_digest
 from modpkg.manifest.stored_logins import logins_path
+from modpkg.registry.reader import Registry
+from modpkg.registry.signature_files import bundles_in, signatures_path
 from modpkg.server.accounts import add_account
 from modpkg.server.passwords import password_hash
 from modpkg.server.state import Server
@@ -163,6 +166,41 @@ def test_a_private_module_is_read_with_a_login(live: Server, run: Run, tmp_path:
     for who in ("bob", "nobody"):
         run("info", "secret", fails="M304", who=who)
         run("install", "secret", "--user", fails="M304", who=who)
+
+
+def test_signatures_come_and_go_with_releases(live: Server, run: Run, tmp_path: Path) -> None:
+    run("login", "--name", "ada", typed=WORD)
+    keys = {}
+    for key in ("one", "two"):
+        keys[key] = json.loads(run("key", "new", key, "--no-passphrase", "--json"))["public"]
+    for name, private in (("known", []), ("hidden", ["--private"])):
+        project = write(tmp_path / name, numbers("a"), name)
+        run("build", project)
+        run("publish", project, "--sign", "one", *private)
+        app = tmp_path / f"app-{name}"
+        app.mkdir()
+        (app / "modpkg.toml").write_text(f'[app]\nname = "app"\n[dependencies]\n{name} = "*"\n')
+        run("lock", "-C", app)
+        assert keys["one"] in (app / "modpkg.lock").read_text()
+    # Of a release that is published, a signature is added.
+    project = write(tmp_path / "late", numbers("a"), "late")
+    run("build", project)
+    run("publish", project)
+    for key in ("one", "two"):
+        run("publish", project, "--sign", key)
+    run("registry", "copy", live.settings.url, tmp_path / "copy", "late", "known")
+    for name, count in (("late", 2), ("known", 1)):
+        (line,) = Registry(str(tmp_path / "copy")).index(name)
+        path = tmp_path / "copy" / signatures_path(parse_digest(line.release))
+        assert (line.signed, len(bundles_in(path.read_bytes()))) == (True, count)
+    with live_server(tmp_path / "other") as other:
+        with other.database.begin() as db:
+            add_account(db, "ada", password_hash(WORD))
+        run("login", other.settings.url, "--name", "ada", typed=WORD)
+        run("registry", "copy", tmp_path / "copy", other.settings.url)
+        assert other.place.folder is not None
+        copied = other.place.folder / path.relative_to(tmp_path / "copy")
+        assert copied.read_bytes() == path.read_bytes()
 
 
 def test_a_token_that_was_revoked_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
