@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest, blob_path, parse_digest
+from modpkg.core.digests import Digest
 from modpkg.core.elsewhere import ASK_PUBLISHER, elsewhere_path, read_places
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError
-from modpkg.core.records import ReleaseRecord
 from modpkg.registry.source import FileMissing, RangesUnsupported
 
 if TYPE_CHECKING:
     from modpkg.registry.outside import OutsideFile
-    from modpkg.registry.place import Place, RegistryChange
 
 ReadFile = Callable[[str, int], bytes]
 
@@ -134,20 +132,3 @@ class ElsewhereBlobs:
             with contextlib.suppress(KeyError):
                 raise self._failures[digest].with_traceback(None)
         raise IntegrityError("M306", what=what, digest=digest, source=self._url)
-
-
-def bytes_elsewhere(
-    place: Place,
-    change: RegistryChange,
-    record: ReleaseRecord,
-    kept: Mapping[Digest, Sequence[str]],
-) -> int:
-    """Return the bytes of a release that a registry has elsewhere, and may not stay so."""
-    sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
-    return sum(
-        size
-        for digest, size in ((parse_digest(text), size) for text, size in sizes.items())
-        if digest not in kept
-        if place.size(blob_path(digest)) is None
-        if change.read(elsewhere_path(digest), bounds.BLOB_PLACES_BYTES) is not None
-    )

@@ -10,16 +10,18 @@ them, each whole or not at all.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest, blob_path, file_chunks
+from modpkg.core.digests import Digest, blob_path, file_chunks, parse_digest
+from modpkg.core.elsewhere import elsewhere_path
 from modpkg.core.errors import IntegrityError
 from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.records import ReleaseRecord
 from modpkg.core.regular_file import check_regular
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
@@ -236,3 +238,20 @@ def is_registry(place: Place) -> bool:
 def registry_at(place: Place, cache: BlobTree | None = None) -> Registry:
     """Return the registry at a place, of which nothing was read yet, for its records to be kept."""
     return Registry(place.source.url, source=place.source, cache=cache)
+
+
+def bytes_elsewhere(
+    place: Place,
+    change: RegistryChange,
+    record: ReleaseRecord,
+    kept: Mapping[Digest, Sequence[str]],
+) -> int:
+    """Return the bytes of a release that a registry has elsewhere, and may not stay so."""
+    sizes = record.packs | {entry.digest: entry.size for entry in record.files.values()}
+    return sum(
+        size
+        for digest, size in ((parse_digest(text), size) for text, size in sizes.items())
+        if digest not in kept
+        if place.size(blob_path(digest)) is None
+        if change.read(elsewhere_path(digest), bounds.BLOB_PLACES_BYTES) is not None
+    )

@@ -26,7 +26,6 @@ from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.cutoff import moment_text
-from modpkg.registry.elsewhere import bytes_elsewhere
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import format_index, parse_index
 from modpkg.registry.known import published_tensors, remember_published
@@ -37,6 +36,7 @@ from modpkg.registry.place import (
     Place,
     Progress,
     RegistryChange,
+    bytes_elsewhere,
     is_registry,
     registry_at,
 )
