@@ -231,9 +231,9 @@ def _await(ready: Callable[[], None], seconds: float = 60) -> None:
 def publishers(options: argparse.Namespace, work: Path) -> str:
     """Let many publish at once, while others read; return what became of it."""
     samples = Samples(work / "samples")
-    names = [f"crowd-{number:02}" for number in range(options.count // 5)]
+    names = [f"crowd-{number:02}" for number in range(options.count // 4)]
     wanted = [samples.text(names[at % len(names)], f"{1 + at // len(names)}.0")
-              for at in range(options.count)]  # fmt: skip
+              for at in range(options.count + len(names))]  # fmt: skip
     storage = work / "registry"
     server = ServerProcess(str(storage), work / "server.txt", config=without_rates(work))
     server.start()
