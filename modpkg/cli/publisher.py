@@ -70,7 +70,10 @@ def add_publisher(
     registry: str | None,
     as_json: bool,
 ) -> None:
-    """Let the CI job of the file WORKFLOW, like release.yml, publish the module NAME."""
+    """Let the CI job of the file WORKFLOW, like release.yml, publish the module NAME.
+
+    On GitHub it is a file in .github/workflows; another issuer tells a path in the repository.
+    """
     api = registry_api(registry)
     api.check_login(f"let a job publish {name}")
     wanted = PublisherRequest(

@@ -67,7 +67,7 @@ def submit_command(
     project = module_project(folder, workspace)
     signer = None if sign is None else open_signer(sign)
     submission = submit_project(project, message, allow_breaking, signer)
-    line, number = submission.line, submission.number
+    line, number, before = submission.line, submission.number, submission.before
     if as_json:
         print_json(
             SubmitDocument(
@@ -75,9 +75,16 @@ def submit_command(
                 version=line.version,
                 number=number,
                 release=line.release,
-                size=line.size,
+                size=line.size if before is None else 0,
                 registry=submission.registry,
             )
+        )
+        return
+    if before is not None:
+        tell(
+            f"{line.name} {line.version} is a candidate at {submission.registry} already: "
+            f"{strong(before.label)}, which {before.by} submitted. Your message was not added; "
+            f"'modpkg comment {before.label} TEXT' adds one."
         )
         return
     tell(

@@ -384,8 +384,8 @@ MESSAGES: dict[str, str] = {
         "--reason WHY' to accept it nevertheless."
     ),
     "M472": (
-        "{label} is not accepted: {name} has reviewers ({reviewers}), and none of them has run "
-        "'modpkg approve {label}'."
+        "{label} is not accepted: {name} has reviewers ({reviewers}); one of them who has not "
+        "submitted it has to run 'modpkg approve {label}' first."
     ),
     "M501": "Cannot fetch {what} with --offline; run the same command once without it.",
     "M502": (

@@ -112,11 +112,14 @@ def check_not_removed(lock: Lock, by_name: Mapping[str, Registry], missing: Iter
 
 
 def replaced_release(module: LockedModule, lines: Iterable[IndexLine]) -> str | None:
-    """Return how an index differs from a lock in a version, as a clause; None if it does not."""
+    """Return how an index differs from a lock in a version, as a clause; None if it does not.
+
+    A locked candidate is no release, so an index need not have it.
+    """
     version = parse_version(module.version)
     line = next((line for line in lines if parse_version(line.version) == version), None)
     if line is None:
-        return "its registry does not have it any more"
+        return None if module.candidate else "its registry does not have it any more"
     if line.release != module.release:
         return "its registry now has another release under that version"
     return None

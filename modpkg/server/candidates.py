@@ -1,9 +1,9 @@
 """Candidates by the API: what is said about them, and who decides.
 
-Anybody who may submit may comment. Whoever has a role for the module may approve; he and whoever
-submitted the candidate may attach what `check` and `vet` say. Maintainers accept and reject, and
-whoever submitted it may withdraw it. The storage is changed outside of transactions, which must not
-wait for it.
+Anybody who may submit may comment. Whoever has a role for the module may approve what others have
+submitted; he and whoever submitted the candidate may attach what `check` and `vet` say. Maintainers
+accept and reject, and whoever submitted it may withdraw it. The storage is changed outside of
+transactions, which must not wait for it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def say(
     Raises:
         NotFound: There is no such module or candidate, or none that the caller may know of.
         AccessRefused: He may not say this.
-        PublishError: It is decided already, which only comments may follow.
+        PublishError: It is decided already, which only comments may follow, or he approves what he
+            has submitted himself.
         RecordError: It cannot be said.
     """
     with server.database.begin() as db:
@@ -66,6 +67,10 @@ def say(
     if not speaks:
         raise AccessRefused("M432", name=caller.name, action="submit", module=module.name)
     writer = CandidateWriter(place_of(server, module))
+    if kind == "approval":
+        one = read_candidate(registry_at(writer.place), module.name, number)
+        if one.by == caller.name:
+            raise PublishError("M449", reason=f"{one.label} is yours, for others to approve")
     if kind == "report" and not reviews:
         one = read_candidate(registry_at(writer.place), module.name, number)
         _check_own(caller, one, "report on")

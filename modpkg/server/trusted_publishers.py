@@ -47,6 +47,8 @@ ACTIONS = ("read", "publish", "submit")
 MOST = 20
 """Trusted publishers of one module."""
 _REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
+_WORKFLOWS = ".github/workflows/"
+"""Where GitHub has the files of workflows, none of them in a folder within."""
 _WORKFLOW = re.compile(r"[\w.-]+(?:/[\w.-]+)*", re.ASCII)
 
 
@@ -70,7 +72,7 @@ def job_of(token: VerifiedToken) -> CiJob:
     environment = token.text("environment")
     if token.issuer == GITHUB:
         repository = token.text("repository")
-        inner = _within(token.text("workflow_ref"), f"{repository}/.github/workflows/")
+        inner = _within(token.text("workflow_ref"), f"{repository}/{_WORKFLOWS}")
         return CiJob(repository, inner, environment, token.text("repository_id"))
     if token.issuer == GITLAB:
         repository = token.text("project_path")
@@ -121,7 +123,13 @@ def add_publisher(
         known = ", ".join(issuers) or "none"
         reason = f"{wanted.issuer} is not an issuer for jobs here ({known} are)"
         raise PublishError("M449", reason=reason)
-    if not _REPOSITORY.fullmatch(wanted.repository) or not _WORKFLOW.fullmatch(wanted.workflow):
+    workflow = wanted.workflow
+    if issuer.rstrip("/") == GITHUB:
+        workflow = workflow.removeprefix(_WORKFLOWS)
+        if "/" in workflow:
+            reason = f"GitHub runs workflows of {_WORKFLOWS} alone; name one, as release.yml"
+            raise PublishError("M449", reason=reason)
+    if not _REPOSITORY.fullmatch(wanted.repository) or not _WORKFLOW.fullmatch(workflow):
         raise PublishError(
             "M449",
             reason="a job is named by its repository, OWNER/NAME, and the file of a workflow",
@@ -131,7 +139,7 @@ def add_publisher(
         issuer=issuer,
         claims={
             "repository": wanted.repository,
-            "workflow": wanted.workflow,
+            "workflow": workflow,
             "environment": wanted.environment,
         },
         created_by=account_id,

@@ -55,7 +55,11 @@ def submit(capfd: Capture, registry: Path, version: str, **more: Any) -> str:
 def test_from_submission_to_decision(registry: Path, capfd: Capture) -> None:
     assert "no candidates" in ok(capfd, "candidates", "words")
     assert "Submitted words#1: words 1.1 to" in submit(capfd, registry, "1.1", c=TENSORS["a"])
-    assert "Submitted words#1" in submit(capfd, registry, "1.1", c=TENSORS["a"])
+    again = submit(capfd, registry, "1.1", c=TENSORS["a"])
+    assert "already: words#1, which ada submitted" in again
+    assert "new)" not in again
+    repeated = ok(capfd, "submit", registry.parent / "my-1.1", "-m", "again", "--json")
+    assert [json.loads(repeated)[key] for key in ("number", "size")] == [1, 0]
     submit(capfd, registry, "1.2", c=TENSORS["b"])
     listed = ok(capfd, "candidates", "words")
     assert "#1" in listed

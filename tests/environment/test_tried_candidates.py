@@ -93,6 +93,13 @@ def test_update_goes_back_to_releases(app: Path, registry: Path, capfd: Capture)
     assert (locked(app).version, locked(app).candidate) == ("1.0", 0)
 
 
+def test_a_candidate_is_not_gone(app: Path, registry: Path, capfd: Capture) -> None:
+    submit(registry, "1.1")
+    ok(capfd, "install", "--candidate", "words#1")
+    assert "any more" not in ok(capfd, "outdated")
+    assert "any more" not in ok(capfd, "info", "words")
+
+
 def test_a_new_name_is_added_without_a_bound(app: Path, registry: Path, capfd: Capture) -> None:
     submit(registry, "2.0rc1", name="fresh")
     ok(capfd, "install", "--candidate", "fresh#1")

@@ -122,6 +122,14 @@ def test_who_may_decide(world: World) -> None:
     ]
 
 
+def test_nobody_approves_what_he_submitted(world: World) -> None:
+    world.submit("1.1", by="rita")
+    assert world.asked("rita", "1/approvals") == (409, "M449")
+    assert read_thread(world.server.registry(), "words", 1) == []
+    assert world.asked("mary", "1/accept") == (409, "M472")
+    assert world.asked("mary", "1/approvals") == (201, "")
+
+
 def test_a_failing_report_is_overruled_with_a_reason(world: World) -> None:
     world.submit("1.1")
     world.asked("rita", "1/approvals")

@@ -186,6 +186,15 @@ def test_publishers_are_the_owners_matter(
     assert actions[-3:] == ["publisher.add", "publisher.token", "publisher.remove"]
 
 
+def test_a_workflow_of_github_is_named_by_its_file(
+    client: Client, server: Server, ada: dict[str, str]
+) -> None:
+    server.settings = replace(server.settings, publishing_issuers=(GITHUB,))
+    made = trusted(client, ada, GITHUB, workflow=".github/workflows/release.yml").json()
+    assert made["workflow"] == "release.yml"
+    assert trusted(client, ada, GITHUB, workflow="ci/release.yml").json()["code"] == "M449"
+
+
 def test_the_jobs_of_an_owner_end_with_his_ownership(
     client: Client, server: Server, issuer: LocalIssuer, ada: dict[str, str]
 ) -> None:

@@ -7,7 +7,7 @@ from msgspec import Struct
 from modpkg.community.review.desk import desk_at
 from modpkg.community.semver.check import Check
 from modpkg.community.semver.releases import damage_of_build, prepare_release, signature_of
-from modpkg.core.candidates import CandidateReport
+from modpkg.core.candidates import CandidateLine, CandidateReport
 from modpkg.core.errors import PublishError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import ModuleName
@@ -16,8 +16,9 @@ from modpkg.core.records import IndexLine
 from modpkg.core.this_machine import machine_line, user_name
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.candidate_writer import CandidateWriter
-from modpkg.registry.candidates import read_thread
+from modpkg.registry.candidates import read_candidates, read_thread
 from modpkg.registry.place import registry_at
+from modpkg.registry.reader import Registry
 from modpkg.registry.server_writer import ServerWriter
 from modpkg.trust.bundle import Signer
 
@@ -31,6 +32,8 @@ class Submission(Struct, frozen=True):
     number: int
     registry: str
     """Its address."""
+    before: CandidateLine | None = None
+    """The open candidate that the release was already; None if it is a new one."""
 
 
 def submit_project(
@@ -44,6 +47,8 @@ def submit_project(
         reason: Why a breaking change has no breaking version.
         signer: What signs the release; None if nothing does.
 
+    A release that is an open candidate already stays that one, with its message.
+
     Raises:
         What `publish_project` raises.
     """
@@ -53,6 +58,7 @@ def submit_project(
         if prepared.already:
             names = {"name": line.name, "version": line.version}
             raise PublishError("M470", registry=place.url, manifest=MANIFEST, **names)
+        before = _open_candidate(registry_at(place), line)
         project.progress.stage(f"Submitting {line.name}")
         project.progress.total(line.size)
         advance = project.progress.advance
@@ -77,7 +83,15 @@ def submit_project(
     is_new = not read_thread(registry_at(place), name, number)  # it may have been submitted before
     if is_new and prepared.result is not None:
         desk_at(place).say(name, number, "report", "", report_of_check(prepared.result))
-    return Submission(submitted, number, place.url)
+    return Submission(submitted, number, place.url, before)
+
+
+def _open_candidate(registry: Registry, line: IndexLine) -> CandidateLine | None:
+    """Return the open candidate that a release is, or None."""
+    for one in read_candidates(registry, line.name):
+        if one.status == "open" and one.line.release == line.release:
+            return one
+    return None
 
 
 def report_of_check(result: Check) -> CandidateReport:
