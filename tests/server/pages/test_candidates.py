@@ -208,6 +208,8 @@ def test_a_candidate_is_discussed_and_decided_from_its_page(
 
     assert 'value="accept"' in owner.get(address).text
     assert 'value="accept"' not in other.get(address).text
+    assert 'value="approve"' in owner.get(address).text
+    assert 'value="approve"' not in owner.get("/modules/parts/candidates/1").text  # her own
     assert send(other, "comment", EVIL)[0] == 303
     assert send(other, "comment", " ")[0] == 400
     assert send(other, "approve")[0] == 403
