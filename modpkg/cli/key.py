@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from getpass import GetPassWarning
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +79,7 @@ def key_command() -> None:
 def new_command(name: str, algorithm: Algorithm, no_passphrase: bool, as_json: bool) -> None:
     """Make the key NAME, and print its public part."""
     path = key_path(name) if name.endswith(".pem") else key_path(str(module_name(name)))
-    passphrase = None if no_passphrase else _passphrase("Passphrase for the new key", confirm=True)
+    passphrase = None if no_passphrase else _passphrase("Passphrase for the new key", new=True)
     public = new_key(path, algorithm, passphrase)
     _write_public(path, str(public))
     if as_json:
@@ -125,8 +127,10 @@ def _write_public(path: Path, public: str) -> None:
     write_atomically(path.with_suffix(".pub"), f"{public}\n".encode())
 
 
-def _passphrase(text: str, *, confirm: bool = False) -> str:
+def _passphrase(text: str, *, new: bool = False) -> str:
     """Return a passphrase, of the environment or of whoever sits there.
+
+    ``new`` is whether it is that of a new key, which is asked for twice, and need not have one.
 
     Raises:
         UsageError: There is nobody to ask.
@@ -134,10 +138,13 @@ def _passphrase(text: str, *, confirm: bool = False) -> str:
     if (given := os.environ.get(PASSPHRASE)) is not None:
         return given
     try:
-        answer: str = click.prompt(text, hide_input=True, confirmation_prompt=confirm, err=True)
-    except click.Abort:
-        message = f"a passphrase is needed, and there is no terminal to ask on; set {PASSPHRASE}"
-        raise UsageError("M901", message=f"{message}, or use --no-passphrase.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GetPassWarning)  # it would be shown as it is typed
+            answer: str = click.prompt(text, hide_input=True, confirmation_prompt=new, err=True)
+    except (click.Abort, GetPassWarning):
+        message = f"A passphrase is needed, and there is no terminal to ask on; set {PASSPHRASE}"
+        end = ", or use --no-passphrase." if new else "."
+        raise UsageError("M901", message=message + end) from None
     return answer
 
 

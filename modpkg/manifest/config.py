@@ -26,7 +26,7 @@ from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import CONFIG_TABLES, PLACES_KEYS, REGISTRY_KEYS, STORE_KEYS
 from modpkg.manifest.limits import DEFAULTS, Limits, parse_limits
 from modpkg.manifest.logins import Login, Password, Secret, SentToken, Token
-from modpkg.manifest.stored_logins import check_token, stored_logins, token_of_environment
+from modpkg.manifest.stored_logins import TOKEN, check_token, stored_logins, token_of_environment
 from modpkg.manifest.values import has_login, is_alias
 from modpkg.toml.document import decoded, read_document
 from modpkg.toml.node import ManifestSource, Node, Table, hint
@@ -192,7 +192,7 @@ def _with_logins(settings: Settings) -> Settings:
     address = settings.aliases.get(named, named)
     if token is not None and origin(address)[0] in ("http", "https"):
         check_token(token)
-        logins[origin_text(address)] = SentToken(token)
+        logins[origin_text(address)] = SentToken(token, f"correct {TOKEN}, which it comes from")
     return replace(settings, logins=logins) if logins else settings
 
 

@@ -94,9 +94,11 @@ class Password(Struct, frozen=True):
 
 
 class SentToken(Struct, frozen=True):
-    """A bearer token that another tool keeps."""
+    """A bearer token that another tool keeps, or that comes from the environment."""
 
     token: str
+    remedy: str = ""
+    """What helps where the token is not accepted; empty if the settings are to be corrected."""
 
     def __repr__(self) -> str:
         return "SentToken()"

@@ -15,7 +15,7 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.home import config_path
 from modpkg.manifest.config import StoreAccess
 from modpkg.manifest.limits import DEFAULTS
-from modpkg.manifest.logins import Login
+from modpkg.manifest.logins import Login, SentToken
 from modpkg.manifest.stored_logins import StoredToken
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.attempts import Attempts, asked_wait, head_of
@@ -321,7 +321,9 @@ class ObjectSource:
             self.url,
             path,
             logged_in=self._login is not None,
-            login_remedy=self._login.remedy if isinstance(self._login, StoredToken) else "",
+            login_remedy=self._login.remedy
+            if isinstance(self._login, StoredToken | SentToken)
+            else "",
             silence=self._patience.total_seconds(),
             begun=begun,
             asked=None if attempts is None else attempts.asked,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from modpkg.core import bounds
-from modpkg.core.errors import RegistryError
+from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.registry.attempts import jittered
 from modpkg.registry.requests import wait_for
 
@@ -19,8 +19,10 @@ _PAUSE = 0.25
 class PassingFailure(Exception):
     """A request failed such that another may succeed."""
 
-    def __init__(self, reason: str, after: float = 0) -> None:
+    def __init__(self, reason: str, after: float = 0, error: ModpkgError | None = None) -> None:
         self.reason = reason
+        self.error = error
+        """What the registry says itself, to be raised where it is not tried again."""
         self.after = after
         """For how many seconds the registry wants to be left alone."""
 
@@ -42,7 +44,8 @@ class RequestTries:
         """Wait before the next try; ``progressed`` is whether the last one brought something.
 
         Raises:
-            RegistryError: There were enough, or the registry asks for too long a wait.
+            RegistryError: There were enough, or the registry asks for too long a wait; of another
+                class if it says so itself.
         """
         if progressed:
             self.count, self._granted = 0, 0.0
@@ -50,8 +53,8 @@ class RequestTries:
         self._granted += failure.after
         if self._granted > bounds.RETRY_AFTER_SECONDS:
             remedy = f"try again in {failure.after:.0f} s, for which it asks to be left alone"
-            raise self._refusal(failure.reason, remedy) from None
+            raise (failure.error or self._refusal(failure.reason, remedy)) from None
         if self.count > RETRIES:
-            raise self._refusal(failure.reason, "try again later") from None
+            raise (failure.error or self._refusal(failure.reason, "try again later")) from None
         self._check_going()
         wait_for(partial(time.sleep, max(failure.after, jittered(_PAUSE * 2**self.count))))

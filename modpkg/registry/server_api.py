@@ -43,6 +43,8 @@ from modpkg.registry.request_tries import PassingFailure
 
 Answer = TypeVar("Answer")
 _BUSY = (408, 425, 429)
+_LIMITS = ("M434", "M484")
+"""The errors that say how long to wait."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -208,7 +210,7 @@ class ServerApi(CheckedRequests):
                 data = read_answer(answer, bounds.API_ANSWER_BYTES)
                 got = WholeAnswer(answer.status, answer.headers, data)
         except PassingFailure as failure:
-            raise self.refusal(failure.reason, "try again") from None
+            raise (failure.error or self.refusal(failure.reason, "try again")) from None
         if got.status not in range(200, 300):
             raise self.refused(got)
         return got
@@ -247,9 +249,19 @@ class ServerApi(CheckedRequests):
                 raise self.refusal(reason, "use the address that it redirects to, if it is right")
             if status in _BUSY or (status >= 500 and status != 507):
                 after = retry_after(answer.headers.get("Retry-After", "")) or 0.0
-                raise PassingFailure(f"it answers with status {status}", after)
+                raise PassingFailure(
+                    f"it answers with status {status}", after, self._said_when_busy(answer)
+                )
             self._check_encoding(answer)
             yield answer
+
+    def _said_when_busy(self, answer: http.client.HTTPResponse) -> ModpkgError | None:
+        """Return the error of a server that limits attempts or requests; None if it gives none."""
+        if answer.status != 429:
+            return None
+        data = read_answer(answer, bounds.API_ANSWER_BYTES)
+        error = self.refused(WholeAnswer(answer.status, answer.headers, data))
+        return error if error.code in _LIMITS else None
 
     def refused(self, answer: WholeAnswer) -> ModpkgError:
         """Return the error that the server answers with, or one for its status.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.manifest.config import parse_settings
+from modpkg.manifest.config import parse_settings, read_settings
 from modpkg.registry.location import default_location
 from modpkg.registry.open_source import open_source
 from modpkg.registry.source import Source
@@ -150,6 +150,21 @@ def test_rejected_credentials_are_an_error_that_does_not_show_them(
     sentence = f"rejects the credentials for f ({status}); correct them in {home}/config.toml."
     assert sentence in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_rejected_token_of_the_environment_is_corrected_there(
+    server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODPKG_TOKEN", "modpkg_" + "0" * 40)
+    monkeypatch.setenv("MODPKG_REGISTRY", server.url)
+
+    def fault(handler: object, number: int) -> bool:
+        handler.answer(401)  # type: ignore[attr-defined]
+        return True
+
+    server.fault = fault
+    with raises("M314", match="correct MODPKG_TOKEN"):
+        open_source(server.url, None, read_settings().of(server.url).login).read("f")
 
 
 @pytest.mark.parametrize(

@@ -176,3 +176,16 @@ def test_what_may_be_asked_twice_is_tried_again(fake: servers.Server) -> None:
     with raises("M520", match="503"):
         api.request("GET", "me", Me, again=False)
     assert len(fake.seen) == 1
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("code", ["M434", "M484"])
+def test_a_server_that_limits_says_so_itself(code: str, again: bool, fake: servers.Server) -> None:
+    def limit(handler: servers.Handler, number: int) -> bool:
+        said = json.dumps({"code": code, "message": "wait for 9 seconds"}).encode()
+        handler.answer(429, said, Retry_After="900" if code == "M434" else "0")
+        return True
+
+    fake.fault = limit
+    with raises(code, match="answers: wait for 9 seconds"):
+        ServerApi(fake.url, f"{fake.url}/api/1/").request("GET", "me", Me, again=again)

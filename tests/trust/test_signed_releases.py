@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,23 @@ def test_a_file_of_signatures_is_bounded(home: Path) -> None:
     many = [b"%d" % number for number in range(65)]
     with raises("M546"):
         place.change(lambda change: add_bundles(change, "signatures/ab/ab.jsonl", many))
+
+
+def test_without_a_terminal_the_passphrase_is_of_the_environment(
+    home: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODPKG_KEY_PASSPHRASE", "a phrase")
+    assert run(capfd, "key", "new", "ada")[0] == 0
+    monkeypatch.delenv("MODPKG_KEY_PASSPHRASE")
+
+    def in_clear(prompt: str) -> str:
+        warnings.warn("it would be shown", getpass.GetPassWarning, stacklevel=1)
+        return ""
+
+    monkeypatch.setattr(getpass, "getpass", in_clear)
+    monkeypatch.setattr("click.termui.hidden_prompt_func", in_clear)
+    project = write_module(tmp_path / "words", "words", "1.0")
+    assert run(capfd, "build", str(project))[0] == 0
+    status, _, err = run(capfd, "publish", str(project), "--sign", "ada")
+    assert (status, "M901" in err, "--no-passphrase" in err) == (2, True, False), err
+    assert "--no-passphrase" in run(capfd, "key", "new", "bob")[2]
