@@ -49,7 +49,9 @@ def test_a_release_is_put_into_the_bucket_and_published_from_there(
 ) -> None:
     server, client, ada = bucket
     tree, line = built(write(tmp_path / "1", numbers("a", "b")), server.place)
-    session = ada.declare(tree, line).json()
+    declared = ada.declare(tree, line)
+    assert declared.status_code == 200, declared.text
+    session = declared.json()
     assert {blob["direct"] for blob in session["missing"]} == {True}
     for blob in session["missing"]:
         data = tree.read(blob["digest"], "a blob")
