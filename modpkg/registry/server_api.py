@@ -16,12 +16,14 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core import bounds
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.errors import (
     CLASSES,
     AccessRefused,
     ModpkgError,
     RegistryError,
     RegistryUnreachable,
+    UsageError,
     reported_error,
 )
 from modpkg.core.home import config_path
@@ -124,6 +126,7 @@ class ServerApi(CheckedRequests):
             silence: How long the server may take to answer, in seconds.
 
         Raises:
+            UsageError: The record has a text that is too long, or such that no server takes it.
             ModpkgError: The server refuses it; the code is what the server says.
             RegistryUnreachable: It cannot be asked, or does not answer as servers of modpkg do.
         """
@@ -174,7 +177,7 @@ class ServerApi(CheckedRequests):
     ) -> WholeAnswer:
         body, headers = None, {"Accept": "application/json"}
         if record is not None:
-            data = msgspec.json.encode(record)
+            data = _checked(record)
             body = RequestBody(len(data), lambda: iter((data,)))
             headers["Content-Type"] = "application/json"
         url = self.url(path)
@@ -295,6 +298,21 @@ def _decoder(kind: Any) -> Any:
     if kind not in _decoders:
         _decoders[kind] = msgspec.json.Decoder(kind)
     return _decoders[kind]
+
+
+def _checked(record: Struct) -> bytes:
+    """Return a record as it is sent.
+
+    Raises:
+        UsageError: No server takes it, as where a text is too long.
+    """
+    data = msgspec.json.encode(record)
+    try:
+        _decoder(type(record)).decode(data)
+    except msgspec.MsgspecError as error:
+        message = f"This cannot be sent to the server: {decoding_reason(error)}."
+        raise UsageError("M901", message=message) from None
+    return data
 
 
 def api_path(*parts: object) -> str:

@@ -14,6 +14,8 @@ from modpkg.manifest.config import Settings, parse_settings
 from modpkg.manifest.logins import SentToken
 from modpkg.registry import request_tries
 from modpkg.registry.api_records import Me
+from modpkg.registry.release_requests import YankRequest
+from modpkg.registry.review_records import CommentRequest
 from modpkg.registry.server_api import ServerApi, open_api
 from modpkg.server.state import Server
 from tests.raising import raises
@@ -189,3 +191,16 @@ def test_a_server_that_limits_says_so_itself(code: str, again: bool, fake: serve
     fake.fault = limit
     with raises(code, match="answers: wait for 9 seconds"):
         ServerApi(fake.url, f"{fake.url}/api/1/").request("GET", "me", Me, again=again)
+
+
+@pytest.mark.parametrize(
+    ("record", "named"),
+    [
+        (CommentRequest("a" * (20_000 + 1)), "text"),
+        (YankRequest(version="1.0", reason="a" * 20_000), "reason"),
+    ],
+)
+def test_what_no_server_takes_is_not_sent(record: Struct, named: str, fake: servers.Server) -> None:
+    with raises("M901", match=named):
+        ServerApi(fake.url, f"{fake.url}/api/1/").send("POST", "x", record)
+    assert fake.seen == []
