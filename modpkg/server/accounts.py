@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from modpkg.core.errors import AccessRefused, InvalidValue, NotFound
+from modpkg.core.errors import AccessRefused, InvalidValue, NotFound, UsageError
 from modpkg.core.names import module_name
 from modpkg.registry.api_records import (
     AccountChange,
@@ -247,7 +247,8 @@ def make_administrator(database: Database, name: str, password: str | None = Non
     """Make somebody an administrator; with a password, an account is made if there is none.
 
     Raises:
-        NotFound: There is no such person.
+        UsageError: There is no such person, and no password to make an account with.
+        NotFound: It is an organisation.
         InvalidValue: The name or the password cannot be used.
     """
     if password is not None:
@@ -257,7 +258,10 @@ def make_administrator(database: Database, name: str, password: str | None = Non
         account = find_account(db, name)
         if account is None and kept is not None:
             account = add_account(db, name, kept)
-        if account is None or account.is_organisation:
+        if account is None:
+            message = f"Nobody is called {name} here; give --password-stdin to make the account."
+            raise UsageError("M901", message=message)
+        if account.is_organisation:
             raise NotFound("M439", what="person", name=name)
         if kept is not None:
             account.password = kept

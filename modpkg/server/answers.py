@@ -21,6 +21,7 @@ from modpkg.core.errors import (
 )
 from modpkg.registry.api_records import ErrorAnswer
 from modpkg.registry.session_records import OFFSET
+from modpkg.server.state import Server
 
 STATUS: dict[type[ModpkgError], int] = {
     AccessRefused: 403,
@@ -39,6 +40,8 @@ BY_CODE = {
     **dict.fromkeys(["M452"], 422),
     **dict.fromkeys(["M434", "M484"], 429),
 }
+_PLACES = frozenset(["address", "registry", "source", "url", "where"])
+"""Values of errors that may say where a registry lies: nothing for callers of a server."""
 _AGAIN = {"M455": "1"}
 """Code to the seconds after which to ask again."""
 
@@ -50,7 +53,20 @@ def status_of(error: ModpkgError) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 422)
 
 
-def error_answer(_: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # type: ignore[type-arg]
+def sentence_for_callers(server: Server, error: ModpkgError) -> str:
+    """Return the sentence of an error, with the server's address in place of its storage's."""
+    roots = [str(one.url) for one in (server.private, server.place) if one is not None]
+    values = error.values
+    for key in _PLACES & {*values}:
+        text = str(values[key])
+        for root in roots:
+            if text == root or text.startswith(f"{root}/"):
+                values = values | {key: server.settings.url + text[len(root) :]}
+                break
+    return str(error if values is error.values else type(error)(error.code, **values))
+
+
+def error_answer(request: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # type: ignore[type-arg]
     """Return the answer to a request that was refused."""
     status = status_of(error)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
@@ -60,7 +76,8 @@ def error_answer(_: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # ty
         headers[OFFSET] = str(found)
     if status == 429:
         headers["Retry-After"] = str(error.values["seconds"])
-    content = ErrorAnswer(error.code, str(error))
+    sentence = sentence_for_callers(request.app.state.server, error)
+    content = ErrorAnswer(error.code, sentence)
     return Response(content, status_code=status, headers=headers, media_type=MediaType.JSON)
 
 

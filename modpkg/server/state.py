@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from modpkg.core.errors import PublishError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.records import RegistryInfo, canonical_json, decode_record
+from modpkg.core.redacted import redacted
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.reader import Registry
@@ -25,6 +27,7 @@ from modpkg.server.issuers import Issuers
 from modpkg.server.metrics import Metrics
 from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.reading import files_of
+from modpkg.server.request_log import log
 from modpkg.server.settings import ServerSettings
 from modpkg.server.traffic import Traffic
 
@@ -55,8 +58,11 @@ class Server:
 
         Raises:
             UsageError: It is a repository of a hub, which has no place for what is uploaded.
-            PublishError: Nothing can be published there.
+            PublishError: Nothing can be published there, or another server does it.
         """
+        if urlsplit(settings.storage).scheme in ("http", "https"):
+            reason = "a server's files are looked after where they lie, by its operator"
+            raise PublishError("M309", url=redacted(settings.storage), reason=reason)
         if is_hub_address(settings.storage):
             message = f"{settings.storage} is a repository of a hub, which serves it already."
             raise UsageError("M901", message=message)
@@ -93,8 +99,10 @@ class Server:
             data = change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) or b""
             decode_record(data, RegistryInfo, f"{self.place.url}/{REGISTRY_INFO}")
             info = msgspec.json.decode(data)
-            if info.get("api") == self.settings.api:
+            if (before := info.get("api")) == self.settings.api:
                 return False
+            if before is not None:  # whoever asks at the other address is refused from now on
+                log("moved", level=logging.WARNING, api=self.settings.api, before=str(before))
             info["api"] = self.settings.api
             change.replace(REGISTRY_INFO, canonical_json(info) + b"\n")
             return True

@@ -191,5 +191,5 @@ def test_a_closed_account_can_do_nothing(server: Server, client: Client) -> None
 
 
 def test_an_administrator_is_somebody(server: Server) -> None:
-    with raises("M439", match="nobody"):
+    with raises("M901", match="--password-stdin"):
         make_administrator(server.database, "nobody")

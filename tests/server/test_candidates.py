@@ -86,6 +86,10 @@ def test_who_may_say_what(world: World) -> None:
     reading = world.person("eve", "read")
     assert world.asked(reading, "1/comments", text="!") == (403, "M432")
     assert world.asked("eve", "2/comments", text="!") == (404, "M467")
+    path = "modules/words/candidates/2/comments"
+    answer = world.people["eve"].request("POST", path, content=b'{"text":"!"}').json()
+    assert world.server.settings.url in answer["message"]
+    assert world.server.place.url not in answer["message"]
     assert world.asked("eve", "1/comments", text="\x1b") == (400, "M459")
     thread = read_thread(world.server.registry(), "words", 1)
     assert [(entry.by, entry.kind) for entry in thread] == [

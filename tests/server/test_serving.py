@@ -15,10 +15,14 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import pytest
+
+import modpkg.server.serving as serving_module
 from modpkg.server.accounts import make_administrator
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import Account
+from tests.raising import raises
 from tests.server.conftest import token_for
 from tests.server.live import free_port
 
@@ -104,3 +108,19 @@ def test_a_server_of_two_processes_from_its_start_to_its_end(tmp_path: Path) -> 
     assert (events[0], events[-1]) == ("started", "stopped")
     assert "wrong-password" not in (tmp_path / "log").read_text()
     assert not [line for line in lines(folder) if line["level"] == "error"]
+
+
+def test_an_address_has_one_server_whose_worker_ends_when_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "FREE_SECONDS", 0.1)
+    with serving(tmp_path / "registry") as (running, url):
+        port = int(url.rpartition(":")[2])
+        with raises("M901", match="in use"):
+            serving_module.serve(ServerSettings(storage=str(tmp_path / "other")), "127.0.0.1", port)
+        assert not (tmp_path / "other").exists()
+        running.kill()
+        until = time.monotonic() + 30
+        while answers(url):
+            assert time.monotonic() < until
+            time.sleep(0.05)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.place import registry_at
@@ -99,12 +101,18 @@ def test_the_first_administrator_and_a_database_that_was_lost(tmp_path: Path) ->
     assert modpkg_json("registry", "rebuild", storage)["modules"] == ["words"]
     assert modpkg_json("registry", "rebuild", storage)["modules"] == []
     done = modpkg("registry", "admin", "chief", storage, check=False)
-    assert (done.returncode, "M439" in done.stderr) == (1, True)
+    assert (done.returncode, "--password-stdin" in done.stderr) == (2, True)
 
 
 def test_a_repository_of_a_hub_is_no_storage_of_a_server() -> None:
     with raises("M901", match="hub"):
         Server(ServerSettings(storage="hf://acme/models"))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "https://models.example/registry"])
+def test_what_is_served_is_no_storage_of_a_server(address: str) -> None:
+    with raises("M309", match="where they lie"):
+        Server(ServerSettings(storage=address))
 
 
 def test_settings_come_from_a_file_and_options_come_before_it(tmp_path: Path) -> None:

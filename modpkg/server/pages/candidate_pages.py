@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from modpkg.core.bounds import COMMENT_CHARACTERS
 from modpkg.core.candidates import CandidateLine, CandidateStatus
 from modpkg.core.errors import ModpkgError, UsageError
-from modpkg.server.answers import status_of
+from modpkg.server.answers import sentence_for_callers, status_of
 from modpkg.server.callers import Caller
 from modpkg.server.candidates import accept, decline, say
 from modpkg.server.pages.candidates import candidate_page, candidates_page
@@ -141,7 +141,8 @@ def take_part(
         if not caller.is_known or error.code in ("M439", "M467"):
             raise
         status = status_of(error)
-        return _candidate(server, caller, name, candidate, 1, data.text, str(error), status)
+        sentence = sentence_for_callers(server, error)
+        return _candidate(server, caller, name, candidate, 1, data.text, sentence, status)
     address = f"/modules/{quote(name)}/candidates/{candidate}"
     return Redirect(address, status_code=303)
 

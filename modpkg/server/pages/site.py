@@ -17,7 +17,7 @@ from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.names import module_name
 from modpkg.core.records import KINDS, IndexLine, ModuleLine
 from modpkg.core.regular_file import read_file
-from modpkg.server.answers import malformed_answer, status_of
+from modpkg.server.answers import malformed_answer, sentence_for_callers, status_of
 from modpkg.server.callers import Caller
 from modpkg.server.pages.candidates import ShownResult, latest_results
 from modpkg.server.pages.catalogue import Catalogue, ModuleReleases, no_page
@@ -371,7 +371,7 @@ def error_page(request: Request[Any, Any, Any], error: Exception) -> Response[An
     """Return the answer to a request for a page that was refused."""
     server: Server = request.app.state.server
     if isinstance(error, ModpkgError):
-        status, sentence = status_of(error), str(error)
+        status, sentence = status_of(error), sentence_for_callers(server, error)
     elif isinstance(error, HTTPException):
         status, sentence = error.status_code, error.detail
     else:
