@@ -285,3 +285,15 @@ def test_what_other_libraries_log_is_redacted() -> None:
 
 def test_settings_can_be_made() -> None:
     assert ServerSettings(storage="x").limits.requests_per_second > 0
+
+
+def test_a_registry_that_gets_another_address_is_in_the_log(
+    tmp_path: Path, lines: list[dict[str, Any]]
+) -> None:
+    settings = ServerSettings(storage=str(tmp_path / "own"), url="https://one.example")
+    for url in ("https://one.example", "https://one.example", "https://two.example"):
+        server = Server(replace(settings, url=url))
+        server.prepare()
+        server.close()
+    (line,) = [line for line in lines if line["event"] == "moved"]
+    assert (line["level"], line["before"]) == ("warning", "https://one.example/api/1/")
