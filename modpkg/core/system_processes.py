@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from modpkg.core import system
 from modpkg.core.regular_file import read_head
+
+_LOOKS_AGAIN = 0.5
+"""Seconds after which a process looks again whether its parent is there."""
 
 
 class Terminated(SystemExit):
@@ -96,6 +100,20 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
                 )
         process.kill()
     process.wait()
+
+
+def end_with_parent(parent: int, seconds: float) -> None:
+    """Wait for the end of this process's parent, and end it too: first by SIGTERM, then anyway.
+
+    Args:
+        parent: The number of the parent, as it was.
+        seconds: How long what handles SIGTERM may take.
+    """
+    while os.getppid() == parent:
+        time.sleep(_LOOKS_AGAIN)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(seconds)
+    os._exit(1)
 
 
 def can_fork() -> bool:

@@ -1,8 +1,10 @@
-"""Sockets of this machine, which Windows does not have."""
+"""Sockets of this machine, in which systems differ."""
 
 from __future__ import annotations
 
 import socket
+
+from modpkg.core import system
 
 
 def local_socket(path: str, seconds: float) -> socket.socket:
@@ -22,3 +24,16 @@ def local_socket(path: str, seconds: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def check_free_address(host: str, port: int) -> None:
+    """Check that nobody listens at an address, not even one who shares it.
+
+    Raises:
+        OSError: Somebody does (``EADDRINUSE``), or it is no address of this machine.
+    """
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if not system.WINDOWS:  # connections that ended a moment ago do not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
-import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 from modpkg.core.errors import UsageError
+from modpkg.core.system_processes import end_with_parent
 from modpkg.core.system_signals import left_to_handlers
+from modpkg.core.system_sockets import check_free_address
 from modpkg.server.request_log import log, write_log
 from modpkg.server.settings import ServerSettings
 
@@ -26,8 +26,6 @@ STOP_SECONDS = 60
 """For how long requests that are under way may take when the server is asked to end."""
 FREE_SECONDS = 3
 """For how long a server that is ending may still hold the address of one that starts."""
-PARENT_SECONDS = 0.5
-"""After which a worker looks again whether its server is there."""
 SWITCH_SECONDS = 0.0002
 """After which a thread lets another one run Python: granian's hands requests to the loop's, and
 would wait for 5 ms while that answers others."""
@@ -55,7 +53,8 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> N
 
         def load() -> Any:
             write_log()
-            threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+            watch = partial(end_with_parent, parent, STOP_SECONDS)
+            threading.Thread(target=watch, daemon=True).start()
             sys.setswitchinterval(SWITCH_SECONDS)
             return RsgiApp(make_app(Server(settings)))
 
@@ -86,11 +85,7 @@ def _check_free(host: str, port: int) -> None:
     until = time.monotonic() + FREE_SECONDS
     while True:
         try:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                if os.name == "posix":  # connections that ended a moment ago do not count
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+            check_free_address(host, port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and time.monotonic() < until:
                 time.sleep(0.1)
@@ -99,16 +94,6 @@ def _check_free(host: str, port: int) -> None:
             message = f"Nothing can listen at {host}, port {port}: {reason}; name another --port."
             raise UsageError("M901", message=message) from None
         return
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when its server was killed: nobody else would ask it to."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
-    log("orphaned", level=logging.WARNING)
-    os.kill(os.getpid(), signal.SIGTERM)  # what is under way is answered first
-    time.sleep(STOP_SECONDS)
-    os._exit(1)
 
 
 def _prepare_apart(settings: ServerSettings) -> None:
