@@ -75,7 +75,12 @@ def add_owner(
     api.check_login(f"change who maintains {name}")
     path = api_path("modules", module_name(name), "owners", account)
     api.send("PUT", path, RoleRequest(role))
-    _tell(api, name, f"{good('Added')} {account} as a {role} of {name}.", as_json)
+    _tell(
+        api,
+        name,
+        f"{good('Added')} {account} as {'an' if role == 'owner' else 'a'} {role} of {name}.",
+        as_json,
+    )
 
 
 @owner_command.command("remove")

@@ -176,4 +176,6 @@ def rebuild_command(storage: str, database: str | None, config: Path | None, as_
         return
     tell(f"{good('Rebuilt')}: {counted(len(done.modules), 'module')} without an owner before.")
     if done.modules:
-        tell(f"Name owners for {listed(done.modules, 5)}: modpkg owner add NAME PERSON")
+        tell(
+            f"Name owners for {listed(done.modules, 5)}: modpkg owner add NAME PERSON --role owner"
+        )

@@ -269,8 +269,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M431": "To {action} {module}, log in first: run 'modpkg login'.",
     "M432": (
-        "{name} may not {action} {module}; ask an owner of {module} for the right, or use a token "
-        "that has it."
+        "{name} may not {action} {module}; ask its owner or an administrator for the right, or use "
+        "a token that has it."
     ),
     "M433": (
         "The name or the password is wrong; try again, or ask an administrator for a new password."
@@ -305,8 +305,8 @@ MESSAGES: dict[str, str] = {
     "M446": "The form is not of this login any more; load the page again, and send it again.",
     "M447": "{issuer} cannot be asked who somebody is: {reason}; {remedy}.",
     "M448": (
-        "{module} is public and would need {name}, which is private here; publish {name} as a "
-        "public module first, or {module} as a private one."
+        "{module} is public and would need {name}, which is private here; publish {module} "
+        "without it, or under a new name as a private module."
     ),
     "M449": "This cannot be done: {reason}.",
     "M450": (

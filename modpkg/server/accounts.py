@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from modpkg.core.errors import AccessRefused, InvalidValue, NotFound, UsageError
+from modpkg.core.errors import AccessRefused, InvalidValue, NotFound, PublishError, UsageError
 from modpkg.core.names import module_name
 from modpkg.registry.api_records import (
     AccountChange,
@@ -229,11 +229,20 @@ def set_disabled(db: Session, caller: Caller, name: str, disabled: bool) -> None
     Raises:
         AccessRefused: The caller is not an administrator.
         NotFound: There is no such account.
+        PublishError: It is the last administrator's.
     """
     check_administrator(caller)
     account = find_account(db, name)
     if account is None:
         raise NotFound("M439", what="account", name=name)
+    if disabled and account.is_administrator:
+        others = select(Account.id).where(
+            Account.is_administrator.is_(True),
+            Account.disabled.is_(None),
+            Account.id != account.id,
+        )
+        if db.scalar(others.limit(1)) is None:
+            raise PublishError("M449", reason=f"{account.name} is the last administrator")
     account.disabled = now() if disabled else None
     if disabled:
         db.execute(delete_rows(WebLogin).where(WebLogin.account_id == account.id))
@@ -244,7 +253,7 @@ def set_disabled(db: Session, caller: Caller, name: str, disabled: bool) -> None
 
 
 def make_administrator(database: Database, name: str, password: str | None = None) -> None:
-    """Make somebody an administrator; with a password, an account is made if there is none.
+    """Make somebody an administrator, and open his account; with a password, make it if need be.
 
     Raises:
         UsageError: There is no such person, and no password to make an account with.
@@ -267,6 +276,7 @@ def make_administrator(database: Database, name: str, password: str | None = Non
             account.password = kept
             db.execute(delete_rows(WebLogin).where(WebLogin.account_id == account.id))
         account.is_administrator = True
+        account.disabled = None
         log_event(db, account.name, "account.administrator")
 
 

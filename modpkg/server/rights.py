@@ -49,7 +49,15 @@ def visible(db: Session, caller: Caller, module: str) -> bool:
     known = db.get(Module, module)
     if known is None or not known.is_private:
         return True
-    return caller.reaches("read", module) and bool(roles_of(db, caller, module))
+    if not caller.reaches("read", module):
+        return False
+    return bool(roles_of(db, caller, module)) or (caller.is_administrator and _unowned(db, module))
+
+
+def _unowned(db: Session, module: str) -> bool:
+    """Return whether nobody owns a module, as after its database was lost."""
+    owners = select(Role.account_id).where(Role.module == module, Role.role == "owner")
+    return db.scalar(owners.limit(1)) is None
 
 
 def visible_private(db: Session, caller: Caller) -> list[str]:
@@ -69,7 +77,8 @@ def visible_private(db: Session, caller: Caller) -> list[str]:
 def may(db: Session, caller: Caller, action: str, module: str) -> bool:
     """Return whether a caller may take an action on a module.
 
-    An administrator may manage and yank what others own; he sees private modules only with a role.
+    An administrator may manage and yank what others own; he sees private modules only with a
+    role, or where nobody owns them.
     """
     if not visible(db, caller, module):
         return False

@@ -9,12 +9,12 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from modpkg.server.accounts import add_account
+from modpkg.server.accounts import add_account, make_administrator
 from modpkg.server.callers import ANYBODY, Caller, caller_for
 from modpkg.server.clock import now
 from modpkg.server.owners import add_module
 from modpkg.server.state import Server
-from modpkg.server.tables import Account, Membership
+from modpkg.server.tables import Account, Membership, Module
 from tests.raising import raises
 from tests.server.conftest import sent_with, token_for
 
@@ -148,3 +148,29 @@ def test_unknown_modules_are_not_there(client: Client) -> None:
     for name in ("nothing", "..", "%2e%2e%2fx", "a" * 200):
         answer = client.get(f"/api/1/modules/{name}/owners")
         assert answer.status_code in (404, 400), name
+
+
+def test_an_administrator_names_owners_of_a_private_module_without_any(
+    server: Server, client: Client
+) -> None:
+    headers = {name: sent_with(token_for(server, name)) for name in ("ada", "bob")}
+    make_administrator(server.database, "ada")
+    with server.database.begin() as db:
+        db.add(Module(name="words", is_private=True, created=now()))
+    assert given(client, headers["bob"], "bob").json()["code"] == "M439"
+    assert given(client, headers["ada"], "bob").status_code == 200
+    assert given(client, headers["ada"], "ada").json()["code"] == "M439"  # it has one now
+
+
+def test_the_last_administrator_is_not_closed(server: Server, client: Client) -> None:
+    headers = sent_with(token_for(server, "ada"))
+    token_for(server, "bob")
+    make_administrator(server.database, "ada")
+
+    def closed(name: str) -> Any:
+        return client.put(f"/api/1/accounts/{name}", json={"disabled": True}, headers=headers)
+
+    assert closed("ada").json()["code"] == "M449"
+    assert closed("bob").status_code == 204
+    make_administrator(server.database, "bob")  # opens it again
+    assert closed("ada").status_code == 204
