@@ -96,7 +96,7 @@ def try_one(
         case.validate_response(answer, checks=[not_a_server_error])
         seen.add(answer.status_code)
 
-    with suppress(Unsatisfiable):  # nothing about it can be malformed
+    with suppress(Unsatisfiable):  # it takes nothing
         send()
     return seen
 

@@ -13,6 +13,8 @@ from httpx import Response
 from litestar.testing import TestClient
 from sqlalchemy import update
 
+from modpkg.core.digests import Digest
+from modpkg.core.elsewhere import elsewhere_path, places_document
 from modpkg.core.records import IndexLine
 from modpkg.core.tree import BlobTree
 from modpkg.server.clock import now
@@ -200,3 +202,26 @@ def test_two_hundred_slow_clients_keep_nobody_waiting(tmp_path: Path) -> None:
         finally:
             for one in slow:
                 one.close()
+
+
+def test_a_server_asks_no_place_for_a_blob(
+    server: Server, ada: Publisher, release: Release
+) -> None:
+    """SSRF: what a storage lists as another place of a blob is for readers, who judge it."""
+    tree, line = release
+    session = ada.declare(tree, line).json()
+    root = server.place.folder
+    assert root is not None
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        place.settimeout(0.2)
+        address = f"https://127.0.0.1:{place.getsockname()[1]}/blob"
+        for blob in session["missing"]:
+            path = root / elsewhere_path(Digest(blob["digest"]))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(places_document([address]))
+        again = ada.declare(tree, line).json()
+        assert len(again["missing"]) == len(session["missing"])
+        assert ada.commit(session["id"]).status_code >= 400
+        with pytest.raises(TimeoutError):
+            place.accept()
+    assert server.registry().names() == []
