@@ -192,7 +192,7 @@ def claim_name(server: Server, caller: Caller, row: PublishingSession) -> bool:
     try:
         with server.database.begin() as db:
             return claim(db, caller, server, row)
-    except DatabaseRefused:  # somebody else was first, at the same moment
+    except (DatabaseRefused, PublishError):  # somebody else was first, at the same moment
         with server.database.begin() as db:
             return claim(db, caller, server, row)
 

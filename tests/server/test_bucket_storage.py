@@ -35,6 +35,8 @@ def bucket(
 ) -> Iterator[tuple[Server, TestClient[ServerApp], Publisher]]:
     """A server on a bucket, a client of it, and a publisher."""
     use_s3(monkeypatch, s3_url)
+    # What moto holds is this process's: tests before this one may have left something.
+    httpx.post(f"{s3_url}/moto-api/reset", trust_env=False)
     httpx.put(f"{s3_url}/bucket", trust_env=False)
     database = f"sqlite:///{tmp_path / 'server.sqlite3'}"
     server = Server(ServerSettings(storage="s3://bucket/models", database=database, name="test"))
