@@ -142,7 +142,6 @@ def one(story: Story, work: Path, url: str) -> None:
         "utf-8",
     )
     write_cases(work / "clamp", DOMAINS)
-    write_cases(work / "clamp", ["films"])
     shutil.copyfile(work / "clamp/tests/films.jsonl", work / "clamp/tests/sides.jsonl")
     story.modpkg("test", at="clamp")
     story.modpkg("build", at="clamp")

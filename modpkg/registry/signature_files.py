@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _AT_ONCE = 64
-FOLDERS = ("signatures", "successors")
 
 
 def signatures_path(release: Digest) -> str:
