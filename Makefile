@@ -61,7 +61,6 @@ schemas: $(VENV)/.installed
 	$(BIN)/python -m registry_spec
 
 docs: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.installed

@@ -169,6 +169,11 @@ def run_one(name: str, path: Path, seconds: int) -> tuple[str, str]:
     return found
 
 
+def plain(why: str) -> str:
+    """Return a reason that can stand between backquotes."""
+    return why.replace("`", "'")
+
+
 def page(results: dict[str, tuple[str, str]], total: int) -> str:
     """Return the page of all results."""
     lines = [
@@ -194,7 +199,9 @@ def page(results: dict[str, tuple[str, str]], total: int) -> str:
         if key == "run":
             lines.append(", ".join(chosen) + ".")
         else:
-            lines += [f"- {name}: {why.replace('|', '/')}" for name, why in chosen.items()]
+            lines += [
+                f"- {name}{f': `{plain(why)}`' if why else ''}" for name, why in chosen.items()
+            ]
     return "\n".join(lines) + "\n"
 
 
