@@ -46,6 +46,7 @@ COMMANDS = {
     "why-not": "Explain why a version was not selected.",
     "test": "Run the tests of a module, an app or an installed model.",
     "licenses": "List the licences of locked modules, and what the project accepts.",
+    "verify": "Prove that what is installed is what the lock says.",
     "sbom": "Write the bill of materials of what is locked (CycloneDX).",
     "vet": "Test a new release against the one before it.",
     "bisect": "Find the module versions that broke a command.",

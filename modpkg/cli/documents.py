@@ -45,6 +45,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "update": _INSTALL,
     "lock": ("modpkg.resolve.lock:Lock",),
     "audit": ("modpkg.environment.audit:Audit",),
+    "verify": ("modpkg.environment.proof:Proof",),
     "outdated": ("modpkg.cli.outdated:OutdatedDocument",),
     "compose": ("modpkg.cli.compose:ComposeDocument",),
     "rollback": ("modpkg.cli.rollback:RollbackDocument", "modpkg.cli.rollback:GenerationsDocument"),

@@ -471,6 +471,9 @@ MESSAGES: dict[str, str] = {
     "M547": "{what} cannot be used to sign: {reason}.",
     "M548": "{path} is there already, and a key is never replaced; choose another name.",
     "M549": "There is no key {path}; run 'modpkg key new' to make one, or name another.",
+    "M570": (
+        "{path} was installed from another lock than {lock} is now; run 'modpkg install' first."
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

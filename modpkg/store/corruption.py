@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -53,8 +53,18 @@ def find_corruption(
 
     ``progress`` is called, in any thread, with the bytes hashed.
     """
+    return corrupt_among(_items(store, contents), progress)
+
+
+def corrupt_among(
+    items: Iterable[Corruption], progress: Callable[[int], None] | None = None
+) -> list[Corruption]:
+    """Hash what has to have a digest, each as what is reported if it has another; return these.
+
+    ``progress`` is called, in any thread, with the bytes hashed.
+    """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        checked = pool.map(lambda item: _checked(item, progress), _items(store, contents))
+        checked = pool.map(lambda item: _checked(item, progress), items)
         return [item for item in checked if item is not None]
 
 

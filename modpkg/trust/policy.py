@@ -65,7 +65,7 @@ def signer_of(
             version=release.version,
             wanted=listed(rule.signers),
             where=rule.where,
-            found=_who(release.signers),
+            found=who_signed(release.signers),
         )
     if release.was:
         for signer in found:
@@ -77,18 +77,18 @@ def signer_of(
             version=release.version,
             was=release.was_version,
             signer=release.was,
-            found=_who(release.signers),
+            found=who_signed(release.signers),
         )
     if found:
         return found[0]
     if is_required:
         raise TrustError(
-            "M545", name=release.name, version=release.version, found=_who(release.signers)
+            "M545", name=release.name, version=release.version, found=who_signed(release.signers)
         )
     return NOBODY
 
 
-def _who(signers: Signers) -> str:
+def who_signed(signers: Signers) -> str:
     """Return who has signed a release, for a sentence that goes on after 'signed by'."""
     if signers.keys:
         return listed([str(key) for key in signers.keys])

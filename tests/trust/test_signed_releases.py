@@ -161,6 +161,27 @@ def test_signatures_of_something_else_count_for_nothing(
     assert (status, "error[M545]" in err, "none counts" in err) == (1, True, True)
 
 
+def test_verify_reads_signatures_again(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    assert run(capfd, "install")[0] == 0
+    document = json.loads(run(capfd, "verify", "words", "--json")[1])
+    assert (document["modules"][0]["signatures"], document["flaws"]) == ([keys["ada"]], [])
+    (path,) = (home / "registry" / "signatures").rglob("*.jsonl")
+    path.unlink()
+    status, out, _ = run(capfd, "verify", "words")
+    assert (status, keys["ada"] in out, "signed by nobody" in out) == (1, True, True)
+    release(capfd, tmp_path, "1.1", "bob")  # a signature of another release counts for nothing
+    (other,) = (home / "registry" / "signatures").rglob("*.jsonl")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(other.read_bytes())
+    assert "and not of words 1.0" in run(capfd, "verify")[1]
+    (home / "registry").rename(home / "gone")
+    status, out, err = run(capfd, "verify")
+    assert (status, "(by the lock)" in out, "not read again" in err) == (0, True, True)
+
+
 def test_a_file_of_signatures_is_bounded(home: Path) -> None:
     from modpkg.registry.folder_place import FolderPlace
     from modpkg.registry.signature_files import add_bundles

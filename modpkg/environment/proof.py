@@ -1,0 +1,428 @@
+"""Proving what is installed: that the bytes of models and modules are those that the lock names.
+
+The lock is what is believed: it has the digest of each release record and of each composed result.
+From there on everything is derived again: a record names the digests of its tensors and files, the
+composition that the records make says what is in a model's folder, and what is mapped is hashed.
+What the environment says of itself proves nothing, since whoever changes a file can change that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, structs
+
+from modpkg.compose.composition import Composition
+from modpkg.compose.plan import COMPOSE_ENGINE
+from modpkg.core.digests import digest_bytes, parse_digest
+from modpkg.core.errors import EnvironmentDamaged, InstallError
+from modpkg.core.filenames import CONFIG
+from modpkg.core.installed import InstalledModel, Prompt, TensorRef, read_installed
+from modpkg.core.jsonfile import json_text
+from modpkg.core.names import module_name
+from modpkg.core.printable import os_reason
+from modpkg.core.tensors import canonical_identity
+from modpkg.environment.absent import not_installed, nothing_installed
+from modpkg.environment.generations import Generation, text_digest
+from modpkg.environment.models import ModelRecipe
+from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
+from modpkg.environment.recomposition import recomposed
+from modpkg.environment.signers import signed_now
+from modpkg.environment.workspace import Workspace
+from modpkg.manifest.schema import Compose, Task
+from modpkg.resolve.lock import LockedModule
+from modpkg.store.corruption import Corruption, corrupt_among
+from modpkg.store.store import alignments
+from modpkg.trust.policy import NOBODY, who_signed
+
+ProvenBy = Literal["lock", "modules", "recomposed"]
+
+
+class Flaw(Struct, frozen=True):
+    """Something installed that is not what the lock says."""
+
+    of: str
+    """Name and version of the module or model."""
+    reason: str
+    path: str = ""
+    """The file, if it is one."""
+
+
+class ProvenModule(Struct, frozen=True, kw_only=True):
+    """What was found out about a locked module."""
+
+    name: str
+    version: str
+    release: str
+    """Digest of its record."""
+    registry: str
+    signer: str
+    """Who signed it, by the lock; empty for nobody."""
+    signatures: list[str] | None = None
+    """Whose signatures the registry has now that count; null if it was not asked."""
+    bytes: int
+    """Bytes of its weights and files in the store, which were hashed."""
+    absent: int
+    """Number of its weights and files that the store does not have."""
+
+
+class ProvenModel(Struct, frozen=True, kw_only=True):
+    """What was found out about a model of the environment."""
+
+    name: str
+    version: str
+    inputs: str
+    """Digest of what it is composed of."""
+    result: str | None
+    """Digest of its weights; null if it was not loaded yet, and is composed when it is."""
+    proven_by: ProvenBy | None
+    """Why these are the right weights: they are the lock's result, they are as the modules have
+    them, or composing again gave the same; null if nothing says so."""
+    bytes: int
+    """Bytes of its weights, which were hashed."""
+    last_places: dict[str, int | None] = {}
+    """By tensor that composing again made otherwise, by how many units in the last place."""
+
+
+class Proof(Struct, frozen=True):
+    """What was proven of an environment."""
+
+    models: list[ProvenModel]
+    modules: list[ProvenModule]
+    bytes: int
+    """Bytes that were hashed, each once."""
+    flaws: list[Flaw]
+
+
+def prove(workspace: Workspace, names: Sequence[str] = (), *, again: bool = False) -> Proof:
+    """Prove that what is installed is what the lock says.
+
+    Args:
+        workspace: The workspace.
+        names: Models or modules; all if there are none.
+        again: Whether models whose result the lock has are composed again too.
+
+    Raises:
+        InstallError: Nothing is installed, or none of a name, or from another lock; or something
+            has to be fetched, and ``--offline`` forbids it.
+        LockError: There is no lock, or it is out of date.
+        ModpkgError: A registry cannot be read, or composing failed.
+    """
+    environment = workspace.environment
+    while True:
+        generation = environment.current()
+        if generation is None:
+            raise nothing_installed(workspace)
+        if generation.lock != text_digest(workspace.lock_text() or ""):
+            raise InstallError("M570", path=environment.root, lock=workspace.project.lock_path)
+        with workspace.store.lock():
+            plan = plan_install(workspace, InstallRequest(frozen=True))
+            proof = _Prover(plan, generation).run(names, again=again)
+        if environment.current_number() == generation.number:
+            return proof
+
+
+class _Prover:
+    """Proves models and modules of one generation."""
+
+    def __init__(self, plan: InstallPlan, generation: Generation) -> None:
+        self._plan, self._generation = plan, generation
+        self._environment, self._store = plan.workspace.environment, plan.workspace.store
+        self._flaws: list[Flaw] = []
+        self._mapped: dict[tuple[int, int, int, int, str], tuple[str, Corruption]] = {}
+        """What is to be hashed, by device, inode, offset, length and digest."""
+
+    def run(self, names: Sequence[str], *, again: bool) -> Proof:
+        models, modules = self._chosen(names)
+        found = [self._module(module) for module in modules]
+        proven = self._signed(modules, found)
+        records = {name: self._record(name) for name in models}
+        size = self._hash()
+        done = [self._model(name, record, again=again) for name, record in records.items()]
+        return Proof(done, proven, size, self._flaws)
+
+    def _chosen(self, names: Sequence[str]) -> tuple[list[str], list[LockedModule]]:
+        """Return the models that are meant, and the modules that are, or that these are made of."""
+        lock, known = self._plan.lock, self._generation.models
+        if not names:
+            return [*known], [*lock.module]
+        models, modules = list[str](), set[str]()
+        for name in dict.fromkeys(map(module_name, names)):
+            if name not in known and lock.find(name) is None:
+                every = [*known, *(each.name for each in lock.module)]
+                raise not_installed(self._plan.workspace, name, every)
+            modules.add(name)
+            if name in known:
+                models.append(name)
+                recipe = self._recipe(name)
+                modules.update(recipe.modules() if recipe is not None else ())
+        return models, [module for module in lock.module if module.name in modules]
+
+    def _recipe(self, name: str) -> ModelRecipe | None:
+        return next((each for each in self._plan.recipes if each.name == name), None)
+
+    def _flaw(self, of: str, reason: str, path: Path | None = None) -> None:
+        self._flaws.append(Flaw(of, reason, "" if path is None else str(path)))
+
+    def _expect(self, of: str, items: Iterable[Corruption]) -> int:
+        """Note bytes that are to be hashed, once for all links to a file; return their number."""
+        size = 0
+        for item in items:
+            try:
+                status = Path(item.path).stat()
+            except OSError as error:
+                self._flaw(of, os_reason(error), Path(item.path))
+                continue
+            key = (status.st_dev, status.st_ino, item.offset, item.length, item.digest)
+            self._mapped.setdefault(key, (of, item))
+            size += item.length
+        return size
+
+    def _hash(self) -> int:
+        """Hash what was noted, and tell of what has another digest; return the bytes of all."""
+        progress = self._plan.workspace.progress
+        items = [item for _, item in self._mapped.values()]
+        size = sum(item.length for item in items)
+        progress.stage("Verifying")
+        progress.total(size)
+        owners = {(one.path, one.offset, one.digest): of for of, one in self._mapped.values()}
+        counts: dict[tuple[str, str, str], int] = {}
+        for item in corrupt_among(items, progress.advance):
+            of = owners[item.path, item.offset, item.digest]
+            key = (of, item.path, item.reason)
+            counts[key] = counts.get(key, 0) + 1
+        for (of, path, reason), count in counts.items():
+            times = f" (in {count} places)" if count > 1 else ""
+            self._flaw(of, reason + times, Path(path))
+        return size
+
+    def _module(self, module: LockedModule) -> ProvenModule:
+        """Note what the store has of a module."""
+        record, store = self._plan.transfer.records[module.name], self._store
+        places = store.find(alignments(record))
+        here, absent = list[Corruption](), 0
+        for entry in record.tensors.values():
+            if (place := places.get(entry.digest)) is None:
+                absent += 1
+                continue
+            path = str(store.packs.path(place.pack))
+            here.append(_bytes("tensor", path, entry.digest, place.offset, place.length))
+        for file in record.files.values():
+            size = store.size_of(parse_digest(file.digest))
+            absent += size is None
+            if size is not None:
+                path = str(store.blobs.path(parse_digest(file.digest)))
+                here.append(_bytes("file", path, file.digest, 0, size))
+        return ProvenModule(
+            name=module.name,
+            version=module.version,
+            release=module.release,
+            registry=module.registry,
+            signer=module.signer,
+            bytes=self._expect(f"{module.name} {module.version}", here),
+            absent=absent,
+        )
+
+    def _signed(
+        self, modules: Sequence[LockedModule], found: Sequence[ProvenModule]
+    ) -> list[ProvenModule]:
+        """Return modules with the signers that their registries have now."""
+        workspace = self._plan.workspace
+        by_name = workspace.registries_for(self._plan.manifest).by_name(self._plan.lock)
+        signed = signed_now(modules, by_name, workspace.progress.warn)
+        done = []
+        for module, one in zip(modules, found, strict=True):
+            who = signed[module.name]
+            if who is None:
+                done.append(one)
+                continue
+            keys = [str(key) for key in who.keys]
+            if module.signer != NOBODY and module.signer not in keys:
+                self._flaw(
+                    f"{module.name} {module.version}",
+                    f"it is locked as signed by {module.signer}, and "
+                    f"{by_name[module.name].shown} has it as signed by {who_signed(who)}",
+                )
+            done.append(structs.replace(one, signatures=keys))
+        return done
+
+    def _record(self, name: str) -> InstalledModel | None:
+        """Return a model's record, and note what it maps; None if it cannot be believed at all."""
+        of, folder = self._label(name), self._folder(name)
+        try:
+            model = read_installed(folder, self._environment.packs)
+        except EnvironmentDamaged as error:
+            self._flaw(of, str(error.values["reason"]), folder)
+            return None
+        composition, recipe = self._plan.compositions.get(name), self._recipe(name)
+        if composition is None or recipe is None:
+            self._flaw(of, "modpkg.lock and the manifest have no such model", folder)
+            return None
+        versions = {one: self._plan.transfer.records[one].version for one in recipe.modules()}
+        for path, reason in contradictions(model, recipe, versions, composition):
+            self._flaw(of, reason, folder / path)
+        self._expect(
+            of,
+            (
+                _bytes(
+                    "tensor",
+                    str(self._environment.packs / ref.file),
+                    ref.digest,
+                    ref.offset,
+                    ref.length,
+                )
+                for ref in _mapped_by(model)
+            ),
+        )
+        return model
+
+    def _model(self, name: str, model: InstalledModel | None, *, again: bool) -> ProvenModel:
+        """Return what is proven of a model, whose weights are what its record says."""
+        version = self._generation.models[name]
+        if model is None:
+            return ProvenModel(
+                name=name, version=version, inputs="", result=None, proven_by=None, bytes=0
+            )
+        size = sum(ref.length for ref in _mapped_by(model))
+        proven_by: ProvenBy | None = None
+        last_places: dict[str, int | None] = {}
+        if model.result is not None:
+            composition = self._plan.compositions[name]
+            proven_by = self._without_composing(model, composition)
+            if again or proven_by is None:
+                proven_by, last_places = self._again(model, proven_by)
+        return ProvenModel(
+            name=name,
+            version=version,
+            inputs=model.key,
+            result=model.result,
+            proven_by=proven_by,
+            bytes=size,
+            last_places=last_places,
+        )
+
+    def _without_composing(
+        self, model: InstalledModel, composition: Composition
+    ) -> ProvenBy | None:
+        """Return what says that a model's result is the right one; None if nothing does."""
+        locked = next((one for one in self._plan.lock.composed if one.model == model.name), None)
+        if locked is not None and locked.engine == COMPOSE_ENGINE:
+            if (locked.inputs, locked.result) != (composition.key, model.result):
+                what = "result" if locked.inputs == composition.key else "inputs of it"
+                self._flaw(self._label(model.name), f"modpkg.lock has another {what}")
+            return "lock"
+        return None if composition.types() else "modules"
+
+    def _again(
+        self, model: InstalledModel, proven_by: ProvenBy | None
+    ) -> tuple[ProvenBy | None, dict[str, int | None]]:
+        """Compose a model again; return what proves it then, and which tensors differ."""
+        from modpkg.compose.last_places import last_places_apart
+
+        with recomposed(self._plan, model.name) as made:
+            if made.result == model.result:
+                return "recomposed", {}
+            packs = self._environment.packs
+            apart: dict[str, int | None] = {}
+            for name in sorted(made.tensors.keys() | model.tensors.keys()):
+                one, other = made.tensors.get(name), model.tensors.get(name)
+                if one is None or other is None:
+                    apart[name] = None
+                elif canonical_identity(one) != canonical_identity(other):
+                    mapped = structs.replace(other, file=str(packs / other.file))
+                    apart[name] = last_places_apart(one, mapped)
+        first, steps = next(iter(apart.items()))
+        far = "" if steps is None else f" by up to {steps} units in the last place"
+        self._flaw(
+            self._label(model.name),
+            f"composed again, {len(apart)} of its tensors differ, {first}{far}",
+        )
+        return None, apart
+
+    def _label(self, name: str) -> str:
+        return f"{name} {self._generation.models[name]}"
+
+    def _folder(self, name: str) -> Path:
+        return self._environment.folder(self._generation.number) / "models" / name
+
+
+def contradictions(
+    model: InstalledModel,
+    recipe: ModelRecipe,
+    versions: Mapping[str, str],
+    composition: Composition,
+) -> Iterator[tuple[str, str]]:
+    """Yield where the record of a model is not what its composition makes, as path and reason.
+
+    Args:
+        model: The record; the files beside it have the digests that it says.
+        recipe: The model as manifest and lock have it.
+        versions: Of its modules, by name.
+        composition: What the locked releases make of it.
+    """
+    if model.key != composition.key:
+        yield "", "it was composed of something else than modpkg.lock has"
+    said = (model.version, model.modules, _decoded(model.recipe, Compose), _task(model))
+    if said != (recipe.version, versions, recipe.recipe, recipe.task):
+        yield "", "its record has another recipe, task or version than the locked release"
+    documents = {**composition.documents, CONFIG: composition.config}
+    expected = {
+        path: f"sha256:{blob.name}"
+        for path, blob in composition.files.items()
+        if path not in documents
+    }
+    expected |= {path: digest_bytes(json_text(one)) for path, one in documents.items()}
+    actual = model.files or {}
+    for path in sorted(expected.keys() | actual.keys()):
+        if path not in actual:
+            yield path, "it is missing"
+        elif path not in expected:
+            yield path, "nothing that is locked has this file"
+        elif actual[path] != expected[path]:
+            yield path, "it is not what the locked releases make"
+    if model.result is None:
+        return
+    types = composition.types()
+    if model.tensors.keys() != composition.kept.keys() | types.keys():
+        yield "", "it has other tensors than the locked releases make"
+    for name, ref in model.tensors.items():
+        kept = composition.kept.get(name)
+        if kept is not None and canonical_identity(ref) != canonical_identity(kept):
+            yield "", f"its tensor {name} is not that of the locked release"
+        elif kept is None and types.get(name, ("", ())) != (ref.dtype, tuple(ref.shape)):
+            yield "", f"its tensor {name} has another dtype or shape than composing gives"
+    if _without_places(model.prompt) != _without_places(composition.prompt):
+        yield "", "its virtual tokens are not those of the locked release"
+
+
+def _decoded(value: object, kind: type[Struct]) -> Struct | None:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
+
+
+def _task(model: InstalledModel) -> Struct | None:
+    return None if model.task is None else _decoded(model.task, Task)
+
+
+def _without_places(prompt: Prompt | None) -> object:
+    if prompt is None:
+        return None
+    tensors = {name: canonical_identity(ref) for name, ref in prompt.tensors.items()}
+    return structs.replace(prompt, tensors={}), tensors
+
+
+def _mapped_by(model: InstalledModel) -> list[TensorRef]:
+    prompt = model.prompt.tensors if model.prompt is not None else {}
+    return [*model.tensors.values(), *prompt.values()]
+
+
+def _bytes(
+    kind: Literal["tensor", "file"], path: str, digest: str, offset: int, length: int
+) -> Corruption:
+    """Return bytes to hash, as what is reported if they have another digest."""
+    return Corruption(kind=kind, path=path, digest=digest, offset=offset, length=length)
