@@ -459,8 +459,7 @@ MESSAGES: dict[str, str] = {
         "that is right, correct the entry of [trust]."
     ),
     "M544": (
-        "{name} {was} is locked with the signer {signer}, and {name} {version} is signed by "
-        "{found}; ask who maintains it, and if it is right, run the command again with "
+        "{change}; ask who maintains it, and if it is right, run the command again with "
         "--accept-changed {name}."
     ),
     "M545": (

@@ -78,6 +78,8 @@ class ModuleState(Struct, frozen=True, kw_only=True):
     """Requirements of its chosen extras, in addition to `requires`."""
     candidate: int = 0
     """The number of the candidate that it was locked as; 0 for a release."""
+    signer: str = ""
+    """Who has signed it, as in the lock."""
 
 
 class Generation(Struct, frozen=True, kw_only=True):

@@ -24,7 +24,6 @@ from modpkg.core.filenames import LOCK_NAME, composed_pack
 from modpkg.core.files import link_or_copy, make_folder, rename, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.leftovers import discard, temporary_sibling
-from modpkg.core.names import module_name
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_file, read_text
 from modpkg.core.sealed import seal
@@ -36,10 +35,10 @@ from modpkg.environment.generations import (
     EXACT,
     Environment,
     Generation,
-    ModuleState,
     text_digest,
 )
 from modpkg.environment.models import ModelRecipe, lay_out_model
+from modpkg.environment.module_states import module_states
 from modpkg.environment.patch_notes import conflict_notes
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
@@ -170,7 +169,7 @@ def apply_install(
             manifest=text_digest(plan.manifest_text),
             lock=text_digest(lock_text),
             requirements=plan.lock.requirements,
-            modules=_states(plan),
+            modules=module_states(plan),
             models=models,
             packs=packs,
             flagged=plan.flagged,
@@ -369,39 +368,6 @@ def _linked(
 def _pack_name(file: Path) -> str:
     """Return a pack's name in an environment: its digest, or the key of what was composed."""
     return file.name if file.suffix == "" else composed_pack(file.parent.name, file.name)
-
-
-def _states(plan: InstallPlan) -> list[ModuleState]:
-    fits: dict[str, dict[str, str]] = {}
-    for fit in plan.fits:
-        fits.setdefault(fit.module, {})[f"{fit.base} {fit.base_version}"] = fit.text()
-    states = []
-    for module in plan.lock.module:
-        record = plan.transfer.records[module.name]
-        states.append(
-            ModuleState(
-                name=module.name,
-                version=module.version,
-                kind=module.kind,
-                registry=module.registry,
-                release=module.release,
-                summary=record.summary,
-                license=record.license,
-                size=sum(record.packs.values()) + sum(f.size for f in record.files.values()),
-                requires=module.requires,
-                extras=module.extras,
-                fits=fits.get(module.name, {}),
-                candidate=module.candidate,
-                extra_requires=[
-                    text
-                    for extra, texts in record.extras.items()
-                    if module_name(extra) in module.extras
-                    for text in texts
-                    if text not in module.requires
-                ],
-            )
-        )
-    return states
 
 
 def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool]:

@@ -286,10 +286,12 @@ def make_lock(
     promise = msgspec.structs.replace(
         registries.promise(previous, installed, accepted), candidates=tried.free
     )
-    lock = promise.keep(lock, lost)
-    lock = with_signers(lock, previous, resolution, manifest, accepted)
+    signed = with_signers(
+        lock, previous, resolution, manifest, accepted=accepted, installed=installed
+    )
+    lock = promise.keep(signed.lock, lost, signed.refused)
     notes = registries.notes(lock, previous)
-    notes += [*tried.notes, *(one.sentence for one in lost.values())]
+    notes += [*tried.notes, *signed.notes, *(one.sentence for one in lost.values())]
     notes += _warn_future(resolution, previous, now)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit

@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 from packaging.version import Version
 
-from modpkg.core.errors import LockError
+from modpkg.core.errors import LockError, TrustError
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import module_name, parse_version
 from modpkg.environment.generations import ModuleState
@@ -40,14 +40,22 @@ class Promise(Struct, frozen=True, kw_only=True):
     is_overridden: Callable[[str], bool] = lambda name: False
     """Returns whether the command line or the environment named a module's registry."""
 
-    def keep(self, after: Lock, lost: Mapping[str, Lost] = {}) -> Lock:
+    def keep(
+        self,
+        after: Lock,
+        lost: Mapping[str, Lost] = {},
+        unsigned: Mapping[str, TrustError] = {},
+    ) -> Lock:
         """Return a new lock in which the releases that stay keep their registry.
 
         Args:
             after: The new lock.
             lost: What `lost_versions` returns of it.
+            unsigned: By module, why it is not signed by who signed it so far. Whoever accepts a
+                change sees that one too.
 
         Raises:
+            TrustError: Nothing has changed but who signed a module.
             LockError: A version that is kept is another release or is lost, or a module is of
                 another registry, although the manifest asks for it as before.
         """
@@ -64,8 +72,11 @@ class Promise(Struct, frozen=True, kw_only=True):
             if change is not None:
                 changes[module.name] = change
         if changes:
-            options = " ".join(f"--accept-changed {name}" for name in changes)
-            raise LockError("M416", changes="; ".join(changes.values()), options=options)
+            said = [*changes.values(), *(str(one.values["change"]) for one in unsigned.values())]
+            options = " ".join(f"--accept-changed {name}" for name in {**changes, **unsigned})
+            raise LockError("M416", changes="; ".join(said), options=options)
+        for error in unsigned.values():
+            raise error
         return structs.replace(after, module=modules)
 
     def _compared(self, module: LockedModule, after: Lock) -> tuple[LockedModule, str | None]:

@@ -320,9 +320,10 @@ class Registries:
             if module.name in self._settled:
                 names.setdefault(self._settled[module.name], []).append(module.name)
         for (alias, other), several in names.items():
+            has_it_too = self.rivals.others.get(other) or self._open(other)
             yield (
                 f"{listed(several)} come{'s' * (len(several) == 1)} from {self._open(alias).shown} "
-                f"because modpkg.lock says so: {self._open(other).shown} has the name too, and "
+                f"because modpkg.lock says so: {has_it_too.shown} has the name too, and "
                 f"without modpkg.lock it would have to be said which is meant. To settle that, "
                 f"write {self._assignment(several[0], alias)}."
             )

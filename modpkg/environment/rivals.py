@@ -33,12 +33,13 @@ class Rivals:
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self._default = default
-        self._others = others
+        self.others = others
+        """By alias."""
         self._warn = warn
 
     def of(self, name: str) -> str | None:
         """Return the alias of another registry that has a name; None if there is none."""
-        return next((alias for alias in self._others if self._has(alias, name)), None)
+        return next((alias for alias in self.others if self._has(alias, name)), None)
 
     def contested(self, names: Iterable[str], why: Mapping[str, str]) -> dict[str, RegistryError]:
         """Return the error of each name that the default registry and another one have.
@@ -48,18 +49,16 @@ class Rivals:
             why: Where it is known, who asks for a name, as a predicate.
         """
         wanted = list(names)
-        if not self._others or not wanted:
+        if not self.others or not wanted:
             return {}
-        self._prefetch(wanted, (self._default, *self._others.values()))
+        self._prefetch(wanted, (self._default, *self.others.values()))
         errors = {}
         for name in wanted:
             alias = self.of(name)
             if alias is None or not self._default_has(name):
                 continue
             asked = why.get(name, "is asked for without a registry")
-            both = (
-                f"{asked}, and both {self._default.shown} and {self._others[alias].shown} have it"
-            )
+            both = f"{asked}, and both {self._default.shown} and {self.others[alias].shown} have it"
             errors[name] = contested_error(name, both, (DEFAULT, alias))
         return errors
 
@@ -69,19 +68,19 @@ class Rivals:
         Only registries in folders and those of the aliases ``asked``, which are needed anyway, are
         looked at: one that is down must not hold up what is settled.
         """
-        near = [a for a, one in self._others.items() if one.folder is not None or a in asked]
-        self._prefetch(names, [self._others[alias] for alias in near])
+        near = [a for a, one in self.others.items() if one.folder is not None or a in asked]
+        self._prefetch(names, [self.others[alias] for alias in near])
         found = {}
         for name in names:
             for alias in near:
                 with suppress(ModpkgError):
-                    if self._others[alias].knows(name):
+                    if self.others[alias].knows(name):
                         found[name] = alias
         return found
 
     def _has(self, alias: str, name: str) -> bool:
         try:
-            return self._others[alias].knows(name)
+            return self.others[alias].knows(name)
         except ModpkgError as error:
             self._tell(alias, error)
             return False

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
-from msgspec import structs
+from msgspec import Struct, structs
 
-from modpkg.core.errors import NotFound, RegistryUnreachable
+from modpkg.core.errors import NotFound, RegistryUnreachable, TrustError
 from modpkg.core.names import module_name
 from modpkg.core.records import IndexLine
+from modpkg.environment.generations import ModuleState
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
@@ -26,13 +27,25 @@ from modpkg.trust.policy import NOBODY, NewRelease, rule_of, signer_of
 from modpkg.trust.signatures import Signers, follows, signers_of
 
 
+class SignedLock(Struct, frozen=True):
+    """A lock with the signer of each release, and what of that is not as it was."""
+
+    lock: Lock
+    refused: Mapping[str, TrustError]
+    """By module, why its release cannot take the place of the one so far (M544)."""
+    notes: tuple[str, ...]
+    """A sentence for each that may, since it was accepted."""
+
+
 def with_signers(
     lock: Lock,
     previous: Lock | None,
     resolution: Resolution,
     manifest: Manifest,
+    *,
     accepted: Collection[str] = (),
-) -> Lock:
+    installed: Sequence[ModuleState] = (),
+) -> SignedLock:
     """Return a lock with the signer of each release.
 
     Args:
@@ -40,7 +53,10 @@ def with_signers(
         previous: The one so far.
         resolution: What the new one is made of.
         manifest: The project's, with its rules.
-        accepted: Modules whose signer may be another one than in ``previous``.
+        accepted: Modules whose signer may be another one than so far.
+        installed: What the generations of the environment have, the newest first. They remember
+            the signer of what ``previous`` does not have: whoever owns a module that requires
+            another could drop that one, and bring it back as something else.
 
     Raises:
         TrustError: A release is not signed by who has to have signed it.
@@ -49,9 +65,9 @@ def with_signers(
     """
     passed = {module_name(name) for name in accepted}
     signers: dict[str, str] = {}
-    asked: list[tuple[LockedModule, Release, LockedModule | None]] = []
+    asked: list[tuple[LockedModule, Release, LockedModule | ModuleState | None]] = []
     for module in lock.module:
-        was = previous.find(module.name) if previous is not None else None
+        was = _so_far(module.name, previous, installed)
         rule = rule_of(manifest.trust, module.name)
         needed = manifest.resolution.require_signed or rule is not None
         release = resolution.modules[module_name(module.name)].release
@@ -60,30 +76,55 @@ def with_signers(
             if allowed and (was.signer or not needed):
                 signers[module.name] = was.signer
                 continue
-        trusted = was is not None and was.signer != NOBODY and module.name not in passed
+        trusted = was is not None and was.signer != NOBODY
         if needed or trusted or release.line.signed is True:
-            asked.append((module, release, was if module.name not in passed else None))
+            asked.append((module, release, was))
     found = asked_at_once(
         [partial(signers_of, one.registry, one.line) for _, one, _ in asked],
         is_remote=any(one.registry.folder is None for _, one, _ in asked),
     )
+    refused: dict[str, TrustError] = {}
+    notes = []
     for (module, release, was), who in zip(asked, found, strict=True):
-        signers[module.name] = signer_of(
-            NewRelease(
-                name=module.name,
-                version=module.version,
-                signers=who,
-                was=None if was is None else was.signer,
-                was_version="" if was is None else was.version,
-            ),
-            rule_of(manifest.trust, module.name),
-            partial(follows, release.registry, module.name),
+        new = NewRelease(
+            name=module.name,
+            version=module.version,
+            signers=who,
+            was=None if was is None else was.signer,
+            was_version="" if was is None else was.version,
+            was_locked=isinstance(was, LockedModule),
+        )
+        decide = partial(
+            signer_of,
+            rule=rule_of(manifest.trust, module.name),
+            follows=partial(follows, release.registry, module.name),
             is_required=manifest.resolution.require_signed,
         )
+        try:
+            signers[module.name] = decide(new)
+        except TrustError as error:
+            if error.code != "M544":
+                raise
+            if module.name not in passed:
+                refused[module.name] = error
+                continue
+            signers[module.name] = decide(structs.replace(new, was=None))
+            notes.append(f"{error.values['change']}, which was accepted")
     modules = [
         structs.replace(module, signer=signers.get(module.name, NOBODY)) for module in lock.module
     ]
-    return structs.replace(lock, module=modules)
+    return SignedLock(structs.replace(lock, module=modules), refused, tuple(notes))
+
+
+def _so_far(
+    name: str, previous: Lock | None, installed: Sequence[ModuleState]
+) -> LockedModule | ModuleState | None:
+    """Return what is known of a module: what is locked, else what was installed and is signed."""
+    locked = previous.find(name) if previous is not None else None
+    if locked is not None:
+        return locked
+    state = next((state for state in installed if state.name == name), None)
+    return state if state is not None and state.signer != NOBODY else None
 
 
 def signed_now(

@@ -29,6 +29,8 @@ class NewRelease(Struct, frozen=True, kw_only=True):
     was: str | None = None
     """Who signed the release that is locked now: `NOBODY`, or None if none is."""
     was_version: str = ""
+    was_locked: bool = True
+    """Whether that is in the lock, and not only in what was installed before."""
 
 
 def rule_of(rules: Sequence[TrustRule], name: str) -> TrustRule | None:
@@ -71,14 +73,12 @@ def signer_of(
         for signer in found:
             if signer == release.was or follows(release.was, signer):
                 return signer
-        raise TrustError(
-            "M544",
-            name=release.name,
-            version=release.version,
-            was=release.was_version,
-            signer=release.was,
-            found=who_signed(release.signers),
+        how = "is locked" if release.was_locked else "was installed"
+        change = (
+            f"{release.name} {release.was_version} {how} with the signer {release.was}, and "
+            f"{release.name} {release.version} is signed by {who_signed(release.signers)}"
         )
+        raise TrustError("M544", name=release.name, change=change)
     if found:
         return found[0]
     if is_required:

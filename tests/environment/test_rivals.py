@@ -82,10 +82,14 @@ def test_a_bare_name_of_two_registries_is_refused(
     assert f'version = "{version}"' in locked()
 
 
+@pytest.mark.parametrize("configured", ["manifest", "config"])
 def test_what_is_locked_is_assigned(
-    acme: Path, home: Path, capfd: pytest.CaptureFixture[str]
+    acme: Path, home: Path, configured: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(acme, "lib = '*'\n")
+    if configured == "config":
+        (home / "config.toml").write_text(f"[registries]\nacme = '{acme}'\n")
+        Path("modpkg.toml").write_text("[app]\nname = 'app'\n[dependencies]\nlib = '*'\n")
     assert run(capfd, "lock")[0] == 0
     publish_collection(acme, "lib", "2.0")
     publish_collection(home / "registry", "lib", "1.1")

@@ -1,0 +1,437 @@
+"""A registry that holds every online key, but no publisher's: it can't replace what is signed.
+
+It writes its own files as it likes, and has a key of its own. ``ada`` alone has published
+``words``; whatever the registry does, no command locks or installs a release of that name that she
+has not signed, nor an older one than is locked.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+
+from modpkg.cli import main
+from modpkg.core.digests import digest_bytes, parse_digest
+from modpkg.core.records import canonical_json
+from modpkg.environment.generations import Environment
+from modpkg.registry.signature_files import signatures_path, successors_path
+from modpkg.trust.bundle import sign_statement
+from modpkg.trust.private_key import PrivateKey, key_path, new_key, read_key
+from modpkg.trust.statement import InTotoStatement, InTotoSubject, succession_statement
+from tests.cli.test_everywhere import run
+from tests.modules import write_module
+from tests.registry.servers import Server, serve
+
+Capture = pytest.CaptureFixture[str]
+NAMES = ("ada", "mallory")
+
+
+def key(name: str) -> PrivateKey:
+    return read_key(key_path(name), lambda: "")
+
+
+class HostileRegistry:
+    """The files of a registry, in the hands of somebody who is no publisher."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def index(self, name: str = "words") -> Path:
+        return self.folder / "index" / f"{name}.jsonl"
+
+    def lines(self, name: str = "words") -> list[Any]:
+        return [json.loads(line) for line in self.index(name).read_text().splitlines()]
+
+    def write(self, lines: list[Any], name: str = "words") -> None:
+        self.index(name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (self.folder / "modules.jsonl").unlink(missing_ok=True)
+
+    def blob(self, digest: str) -> Path:
+        return self.folder / "blobs" / "sha256" / digest[7:9] / digest[7:]
+
+    def signatures(self, release: str) -> Path:
+        return self.folder / signatures_path(parse_digest(release))
+
+    def forged(self, version: str, like: str = "words", **changes: Any) -> dict[str, Any]:
+        """Add a release of ``words`` made from another one, and return its index line."""
+        line = self.lines(like)[-1]
+        record = json.loads(self.blob(line["release"]).read_bytes())
+        changes = {"name": "words", "version": version, **changes}
+        record |= changes
+        record["manifest"]["module"] |= {"name": changes["name"], "version": version}
+        data = canonical_json(record)
+        release = str(digest_bytes(data))
+        self.blob(release).parent.mkdir(parents=True, exist_ok=True)
+        self.blob(release).write_bytes(data)
+        return {**line, "release": release, **changes}
+
+    def sign(self, line: dict[str, Any], by: str = "mallory", hint: str | None = None) -> None:
+        """Sign a release, and let the bundle say whose signature it is."""
+        digest = {"sha256": line["release"].removeprefix("sha256:")}
+        subject = InTotoSubject(f"pkg:modpkg/{line['name']}@{line['version']}", digest)
+        statement = InTotoStatement(
+            subject=[subject], predicate_type="https://slsa.dev/provenance/v1"
+        )
+        bundle = sign_statement(canonical_json(statement), key(by), hint=hint)
+        path = self.signatures(line["release"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bundle + b"\n")
+        line["signed"] = True
+
+
+def _other_version(hostile: HostileRegistry) -> None:
+    hostile.write([*hostile.lines(), hostile.forged("1.2")])
+
+
+def _signed_by_itself(hostile: HostileRegistry) -> None:
+    line = hostile.forged("1.2")
+    hostile.sign(line)
+    hostile.write([*hostile.lines(), line])
+
+
+def _in_the_name_of_ada(hostile: HostileRegistry) -> None:
+    line = hostile.forged("1.2")
+    hostile.sign(line, hint=str(key("ada").public))
+    hostile.write([*hostile.lines(), line])
+
+
+def _with_the_signatures_of_another_version(hostile: HostileRegistry) -> None:
+    line = hostile.forged("1.2")
+    path = hostile.signatures(line["release"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(hostile.signatures(hostile.lines()[-1]["release"]), path)
+    hostile.write([*hostile.lines(), {**line, "signed": True}])
+
+
+def _names_itself_the_successor(hostile: HostileRegistry) -> None:
+    ada, mallory = key("ada"), key("mallory")
+    statement = succession_statement("words", ada.public, mallory.public)
+    path = hostile.folder / successors_path("words")
+    path.parent.mkdir(exist_ok=True)
+    forged = [sign_statement(statement, mallory, hint=str(k.public)) for k in (ada, mallory)]
+    path.write_bytes(b"\n".join(forged) + b"\n")
+    _signed_by_itself(hostile)
+
+
+def _a_successor_of_another_name(hostile: HostileRegistry) -> None:
+    """What ada has said of ``other`` counts for ``words`` as little."""
+    statement = succession_statement("other", key("ada").public, key("mallory").public)
+    path = hostile.folder / successors_path("words")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(sign_statement(statement, key("ada")) + b"\n")
+    _signed_by_itself(hostile)
+
+
+def _other_bytes(hostile: HostileRegistry) -> None:
+    """The record of what is locked is another, under the same digest."""
+    line = hostile.forged("1.1", summary="changed")
+    hostile.blob(hostile.lines()[-1]["release"]).write_bytes(
+        hostile.blob(line["release"]).read_bytes()
+    )
+
+
+def _another_release_of_the_version(hostile: HostileRegistry) -> None:
+    hostile.write([hostile.lines()[0], hostile.forged("1.1", summary="changed")])
+
+
+def _in_another_spelling(hostile: HostileRegistry) -> None:
+    hostile.write([hostile.lines()[0], hostile.forged("1.1.0", summary="changed")])
+
+
+def _older(hostile: HostileRegistry) -> None:
+    hostile.write(hostile.lines()[:1])
+
+
+def _older_under_a_newer_version(hostile: HostileRegistry) -> None:
+    first, second = hostile.lines()
+    hostile.write([second, first | {"version": "1.2"}])
+
+
+def _of_another_module(hostile: HostileRegistry) -> None:
+    """What ada has signed as ``other`` is no release of ``words``."""
+    line = hostile.lines("other")[0] | {"name": "words", "version": "1.2"}
+    hostile.write([*hostile.lines(), line])
+
+
+def _requires_another(hostile: HostileRegistry) -> None:
+    """The index says that ada's release requires a module of the registry's own."""
+    first, second = hostile.lines()
+    hostile.write([first, second | {"requires": ["evil"]}])
+
+
+def _asked_for_by_another(hostile: HostileRegistry) -> None:
+    """A module that nobody has signed asks for a version that ada has not released."""
+    line = hostile.forged("2.0")
+    hostile.write([*hostile.lines(), line])
+    newer = hostile.forged("1.1", "evil", name="evil", requires=["words==2.0"])
+    hostile.write([*hostile.lines("evil"), newer], "evil")
+
+
+def _yanks_and_adds(hostile: HostileRegistry) -> None:
+    first, second = hostile.lines()
+    hostile.write([first, second | {"yanked": "bad"}, hostile.forged("1.2")])
+
+
+def _a_candidate(hostile: HostileRegistry) -> None:
+    line = hostile.forged("1.2")
+    folder = hostile.folder / "candidates"
+    folder.mkdir(exist_ok=True)
+    said = {"number": 1, "line": line, "message": "x", "by": "ada", "status": "open"}
+    (folder / "words.jsonl").write_text(json.dumps({**said, "at": "2026-01-01T00:00:00Z"}) + "\n")
+
+
+def _calls_itself_another(hostile: HostileRegistry) -> None:
+    info = json.loads((hostile.folder / "registry.json").read_text())
+    (hostile.folder / "registry.json").write_text(json.dumps(info | {"name": "mine"}))
+    _other_version(hostile)
+
+
+def _hides_all_signatures(hostile: HostileRegistry) -> None:
+    shutil.rmtree(hostile.folder / "signatures")
+    lines = [{k: v for k, v in line.items() if k != "signed"} for line in hostile.lines()]
+    hostile.write([*lines, hostile.forged("1.2")])
+
+
+ATTACKS: dict[str, tuple[Callable[[HostileRegistry], None], str]] = {
+    "another version, by nobody": (_other_version, "M544"),
+    "another version, by itself": (_signed_by_itself, "M544"),
+    "another version, in ada's name": (_in_the_name_of_ada, "M544"),
+    "with another version's signatures": (_with_the_signatures_of_another_version, "M544"),
+    "a successor that it names": (_names_itself_the_successor, "M544"),
+    "a successor of another name": (_a_successor_of_another_name, "M544"),
+    "other bytes": (_other_bytes, "M305"),
+    "another release of the version": (_another_release_of_the_version, "M416"),
+    "the same in another spelling": (_in_another_spelling, "M416"),
+    "an older version": (_older, "M416"),
+    "an older one as a newer": (_older_under_a_newer_version, "M544"),
+    "a release of another module": (_of_another_module, "M544"),
+    "requirements it has not": (_requires_another, "M310"),
+    "another module asks for it": (_asked_for_by_another, "M544"),
+    "yanked, and another": (_yanks_and_adds, "M544"),
+    "a candidate": (_a_candidate, ""),
+    "another name of its own": (_calls_itself_another, "M416"),
+    "no signatures at all": (_hides_all_signatures, "M544"),
+}
+COMMANDS = (
+    ("install",),
+    ("lock",),
+    ("install", "--frozen"),
+    ("add", "other"),
+    ("update",),
+    ("lock", "--upgrade"),
+    ("update", "words"),
+    ("install", "words>=1.1"),
+    ("install", "--candidate", "words#1"),
+)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with keys and a signed registry, and an app that has locked and installed."""
+    place = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODPKG_HOME", str(place / "home"))
+        patch.setenv("NO_COLOR", "1")
+        for name in NAMES:
+            new_key(key_path(name), "ed25519", None)
+        for name, version, signed in (
+            ("words", "1.0", True),
+            ("words", "1.1", True),
+            ("other", "1.0", True),
+            ("evil", "1.0", False),
+        ):
+            folder = write_module(place / "projects" / f"{name}-{version}", name, version)
+            assert _quiet("build", str(folder)) == 0
+            sign = ["--sign", "ada"] if signed else []
+            to = ["--registry", str(place / "models")]
+            assert _quiet("publish", str(folder), *to, *sign) == 0
+    return place
+
+
+def _quiet(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([*arguments])
+    return int(left.value.code or 0)
+
+
+class Victim:
+    """An app on a machine of its own, and what it has of ``words``."""
+
+    def __init__(self, app: Path, ada: str, released: set[str]) -> None:
+        self.app, self.ada, self.released = app, ada, released
+
+    def check(self, command: tuple[str, ...], version: str = "1.1") -> None:
+        """Check that what is locked and installed is ada's, and this version of it."""
+        lock = tomli.loads((self.app / "modpkg.lock").read_text())
+        for module in lock["module"]:
+            if module["name"] == "words":
+                assert module["release"] in self.released, command
+                assert module["signer"] == self.ada, command
+                assert module["version"] == version, command
+        environment = Environment(self.app / ".modpkg")
+        for state in environment.ever_installed():
+            assert state.name != "words" or state.release in self.released, command
+
+
+@pytest.fixture
+def server(kept: Path, tmp_path: Path, home: Path) -> Iterator[Server]:
+    shutil.copytree(kept / "models", tmp_path / "models")
+    shutil.copytree(kept / "home" / "keys", home / "keys")
+    with serve(tmp_path / "models") as running:
+        yield running
+
+
+@pytest.fixture
+def hostile(server: Server) -> HostileRegistry:
+    return HostileRegistry(server.folder)
+
+
+@pytest.fixture
+def victim(
+    server: Server,
+    hostile: HostileRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Capture,
+) -> Victim:
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "modpkg.toml").write_text(
+        f'[app]\nname = "app"\n[registries]\ndefault = "{server.url}"\n'
+        '[dependencies]\nwords = "*"\nevil = "*"\n'
+    )
+    monkeypatch.chdir(app)
+    status, _, err = run(capfd, "install")
+    assert status == 0, err
+    released = {line["release"] for line in hostile.lines()}
+    return Victim(app, str(key("ada").public), released)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_command_takes_another_release(
+    attack: str, victim: Victim, hostile: HostileRegistry, home: Path, capfd: Capture
+) -> None:
+    attacks, code = ATTACKS[attack]
+    attacks(hostile)
+    if attack == "other bytes":  # what a store has is verified already, and nobody is asked for it
+        shutil.rmtree(home / "store")
+        shutil.rmtree(victim.app / ".modpkg")
+        (victim.app / ".modpkg").mkdir()
+    manifest = (victim.app / "modpkg.toml").read_bytes()
+    said = ""
+    for command in COMMANDS:
+        (victim.app / "modpkg.toml").write_bytes(manifest)
+        status, _, err = run(capfd, *command)
+        assert status in (0, 1), err
+        said += f"{' '.join(command)}: {err or status}\n"
+        victim.check(command)
+    assert code in said, said
+
+
+def test_a_name_that_was_dropped_and_comes_back_keeps_its_signer(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """The registry owns ``evil``, by which alone the app has ``words``."""
+    manifest = (victim.app / "modpkg.toml").read_text().replace('words = "*"\n', "")
+    (victim.app / "modpkg.toml").write_text(manifest)
+    (first,) = hostile.lines("evil")
+    second = hostile.forged("1.1", "evil", name="evil", requires=["words"])
+    hostile.write([first, second], "evil")
+    assert run(capfd, "install", "--upgrade")[0] == 0
+    victim.check(("install", "--upgrade"))
+    third = hostile.forged("1.2", "evil", name="evil", requires=[])
+    hostile.write([first, second, third], "evil")
+    assert run(capfd, "install", "--upgrade")[0] == 0
+    assert "words" not in (victim.app / "modpkg.lock").read_text()
+    hostile.write(
+        [first, second, third, hostile.forged("1.3", "evil", name="evil", requires=["words"])],
+        "evil",
+    )
+    hostile.write([*hostile.lines(), hostile.forged("1.2")])
+    status, _, err = run(capfd, "install", "--upgrade")
+    assert (status, "error[M544]" in err, "words 1.1 was installed" in err) == (1, True, True)
+
+
+def test_what_it_yanks_is_not_replaced_by_its_own(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """An update goes back to what ada released before, and shows it: a yank is not signed."""
+    first, second = hostile.lines()
+    hostile.write([first, second | {"yanked": "bad"}])
+    for command in COMMANDS[:4]:
+        run(capfd, *command)
+        victim.check(command)
+    assert "words 1.1 -> 1.0" in run(capfd, "update")[1]
+    victim.check(("update",), "1.0")
+
+
+def test_a_release_that_changed_is_accepted_with_its_signer_in_sight(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    _another_release_of_the_version(hostile)
+    err = run(capfd, "update")[2]
+    for said in ("error[M416]", victim.ada, "is signed by nobody"):
+        assert said in err
+    status, _, err = run(capfd, "update", "--accept-changed", "words")
+    assert (status, "is signed by nobody, which was accepted" in err) == (0, True)
+
+
+def test_without_a_lock_and_after_it_was_installed(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    _signed_by_itself(hostile)
+    (victim.app / "modpkg.lock").unlink()
+    status, _, err = run(capfd, "install")
+    assert (status, "error[M544]" in err, "words 1.1 was installed" in err) == (1, True, True)
+    assert run(capfd, "install", "--accept-changed", "words")[0] == 0
+
+
+def test_a_project_that_names_the_signer_needs_no_first_use(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """Nothing is locked or installed; the registry hides that anything is signed."""
+    _hides_all_signatures(hostile)
+    (victim.app / "modpkg.lock").unlink()
+    shutil.rmtree(victim.app / ".modpkg")
+    with open(victim.app / "modpkg.toml", "a") as file:
+        file.write(f'[trust]\n"words" = "{victim.ada}"\n')
+    for command in (("install",), ("lock", "--upgrade"), ("add", "words")):
+        status, _, err = run(capfd, *command)
+        assert (status, "error[M543]" in err) == (1, True), err
+    assert not (victim.app / "modpkg.lock").exists()
+
+
+@pytest.mark.parametrize("where", ["manifest", "config", "option"])
+def test_its_own_modules_take_no_name_of_another_registry(
+    where: str,
+    victim: Victim,
+    hostile: HostileRegistry,
+    tmp_path: Path,
+    home: Path,
+    capfd: Capture,
+) -> None:
+    """A second registry that the project has is hostile too, and offers ``words`` as its own."""
+    copied = shutil.copytree(hostile.folder, tmp_path / "second")
+    second = HostileRegistry(copied)
+    _signed_by_itself(second)
+    (copied / "registry.json").write_text('{"spec": 1, "name": "second"}')
+    options: tuple[str, ...] = ("--registry", str(copied)) if where == "option" else ()
+    if where == "config":
+        (home / "config.toml").write_text(f"[registries]\nsecond = '{copied}'\n")
+    if where == "manifest":
+        text = (victim.app / "modpkg.toml").read_text()
+        named = f'[registries]\nsecond = "{copied}"\n'
+        (victim.app / "modpkg.toml").write_text(text.replace("[registries]\n", named))
+    for command in (("lock", "--upgrade"), ("update",), ("install", "--upgrade")):
+        status, _, err = run(capfd, *command, *options)
+        assert (status, "error[M416]" in err) == ((1, True) if options else (0, False)), err
+        victim.check(command)
+    (victim.app / "modpkg.lock").unlink()  # nothing says any more which of both is meant
+    if not options:
+        assert "error[M319]" in run(capfd, "lock")[2]
