@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modpkg.server.state import Server
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-NEEDED = ("litestar", "granian", "sqlalchemy", "alembic", "argon2", "anyio")
+NEEDED = ("litestar", "uvicorn", "sqlalchemy", "alembic", "argon2", "anyio")
 
 
 class AdministratorDocument(Struct, frozen=True):

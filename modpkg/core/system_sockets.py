@@ -26,14 +26,20 @@ def local_socket(path: str, seconds: float) -> socket.socket:
     return connection
 
 
-def check_free_address(host: str, port: int) -> None:
-    """Check that nobody listens at an address, not even one who shares it.
+def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a socket that listens at an address, alone.
 
     Raises:
-        OSError: Somebody does (``EADDRINUSE``), or it is no address of this machine.
+        OSError: Somebody else does (``EADDRINUSE``), or it is no address of this machine.
     """
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
         if not system.WINDOWS:  # connections that ended a moment ago do not count
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(backlog)
+    except BaseException:
+        listening.close()
+        raise
+    return listening

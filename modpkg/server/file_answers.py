@@ -11,7 +11,7 @@ from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
 from modpkg.server.private_reading import answer_known, may_differ
-from modpkg.server.reading import FILES, FileAnswer, FilePart, HeaderOf, answer_file
+from modpkg.server.reading import FILES, FilePart, HeaderOf, answer_file
 from modpkg.server.state import Server
 
 _END = b""
@@ -67,25 +67,20 @@ async def send_file(server: Server, scope: Any, send: Any) -> None:
     if not isinstance(answer.body, FilePart):
         await send({"type": "http.response.body", "body": answer.body, "more_body": False})
     else:
-        await _send_part(scope, send, answer, answer.body)
+        await _send_part(send, answer.body)
 
 
-async def _send_part(scope: Any, send: Any, answer: FileAnswer, part: FilePart) -> None:
-    is_whole = answer.status == 200 and part.path is not None
-    if is_whole and "http.response.pathsend" in (scope.get("extensions") or {}):
-        await send({"type": "http.response.pathsend", "path": str(part.path)})
-        return
+async def _send_part(send: Any, part: FilePart) -> None:
     chunks = part.chunks(part.start, part.stop)
     try:
-        while data := await anyio.to_thread.run_sync(next_chunk, chunks):
+        while data := await anyio.to_thread.run_sync(_next_chunk, chunks):
             await send({"type": "http.response.body", "body": data, "more_body": True})
     finally:
         await anyio.to_thread.run_sync(_close, chunks)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def next_chunk(chunks: Iterator[bytes]) -> bytes:
-    """Return the next bytes; none at the end."""
+def _next_chunk(chunks: Iterator[bytes]) -> bytes:
     return next(chunks, _END)
 
 

@@ -12,6 +12,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
@@ -58,8 +59,6 @@ class FilePart(Struct, frozen=True):
     """Returns the bytes from one position to before another."""
     start: int
     stop: int
-    path: Path | None = None
-    """The file, if it is one that never changes."""
 
 
 class FileAnswer(Struct, frozen=True):
@@ -68,6 +67,8 @@ class FileAnswer(Struct, frozen=True):
     status: int
     headers: Headers
     body: bytes | FilePart = b""
+    head: bytes = b""
+    """`head_of` it, of an answer that is kept."""
 
 
 class StoredVersion(Struct, frozen=True):
@@ -78,10 +79,10 @@ class StoredVersion(Struct, frozen=True):
     data: bytes | None
     """All of it, of a small one."""
     chunks: Callable[[int, int], Iterator[bytes]]
-    path: Path | None = None
-    """The file, if it is one that never changes."""
     answer: FileAnswer | None = None
     """That to who asks for all of it without a condition."""
+    unchanged: FileAnswer | None = None
+    """That to who has it."""
 
 
 class FileFinder(Protocol):
@@ -113,8 +114,11 @@ def answer_file(finder: FileFinder, path: str, method: str, header: HeaderOf) ->
     if found is None:
         return FileAnswer(404, [*_SAFE, ("cache-control", _ASK_AGAIN), ("content-length", "0")])
     known, asked = header("if-none-match"), header("range")
-    if known is None and asked is None and method == "GET" and found.answer is not None:
-        return found.answer
+    if asked is None and found.answer is not None:
+        if known is None and method == "GET":
+            return found.answer
+        if known == found.etag and found.unchanged is not None:
+            return found.unchanged
     return _answer(found, path, method, header, is_blob=is_blob)
 
 
@@ -141,11 +145,22 @@ def _answer(
         return FileAnswer(status, headers)
     if found.data is not None:
         return FileAnswer(status, headers, found.data[start:stop] if status == 206 else found.data)
-    return FileAnswer(status, headers, FilePart(found.chunks, start, stop, found.path))
+    return FileAnswer(status, headers, FilePart(found.chunks, start, stop))
 
 
-def _no_header(name: str) -> None:
-    return None
+def head_of(answer: FileAnswer) -> bytes:
+    r"""Return the first lines of an answer as they are sent, without the empty line after them.
+
+    >>> head_of(FileAnswer(404, [("content-length", "0")]))
+    b'HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n'
+    """
+    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"]
+    lines += [f"{name}: {value}\r\n" for name, value in answer.headers]
+    return "".join(lines).encode("latin-1")
+
+
+def _kept(answer: FileAnswer) -> FileAnswer:
+    return msgspec.structs.replace(answer, head=head_of(answer))
 
 
 def _type_of(path: str, *, is_blob: bool) -> str:
@@ -217,7 +232,7 @@ class FolderFiles:
             os.close(open_descriptor(file))
         except OSError:
             return None
-        return StoredVersion(_etag_of(path), size, None, _chunks_of(file), Path(file))
+        return StoredVersion(_etag_of(path), size, None, _chunks_of(file))
 
     def _read(self, file: str, path: str, *, is_blob: bool) -> StoredVersion | None:
         """Return a small file, which is kept; or a large one that may be replaced at any time."""
@@ -235,8 +250,12 @@ class FolderFiles:
         etag = _etag_of(path) if is_blob else f'"{digest_bytes(data)[7:39]}"'
         version = StoredVersion(etag, len(data), data, _chunks_of(file))
         if len(data) <= KEPT_FILE:
-            answer = _answer(version, path, "GET", _no_header, is_blob=is_blob)
-            version = msgspec.structs.replace(version, answer=answer)
+            whole = _answer(version, path, "GET", lambda _: None, is_blob=is_blob)
+            known = {"if-none-match": etag}
+            unchanged = _answer(version, path, "GET", known.get, is_blob=is_blob)
+            version = msgspec.structs.replace(
+                version, answer=_kept(whole), unchanged=_kept(unchanged)
+            )
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             self._forget(path)
             self._kept[path] = stamp, version

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from granian.server.embed import Server as Granian
+import uvicorn
 
 from modpkg.server.app import make_app
+from modpkg.server.serving import uvicorn_config
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 
@@ -32,25 +31,12 @@ def live_server(folder: Path, routes: Sequence[Any] = (), **settings: Any) -> It
     url = f"http://127.0.0.1:{port}"
     state = Server(ServerSettings(storage=str(folder), name="test", url=url, **settings))
     state.prepare()
-    loop = asyncio.new_event_loop()
-    running = Granian(
-        make_app(state, routes), port=port, interface="asgi", backlog=1024, log_enabled=False
-    )
-    thread = threading.Thread(target=loop.run_until_complete, args=(running.serve(),), daemon=True)
+    running = uvicorn.Server(uvicorn_config(make_app(state, routes)))
+    listening = socket.create_server(("127.0.0.1", port), backlog=1024)
+    thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
     thread.start()
-    _wait_for(port)
     try:
         yield state
     finally:
-        loop.call_soon_threadsafe(running.stop)
+        running.should_exit = True
         thread.join(10)
-        loop.close()
-
-
-def _wait_for(port: int) -> None:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.01)
-    raise TimeoutError(port)
