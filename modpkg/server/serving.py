@@ -80,7 +80,7 @@ def uvicorn_config(app: ServerApp | partial[ServerApp], workers: int = 1) -> uvi
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="critical",  # what goes wrong in a request is in the log already
+        log_level="error",  # of requests that are not HTTP there may be many
         access_log=False,
         proxy_headers=False,
         server_header=False,
@@ -103,7 +103,7 @@ def _serve_alone(server: Server, listening: socket.socket) -> None:
 def _serve_by_several(settings: ServerSettings, listening: socket.socket, workers: int) -> None:
     from uvicorn.supervisors import Multiprocess
 
-    class Workers(Multiprocess):
+    class ServingProcesses(Multiprocess):
         """Processes that answer; one that dies is replaced."""
 
         def terminate_all(self) -> None:
@@ -111,7 +111,7 @@ def _serve_by_several(settings: ServerSettings, listening: socket.socket, worker
             super().terminate_all()
 
     app = partial(_app_of_worker, settings, os.getpid())
-    Workers(uvicorn_config(app, workers), [listening]).run()
+    ServingProcesses(uvicorn_config(app, workers), [listening]).run()
 
 
 def _app_of_worker(settings: ServerSettings, parent: int) -> Any:

@@ -9,6 +9,7 @@ import anyio
 import anyio.to_thread
 from litestar import Request, Response, delete, get, head, post, put
 from litestar.di import NamedDependency
+from litestar.exceptions import HTTPException
 from litestar.params import FromPath, HeaderParameter, JSONBody
 from sqlalchemy import select
 
@@ -134,6 +135,10 @@ async def _receive(request: Request[Any, Any, Any], upload: Any, digest: str, si
                 chunk = await chunks.__anext__()
         except StopAsyncIteration:
             break
+        except HTTPException:  # the caller has gone, or is too slow; the rest may come later
+            if held:
+                await in_thread(upload.write, bytes(held))
+            raise
         if upload.offset + len(held) + len(chunk) > size:
             raise PublishError("M458", digest=digest, size=size)
         held += chunk

@@ -109,13 +109,15 @@ class _Exchange:
         """Receive a piece of the body, unless it comes too slowly.
 
         Raises:
-            HTTPException: It does.
+            HTTPException: It does, or the caller has gone before its end.
         """
         try:
             with anyio.fail_after(None if self._is_whole else PIECE_SECONDS):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException("The request came too slowly.", status_code=408) from None
+        if message["type"] == "http.disconnect" and not self._is_whole:
+            raise HTTPException("The caller has gone.", status_code=400)
         self._is_whole = not message.get("more_body")
         if body := message.get("body"):
             self._received += len(body)

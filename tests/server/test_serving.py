@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -58,6 +59,15 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
+def workers_of(process: int) -> set[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return {
+        int(number)
+        for number in children
+        if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes()
+    }
+
+
 def answers(url: str) -> bool:
     try:
         urlopen(f"{url}/healthz", timeout=5).close()
@@ -83,6 +93,13 @@ def test_a_server_of_two_processes_from_its_start_to_its_end(tmp_path: Path) -> 
         text = urlopen(Request(f"{url}/metrics", headers=headers)).read().decode()
         assert 'modpkg_requests_total{method="GET",route="/api/1/me",status="200"} 20.0' in text
         assert 'modpkg_file_reads_total{kind="registry.json",status="200"} 20.0' in text
+
+        before = workers_of(running.pid)
+        os.kill(min(before), signal.SIGKILL)
+        until = time.monotonic() + 30
+        while len(workers_of(running.pid) - {min(before)}) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
         host, port = "127.0.0.1", int(url.rpartition(":")[2])
         body = json.dumps({"name": "nobody", "password": "wrong-password"}).encode()
@@ -110,11 +127,11 @@ def test_a_server_of_two_processes_from_its_start_to_its_end(tmp_path: Path) -> 
     assert not [line for line in lines(folder) if line["level"] == "error"]
 
 
-def test_an_address_has_one_server_whose_worker_ends_when_it_is_killed(
+def test_an_address_has_one_server_whose_workers_end_when_it_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving_module, "FREE_SECONDS", 0.1)
-    with serving(tmp_path / "registry") as (running, url):
+    with serving(tmp_path / "registry", "--workers", "2") as (running, url):
         port = int(url.rpartition(":")[2])
         with raises("M901", match="in use"):
             serving_module.serve(ServerSettings(storage=str(tmp_path / "other")), "127.0.0.1", port)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 from httpx import Response
+from litestar.exceptions import HTTPException
 from litestar.testing import TestClient
 from msgspec.json import encode
 from msgspec.structs import replace
@@ -15,6 +19,7 @@ from modpkg.core.digests import blob_path, digest_bytes, parse_digest
 from modpkg.core.records import Encoding, IndexLine, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.reader import Registry
+from modpkg.server import sessions
 from modpkg.server.clock import now
 from modpkg.server.file_answers import ServerApp
 from modpkg.server.rebuilding import rebuild
@@ -82,6 +87,26 @@ def bob(server: Server, client: TestClient[ServerApp]) -> Publisher:
 def release(server: Server, tmp_path: Path) -> tuple[BlobTree, IndexLine]:
     """A release that is built, and not published."""
     return built(write(tmp_path / "release", TENSORS), server.place)
+
+
+def test_what_came_of_an_upload_is_kept_when_its_sender_has_gone() -> None:
+    class Going:
+        async def stream(self) -> AsyncIterator[bytes]:
+            yield b"some"
+            yield b"thing"
+            raise HTTPException(status_code=400)
+
+    class Kept:
+        data, offset = b"", 0
+
+        def write(self, data: bytes) -> None:
+            self.data += data
+
+    kept = Kept()
+    request: Any = Going()
+    with pytest.raises(HTTPException):
+        anyio.run(sessions._receive, request, kept, EMPTY, 100)
+    assert kept.data == b"something"
 
 
 def test_an_upload_goes_on_where_it_ended_and_what_is_wrong_is_thrown_away(
