@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,6 +110,11 @@ class Modules:
             release=self._blobs.add(canonical_json(record)),
         )
         self._lines.setdefault(name, []).append(line)
+
+    def change(self, change: Callable[[IndexLine], IndexLine]) -> None:
+        """Change each index line, and write them."""
+        self._lines = {name: [*map(change, lines)] for name, lines in self._lines.items()}
+        self.write()
 
     def write(self) -> None:
         for name, lines in self._lines.items():

@@ -268,12 +268,13 @@ def test_the_command_line_imports_nothing_heavy() -> None:
             if path.stem[0] != "_"
         ),
         *("modpkg.environment.install", "modpkg.environment.why_not"),
+        *("modpkg.environment.signers", "modpkg.trust.bundle", "modpkg.trust.public_key"),
         *("modpkg.environment.outdated", "modpkg.compose.plan", "modpkg.resolve.resolve"),
     ]
     code = (
         f"import sys, {', '.join(names)}\n"
         "heavy = {'torch', 'transformers', 'numpy', 'safetensors', 'pysolvers', 'rich.console',\n"
-        "         'zstandard'}\n"
+        "         'zstandard', 'cryptography', 'tuf', 'securesystemslib', 'sigstore', 'requests'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
