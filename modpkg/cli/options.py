@@ -193,8 +193,10 @@ def upgrade_options(command: Command) -> Command:
     return every(one(command))
 
 
-def span_option(context: click.Context, option: click.Parameter, text: str) -> float:
+def span_option(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
     """Return the seconds of a span of time that is written as an option's value."""
+    if text is None:
+        return None
     from modpkg.manifest.cutoff import parse_cutoff  # most commands have no use for it
 
     try:

@@ -27,6 +27,7 @@ from modpkg.registry.advisories import copy_advisories
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Verification, Verified, mend_all, without_others
+from modpkg.registry.identity import set_cool_down
 from modpkg.registry.location import Location, alias_location, default_location
 from modpkg.registry.names import check_name
 from modpkg.registry.opening import open_place
@@ -67,6 +68,8 @@ class MadeRegistry(Struct, frozen=True):
     name: str
     made: bool
     """Whether it was not one before."""
+    cool_down: str | None = None
+    """How old its releases have to be before others lock them."""
 
 
 class RegistryContents(Struct, frozen=True, kw_only=True):
@@ -174,14 +177,22 @@ def _alone(workspace: Workspace, text: str) -> Registry:
 @registry_command.command("init")
 @click.argument("address", metavar="URL")
 @click.option("--name", metavar="NAME", help="What a new registry calls itself; for ever.")
+@click.option(
+    "--cool-down",
+    metavar="SPAN",
+    callback=span_option,
+    help="How old a release has to be before others lock it; '0 days' for any age.",
+)
 @json_option
 @with_workspace
-def init_registry(workspace: Workspace, address: str, name: str | None, as_json: bool) -> None:
+def init_registry(
+    workspace: Workspace, address: str, name: str | None, cool_down: float | None, as_json: bool
+) -> None:
     """Make a registry at URL, and check that it can be published to.
 
     Of an object store it is checked that it heeds the conditions that keep publishers from
-    overwriting each other's releases. At URL may be a registry already: it is checked, and its
-    list of modules is written anew.
+    overwriting each other's releases. At URL may be a registry already: it is checked, its list of
+    modules is written anew, and what --cool-down says is changed.
     """
     if name is not None:
         check_name(name)
@@ -194,12 +205,13 @@ def init_registry(workspace: Workspace, address: str, name: str | None, as_json:
     if name is not None and actual != name:
         raise UsageError(
             "M901",
-            message=f"The registry at {place.url} calls itself {actual!r}, and a registry's name "
-            "never changes.",
+            message=f"The registry at {place.url} calls itself {actual!r}, and that never changes.",
         )
     RegistryWriter(place).describe_all()
+    if cool_down is not None:
+        set_cool_down(place, datetime.timedelta(seconds=cool_down))
     if as_json:
-        print_json(MadeRegistry(place.url, actual, made))
+        print_json(MadeRegistry(place.url, actual, made, registry_at(place).info.cool_down))
     elif made:
         tell(f"{good('Made')} the registry {strong(actual)} at {place.url}.")
         tell(f"Publish to it: modpkg publish FOLDER --registry {place.url}")

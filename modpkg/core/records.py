@@ -31,6 +31,8 @@ DigestText = Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)
 RegistryName = Annotated[
     str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*)$", max_length=100)
 ]
+SPAN = "^([0-9]{1,5}) ?(minute|hour|day|week)s?$"
+"""A span of time, as people write it."""
 Line = Annotated[str, Meta(pattern=ONE_LINE, max_length=LINE_CHARACTERS)]
 """Text that is shown to people: one line, without control characters."""
 Size = Annotated[int, Meta(ge=0, le=2**62)]
@@ -46,6 +48,9 @@ class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
     """The registry's identity: lock files record it, so it never changes."""
     api: str | None = None
     """Address of the publishing API, when there is one."""
+    cool_down: Annotated[str, Meta(pattern=SPAN, max_length=20)] | None = None
+    """How old a release has to be before it is locked, such as ``7 days``, where the manifest says
+    nothing else."""
 
 
 class IndexLine(Struct, kw_only=True, gc=False):

@@ -24,7 +24,7 @@ def exact_update(
     told was tried: on the index files that the command has read already.
     """
     catalog = workspace.registries_for(manifest, lock).catalog()
-    policy = policy_of(manifest, datetime.now(timezone.utc))
+    policy = policy_of(manifest, datetime.now(timezone.utc), lock)
     for names in ([base], [module], [base, module]):
         with contextlib.suppress(ModpkgError):  # it is only a hint
             kept = kept_versions(manifest, lock, names)

@@ -18,7 +18,14 @@ from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.generations import ModuleState
-from modpkg.environment.policy import bounds_of, changed_policy, locked_policy, policy_of, recorded
+from modpkg.environment.policy import (
+    bounds_of,
+    changed_policy,
+    cool_downs,
+    locked_policy,
+    policy_of,
+    recorded,
+)
 from modpkg.environment.project import Project
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
@@ -251,12 +258,14 @@ def make_lock(
         TrustError: A release is signed by somebody else than it has to be; see `with_signers`.
     """
     now = now or datetime.now(timezone.utc)
-    policy = policy_of(manifest, now)
+    policy = policy_of(manifest, now, previous)
     kept = kept_versions(manifest, previous, upgrade)
     known = previous.module if previous is not None else ()
     registries.expect(known)
     again = [module.name for module in known if module.name not in kept]
     tried = try_candidates(registries, previous, kept=kept, asked=candidates, accepted=accepted)
+    if asked := {name: None for name in tried.numbers if policy.cools_down(name)}:
+        policy = msgspec.structs.replace(policy, cutoffs={**policy.cutoffs, **asked})
     catalog = registries.catalog(again, policy.constraints)
     roots = roots_of(manifest)
     resolution = resolve(roots, catalog, locked=kept, policy=policy)
@@ -266,7 +275,7 @@ def make_lock(
         previous.composed if previous is not None else (),
         constraints=recorded(manifest.constraints),
         overrides=recorded(manifest.overrides),
-        policy=locked_policy(manifest, policy.cutoff),
+        policy=locked_policy(manifest, policy.cutoff, cool_downs(policy, resolution)),
         address=registries.recorded,
     )
     lock = tried.recorded(lock)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core.errors import LockError
-from modpkg.core.names import requirement_text
+from modpkg.core.names import parse_version, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.version import __version__
 from modpkg.manifest.cutoff import moment_text, parse_cutoff
 from modpkg.manifest.schema import Dependency, Manifest, Strategy
+from modpkg.registry.identity import cool_down_of
 from modpkg.resolve.lock import Lock, LockedPolicy
 from modpkg.resolve.policy import Policy, VersionRange
+from modpkg.resolve.resolve import Resolution
 from modpkg.trust.policy import rule_of
 
 
@@ -47,8 +49,8 @@ def with_flags(
     return msgspec.structs.replace(manifest, resolution=resolution)
 
 
-def policy_of(manifest: Manifest, now: datetime) -> Policy:
-    """Return the policy of a resolution at the moment ``now``."""
+def policy_of(manifest: Manifest, now: datetime, lock: Lock | None = None) -> Policy:
+    """Return the policy of a resolution at the moment ``now``; ``lock`` is the one so far."""
     resolution = manifest.resolution
     newer = resolution.exclude_newer
     return Policy(
@@ -62,6 +64,8 @@ def policy_of(manifest: Manifest, now: datetime) -> Policy:
             name: cutoff.at(now) if cutoff is not None else None
             for name, cutoff in resolution.exclude_newer_package.items()
         },
+        now=now,
+        taken={} if lock is None else {m.name: parse_version(m.version) for m in lock.module},
     )
 
 
@@ -75,8 +79,20 @@ def recorded(bounds: tuple[Dependency, ...]) -> list[str]:
     return [requirement_text(bound.name, set(), bound.requirement.specifier) for bound in bounds]
 
 
-def locked_policy(manifest: Manifest, cutoff: datetime | None) -> LockedPolicy:
-    """Return the lock's record of a manifest's ``[resolution]``."""
+def cool_downs(policy: Policy, resolution: Resolution) -> list[str]:
+    """Return the cool-downs of registries that counted for a resolution, as a lock has them."""
+    spans = {
+        release.registry.name: cool_down_of(release.registry)
+        for release in (chosen.release for chosen in resolution.modules.values())
+        if policy.cools_down(release.name)
+    }
+    return sorted(f"{name}={span.text}" for name, span in spans.items() if span is not None)
+
+
+def locked_policy(
+    manifest: Manifest, cutoff: datetime | None, cool_down: Sequence[str] = ()
+) -> LockedPolicy:
+    """Return the lock's record of a manifest's ``[resolution]``, and of registries' cool-downs."""
     resolution = manifest.resolution
     newer = resolution.exclude_newer
     return LockedPolicy(
@@ -89,6 +105,7 @@ def locked_policy(manifest: Manifest, cutoff: datetime | None) -> LockedPolicy:
             f"{name}={own.text if own is not None else 'false'}"
             for name, own in resolution.exclude_newer_package.items()
         ],
+        cool_down=[*cool_down],
     )
 
 
@@ -103,7 +120,7 @@ def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
             return f"[{title}] changed: {', '.join(changed)}"
     now = locked_policy(manifest, None)
     for field in msgspec.structs.fields(LockedPolicy):
-        if field.name == "cutoff":
+        if field.name in ("cutoff", "cool_down"):
             continue
         before, after = getattr(lock.resolution, field.name), getattr(now, field.name)
         if before != after:

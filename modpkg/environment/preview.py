@@ -27,7 +27,7 @@ class Preview:
         self.lock = workspace.lock
         self._registries = workspace.registries
         self.catalog = self._registries.catalog()
-        self.policy = policy_of(self.manifest, datetime.now(timezone.utc))
+        self.policy = policy_of(self.manifest, datetime.now(timezone.utc), self.lock)
         self.roots = roots_of(self.manifest)
 
     def resolve(

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta, timezone
 from msgspec import Struct
 
 from modpkg.core.errors import InvalidValue
+from modpkg.core.records import SPAN
 
-_SPAN = re.compile(r"([0-9]{1,5}) ?(minute|hour|day|week)s?")
+_SPAN = re.compile(SPAN)
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[Tt ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.[0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"

@@ -12,6 +12,7 @@ from packaging.version import Version
 from modpkg.core.errors import InvalidValue
 from modpkg.core.names import requirement_text
 from modpkg.manifest.cutoff import moment_text, parse_moment
+from modpkg.registry.identity import cool_down_of
 from modpkg.registry.standing import removal
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Need
@@ -32,7 +33,8 @@ class Admission:
     A release is excluded for the first of these reasons that applies:
 
     1. it was removed from its registry;
-    2. it was published after the name's cut-off;
+    2. it was published after the name's cut-off, or, where the manifest has none, later than the
+       cool-down of its registry allows, and is not locked;
     3. it requires another version of modpkg;
     4. it was yanked, and neither does a root, constraint or override pin it with ``==``, nor is it
        locked;
@@ -91,13 +93,22 @@ class Admission:
         locked = self._locked.get(name)
         refused = self._refused[name] = {}
         left: list[Release] = []
-        cutoff = self._policy.cutoff_of(name)
-        for release in catalog.releases(name):
+        cutoff, why = self._policy.cutoff_of(name), "exclude-newer"
+        releases, taken = catalog.releases(name), self._policy.taken.get(name)
+        if releases and self._policy.cools_down(name):
+            registry = releases[0].registry
+            if (span := cool_down_of(registry)) is not None and self._policy.now is not None:
+                cutoff = span.at(self._policy.now)
+                why = f"the cool-down of the registry {registry.name} is {span.text}"
+        else:
+            taken = None
+        for release in releases:
             line = release.line
             if cutoff is None and line.yanked is None and not line.requires_modpkg:
                 left.append(release)  # as nearly all are
                 continue
-            reason = self._own_refusal(release, cutoff)
+            limit = None if release.version == taken else cutoff
+            reason = self._own_refusal(release, limit, why)
             if reason is None:
                 left.append(release)
             else:
@@ -154,13 +165,16 @@ class Admission:
         first = next(iter(self.releases(catalog, name)), None)
         return first if first is not None and first.version == locked else None
 
-    def _own_refusal(self, release: Release, cutoff: datetime | None) -> str | None:
-        """Return why a release is excluded, regardless of the other releases of its name."""
+    def _own_refusal(self, release: Release, cutoff: datetime | None, why: str) -> str | None:
+        """Return why a release is excluded, regardless of the other releases of its name.
+
+        ``why`` says what the cut-off comes from.
+        """
         line = release.line
         if (reason := removal(line)) is not None:
             return reason
         if cutoff is not None:
-            reason = _too_new(line.published, cutoff)
+            reason = _too_new(line.published, cutoff, why)
             if reason is not None:
                 return reason
         if line.requires_modpkg:
@@ -191,17 +205,17 @@ def _engine_refusal(specifier: str, engine: Version) -> str | None:
     )
 
 
-def _too_new(published: str, cutoff: datetime) -> str | None:
+def _too_new(published: str, cutoff: datetime, why: str) -> str | None:
     try:
         if parse_moment(published) <= cutoff:
             return None
     except InvalidValue:
         return (
-            "has no publication time, and there is a cut-off (exclude-newer); "
+            f"has no publication time, and there is a cut-off ({why}); "
             "exempt it with exclude-newer-package under [resolution]"
         )
     return (
-        f"was published {published}, after the cut-off {moment_text(cutoff)} (exclude-newer); "
+        f"was published {published}, after the cut-off {moment_text(cutoff)} ({why}); "
         "exempt it with exclude-newer-package under [resolution]"
     )
 

@@ -67,6 +67,9 @@ class LockedPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The time that `exclude-newer` stood for when the lock was made."""
     exclude_newer_package: list[str] = []
     """Each ``name=TIME``, or ``name=false`` for no cut-off."""
+    cool_down: list[str] = []
+    """Each ``REGISTRY=SPAN``: the cool-downs of registries that counted, as no manifest has them.
+    """
 
 
 class LockedResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -36,9 +36,17 @@ class Policy(Struct, frozen=True, kw_only=True):
     """Releases published later are excluded."""
     cutoffs: Mapping[str, datetime | None] = {}
     """By name, another cut-off; None for no cut-off."""
+    now: datetime | None = None
+    """The moment from which cool-downs of registries are counted back; None if none counts."""
+    taken: Mapping[str, Version] = {}
+    """By name, the version that is locked already, which no cool-down takes away."""
     engine: Version = Version(__version__)
     """The version of modpkg that is to install the solution."""
 
     def cutoff_of(self, name: str) -> datetime | None:
         """Return the cut-off of one name."""
         return self.cutoffs.get(name, self.cutoff)
+
+    def cools_down(self, name: str) -> bool:
+        """Return whether the cool-down of its registry counts for a name: nothing else is said."""
+        return self.now is not None and self.cutoff is None and name not in self.cutoffs

@@ -7,20 +7,16 @@ import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import msgspec
 from anyio import CapacityLimiter
 
-from modpkg.core import bounds
 from modpkg.core.errors import PublishError, UsageError
-from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.hub_address import is_hub_address
-from modpkg.core.records import RegistryInfo, canonical_json, decode_record
 from modpkg.core.redacted import redacted
+from modpkg.registry.identity import set_info
 from modpkg.registry.opening import open_place
-from modpkg.registry.place import Place, RegistryChange, registry_at
+from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.unnamed import PRIVATE_TREE
-from modpkg.registry.writer import RegistryWriter
 from modpkg.server.database import Database, sqlite_url
 from modpkg.server.downloads import DownloadTally
 from modpkg.server.issuers import Issuers
@@ -95,20 +91,9 @@ class Server:
     def _announce(self) -> None:
         """Write the address of the API into ``registry.json``, for readers of files alone too."""
 
-        def edit(change: RegistryChange) -> bool:
-            data = change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) or b""
-            decode_record(data, RegistryInfo, f"{self.place.url}/{REGISTRY_INFO}")
-            info = msgspec.json.decode(data)
-            if (before := info.get("api")) == self.settings.api:
-                return False
-            if before is not None:  # whoever asks at the other address is refused from now on
-                log("moved", level=logging.WARNING, api=self.settings.api, before=str(before))
-            info["api"] = self.settings.api
-            change.replace(REGISTRY_INFO, canonical_json(info) + b"\n")
-            return True
-
-        if self.place.change(edit):
-            RegistryWriter(self.place).describe_all()  # it has the digest of the file
+        before = set_info(self.place, "api", self.settings.api)
+        if before is not None:  # whoever asks at the other address is refused from now on
+            log("moved", level=logging.WARNING, api=self.settings.api, before=before)
 
     def registry(self) -> Registry:
         """Return the registry as it is now."""

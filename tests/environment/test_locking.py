@@ -14,10 +14,13 @@ from modpkg.environment.locking import make_lock, stale_reason
 from modpkg.environment.open_registries import OpenRegistries
 from modpkg.environment.registries import Registries
 from modpkg.manifest.read import parse_manifest
+from modpkg.registry.folder_place import FolderPlace
+from modpkg.registry.identity import set_cool_down, set_info
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
-from modpkg.resolve.lock import Lock
+from modpkg.resolve.lock import Lock, format_lock, parse_lock
 from tests.modules import publish_collection
+from tests.raising import raises
 
 DAY = timedelta(days=1)
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -95,6 +98,45 @@ def test_a_cutoff_added_later_downgrades(shop: Shop) -> None:
     assert versions(shop.lock(12, first))["lib"] == "1"
     shop.more += "exclude-newer-package = { lib = false }\n"
     assert versions(shop.lock(12, first))["lib"] == "2"
+
+
+def test_a_registry_lets_its_releases_cool_down(shop: Shop) -> None:
+    set_cool_down(FolderPlace(shop.registry), 7 * DAY)
+    shop.publish("lib", "2", 10)
+    first = shop.lock(12)
+    assert versions(first) == {"top": "1", "lib": "1"}
+    assert first.resolution.cool_down == ["shop=7 days"]
+    assert parse_lock(format_lock(first), Path("modpkg.lock")) == first
+    assert versions(shop.lock(17, first, upgrade=None))["lib"] == "2"
+    for more in ('exclude-newer = "0 days"', "exclude-newer-package = { lib = false }"):
+        shop.more = f"[resolution]\n{more}\n"
+        assert versions(shop.lock(12, first, upgrade=None))["lib"] == "2"
+    shop.more = '[resolution]\nexclude-newer = "30 days"\n'  # the manifest's own, and not both
+    assert shop.lock(35, first, upgrade=None).resolution.cool_down == []
+    shop.more = '[constraints]\nlib = ">=2"\n'
+    with raises("M401", match="the cool-down of the registry shop is 7 days"):
+        shop.lock(12)
+    set_cool_down(FolderPlace(shop.registry), 0 * DAY)
+    assert versions(shop.lock(12))["lib"] == "2"
+
+
+def test_no_cool_down_takes_away_what_is_locked(shop: Shop) -> None:
+    shop.publish("lib", "2", 10)
+    first = shop.lock(12)
+    set_cool_down(FolderPlace(shop.registry), 7 * DAY)
+    shop.publish("lib", "3", 12)
+    assert versions(shop.lock(13, first, upgrade=None)) == {"top": "1", "lib": "2"}
+    assert versions(shop.lock(13))["lib"] == "1"
+
+
+@pytest.mark.parametrize("text", ["soon", "-1 days", "2026-01-01", "1" * 30, "9999999 days"])
+def test_a_cool_down_that_is_no_span_is_refused(shop: Shop, text: str) -> None:
+    with raises("M209"):
+        set_info(FolderPlace(shop.registry), "cool_down", text)
+    path = shop.registry / "registry.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cool_down": text}))
+    with raises("M209"):
+        shop.lock(1)
 
 
 def test_a_new_strategy_sets_the_lock_aside_but_an_old_one_keeps_it(shop: Shop) -> None:

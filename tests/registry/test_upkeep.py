@@ -402,6 +402,13 @@ def test_the_commands(
         assert run(capfd, "registry", "init", "s3://none/x", "--name", name)[0] == 2
     assert document("init", made, "--name", "acme")["made"] is True
     assert document("init", made)["name"] == "acme"
+    info_file = Path(made) / "registry.json"
+    info_file.write_text('{"later":[1],"name":"acme","spec":1}\n')
+    assert document("init", made, "--cool-down", "2 weeks")["cool_down"] == "14 days"
+    assert json.loads(info_file.read_text())["later"] == [1]  # a later version's
+    assert document("init", made)["cool_down"] == "14 days"
+    assert document("init", made, "--cool-down", "0 days")["cool_down"] is None
+    assert run(capfd, "registry", "init", made, "--cool-down", "2026-01-01")[0] == 2
     assert run(capfd, "registry", "init", made, "--name", "else")[0] == 2
     assert document("copy", str(registry), mirror)["releases"] == 6
     assert run(capfd, "registry", "copy", mirror, f"{mirror}/")[0] == 2

@@ -87,7 +87,8 @@ class LockMixes:
         self._required = tuple(_by_name(lock.requirements) for lock in (old, new))
         self._registries = registries
         self._catalog: Catalog = registries.catalog(locks=(new, old))
-        self._policy = policy_of(self._manifest, datetime.now(timezone.utc))
+        policy = policy_of(self._manifest, datetime.now(timezone.utc))
+        self._policy = msgspec.structs.replace(policy, now=None)  # what was locked has cooled down
         sides = [self._roots(required) for required in self._required]
         self.diff = LockDiff(
             old,

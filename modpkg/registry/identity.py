@@ -1,0 +1,65 @@
+"""What a registry says of itself in ``registry.json``, and changing it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+
+from modpkg.core import bounds
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.records import RegistryInfo, canonical_json, decode_record
+from modpkg.manifest.cutoff import Cutoff, parse_cutoff
+from modpkg.registry.module_list import ModuleList
+from modpkg.registry.place import Place, RegistryChange
+from modpkg.registry.reader import Registry
+
+
+def cool_down_of(registry: Registry) -> Cutoff | None:
+    """Return how old a registry's releases have to be to be locked, as a span; None for any age.
+
+    Raises:
+        NotFound, RegistryError, RecordError: There is no registry, or it cannot be read.
+    """
+    text = registry.info.cool_down
+    return None if text is None else parse_cutoff(text.strip())
+
+
+def set_cool_down(place: Place, span: timedelta) -> None:
+    """Let a registry's releases be locked when they are as old as a span, which may be 0.
+
+    Raises:
+        What `set_info` raises.
+    """
+    set_info(place, "cool_down", Cutoff(span=span).text if span else None)
+
+
+def set_info(place: Place, key: str, value: str | None) -> str | None:
+    """Set a field of ``registry.json``, or remove it; return what it was if that is another.
+
+    Fields that are not known here stay.
+
+    Raises:
+        PublishError: Nothing can be written there.
+        RecordError: The file is malformed, or would be.
+    """
+
+    def edit(change: RegistryChange) -> tuple[bool, str | None]:
+        data = change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) or b""
+        what = f"{place.url}/{REGISTRY_INFO}"
+        decode_record(data, RegistryInfo, what)
+        info = msgspec.json.decode(data)
+        if (before := info.get(key)) == value:
+            return False, None
+        info[key] = value
+        if value is None:
+            del info[key]
+        changed = canonical_json(info) + b"\n"
+        decode_record(changed, RegistryInfo, what)
+        change.replace(REGISTRY_INFO, changed)
+        return True, before
+
+    is_changed, before = place.change(edit)
+    if is_changed:
+        place.change(ModuleList(place).write_all)  # it has the digest of the file
+    return before
