@@ -19,7 +19,7 @@ from modpkg.core.printable import printable
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.candidate_writer import decision_of
 from modpkg.registry.candidates import no_such_candidate, read_candidates, read_thread
-from modpkg.registry.reader import no_such_module
+from modpkg.registry.missing import no_such_module
 
 
 class CandidatesDocument(Struct, frozen=True, kw_only=True):

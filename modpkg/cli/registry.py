@@ -29,11 +29,12 @@ from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Verification, Verified, mend_all, without_others
 from modpkg.registry.identity import set_cool_down
 from modpkg.registry.location import Location, alias_location, default_location
+from modpkg.registry.missing import no_such_module
 from modpkg.registry.names import check_name
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.probe import probe
-from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.reader import Registry
 from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.server_writer import writer_at
 from modpkg.registry.unnamed import Freed, remove_unnamed

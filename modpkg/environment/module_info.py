@@ -14,8 +14,9 @@ from modpkg.core.records import BuiltFrom, Expects, IndexLine, ReleaseRecord
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import replaced_release
+from modpkg.registry.missing import no_such_module
 from modpkg.registry.module_lines import task_kind
-from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.reader import Registry
 from modpkg.registry.select import newest_release
 from modpkg.registry.standing import check_present
 

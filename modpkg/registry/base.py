@@ -14,7 +14,8 @@ from modpkg.core.errors import IntegrityError, RecordError, ReleaseError
 from modpkg.core.names import parse_version
 from modpkg.core.records import IndexLine
 from modpkg.manifest.schema import Manifest
-from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.missing import no_such_module
+from modpkg.registry.reader import Registry
 from modpkg.registry.select import usable_releases
 from modpkg.release.base import Base
 

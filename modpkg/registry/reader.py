@@ -35,6 +35,7 @@ from modpkg.registry.elsewhere import ElsewhereBlobs
 from modpkg.registry.index import parse_index, requirements_of
 from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
+from modpkg.registry.missing import missing_blob, no_such_module
 from modpkg.registry.module_lines import check_bounds, parse_module_lines
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.open_source import open_configured
@@ -379,7 +380,7 @@ class Registry:
         try:
             data = self.source.read(blob_path(digest), most)
         except FileMissing:
-            raise IntegrityError("M306", what=what, digest=digest, source=self.shown) from None
+            raise missing_blob(what, digest, self) from None
         check_digest(data, digest, what, self.url)
         if self.cache is not None:
             self.cache.add(data)
@@ -404,8 +405,7 @@ class Registry:
                 return
             except FileMissing:
                 if not self.elsewhere.find(digest, what):
-                    missing = {"what": what, "digest": digest, "source": self.shown}
-                    raise IntegrityError("M306", **missing) from None
+                    raise missing_blob(what, digest, self) from None
         yield from self.elsewhere.stream(digest, what, start, stop)
 
     def address_of(self, digest: Digest) -> str:
@@ -434,17 +434,3 @@ class Registry:
 
     def _site(self, cache: BlobTree) -> Path:
         return cache.root / "index-cache" / digest_bytes(self.source.url.encode())[7:23]
-
-
-def no_such_module(name: str, registry: Registry) -> NotFound:
-    """Return the error for a name of which a registry has no release."""
-    import difflib  # slow to import
-
-    hint, names = "", registry.likely_names()
-    if registry.knows(name):
-        hint = " that can be read (its index file has no valid line)"
-    elif close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
-        hint = f"; did you mean {close[0]!r}?"
-    elif registry.folder is not None and not names:
-        hint = " (it has no modules)"
-    return NotFound("M304", name=name, registry=registry.shown, hint=hint)

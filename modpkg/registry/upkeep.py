@@ -13,8 +13,9 @@ from modpkg.core.names import parse_requirement
 from modpkg.core.records import IndexLine
 from modpkg.manifest.config import Settings
 from modpkg.registry.allowance import Allowance
+from modpkg.registry.missing import no_such_module
 from modpkg.registry.open_source import open_configured
-from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.reader import Registry
 
 AT_ONCE = 16
 """Small files that are read at the same time."""

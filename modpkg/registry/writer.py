@@ -29,6 +29,7 @@ from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import format_index, parse_index
 from modpkg.registry.known import published_tensors, remember_published
+from modpkg.registry.missing import no_such_module
 from modpkg.registry.module_list import ModuleList
 from modpkg.registry.place import (
     BuiltBlob,
@@ -40,7 +41,7 @@ from modpkg.registry.place import (
     is_registry,
     registry_at,
 )
-from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import add_bundles, signature_files, signed_line
 from modpkg.registry.standing import (
     Standing,

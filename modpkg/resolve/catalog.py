@@ -16,7 +16,8 @@ from modpkg.core.names import (
     read_requirement,
 )
 from modpkg.core.records import IndexLine
-from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.missing import no_such_module
+from modpkg.registry.reader import Registry
 from modpkg.resolve.policy import VersionRange
 
 

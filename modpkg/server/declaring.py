@@ -26,8 +26,9 @@ from modpkg.core.records import (
 )
 from modpkg.core.tensors import byte_length
 from modpkg.registry.candidates import read_candidates
+from modpkg.registry.missing import no_such_module
 from modpkg.registry.place import registry_at
-from modpkg.registry.reader import Registry, no_such_module
+from modpkg.registry.reader import Registry
 from modpkg.registry.session_records import (
     DeclaredBlob,
     MissingBlob,

@@ -1,0 +1,51 @@
+"""What a registry does not have, or does not show to everybody: errors that say so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modpkg.core.errors import IntegrityError, ModpkgError, NotFound
+from modpkg.core.redacted import redacted
+
+if TYPE_CHECKING:
+    from modpkg.core.digests import Digest
+    from modpkg.registry.reader import Registry
+
+
+def no_such_module(name: str, registry: Registry) -> NotFound:
+    """Return the error for a name of which a registry has no release."""
+    import difflib  # slow to import
+
+    hint, names = "", registry.likely_names()
+    if registry.knows(name):
+        hint = " that can be read (its index file has no valid line)"
+    elif close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        hint = f"; did you mean {close[0]!r}?"
+    elif registry.folder is not None and not names:
+        hint = " (it has no modules)"
+    elif login := _login(registry):
+        hint = f"; if it is private, run {login!r} as somebody who may read it"
+    return NotFound("M304", name=name, registry=registry.shown, hint=hint)
+
+
+def missing_blob(what: str, digest: Digest, registry: Registry) -> IntegrityError:
+    """Return the error for a blob that a release names and a registry does not have."""
+    source = registry.shown
+    if login := _login(registry):
+        source = f"{source} (or it is private: then run {login!r} as somebody who may read it)"
+    return IntegrityError("M306", what=what, digest=digest, source=source)
+
+
+def _login(registry: Registry) -> str:
+    """Return the command that logs in at a server; empty for other registries.
+
+    A server answers that it has no private modules, to those who may not read them.
+    """
+    url = registry.source.url
+    if not url.startswith(("http://", "https://")):
+        return ""
+    try:
+        api = registry.info.api
+    except ModpkgError:
+        return ""
+    return f"modpkg login {redacted(url)}" if api is not None else ""
