@@ -29,7 +29,6 @@ from modpkg.registry.copying import Copied, copy_releases
 from modpkg.registry.damage import Verification, Verified, mend_all, without_others
 from modpkg.registry.identity import set_cool_down
 from modpkg.registry.location import Location, alias_location, default_location
-from modpkg.registry.missing import no_such_module
 from modpkg.registry.names import check_name
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import is_registry, registry_at
@@ -286,7 +285,7 @@ def verify_registry(
     wanted = [*dict.fromkeys(map(module_name, names))] or all_names(registry)
     for name in wanted if names else ():
         if not registry.knows(name):
-            raise no_such_module(name, registry)
+            raise registry.not_found(name, "any")
     verification = Verification(registry, workspace.progress)
     verified = verification.run(wanted, sample)
     done = mend_all(

@@ -84,6 +84,7 @@ def _opened(settings: ServerSettings) -> Iterator[Server]:
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", default=8420, show_default=True, help="The port to listen at.")
 @click.option("--url", help="Where people reach it. [default: http://HOST:PORT]")
+@click.option("--moved", is_flag=True, help="Take --url in place of the registry's address.")
 @click.option("--name", help="What a new registry calls itself; for ever.")
 @click.option("--workers", default=1, show_default=True, help="Processes that answer.")
 @server_options
@@ -92,6 +93,7 @@ def serve_command(
     host: str,
     port: int,
     url: str | None,
+    moved: bool,
     database: str | None,
     name: str | None,
     workers: int,
@@ -102,15 +104,11 @@ def serve_command(
     It is made if there is none yet. 'modpkg[server]' has what this needs; the first administrator
     is made with 'modpkg registry admin'.
     """
-    settings = _settings(config, storage=storage, database=database, url=url, name=name)
+    given = {"storage": storage, "database": database, "name": name, "moved": moved or None}
+    settings = _settings(config, **given, url=url)
     if url is None and settings.url == type(settings)(storage="").url:
-        settings = _settings(
-            config,
-            storage=storage,
-            database=database,
-            url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
-            name=name,
-        )
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        settings = _settings(config, **given, url=url)
     if urlsplit(settings.url).scheme not in ("http", "https"):
         message = f"--url {settings.url} is not an address of http or https."
         raise UsageError("M901", message=message)

@@ -198,7 +198,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         RegistryError,
     ),
     **dict.fromkeys(["M845", "M891", "M896", "M897"], RegistryError),
-    **dict.fromkeys(["M486", "M870", "M871", "M872", "M873"], RegistryError),
+    **dict.fromkeys(["M473", "M486", "M870", "M871", "M872", "M873"], RegistryError),
     **dict.fromkeys(["M301", "M304", "M312", "M467", "M480", "M495", "M862"], NotFound),
     **dict.fromkeys(["M861", "M863"], RegistryUnreachable),
     **dict.fromkeys(

@@ -378,6 +378,10 @@ MESSAGES: dict[str, str] = {
         "that needs {digest}, which is gone: 'modpkg registry verify {url}' tells which one, to be "
         "published again."
     ),
+    "M473": (
+        "This registry is published to at {before}, and clients there would be sent away if its "
+        "server were at {url}; start it with --url {before}, or with --moved if it has moved."
+    ),
     "M495": "There is no {what} here; check the address, or search for it.",
     "M471": (
         "{label} is not accepted without a reason: {facts}. Run 'modpkg accept {label} --anyway "

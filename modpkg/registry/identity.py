@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import msgspec
@@ -34,10 +35,12 @@ def set_cool_down(place: Place, span: timedelta) -> None:
     set_info(place, "cool_down", Cutoff(span=span).text if span else None)
 
 
-def set_info(place: Place, key: str, value: str | None) -> str | None:
+def set_info(
+    place: Place, key: str, value: str | None, check: Callable[[str | None], None] | None = None
+) -> str | None:
     """Set a field of ``registry.json``, or remove it; return what it was if that is another.
 
-    Fields that are not known here stay.
+    Fields that are not known here stay. ``check`` is called with what it is, if that is another.
 
     Raises:
         PublishError: Nothing can be written there.
@@ -51,6 +54,8 @@ def set_info(place: Place, key: str, value: str | None) -> str | None:
         info = msgspec.json.decode(data)
         if (before := info.get(key)) == value:
             return False, None
+        if check is not None:
+            check(before)
         info[key] = value
         if value is None:
             del info[key]

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from modpkg.core.errors import IntegrityError, ModpkgError, NotFound
 from modpkg.core.redacted import redacted
 
 if TYPE_CHECKING:
     from modpkg.core.digests import Digest
-    from modpkg.registry.reader import Registry
+    from modpkg.core.records import RegistryInfo
+    from modpkg.registry.source import Source
 
 
-def no_such_module(name: str, registry: Registry) -> NotFound:
+class AskedRegistry(Protocol):
+    """What is asked of the registry that has not got something: see `modpkg.registry.reader`."""
+
+    source: Source
+
+    @property
+    def shown(self) -> str: ...
+    @property
+    def folder(self) -> Path | None: ...
+    @property
+    def info(self) -> RegistryInfo: ...
+    def likely_names(self) -> Sequence[str]: ...
+    def knows(self, name: str) -> bool: ...
+
+
+def no_such_module(name: str, registry: AskedRegistry) -> NotFound:
     """Return the error for a name of which a registry has no release."""
     import difflib  # slow to import
 
@@ -28,7 +46,7 @@ def no_such_module(name: str, registry: Registry) -> NotFound:
     return NotFound("M304", name=name, registry=registry.shown, hint=hint)
 
 
-def missing_blob(what: str, digest: Digest, registry: Registry) -> IntegrityError:
+def missing_blob(what: str, digest: Digest, registry: AskedRegistry) -> IntegrityError:
     """Return the error for a blob that a release names and a registry does not have."""
     source = registry.shown
     if login := _login(registry):
@@ -36,7 +54,7 @@ def missing_blob(what: str, digest: Digest, registry: Registry) -> IntegrityErro
     return IntegrityError("M306", what=what, digest=digest, source=source)
 
 
-def _login(registry: Registry) -> str:
+def _login(registry: AskedRegistry) -> str:
     """Return the command that logs in at a server; empty for other registries.
 
     A server answers that it has no private modules, to those who may not read them.

@@ -93,7 +93,7 @@ def accept(
         IntegrityError: A blob of it is missing.
     """
     with server.database.begin() as db:
-        module = found_module(db, caller, name, "publish")
+        module = found_module(db, caller, name, "publish", "accept candidates of")
         reviewers = reviewers_of(db, module.name)
         archived = module.archived
     if archived is not None:
@@ -128,7 +128,9 @@ def decline(
         RecordError: The reason is not valid.
     """
     with server.database.begin() as db:
-        module = found_module(db, caller, name, "publish" if status == "rejected" else "submit")
+        rejected, withdrawn = ("publish", "reject"), ("submit", "withdraw")
+        right, verb = rejected if status == "rejected" else withdrawn
+        module = found_module(db, caller, name, right, f"{verb} candidates of")
     place = place_of(server, module)
     if status == "withdrawn":
         _check_own(caller, read_candidate(registry_at(place), module.name, number), "withdraw")

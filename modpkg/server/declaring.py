@@ -44,6 +44,7 @@ from modpkg.server.callers import Caller
 from modpkg.server.clock import now
 from modpkg.server.events import log_event
 from modpkg.server.new_names import check_free_name
+from modpkg.server.owners import check_owner
 from modpkg.server.private_publishing import (
     blobs_there,
     check_public_needs,
@@ -72,7 +73,9 @@ def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionA
     line = plain_line(request.line)
     check_declared(server, caller, request, line)
     with server.database.begin() as db:
-        check_may_publish(db, caller, line.name, candidate=request.candidate)
+        known = check_may_publish(db, caller, line.name, candidate=request.candidate)
+        if known is not None and request.owner:
+            check_owner(db, line.name, request.owner)
         private = is_private_release(db, line.name, wanted=request.private)
         if not private:
             check_public_needs(db, caller, line)

@@ -41,8 +41,12 @@ from modpkg.server.tables import (
 )
 
 
-def found_module(db: Session, caller: Caller, text: str, action: str = "read") -> Module:
+def found_module(
+    db: Session, caller: Caller, text: str, action: str = "read", said: str | None = None
+) -> Module:
     """Return a module, whose row nobody else changes meanwhile, if a caller may take an action.
+
+    Messages call the action ``said``, if that is given.
 
     Raises:
         NotFound: There is none of that name, or none that he may know of.
@@ -56,7 +60,7 @@ def found_module(db: Session, caller: Caller, text: str, action: str = "read") -
     module = db.get(Module, name, with_for_update=action != "read")
     if module is None:
         raise NotFound("M439", what="module", name=name)
-    check_right(db, caller, action, name)
+    check_right(db, caller, action, name, said)
     return module
 
 
@@ -91,6 +95,24 @@ def holders_of(db: Session, module: str) -> list[RoleHolder]:
         RoleHolder(name, cast(ModuleRole, role), group) for name, role, group in db.execute(query)
     ]
     return sorted(found, key=lambda one: (ROLES.index(one.role), one.name))
+
+
+def owner_names(db: Session, module: str) -> list[str]:
+    """Return the accounts that own a module, by name."""
+    return [holder.name for holder in holders_of(db, module) if holder.role == "owner"]
+
+
+def check_owner(db: Session, module: str, wanted: str) -> None:
+    """Check that an account owns a module, as which it is to be published.
+
+    Raises:
+        PublishError: It does not.
+    """
+    owners = owner_names(db, module)
+    if wanted not in owners:
+        whose = " and ".join(owners) or "nobody"
+        reason = f"{module} is {whose}'s: 'modpkg owner transfer' gives a module to another account"
+        raise PublishError("M449", reason=reason)
 
 
 def owners_of(db: Session, caller: Caller, module: str) -> ModuleOwners:
@@ -173,10 +195,13 @@ def offer_module(db: Session, caller: Caller, module: str, to: str) -> None:
     Raises:
         NotFound: There is no such module or account.
         AccessRefused: The caller does not own the module.
+        PublishError: The account owns it already.
     """
     by_id = check_known(caller, "manage", module)
     found = found_module(db, caller, module, "manage")
     account = account_named(db, to)
+    if account.name in owner_names(db, found.name):
+        raise PublishError("M449", reason=f"{found.name} is {account.name}'s already")
     db.merge(Transfer(module=found.name, to_id=account.id, by_id=by_id, offered=now()))
     log_event(db, caller.name, "transfer.offer", found.name, to=account.name)
 

@@ -91,8 +91,10 @@ def may(db: Session, caller: Caller, action: str, module: str) -> bool:
     return bool(roles_of(db, caller, module) & set(NEEDED[action]))
 
 
-def check_right(db: Session, caller: Caller, action: str, module: str) -> None:
-    """Check that a caller may take an action on a module.
+def check_right(
+    db: Session, caller: Caller, action: str, module: str, said: str | None = None
+) -> None:
+    """Check that a caller may take an action on a module, which messages call ``said``.
 
     Raises:
         NotFound: It is private, and he may not know of it.
@@ -102,5 +104,5 @@ def check_right(db: Session, caller: Caller, action: str, module: str) -> None:
         return
     if not visible(db, caller, module):
         raise NotFound("M439", what="module", name=module)
-    check_known(caller, action, module)
-    raise AccessRefused("M432", name=caller.name, action=action, module=module)
+    check_known(caller, said or action, module)
+    raise AccessRefused("M432", name=caller.name, action=said or action, module=module)

@@ -59,6 +59,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A URL of SQLAlchemy; None for a file of SQLite beside the storage."""
     url: str = "http://127.0.0.1:8420"
     """The address under which people reach it, without a slash at its end."""
+    moved: bool = False
+    """Whether it has another address from now on than the registry says."""
     name: str | None = None
     """What a new registry calls itself."""
     open_registration: bool = True

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter
 
-from modpkg.core.errors import PublishError, UsageError
+from modpkg.core.errors import PublishError, RegistryError, UsageError
 from modpkg.core.hub_address import is_hub_address
+from modpkg.core.oci_address import is_loopback
 from modpkg.core.redacted import redacted
 from modpkg.registry.identity import set_info
 from modpkg.registry.opening import open_place
@@ -83,17 +84,27 @@ class Server:
         return sqlite_url((folder / OWN / "server.sqlite3").absolute())
 
     def prepare(self) -> None:
-        """Make the registry and the tables, where they are not yet."""
+        """Make the registry and the tables, where they are not yet.
+
+        Raises:
+            RegistryError: Another address is known to people, and nobody said that it has moved.
+        """
         self.place.prepare(self.settings.name)
         self._announce()
         self.database.upgrade()
 
     def _announce(self) -> None:
         """Write the address of the API into ``registry.json``, for readers of files alone too."""
-
-        before = set_info(self.place, "api", self.settings.api)
+        before = set_info(self.place, "api", self.settings.api, self._check_moved)
         if before is not None:  # whoever asks at the other address is refused from now on
             log("moved", level=logging.WARNING, api=self.settings.api, before=before)
+
+    def _check_moved(self, before: str | None) -> None:
+        """Check that the server has moved from an address, if people may know that one."""
+        if before is None or self.settings.moved or is_loopback(urlsplit(before).netloc):
+            return
+        was = redacted(before.removesuffix("/api/1/"))
+        raise RegistryError("M473", before=was, url=self.settings.url)
 
     def registry(self) -> Registry:
         """Return the registry as it is now."""

@@ -106,6 +106,10 @@ def test_who_may_decide(world: World) -> None:
     for who in ("eve", "ada", "rita"):
         assert world.asked(who, "1/accept") == (403, "M432")
         assert world.asked(who, "1/reject", reason="no") == (403, "M432")
+        said = world.people[who].request(
+            "POST", "modules/words/candidates/1/reject", content=b'{"reason":"no"}'
+        )
+        assert "reject candidates of" in said.json()["message"]
     assert world.asked("mary", "1/withdraw") == (403, "M432")
     assert world.asked("mary", "1/accept") == (409, "M472")
     world.asked("rita", "1/approvals")

@@ -287,13 +287,27 @@ def test_settings_can_be_made() -> None:
     assert ServerSettings(storage="x").limits.requests_per_second > 0
 
 
-def test_a_registry_that_gets_another_address_is_in_the_log(
+def test_a_registry_gets_another_address_only_if_it_has_moved(
     tmp_path: Path, lines: list[dict[str, Any]]
 ) -> None:
-    settings = ServerSettings(storage=str(tmp_path / "own"), url="https://one.example")
-    for url in ("https://one.example", "https://one.example", "https://two.example"):
-        server = Server(replace(settings, url=url))
-        server.prepare()
-        server.close()
-    (line,) = [line for line in lines if line["event"] == "moved"]
-    assert (line["level"], line["before"]) == ("warning", "https://one.example/api/1/")
+    settings = ServerSettings(storage=str(tmp_path / "own"), url="http://127.0.0.1:8420")
+
+    def start(url: str, *, moved: bool = False) -> None:
+        server = Server(replace(settings, url=url, moved=moved))
+        try:
+            server.prepare()
+        finally:
+            server.close()
+
+    for _ in range(2):
+        start("http://127.0.0.1:8420")
+    start("https://one.example")  # the one before was a trial on this machine
+    before = (tmp_path / "own" / "registry.json").read_bytes()
+    for url in ("https://two.example", "http://127.0.0.1:8420", "https://one.example:8443"):
+        with raises("M473", match="one.example"):
+            start(url)
+    assert (tmp_path / "own" / "registry.json").read_bytes() == before
+    start("https://two.example", moved=True)
+    start("https://two.example")
+    found = [line["before"] for line in lines if line["event"] == "moved"]
+    assert found == ["http://127.0.0.1:8420/api/1/", "https://one.example/api/1/"]

@@ -174,3 +174,18 @@ def test_the_last_administrator_is_not_closed(server: Server, client: Client) ->
     assert closed("bob").status_code == 204
     make_administrator(server.database, "bob")  # opens it again
     assert closed("ada").status_code == 204
+
+
+def test_a_module_is_not_offered_to_who_owns_it(
+    client: Client, words: dict[str, dict[str, str]]
+) -> None:
+    def offered(to: str) -> str:
+        body = {"to": to}
+        answer = client.post("/api/1/modules/words/transfer", json=body, headers=words["ada"])
+        return str(answer.json().get("code")) if answer.content else ""
+
+    assert offered("ada") == "M449"
+    given(client, words["ada"], "bob")
+    assert offered("bob") == "M449"
+    given(client, words["ada"], "cleo", "maintainer")
+    assert offered("cleo") == ""

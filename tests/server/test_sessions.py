@@ -319,3 +319,12 @@ def test_the_registry_says_where_its_api_is(server: Server, client: TestClient[S
     info = client.get("/registry.json").json()
     assert info["api"] == "http://127.0.0.1:8420/api/1/"
     assert info["name"] == "test"
+
+
+def test_a_module_is_not_published_as_somebody_who_does_not_own_it(
+    server: Server, ada: Publisher, tmp_path: Path
+) -> None:
+    ada.publish(*built(write(tmp_path / "1", TENSORS), server.place))
+    update = built(write(tmp_path / "2", a_little(TENSORS, "b"), version="1.0.1"), server.place)
+    assert code(ada.declare(*update, owner="acme")) == (409, "M449")
+    assert ada.declare(*update, owner="ada").status_code == 200
