@@ -8,10 +8,8 @@ story is checked while it runs. --readme regenerates the page beside this script
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -26,7 +24,8 @@ import rebuilt
 import update
 from spaces import without_spaces
 from story import Story
-from texts import DOMAINS, LABELS, ONE_IN, SIZES, read_texts
+from telling import begin_telling, fewer, true
+from texts import DOMAINS, LABELS, read_texts
 
 from modpkg.manifest.read import read_manifest
 
@@ -40,44 +39,17 @@ TOLERANCE = 0.05
 
 LOST = 0.03
 """As little can be told from chance over 1200 cases."""
-FEWER = dict.fromkeys(SIZES, 4)
-"""Of so many texts, `--fewer` reads one."""
-
-
-def fewer() -> bool:
-    """Return whether the story trains and tests on fewer texts."""
-    return ONE_IN == FEWER
-
-
-def true(figure: bool) -> bool:
-    """Return whether a statement about accuracy holds; on fewer texts it cannot be told."""
-    return figure or fewer()
 
 
 def main() -> None:
     """Run the story."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "build" / "clamp")
-    parser.add_argument("--trained", type=Path, help="folder of what another run trained")
-    parser.add_argument("--resume", action="store_true", help="resume after the last complete act")
-    parser.add_argument("--fewer", action="store_true", help="train and test on fewer texts")
-    parser.add_argument("--readme", action="store_true", help="write README.md's acts and picture")
-    arguments = parser.parse_args()
-    work: Path = arguments.work.absolute()
-    if not arguments.resume:
-        shutil.rmtree(work, ignore_errors=True)
-        (work / "trained").mkdir(parents=True)
-    if arguments.trained is not None:
-        shutil.copytree(arguments.trained, work / "trained", dirs_exist_ok=True)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    if arguments.fewer:
-        ONE_IN.update(FEWER)
-    story = Story(work)
+    story, shown = begin_telling(__doc__, "clamp", resumes=True)
+    work = story.folder
     for act in (one, two, three, four, five, six, seven, eight, nine)[story.acts :]:
         act(story, work)
         story.keep()
-    (work / "facts.json").write_text(json.dumps(story.facts, indent=2) + "\n", "utf-8")
-    if arguments.readme:
+    story.write_facts()
+    if shown:
         page = HERE / "README.md"
         intro = page.read_text("utf-8").partition(MARK)[0]
         page.write_text("\n".join([intro + MARK, *story.page]) + "\n", "utf-8")

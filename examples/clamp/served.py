@@ -8,7 +8,6 @@ folder, or trains it. --readme regenerates the page SERVED.md beside this script
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -24,7 +23,6 @@ from pathlib import Path
 import founders
 import update
 from community import (
-    FEWER,
     HERE,
     WEIGHTS,
     app,
@@ -34,12 +32,11 @@ from community import (
     promise,
     successor,
     trained,
-    true,
     write_cases,
 )
 from safetensors.numpy import load_file, save_file
 from story import Story, Untrue
-from texts import ONE_IN
+from telling import begin_telling, true
 
 PAGE = HERE / "SERVED.md"
 PEOPLE = ("ada", "tim", "sue", "arc")
@@ -50,26 +47,13 @@ DOMAINS = ("films", "tweets")
 
 def main() -> None:
     """Run the story."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "build" / "clamp-served")
-    parser.add_argument("--trained", type=Path, help="folder of what another run trained")
-    parser.add_argument("--fewer", action="store_true", help="train and test on fewer texts")
-    parser.add_argument("--readme", action="store_true", help="write SERVED.md")
-    arguments = parser.parse_args()
-    work: Path = arguments.work.absolute()
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "trained").mkdir(parents=True)
-    if arguments.trained is not None:
-        shutil.copytree(arguments.trained, work / "trained", dirs_exist_ok=True)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    if arguments.fewer:
-        ONE_IN.update(FEWER)
-    story = Story(work)
+    story, shown = begin_telling(__doc__, "clamp-served")
+    work = story.folder
     with served(work) as url:
         for act in (one, two, three, four, five):
             act(story, work, url)
-    (work / "facts.json").write_text(json.dumps(story.facts, indent=2) + "\n", "utf-8")
-    if arguments.readme:
+    story.write_facts()
+    if shown:
         PAGE.write_text("\n".join([INTRO, *story.page]).replace(url, URL) + "\n", "utf-8")
 
 
@@ -124,7 +108,7 @@ def one(story: Story, work: Path, url: str) -> None:
         "1. A registry for four groups",
         """The critic serves a registry. Each group makes an account on its page, and logs in from
         the command line. The critic founds an organisation, and releases clamp 1.0.0 in its
-        name; the reader of tweets will review what others send.""",
+        name; whoever works with scans will review what others send.""",
     )
     for name in PEOPLE:
         answer(f"{url}/api/1/register", {"name": name, "password": PASSWORDS[name]})

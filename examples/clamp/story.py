@@ -48,6 +48,11 @@ class Story:
         kept = {"acts": self.acts, "page": self.page, "facts": self.facts}
         self._kept.write_text(json.dumps(kept), "utf-8")
 
+    def write_facts(self) -> None:
+        """Write the facts to facts.json."""
+        text = json.dumps(self.facts, indent=2) + "\n"
+        (self.folder / "facts.json").write_text(text, "utf-8")
+
     def act(self, title: str, text: str) -> None:
         """Start an act."""
         passed = time.monotonic() - self._begun
