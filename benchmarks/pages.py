@@ -76,8 +76,9 @@ PAGES = {
 }
 OWN = {"account": "/account", "review": "/modules/summarize-lora/candidates/1"}
 """Of somebody who is logged in."""
-SHOWN = ("front", "module", "readme", "tensors", "compare", "candidate", "review", "account")
-"""Those that are committed as pictures, in all three looks."""
+UNSHOWN = "many-"
+"""What the names of pages begin with that have no pictures; the others have them in all looks."""
+PICTURE_BYTES = 40_000
 LOOKS = {"light": (DESKTOP, False), "dark": (DESKTOP, True), "phone": (PHONE, False)}
 
 
@@ -256,8 +257,8 @@ def look(browser: HeadlessBrowser, url: str, name: str, pictures: Path | None) -
         if pictures is not None:
             most = 900 if width == DESKTOP else 1100
             quality = 70
-            while len(image := browser.picture(quality=quality, most=most)) > 60_000:
-                quality -= 10
+            while len(image := browser.picture(quality=quality, most=most)) > PICTURE_BYTES:
+                quality -= 10 if quality > 20 else 5
             save(pictures / f"{name}-{key}.webp", image)
     return wrong
 
@@ -292,7 +293,7 @@ def main() -> int:
             for name, address, jar in asked:
                 if jar:
                     browser.set_cookie("modpkg", cookie, process.url)
-                pictures = arguments.pictures if name in SHOWN else None
+                pictures = None if name.startswith(UNSHOWN) else arguments.pictures
                 wrong += look(browser, process.url + address, name, pictures)
     for one in wrong:
         print(one)
