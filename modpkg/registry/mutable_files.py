@@ -93,7 +93,11 @@ class MutableFiles:
                     return data  # it was asked for already
             elif self._current().get(path) == digest_bytes(data):
                 return data
-        return revalidated(self._source, path, copy, most)
+        before, data = data, revalidated(self._source, path, copy, most)
+        if path == REGISTRY_MODULES and len(data) <= self._most_ahead():
+            with self._lock:
+                self._learn(before, data)
+        return data
 
     def news(self) -> list[str]:
         """Return modules that are new, or have changed, since the registry was read before.
@@ -134,7 +138,7 @@ class MutableFiles:
         path = self.copy(REGISTRY_MODULES)
         if path is None:
             raise AssertionError("nothing is kept that could be current")
-        most = bounds.MODULES_AHEAD_BYTES + bounds.MODULES_AHEAD_BYTES_OF_NAME * self._spared()
+        most = self._most_ahead()
         before = _read(path)
         if before is not None and len(before) > most:
             return
@@ -147,10 +151,18 @@ class MutableFiles:
         except (FileMissing, ModpkgError):  # each file is asked for, which tells what is wrong
             self._digests = {}
             return
+        self._learn(before, data)
+
+    def _learn(self, before: bytes | None, data: bytes) -> None:
+        """Note what the list says, and what is other than it said ``before``."""
         self._digests = _digests(data)
         if before is not None and before != data:
             paths = dict(self._digests.items() - _digests(before).items()).keys() - {REGISTRY_INFO}
             self._changed = sorted(path[len("index/") : -len(".jsonl")] for path in paths)
+
+    def _most_ahead(self) -> int:
+        """Return how many bytes of the list are worth what they may spare."""
+        return bounds.MODULES_AHEAD_BYTES + bounds.MODULES_AHEAD_BYTES_OF_NAME * self._spared()
 
     def _spared(self) -> int:
         """Return about how many questions may be spared: of how many modules there is a copy."""

@@ -161,6 +161,10 @@ class _Transfer:
             then(future.result())
 
     def _fetch_file(self, file: FileFetch) -> None:
+        if self._store.blobs.has(file.digest):  # since it was planned: planning itself read it
+            if self.progress is not None:
+                self.progress(file.module, file.size)
+            return
         while True:
             address = file.registry.address_of(file.digest)
             try:
