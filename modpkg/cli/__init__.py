@@ -76,6 +76,7 @@ COMMANDS = {
     "login": "Log in to a registry that is served.",
     "logout": "Forget the login to a registry.",
     "whoami": "Show whose login to a registry it is.",
+    "account": "Make an account of a registry, change passwords, close accounts.",
     "token": "List, make and revoke tokens of a registry.",
     "owner": "Show and change who owns, maintains and reviews a module.",
     "organisation": "Found organisations, and change who is in them.",

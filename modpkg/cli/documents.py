@@ -32,6 +32,7 @@ class ModuleDocument(Struct, frozen=True, omit_defaults=True):
 _INSTALL = ("modpkg.cli.install_document:InstallDocument",)
 _MODULE = ("modpkg.cli.documents:ModuleDocument",)
 _SEARCH = ("modpkg.environment.search:SearchResult",)
+_ACCOUNT = ("modpkg.cli.account:ChangedAccount",)
 _ORGANISATION = ("modpkg.registry.api_records:OrganisationInfo",)
 _OWNERS = ("modpkg.registry.api_records:ModuleOwners",)
 _LINE = ("modpkg.core.records:IndexLine",)
@@ -98,6 +99,11 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "login": ("modpkg.registry.account_client:LoggedIn",),
     "logout": ("modpkg.cli.logout:LoggedOut",),
     "whoami": ("modpkg.registry.api_records:Me",),
+    "account create": ("modpkg.registry.api_records:Me",),
+    "account password": _ACCOUNT,
+    "account invite": ("modpkg.registry.api_records:NewInvitation",),
+    "account close": _ACCOUNT,
+    "account open": _ACCOUNT,
     "token list": ("modpkg.registry.api_records:TokenList",),
     "token create": ("modpkg.registry.api_records:NewToken",),
     "token revoke": ("modpkg.cli.token:RevokedToken",),
@@ -112,6 +118,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "organisation show": _ORGANISATION,
     "organisation add": _ORGANISATION,
     "organisation remove": _ORGANISATION,
+    "organisation leave": _ORGANISATION,
     "publisher list": ("modpkg.registry.api_records:PublisherList",),
     "publisher add": ("modpkg.registry.api_records:PublisherInfo",),
     "publisher remove": ("modpkg.cli.publisher:RemovedPublisher",),

@@ -8,10 +8,9 @@ import click
 
 from modpkg.cli.options import json_option
 from modpkg.cli.output import good, print_json, strong, tell
+from modpkg.cli.typed_secrets import next_line, typed_password
 from modpkg.core.errors import UsageError
 from modpkg.registry.account_client import log_in, log_in_with, registry_api, without_logins
-
-_MOST = 10_000
 
 
 @click.command("login")
@@ -35,28 +34,16 @@ def login_command(
         raise UsageError("M901", message="--token takes neither --name nor --days.")
     api = registry_api(registry, settings=without_logins)
     if by_token:
-        done = log_in_with(api, _line())
+        done = log_in_with(api, next_line())
     else:
         if name is None:
             name = click.prompt("Account", err=True) if sys.stdin.isatty() else None
         if not name:
             raise UsageError("M901", message="Say whose password it is with --name.")
-        if sys.stdin.isatty():
-            password = click.prompt("Password", hide_input=True, err=True)
-        else:
-            password = _line()
-        done = log_in(api, name, password, days)
+        done = log_in(api, name, typed_password(), days)
     if as_json:
         print_json(done)
         return
     until = f", until {done.expires[:10]}" if done.expires else ""
     tell(f"{good('Logged in')} to {done.registry} as {strong(done.name)}{until}.")
     tell(f"The token is in {done.kept}.")
-
-
-def _line() -> str:
-    """Return the first line of standard input."""
-    text = sys.stdin.readline(_MOST).strip("\r\n")
-    if not text:
-        raise UsageError("M901", message="There is nothing on standard input.")
-    return text

@@ -10,7 +10,7 @@ from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, say, strong, table, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.printable import one_line
-from modpkg.registry.account_client import registry_api
+from modpkg.registry.account_client import registry_api, who_am_i
 from modpkg.registry.api_records import MemberRequest, OrganisationInfo, OrganisationRequest
 from modpkg.registry.server_api import ServerApi, api_path
 
@@ -92,6 +92,18 @@ def remove_member(name: str, person: str, registry: str | None, as_json: bool) -
     api.check_login(f"change who is in {name}")
     api.send("DELETE", api_path("organisations", name, "members", person))
     _tell(api, name, f"{good('Removed')} {person} from {name}.", as_json)
+
+
+@organisation_command.command("leave")
+@click.argument("name")
+@registry_option
+@json_option
+def leave_organisation(name: str, registry: str | None, as_json: bool) -> None:
+    """Leave the organisation NAME; its last owner stays."""
+    api = registry_api(registry)
+    me = who_am_i(api)
+    api.send("DELETE", api_path("organisations", name, "members", me.name))
+    _tell(api, name, f"{good('Left')} {name}.", as_json)
 
 
 def _found(api: ServerApi, name: str) -> OrganisationInfo:

@@ -16,10 +16,17 @@ from modpkg.manifest.config import Settings, origin_text, read_settings
 from modpkg.manifest.logins import SentToken
 from modpkg.manifest.schema import Manifest
 from modpkg.manifest.stored_logins import StoredLogin, check_token, forget_login, store_login
-from modpkg.registry.api_records import LoginRequest, Me, NewToken
+from modpkg.registry.api_records import (
+    AccountChange,
+    LoginRequest,
+    Me,
+    NewToken,
+    PasswordChange,
+    Registration,
+)
 from modpkg.registry.location import default_location
 from modpkg.registry.object_store import is_private
-from modpkg.registry.server_api import ServerApi, open_api
+from modpkg.registry.server_api import ServerApi, api_path, open_api
 
 
 class LoggedIn(Struct, frozen=True):
@@ -122,6 +129,45 @@ def who_am_i(api: ServerApi) -> Me:
     """
     api.check_login("be known there")
     return api.request("GET", "me", Me)
+
+
+def sign_up(api: ServerApi, wanted: Registration) -> Me:
+    """Make an account.
+
+    Raises:
+        RegistryError: The password would be sent in plain text.
+        InvalidValue: The name or the password cannot be used.
+        AccessRefused: An invitation is needed, or is not valid.
+    """
+    _check_private(api)
+    return api.with_login(None).request("POST", "register", Me, wanted)
+
+
+def change_own_password(api: ServerApi, old: str, new: str) -> str:
+    """Change the password of who is logged in, and return who that is.
+
+    Raises:
+        RegistryError: It would be sent in plain text.
+        AccessRefused: The old one is wrong, or the login is not for everything.
+        InvalidValue: The new one cannot be used.
+    """
+    _check_private(api)
+    name = api.request("GET", "me", Me).name
+    api.send("PUT", "me/password", PasswordChange(old, new))
+    return name
+
+
+def set_account(api: ServerApi, name: str, change: AccountChange) -> None:
+    """Change somebody's account, as an administrator.
+
+    Raises:
+        RegistryError: A password would be sent in plain text.
+        AccessRefused: Who is logged in is none.
+        NotFound: There is no such account.
+        PublishError: It is the last administrator's.
+    """
+    _check_private(api)
+    api.send("PUT", api_path("accounts", name), change)
 
 
 def _check_private(api: ServerApi) -> None:

@@ -228,3 +228,56 @@ def test_an_owner_names_the_jobs_that_publish(run: Run, tmp_path: Path) -> None:
 def test_a_folder_has_no_accounts(run: Run, tmp_path: Path) -> None:
     assert "modpkg registry serve" in run("login", tmp_path, "--name", "ada", fails="M525")
     assert os.environ["MODPKG_HOME"] == str(tmp_path / "ada")
+
+
+def test_accounts_are_made_changed_closed_and_opened(live: Server, run: Run) -> None:
+    with live.database.begin() as db:
+        add_account(db, "root-of-all", password_hash(WORD), is_administrator=True)
+    run("login", "--name", "root-of-all", typed=WORD, who="admin")
+    made = json.loads(run("account", "create", "Eve", "--json", typed=WORD, who="eve"))
+    assert made["name"] == "eve"
+    run("account", "create", "eve", typed=WORD, who="eve", fails="M435")
+    assert "as eve" in run("login", "--name", "eve", typed=WORD, who="eve")
+    # One's own password, and that of who has lost his.
+    run("account", "password", typed="wrong words here\nnew words here\n", who="eve", fails="M433")
+    said = run("account", "password", "--json", typed=f"{WORD}\nnew words here\n", who="eve")
+    assert json.loads(said) == {"schema": 1, "name": "eve", "closed": None, "password": True}
+    run("login", "--name", "eve", typed=WORD, who="eve", fails="M433")
+    run("account", "password", "ada", typed="words of eve", who="eve", fails="M432")
+    run("account", "password", "eve", typed="the third words", who="admin")
+    run("login", "--name", "eve", typed="the third words", who="eve")
+    # Closed and opened by administrators alone.
+    run("account", "close", "ada", who="eve", fails="M432")
+    assert "Closed" in run("account", "close", "eve", who="admin")
+    run("whoami", who="eve", fails="M430")
+    run("login", "--name", "eve", typed="the third words", who="eve", fails="M433")
+    said = run("account", "open", "eve", "--json", who="admin")
+    assert json.loads(said) == {"schema": 1, "name": "eve", "closed": False, "password": False}
+    run("login", "--name", "eve", typed="the third words", who="eve")
+    run("account", "close", "nobody-there", who="admin", fails="M439")
+
+
+def test_who_is_invited_makes_an_account(tmp_path: Path, run: Run) -> None:
+    with live_server(tmp_path / "closed", open_registration=False) as server:
+        with server.database.begin() as db:
+            add_account(db, "ada", password_hash(WORD), is_administrator=True)
+        at = ("--registry", server.settings.url)
+        run("login", server.settings.url, "--name", "ada", typed=WORD)
+        run("account", "create", "new-one", *at, typed=WORD, who="new", fails="M437")
+        code = json.loads(run("account", "invite", *at, "--json"))["code"]
+        options = ("--invitation", code, "--email", "new@models.example")
+        assert "new-one" in run(
+            "account", "create", "new-one", *options, *at, typed=WORD, who="new"
+        )
+        run("account", "create", "another", *options, *at, typed=WORD, who="new", fails="M437")
+
+
+def test_who_is_in_an_organisation_leaves_it(run: Run) -> None:
+    for who in ("ada", "bob"):
+        run("login", "--name", who, typed=WORD, who=who)
+    run("organisation", "create", "leavers")
+    run("organisation", "add", "leavers", "bob")
+    left = json.loads(run("organisation", "leave", "leavers", "--json", who="bob"))
+    assert left["members"] == [{"name": "ada", "role": "owner"}]
+    run("organisation", "leave", "leavers", fails="M440")
+    run("organisation", "leave", "leavers", who="bob", fails="M439")
