@@ -435,3 +435,36 @@ def test_its_own_modules_take_no_name_of_another_registry(
     (victim.app / "modpkg.lock").unlink()  # nothing says any more which of both is meant
     if not options:
         assert "error[M319]" in run(capfd, "lock")[2]
+
+
+OF_A_MIRROR = {
+    "another version, by itself": "error[M544]",
+    "other bytes": "skipping the mirror",
+    "an older version": "error[M416]",
+}
+
+
+@pytest.mark.parametrize("attack", OF_A_MIRROR)
+def test_a_mirror_replaces_nothing_that_is_signed(
+    attack: str,
+    victim: Victim,
+    server: Server,
+    hostile: HostileRegistry,
+    tmp_path: Path,
+    home: Path,
+    capfd: Capture,
+) -> None:
+    """The registry itself is as it was."""
+    copied = shutil.copytree(hostile.folder, tmp_path / "mirror")
+    ATTACKS[attack][0](HostileRegistry(copied))
+    (copied / "modules.jsonl").write_text("")  # else the registry's own says that nothing changed
+    mirrors = f'[registry."{server.url}"]\nmirrors = ["file://{copied}"]\n'
+    (home / "config.toml").write_text(mirrors)
+    if attack == "other bytes":
+        shutil.rmtree(home / "store")
+        shutil.rmtree(victim.app / ".modpkg")
+    said = ""
+    for command in (("install",), ("install", "--upgrade"), ("update", "words")):
+        said += run(capfd, *command)[2]
+        victim.check(command)
+    assert OF_A_MIRROR[attack] in said

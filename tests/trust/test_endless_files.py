@@ -1,0 +1,84 @@
+"""A registry that sends a file without an end: each reader stops at its bound, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modpkg.core import bounds
+from modpkg.trust.private_key import key_path, new_key
+from tests.cli.test_everywhere import run
+from tests.modules import write_module
+from tests.registry.servers import Handler, serve
+
+Capture = pytest.CaptureFixture[str]
+MOST = 4 << 20
+"""Bounds of files here; a connection takes some more before it is closed."""
+LOWERED = ("REGISTRY_INFO_BYTES", "SIGNATURES_BYTES", "CANDIDATES_BYTES", "ADVISORIES_BYTES")
+PIECE = b" " * 65_536
+MOST_SENT = 1 << 30
+
+
+def endless(at: str, sent: list[int]) -> Callable[[Handler, int], bool]:
+    """Return a fault: the files under a path have no end."""
+
+    def fault(handler: Handler, number: int) -> bool:
+        if at not in handler.path:
+            return False
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")  # nobody knows how long it is
+        handler.end_headers()
+        for _ in range(MOST_SENT // len(PIECE)):
+            handler.wfile.write(b"%x\r\n%b\r\n" % (len(PIECE), PIECE))
+            sent.append(len(PIECE))
+        return True
+
+    return fault
+
+
+FILES = {
+    "registry.json": ("install",),
+    "/index/": ("install",),
+    "/signatures/": ("install",),
+    "/successors/": ("update",),
+    "/blobs/": ("install",),
+    "/candidates/": ("install", "--candidate", "words#1"),
+    "advisories.jsonl": ("audit",),
+}
+
+
+@pytest.mark.parametrize("at", FILES)
+def test_a_file_without_an_end_ends_the_command(
+    at: str,
+    home: Path,
+    tmp_path: Path,
+    capfd: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in LOWERED:
+        monkeypatch.setattr(bounds, name, MOST)
+    for name in ("ada", "bob"):
+        new_key(key_path(name), "ed25519", None)
+    models = str(tmp_path / "models")
+
+    def publish(version: str, key: str) -> None:
+        folder = write_module(tmp_path / "projects" / f"words-{version}", "words", version)
+        assert run(capfd, "build", str(folder))[0] == 0
+        assert run(capfd, "publish", str(folder), "--registry", models, "--sign", key)[0] == 0
+
+    publish("1.0", "ada")
+    sent: list[int] = []
+    with serve(tmp_path / "models") as server:
+        Path("modpkg.toml").write_text(
+            f'[app]\nname = "app"\n[registries]\ndefault = "{server.url}"\n'
+            '[dependencies]\nwords = "*"\n'
+        )
+        if FILES[at][0] in ("update", "audit"):
+            assert run(capfd, "lock")[0] == 0
+            publish("1.1", "bob")
+        server.fault = endless(at, sent)
+        status, _, err = run(capfd, *FILES[at])
+    assert (status, "error[M" in err) == (1, True), err
+    assert 0 < sum(sent) < (200 << 20 if at in ("/index/", "/blobs/") else 4 * MOST)
