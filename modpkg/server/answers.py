@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from litestar import MediaType, Request, Response
@@ -56,14 +59,20 @@ def status_of(error: ModpkgError) -> int:
 def sentence_for_callers(server: Server, error: ModpkgError) -> str:
     """Return the sentence of an error, with the server's address in place of its storage's."""
     roots = [str(one.url) for one in (server.private, server.place) if one is not None]
-    values = error.values
-    for key in _PLACES & {*values}:
-        text = str(values[key])
-        for root in roots:
-            if text == root or text.startswith(f"{root}/"):
-                values = values | {key: server.settings.url + text[len(root) :]}
-                break
-    return str(error if values is error.values else type(error)(error.code, **values))
+    shown = {key: _without_roots(server, key, value, roots) for key, value in error.values.items()}
+    return str(error if shown == error.values else type(error)(error.code, **shown))
+
+
+def _without_roots(server: Server, key: str, value: Any, roots: Iterable[str]) -> Any:
+    """Return a value of an error without the places of the storage, which may be in a reason."""
+    text = str(value) if key in _PLACES or isinstance(value, Path) else value
+    if not isinstance(text, str):
+        return value
+    for root in roots:
+        if "/" in root or key in _PLACES:  # a relative folder may be called as any word is
+            own = rf"(?<![\w.-]){re.escape(root)}(?![\w.-])"
+            text = re.sub(own, lambda _: server.settings.url, text)
+    return value if text == str(value) else text
 
 
 def error_answer(request: Request, error: ModpkgError) -> Response[ErrorAnswer]:  # type: ignore[type-arg]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from modpkg.server.declaring import (
     release_there,
 )
 from modpkg.server.events import log_event
-from modpkg.server.new_names import check_free_name
+from modpkg.server.new_names import check_free_name, needed_names
 from modpkg.server.private_publishing import (
     add_readable,
     check_public_needs,
@@ -189,16 +190,21 @@ def claim_name(server: Server, caller: Caller, row: PublishingSession) -> bool:
     Raises:
         What `claim` raises.
     """
+    popular = needed_names(server)
     try:
         with server.database.begin() as db:
-            return claim(db, caller, server, row)
+            return claim(db, caller, server, row, popular)
     except (DatabaseRefused, PublishError):  # somebody else was first, at the same moment
         with server.database.begin() as db:
-            return claim(db, caller, server, row)
+            return claim(db, caller, server, row, popular)
 
 
-def claim(db: Session, caller: Caller, server: Server, row: PublishingSession) -> bool:
+def claim(
+    db: Session, caller: Caller, server: Server, row: PublishingSession, popular: Sequence[str]
+) -> bool:
     """Give a new name to its publisher, or to his organisation; return whether it was new.
+
+    ``popular`` are names that many modules need.
 
     Raises:
         AccessRefused, PublishError: It is not new any more, and not his; or the organisation is
@@ -210,7 +216,7 @@ def claim(db: Session, caller: Caller, server: Server, row: PublishingSession) -
         return False
     if is_taken(server, name):
         raise PublishError("M457", module=name)
-    check_free_name(db, name, bool(row.options.get("confirm_name")))
+    check_free_name(db, name, bool(row.options.get("confirm_name")), popular)
     owner = caller.account_id
     if wanted := row.options.get("owner"):
         owner = db.scalar(

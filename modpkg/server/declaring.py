@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError, TrustError
 from modpkg.core.filenames import MANIFEST
-from modpkg.core.files import human_bytes
 from modpkg.core.names import check_requirements, module_name, parse_version
 from modpkg.core.records import (
     SHARED_FIELDS,
@@ -40,10 +39,11 @@ from modpkg.registry.standing import check_free
 from modpkg.registry.writer import RegistryWriter, blobs_of
 from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
+from modpkg.server.account_bytes import check_account, check_limit
 from modpkg.server.callers import Caller
 from modpkg.server.clock import now
 from modpkg.server.events import log_event
-from modpkg.server.new_names import check_free_name
+from modpkg.server.new_names import check_free_name, needed_names
 from modpkg.server.owners import check_owner
 from modpkg.server.private_publishing import (
     blobs_there,
@@ -86,8 +86,9 @@ def declare(server: Server, caller: Caller, request: SessionRequest) -> SessionA
         return SessionAnswer(id="", state="committed", line=published)
     if request.candidate:
         check_open_candidates(server, caller, registry, line)
+    popular = needed_names(server) if known is None else ()
     with server.database.begin() as db:
-        check_name(db, server, line.name, request)
+        check_name(db, server, line.name, request, popular)
         row = _open_session(db, caller, line, candidate=request.candidate)
         if row is None:
             row = _begin(db, server, caller, request, line)
@@ -144,9 +145,9 @@ def check_declared(
     for group in line.extras.values():
         check_requirements(group)
     limits, blobs = server.settings.limits, request.blobs
-    _check_limit("release", "blobs", len(blobs), limits.release_blobs)
+    check_limit("the release", "blobs", len(blobs), limits.release_blobs)
     total = sum(blob.size for blob in blobs)
-    _check_limit("release", "bytes", total, limits.release_bytes)
+    check_limit("the release", "bytes", total, limits.release_bytes)
     names = {blob.digest for blob in blobs}
     if len(names) < len(blobs):
         raise PublishError("M452", module=line.name, version=line.version, reason="a blob is twice")
@@ -223,13 +224,7 @@ def check_decoding(record: ReleaseRecord) -> None:
     entries = [entry for _, entry in labelled_entries(record)]
     sizes = [byte_length(entry) for entry in entries if entry.encoding is not None]
     largest, most = max(sizes, default=0), bounds.DECODED_TENSOR_BYTES
-    _check_limit("largest change of a tensor", "bytes", largest, most)
-
-
-def _check_limit(what: str, unit: str, count: int, most: int) -> None:
-    if count > most:
-        shown = (human_bytes(count), human_bytes(most)) if unit == "bytes" else (count, most)
-        raise PublishError("M451", what=f"the {what}", count=shown[0], unit=unit, most=shown[1])
+    check_limit("the largest change of a tensor", "bytes", largest, most)
 
 
 def check_may_publish(db: Session, caller: Caller, name: str, *, candidate: bool) -> Module | None:
@@ -253,7 +248,9 @@ def check_may_publish(db: Session, caller: Caller, name: str, *, candidate: bool
     return None
 
 
-def check_name(db: Session, server: Server, name: str, request: SessionRequest) -> None:
+def check_name(
+    db: Session, server: Server, name: str, request: SessionRequest, popular: Sequence[str]
+) -> None:
     """Check a name that nobody has a right to yet.
 
     Raises:
@@ -267,7 +264,7 @@ def check_name(db: Session, server: Server, name: str, request: SessionRequest) 
         raise PublishError("M457", module=name)
     if request.candidate:
         raise no_such_module(name, server.registry())
-    check_free_name(db, name, request.confirm_name)
+    check_free_name(db, name, request.confirm_name, popular)
 
 
 def is_taken(server: Server, name: str) -> bool:
@@ -326,16 +323,8 @@ def _open_session(
 def _begin(
     db: Session, server: Server, caller: Caller, request: SessionRequest, line: IndexLine
 ) -> PublishingSession:
-    limits, own = server.settings.limits, PublishingSession.account_id == caller.account_id
-    is_open = PublishingSession.state == "open"
-    count = db.scalar(select(func.count()).select_from(PublishingSession).where(own, is_open))
-    if (count or 0) >= limits.open_sessions:
-        what = f"{caller.name}'s sessions that are not committed"
-        most = limits.open_sessions
-        raise PublishError("M451", what=what, count=(count or 0) + 1, unit="sessions", most=most)
-    total = sum(blob.size for blob in request.blobs)
-    used = db.scalar(select(func.sum(PublishingSession.size)).where(own)) or 0
-    _check_limit(f"uploads of {caller.name}", "bytes", used + total, limits.account_bytes)
+    limits, total = server.settings.limits, sum(blob.size for blob in request.blobs)
+    check_account(db, caller, limits, total)
     moment = now()
     row = PublishingSession(
         id=secrets.token_urlsafe(24),

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName, module_name
 from modpkg.server.clock import now
 from modpkg.server.look_alike import check_new_name, skeleton
+from modpkg.server.state import Server
 from modpkg.server.tables import DownloadCount, Module
 
 POPULAR = 1000
 """How many names count as popular."""
 POPULAR_DAYS = 90
+NEEDED = 3
+"""How many modules have to require one, so that its name counts as popular."""
 
 
 def check_free_name(
-    db: Session, name: str, confirmed: bool = False, popular: tuple[str, ...] = ()
+    db: Session, name: str, confirmed: bool = False, popular: Sequence[str] = ()
 ) -> ModuleName:
     """Check that a module that does not exist yet can have a name, and return its normal form.
 
-    ``popular`` are names that many modules need, beside those that are downloaded most.
+    ``popular`` are names that many modules need (see `needed_names`), beside those that are
+    downloaded most.
 
     Raises:
         PublishError: It looks like an existing one, or is nearly a popular one and not confirmed.
@@ -31,6 +38,16 @@ def check_free_name(
     alike = skeleton(module_name(name))
     existing = [*db.scalars(select(Module.name).where(Module.skeleton == alike))]
     return check_new_name(name, existing, [*popular, *popular_names(db)], confirmed)
+
+
+def needed_names(server: Server) -> list[str]:
+    """Return the public modules that many others require, the most needed first.
+
+    Of a list of modules that cannot be read, none: a publisher has nothing to do with that.
+    """
+    with contextlib.suppress(ModpkgError):
+        return server.catalogue.most_needed(NEEDED, POPULAR)
+    return []
 
 
 def popular_names(db: Session) -> list[str]:

@@ -28,7 +28,7 @@ from modpkg.server.api_tokens import end_tokens
 from modpkg.server.callers import Caller, check_known
 from modpkg.server.clock import now, shown
 from modpkg.server.events import log_event
-from modpkg.server.rights import ROLES, check_right, roles_of
+from modpkg.server.rights import ROLES, check_right, roles_of, visible
 from modpkg.server.state import Server
 from modpkg.server.tables import (
     Account,
@@ -56,7 +56,8 @@ def found_module(
         name = str(module_name(text))
     except InvalidValue:
         raise NotFound("M439", what="module", name=text) from None
-    check_right(db, caller, "read", name)
+    if not visible(db, caller, name, action):
+        raise NotFound("M439", what="module", name=name)
     module = db.get(Module, name, with_for_update=action != "read")
     if module is None:
         raise NotFound("M439", what="module", name=name)

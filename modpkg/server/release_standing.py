@@ -27,6 +27,7 @@ from modpkg.registry.release_requests import (
 )
 from modpkg.registry.removing import remove_release
 from modpkg.registry.writer import RegistryWriter
+from modpkg.server.account_bytes import count_removed
 from modpkg.server.accounts import check_administrator
 from modpkg.server.callers import Caller
 from modpkg.server.events import log_event
@@ -144,6 +145,7 @@ def remove(
     own = str(module_name(name))
     done = remove_release(writer, own, version, data.reason, Progress())
     with server.database.begin() as db:
+        count_removed(db, done)
         for line in done.lines:
             log_event(db, caller.name, "remove", own, line.version, reason=data.reason)
     return RemovedAnswer(done.lines, done.files, done.freed, done.shared)

@@ -44,12 +44,16 @@ def roles_of(db: Session, caller: Caller, module: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def visible(db: Session, caller: Caller, module: str) -> bool:
-    """Return whether a caller may know that there is a module: it is public, or he has a role."""
+def visible(db: Session, caller: Caller, module: str, action: str = "read") -> bool:
+    """Return whether a caller may know that there is a module: it is public, or he has a role.
+
+    A token has to be for reading it, or for the action that is asked for: one that only publishes
+    a private module knows its name, and reads nothing of it.
+    """
     known = db.get(Module, module)
     if known is None or not known.is_private:
         return True
-    if not caller.reaches("read", module):
+    if not (caller.reaches("read", module) or caller.reaches(action, module)):
         return False
     return bool(roles_of(db, caller, module)) or (caller.is_administrator and _unowned(db, module))
 
@@ -80,7 +84,7 @@ def may(db: Session, caller: Caller, action: str, module: str) -> bool:
     An administrator may manage and yank what others own; he sees private modules only with a
     role, or where nobody owns them.
     """
-    if not visible(db, caller, module):
+    if not visible(db, caller, module, action):
         return False
     if action == "read":
         return True
@@ -102,7 +106,7 @@ def check_right(
     """
     if may(db, caller, action, module):
         return
-    if not visible(db, caller, module):
+    if not visible(db, caller, module, action):
         raise NotFound("M439", what="module", name=module)
     check_known(caller, said or action, module)
     raise AccessRefused("M432", name=caller.name, action=said or action, module=module)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from litestar.testing import TestClient
 
 from modpkg.server.clock import now
+from modpkg.server.file_answers import ServerApp
 from modpkg.server.look_alike import check_new_name, skeleton
-from modpkg.server.new_names import check_free_name
+from modpkg.server.new_names import NEEDED, check_free_name, needed_names
 from modpkg.server.state import Server
 from modpkg.server.tables import DownloadCount, Module
+from tests.modules import publish_collection, write_module
 from tests.raising import raises
+from tests.server.conftest import token_for
+from tests.server.publisher import Publisher, built
 
 
 @pytest.mark.parametrize(
@@ -62,3 +69,20 @@ def test_names_are_compared_with_the_modules_of_the_server(server: Server) -> No
             check_free_name(db, "sentence")
         assert check_free_name(db, "secret-of-us") == "secret-of-us"
         assert check_free_name(db, "sentence", confirmed=True) == "sentence"
+
+
+def test_what_many_modules_need_is_popular(
+    server: Server, client: TestClient[ServerApp], tmp_path: Path
+) -> None:
+    ada = Publisher(client, token_for(server, "ada"))
+    publish_collection(tmp_path / "registry", "sentences")
+    for number in range(NEEDED):
+        assert needed_names(server) == []
+        name = f"needy-{number}"
+        needy = write_module(tmp_path / name, name, requires={"sentences": ">=1", "gone": ">=1"})
+        ada.publish(*built(needy, server.place))
+    assert needed_names(server) == ["sentences"]
+    near = built(write_module(tmp_path / "near", "sentence"), server.place)
+    refused = ada.declare(*near)
+    assert (refused.status_code, refused.json()["code"]) == (409, "M445")
+    assert ada.declare(*near, confirm_name=True).status_code == 200

@@ -149,3 +149,30 @@ def test_after_the_loss_of_the_database_private_modules_are_private(
     where = f"/{blob_path(pack_of(server))}"  # type: ignore[arg-type]
     assert ada.client.get(where, headers=ada.headers).status_code == 200
     assert ada.client.get(where, headers=eve.headers).status_code == 404
+
+
+def test_a_token_that_only_publishes_publishes_a_private_module_and_reads_nothing_of_it(
+    server: Server, client: TestClient[ServerApp], ada: Publisher, tmp_path: Path
+) -> None:
+    published(ada, built(write(tmp_path / "1", TENSORS), server.place), private=True)
+    robot = Publisher(client, token_for(server, "ada", "publish"))
+    again = write(tmp_path / "2", numbers("a", "b", "c"), version="1.1")
+    published(robot, built(again, server.place))
+    assert server.private is not None
+    assert len(registry_at(server.private).index("m")) == 2
+    assert client.get("/index/m.jsonl", headers=robot.headers).status_code == 404
+    assert client.get("/api/1/modules/m/owners", headers=robot.headers).status_code == 404
+    assert (
+        robot.request("POST", "modules/m/yank", json={"version": "1.0", "reason": "x"}).status_code
+        == 404
+    )
+
+
+def test_a_token_that_only_yanks_yanks_a_private_module(
+    server: Server, client: TestClient[ServerApp], ada: Publisher, tmp_path: Path
+) -> None:
+    published(ada, built(write(tmp_path / "1", TENSORS), server.place), private=True)
+    robot = Publisher(client, token_for(server, "ada", "yank"))
+    body = {"version": "1.0", "reason": "wrong"}
+    assert robot.request("POST", "modules/m/yank", json=body).status_code == 200
+    assert robot.request("POST", "modules/m/archive", json={"reason": "x"}).status_code == 404

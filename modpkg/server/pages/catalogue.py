@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from operator import itemgetter
@@ -296,6 +297,18 @@ class Catalogue:
         with self._counting:
             left = self._count(lines)
             return sorted(self._needed.get(name, ())), not left
+
+    def most_needed(self, least: int, most: int) -> list[str]:
+        """Return the modules that at least so many others require, the most needed first.
+
+        As far as the registry was looked through; see `needed_by`.
+        """
+        lines = self.modules().lines
+        with self._counting:
+            self._count(lines)
+            counts = {name: len(by) for name, by in self._needed.items() if name in lines}
+        found = [(-count, name) for name, count in counts.items() if count >= least]
+        return [name for _, name in heapq.nsmallest(most, found)]
 
     def _count(self, lines: dict[str, ModuleLine]) -> bool:
         """Note what modules need that changed; return whether some are left for the next time."""

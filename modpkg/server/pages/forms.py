@@ -19,7 +19,7 @@ from modpkg.core.errors import ModpkgError
 from modpkg.registry.api_records import Action, PasswordChange, Registration, TokenRequest
 from modpkg.server.accounts import change_password, proved_account, register
 from modpkg.server.addresses import address_of
-from modpkg.server.answers import status_of
+from modpkg.server.answers import sentence_for_callers, status_of
 from modpkg.server.api_tokens import create_token, revoke_token, tokens_of
 from modpkg.server.callers import ACTIONS, Caller
 from modpkg.server.pages.rendering import frame_of, page
@@ -117,7 +117,7 @@ def _login_page(
         cookies=cookies,
         following=following,
         name=name,
-        problem="" if problem is None else str(problem),
+        problem=_said(server, problem),
         may_register=server.settings.open_registration,
         issuers=[one.title for one in server.settings.login_issuers],
     )
@@ -183,7 +183,7 @@ def _register_page(
         status=200 if problem is None else status_of(problem),
         cookies=cookies,
         sent=sent,
-        problem="" if problem is None else str(problem),
+        problem=_said(server, problem),
         needs_invitation=not server.settings.open_registration,
         shortest=SHORTEST,
     )
@@ -241,7 +241,7 @@ def _account_page(
         actions=ACTIONS,
         made=made,
         said=said,
-        problem="" if problem is None else str(problem),
+        problem=_said(server, problem),
         shortest=SHORTEST,
     )
 
@@ -300,6 +300,11 @@ def set_new_password(
     except ModpkgError as error:
         return _account_page(server, caller, problem=error)
     return _account_page(server, caller, said="The password is changed.")
+
+
+def _said(server: Server, problem: ModpkgError | None) -> str:
+    """Return what a page says of a problem, without a word of where the storage lies."""
+    return "" if problem is None else sentence_for_callers(server, problem)
 
 
 def _seen(address: str, *cookies: Cookie) -> Response[Any]:
