@@ -118,6 +118,40 @@ def test_what_two_servers_may_read_in_two_ways_is_refused_and_ends_the_connectio
     assert statuses_of(server, data + READ) == [400]
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/index/../registry.json",
+        b"/index/..\\registry.json",
+        b"/../../../../etc/passwd",
+        b"//etc/passwd",
+        b"/index/%2e%2e/registry.json",
+        b"/index/%252e%252e/registry.json",
+        b"/index/..%2fregistry.json",
+        b"/index/%c0%ae%c0%ae/registry.json",
+        b"/index/words.jsonl;.html",
+        b"/index/words.jsonl%00.html",
+        b"/index/./words.jsonl",
+        b"/INDEX/words.jsonl",
+        b"/.server/server.sqlite3",
+        b"/index/../.server/server.sqlite3",
+        b"/private/index/words.jsonl",
+        b"/%2eserver/server.sqlite3",
+        b"/static/../.server/server.sqlite3",
+        b"/static/..%2f..%2fstate.py",
+        b"/blobs/sha256/" + b"a" * 60_000,
+        b"http://127.0.0.1/.server/server.sqlite3",
+        b"http://other.example/index/../.server/server.sqlite3",
+        b"file:///etc/passwd",
+        b"*",
+    ],
+)
+def test_no_spelling_of_a_path_reaches_another_file(target: bytes, server: Server) -> None:
+    line = b"GET " + target + b" HTTP/1.1\r\n"
+    found = statuses_of(server, line + HOST + b"\r\n")
+    assert found in ([400], [404], [414], [431], []), found
+
+
 def test_both_ways_say_the_same(server: Server) -> None:
     tag = ask(server, READ)[1]["etag"].encode()
     for line in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import OctKey, RSAKey
 
-from modpkg.server.issuers import Issuers, is_issuer_address, issuer_of
+from modpkg.server.issuers import IssuerRequests, Issuers, is_issuer_address, issuer_of
 from tests.raising import raises
 from tests.server.issuer import LocalIssuer, new_key
 
@@ -194,19 +196,53 @@ def test_keys_are_fetched_over_tls_or_from_this_machine(
         issuers.verified(issuer.url, issuer.signed({"aud": US}), US)
 
 
-def test_a_public_issuer_leads_to_no_private_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its document names keys at an address of this machine, by a name that leads there."""
-    import ipaddress
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "0.0.0.0",
+        "100.64.0.1",
+        "::1",
+        "fd00::1",
+        "fe80::1%eth0",
+        "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1",
+    ],
+)
+def test_a_public_issuer_leads_to_no_private_network(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its document names keys at a name that leads into one, be it with a public address too."""
+    leads_to = {"accounts.example": ["8.8.8.8"], "keys.example": ["1.1.1.1", address]}
 
-    from modpkg.server.issuers import IssuerRequests
+    def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in leads_to[host]]
 
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(
+        "modpkg.registry.connection._connected", lambda *_: pytest.fail("it connects")
+    )
     requests = IssuerRequests("https://accounts.example")
     requests._check_reach("accounts.example", [ipaddress.ip_address("8.8.8.8")])
-    for address in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1"):
-        with raises("M447", match="private network"):
-            requests._check_reach("keys.example", [ipaddress.ip_address(address)])
-    requests._check_reach("keys.example", [ipaddress.ip_address("1.1.1.1")])
-    del monkeypatch
+    with raises("M447", match="private network"):
+        requests.record(dict, "GET", "https://keys.example/keys")
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost"])
+def test_an_address_of_this_machine_is_one_in_every_spelling(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the resolver makes of it: what is connected to is what was checked."""
+    monkeypatch.setattr(
+        "modpkg.registry.connection._connected", lambda *_: pytest.fail("it connects")
+    )
+    requests = IssuerRequests("https://accounts.example")
+    requests._check_reach("accounts.example", [ipaddress.ip_address("8.8.8.8")])
+    with raises("M447"):
+        requests.record(dict, "GET", f"https://{host}/keys")
 
 
 def test_what_can_be_an_issuer() -> None:

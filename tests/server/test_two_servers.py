@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,23 @@ from tests.raising import raises
 from tests.server.conftest import token_for
 from tests.server.processes import served
 from tests.server.publisher import Publisher, built
+
+
+def race(folder: Path, publishers: Sequence[Publisher], version: str) -> None:
+    """Publish one version by two servers at once: one release is there, the other is refused."""
+    place, sessions = FolderPlace(folder / "registry"), []
+    for number, publisher in enumerate(publishers):
+        made = write(folder / f"{version}-{number}", numbers("c", seed=number), "m0", version)
+        tree, line = built(made, place)
+        sessions.append(publisher.declare(tree, line).json())
+        publisher.upload(tree, sessions[-1])
+    with ThreadPoolExecutor(len(publishers)) as pool:
+        answers = [*pool.map(lambda one, session: one.commit(session["id"]), publishers, sessions)]
+    won, lost = sorted((one.json() for one in answers), key=lambda found: "code" in found)
+    assert lost["code"] == "M307"
+    registry = registry_at(place)
+    assert [line.version for line in registry.index("m0")].count(version) == 1
+    assert registry.line("m0", version).release == won["line"]["release"]
 
 
 def test_two_servers_share_a_storage_and_a_database(tmp_path: Path) -> None:
@@ -54,6 +72,8 @@ def test_two_servers_share_a_storage_and_a_database(tmp_path: Path) -> None:
         assert registry_at(place).names() == ["m0", "m1", "m2", "m3"]
         for client in clients:
             assert client.get("/modules.jsonl").text.count('"index"') == 4
+        for version in ("2.0", "3.0"):  # each has a release of it, and they are committed at once
+            race(tmp_path, (first, second), version)
         ranged = clients[0].get(
             f"/{blob_path(parse_digest(trees[0][1].release))}", headers={"Range": "bytes=0-9"}
         )
