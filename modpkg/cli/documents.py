@@ -44,7 +44,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "add": _INSTALL,
     "remove": _INSTALL,
     "update": _INSTALL,
-    "lock": ("modpkg.resolve.lock:Lock",),
+    "lock": ("modpkg.cli.lock:LockDocument",),
     "audit": ("modpkg.environment.audit:Audit",),
     "verify": ("modpkg.environment.proof:Proof",),
     "outdated": ("modpkg.cli.outdated:OutdatedDocument",),

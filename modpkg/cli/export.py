@@ -32,7 +32,7 @@ from modpkg.interop.plain import export_plain
 from modpkg.interop.sentence_transformers import export_sentence_transformers
 from modpkg.manifest.schema import Compose
 from modpkg.runtime.installed import find_model
-from modpkg.trust.model_signature import sign_folder
+from modpkg.trust.model_signature import check_form, sign_folder
 
 _MODEL_WRITERS = {
     "sentence-transformers": export_sentence_transformers,
@@ -110,6 +110,8 @@ def export_command(
     signer = None if sign is None else open_signer(sign)
     if sign is not None and (recipe is not None or form == "oci" or isinstance(folder, OciAddress)):
         raise UsageError("M901", message="--sign is for a folder; leave it out.")
+    if signer is not None:
+        check_form(signer)
     if recipe is not None:
         _write_recipe(workspace, name, recipe, form, folder, as_json=as_json)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import click
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from modpkg.community.bisect.update import TestedUpdate
     from modpkg.environment.install import Installation
     from modpkg.environment.plan import InstallPlan, InstallRequest, VersionChange
+    from modpkg.environment.trust_news import TrustNews
     from modpkg.manifest.schema import Strategy
 
 
@@ -180,6 +182,7 @@ def _show_installation(installation: Installation, seconds: float) -> None:
     show_changes(plan.changes)
     if not plan.changes:
         tell("No version changes.")
+    show_news(plan.news)
     of_hub = plan.workspace.open_registries.fetched_of_hub
     tell(
         f"{good('Installed')} {counted(len(installation.generation.modules), 'module')} in "
@@ -207,6 +210,14 @@ def _next_step(plan: InstallPlan, request: InstallRequest) -> str | None:
     return f"Load it in Python: modpkg.load({asked[0]!r})"
 
 
+def show_news(news: Sequence[TrustNews], show: Callable[[str], None] = tell) -> None:
+    """Show in one line what is new in a lock in terms of trust; nothing if nothing is."""
+    if news:
+        from modpkg.environment.trust_news import shown_news
+
+        show(shown_news(news, datetime.now(timezone.utc)))
+
+
 def show_changes(changes: Sequence[VersionChange], show: Callable[[str], None] = tell) -> None:
     for change in changes:
         if change.before is None:
@@ -224,6 +235,7 @@ def _show_plan(plan: InstallPlan, as_json: bool, tested: TestedUpdate | None) ->
     show_changes(plan.changes, say)
     if not plan.changes:
         say("No version changes.")
+    show_news(plan.news, say)
     for module in plan.lock.module:
         missing = plan.transfer.missing_of(module.name)
         what = f"fetch {human_bytes(missing)}" if missing else "in the store"

@@ -7,6 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 from modpkg.community.bisect.search import HeldModule, SkippedMix
 from modpkg.environment.licences import ModuleLicense
 from modpkg.environment.plan import InstallPlan, VersionChange
+from modpkg.environment.trust_news import TrustNews
 
 
 class LockedRow(Struct, frozen=True):
@@ -40,6 +41,8 @@ class InstallDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fits: dict[str, str] | UnsetType = UNSET
     """By module and base, how it fits."""
     licenses: LicenceVerdicts | UnsetType = UNSET
+    news: tuple[TrustNews, ...] | UnsetType = UNSET
+    """What is new in the lock in terms of trust; left out if nothing is."""
     fetch: int | UnsetType = UNSET
     """Bytes to fetch."""
     of_hub: int | UnsetType = UNSET
@@ -77,6 +80,7 @@ def plan_document(plan: InstallPlan) -> InstallDocument:
         ],
         fits={f"{fit.module} on {fit.base} {fit.base_version}": fit.text() for fit in plan.fits},
         licenses=LicenceVerdicts(plan.licences),
+        news=plan.news or UNSET,
         fetch=plan.transfer.missing,
         of_hub=plan.workspace.open_registries.fetched_of_hub,
         here=plan.transfer.here,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
+from msgspec import UNSET, UnsetType, structs
 
+from modpkg.cli.install import show_news
 from modpkg.cli.options import (
     policy_options,
     project_options,
@@ -16,9 +18,18 @@ from modpkg.core.files import shown
 from modpkg.environment.fits import drifting, require_exact
 from modpkg.environment.locking import check_lock, update_lock
 from modpkg.environment.policy import with_flags
+from modpkg.environment.trust_news import TrustNews
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.editor_schema import refresh_schema
 from modpkg.manifest.schema import Strategy
+from modpkg.resolve.lock import Lock
+
+
+class LockDocument(Lock, frozen=True, kw_only=True):
+    """The lock, and what is new in it."""
+
+    news: tuple[TrustNews, ...] | UnsetType = UNSET
+    """In terms of trust; left out if nothing is."""
 
 
 @click.command("lock")
@@ -50,17 +61,19 @@ def lock_command(
         strict=strict,
         require_signed=require_signed,
     )
-    path = shown(workspace.project.lock_path)
+    path, news = shown(workspace.project.lock_path), tuple[TrustNews, ...]()
     if check:
         lock = check_lock(workspace, manifest)
         if manifest.resolution.strict:
             require_exact(drifting(workspace, manifest, lock))
         text = f"{path} is up to date with {manifest.path.name}"
     else:
-        lock = update_lock(workspace, manifest, upgrade=None if upgrade else upgrade_package)
+        locked = update_lock(workspace, manifest, upgrade=None if upgrade else upgrade_package)
+        lock, news = locked.lock, locked.news
         text = f"{good('Locked')} {path}"
         refresh_schema(workspace.project.folder)
     if as_json:
-        print_json(lock)
+        print_json(LockDocument(**structs.asdict(lock), news=news or UNSET))
     else:
+        show_news(news)
         tell(f"{text}: {counted(len(lock.module), 'module')}.")

@@ -100,7 +100,7 @@ def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) 
     """Lock the newest versions of NAME... although somebody else has signed them, or nobody."""
     accepted = tuple(str(module_name(name)) for name in names)
     workspace.options = structs.replace(workspace.options, accepted=accepted)
-    lock = update_lock(workspace, workspace.manifest, upgrade=accepted)
+    lock = update_lock(workspace, workspace.manifest, upgrade=accepted).lock
     if as_json:
         print_json(lock)
         return

@@ -61,7 +61,7 @@ def _with_each_extra(manifest: Manifest) -> Iterator[tuple[Manifest, set[str]]]:
 
 def _checked(workspace: Workspace, manifest: Manifest, active: set[str]) -> list[str]:
     registries = workspace.registries_for(manifest)
-    lock = make_lock(manifest, registries, None).lock
+    lock = make_lock(manifest, registries, None, cools_down=False).lock
     transfer = plan_transfer(lock.module, registries.by_name(lock), workspace.store)
     assert manifest.module is not None  # noqa: S101
     name, version = manifest.module.name, str(manifest.module.version)

@@ -31,6 +31,7 @@ from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.signers import with_signers
 from modpkg.environment.tried_candidates import try_candidates
+from modpkg.environment.trust_news import TrustNews, trust_news
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
@@ -50,6 +51,8 @@ class Locked(Struct, frozen=True):
 
     lock: Lock
     warnings: tuple[str, ...] = ()
+    news: tuple[TrustNews, ...] = ()
+    """What is new in it in terms of trust."""
 
 
 def requirements_of(manifest: Manifest) -> list[str]:
@@ -125,7 +128,7 @@ def resolve_lock(
     *,
     upgrade: Iterable[str] | None = (),
     candidates: Mapping[str, int] = MappingProxyType({}),
-) -> Lock:
+) -> Locked:
     """Return the lock of a manifest, and pass on warnings; see `make_lock`."""
     workspace.progress.stage("Resolving")
     registries = workspace.registries_for(manifest, previous)
@@ -137,6 +140,7 @@ def resolve_lock(
         accepted=workspace.options.accepted,
         installed=workspace.environment.ever_installed(),
         candidates=candidates,
+        cools_down=not workspace.is_trial,
     )
     for warning in locked.warnings:
         workspace.progress.warn(warning)
@@ -150,7 +154,7 @@ def resolve_lock(
             f"{manifest.path.name} names no registry, and only your config.toml has the one that "
             "was asked; write it as 'default' under [registries], so that others find it too."
         )
-    return locked.lock
+    return locked
 
 
 def update_lock(
@@ -158,14 +162,14 @@ def update_lock(
     manifest: Manifest,
     *,
     upgrade: Iterable[str] | None = (),
-) -> Lock:
+) -> Locked:
     """Resolve a manifest and write the project's lock file, if it changes; see `make_lock`."""
     previous = workspace.usable_lock()
-    lock = resolve_lock(workspace, manifest, previous, upgrade=upgrade)
-    text = format_lock(lock)
+    locked = resolve_lock(workspace, manifest, previous, upgrade=upgrade)
+    text = format_lock(locked.lock)
     if workspace.lock_text() != text:
         write_atomically(workspace.project.lock_path, text.encode())
-    return lock
+    return locked
 
 
 def stale_reason(manifest: Manifest, lock: Lock) -> str | None:
@@ -236,6 +240,7 @@ def make_lock(
     accepted: Collection[str] = (),
     installed: Sequence[ModuleState] = (),
     candidates: Mapping[str, int] = MappingProxyType({}),
+    cools_down: bool = True,
     now: datetime | None = None,
 ) -> Locked:
     """Resolve a manifest, keeping the versions of ``previous`` where they fit.
@@ -248,6 +253,7 @@ def make_lock(
         accepted: Modules whose release or registry may be another one than in ``previous``.
         installed: What the generations of the environment have, the newest first.
         candidates: By module, the number of a candidate that is to be tried.
+        cools_down: Whether cool-downs of registries count, as they do for what is kept.
         now: The moment that ``exclude-newer`` spans are relative to; the clock's if None.
 
     Raises:
@@ -259,6 +265,8 @@ def make_lock(
     """
     now = now or datetime.now(timezone.utc)
     policy = policy_of(manifest, now, previous)
+    if not cools_down:
+        policy = msgspec.structs.replace(policy, now=None)
     kept = kept_versions(manifest, previous, upgrade)
     known = previous.module if previous is not None else ()
     registries.expect(known)
@@ -310,7 +318,8 @@ def make_lock(
         *resolution.warnings,
         *_warn_unknown_upgrades(upgrade, previous, lock),
     )
-    return Locked(lock, warnings)
+    news = trust_news(lock, previous, resolution, manifest, installed=installed, now=now)
+    return Locked(lock, warnings, tuple(news))
 
 
 def _warn_future(resolution: Resolution, previous: Lock | None, now: datetime) -> Iterator[str]:

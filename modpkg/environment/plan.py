@@ -30,6 +30,7 @@ from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.remember import Remembered, moved, remember
+from modpkg.environment.trust_news import TrustNews
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import check_not_removed, deprecated_releases, yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
@@ -97,6 +98,8 @@ class InstallPlan(Struct, frozen=True, kw_only=True):
     """Peak memory of composing in bytes, beside Python and torch."""
     scratch: int = 0
     """Bytes that composing writes and removes again."""
+    news: tuple[TrustNews, ...] = ()
+    """What is new in the lock in terms of trust."""
     flagged: bool
     """Whether the lock satisfies the manifest only with the request's policy."""
 
@@ -204,6 +207,7 @@ class _Selection(Struct, frozen=True):
     """The same with the request's policy."""
     lock: Lock
     resolved: bool = False
+    news: tuple[TrustNews, ...] = ()
 
 
 def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
@@ -266,6 +270,7 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
         manifest=manifest,
         manifest_text=selection.text,
         lock=lock,
+        news=selection.news,
         transfer=transfer,
         recipes=tuple(models),
         fits=tuple(fits),
@@ -304,15 +309,16 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
     ):
         return _Selection(text, written, manifest, previous)
     asked = _as_written(manifest, workspace.manifest, request)
-    lock = resolve_lock(
+    locked = resolve_lock(
         workspace, asked, previous, upgrade=request.upgrade, candidates=request.candidates
     )
+    lock = locked.lock
     bounded = _add_lower_bounds(text, workspace.manifest, request, lock, remembered)
     if bounded != text:
         text, written = bounded, workspace.project.parse(bounded)
         manifest = _with_policy(written, request)
         lock = msgspec.structs.replace(lock, requirements=requirements_of(manifest))
-    return _Selection(text, written, manifest, lock, resolved=True)
+    return _Selection(text, written, manifest, lock, resolved=True, news=locked.news)
 
 
 def _as_written(edited: Manifest, before: Manifest, request: InstallRequest) -> Manifest:

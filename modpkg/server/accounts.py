@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from modpkg.core.errors import AccessRefused, InvalidValue, NotFound, PublishError, UsageError
+from modpkg.core.look_alike import skeleton
 from modpkg.core.names import module_name
 from modpkg.registry.api_records import (
     AccountChange,
@@ -34,7 +35,6 @@ from modpkg.server.clock import now, shown
 from modpkg.server.database import Database
 from modpkg.server.events import log_event
 from modpkg.server.guessing import count_attempt, forget_attempts
-from modpkg.server.look_alike import skeleton
 from modpkg.server.passwords import check_password, is_password, password_hash
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server

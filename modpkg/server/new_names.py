@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import ModpkgError, PublishError
+from modpkg.core.look_alike import NEEDED, nearest, skeleton
 from modpkg.core.names import ModuleName, module_name
 from modpkg.server.clock import now
-from modpkg.server.look_alike import check_new_name, skeleton
 from modpkg.server.state import Server
 from modpkg.server.tables import DownloadCount, Module
 
 POPULAR = 1000
 """How many names count as popular."""
 POPULAR_DAYS = 90
-NEEDED = 3
-"""How many modules have to require one, so that its name counts as popular."""
 
 
 def check_free_name(
@@ -62,3 +60,29 @@ def popular_names(db: Session) -> list[str]:
         .limit(POPULAR)
     )
     return [*db.scalars(query)]
+
+
+def check_new_name(
+    name: str, existing: Collection[str], popular: Iterable[str], confirmed: bool = False
+) -> ModuleName:
+    """Check that a module that does not exist yet can have a name, and return its normal form.
+
+    Args:
+        name: The name.
+        existing: The names of modules; of them, those with its `skeleton` are enough.
+        popular: Names that people type most, the most popular first.
+        confirmed: Whether the publisher says that the name is meant as it is.
+
+    Raises:
+        PublishError: It looks like an existing one, or is one edit from a popular one and not
+            confirmed.
+        InvalidValue: It is not a name.
+    """
+    normal = module_name(name)
+    alike = skeleton(normal)
+    for other in existing:
+        if other != normal and skeleton(other) == alike:
+            raise PublishError("M444", name=normal, other=other)
+    if not confirmed and (near := nearest(normal, popular)) is not None:
+        raise PublishError("M445", name=normal, other=near)
+    return normal

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from modpkg.server.look_alike import skeleton
+from modpkg.core.look_alike import skeleton
 
 
 class Moment(TypeDecorator[datetime.datetime]):
@@ -76,7 +76,7 @@ class Account(ServerTable):
     id: Mapped[int] = mapped_column(Big, primary_key=True)
     name: Mapped[str] = mapped_column(String(100), unique=True)
     skeleton: Mapped[str] = mapped_column(String(100), index=True, default=_skeleton)
-    """What names that look alike have in common; see `modpkg.server.look_alike`."""
+    """What names that look alike have in common; see `modpkg.core.look_alike`."""
     is_organisation: Mapped[bool] = mapped_column(default=False)
     full_name: Mapped[str] = mapped_column(default="")
     email: Mapped[str] = mapped_column(default="")
@@ -192,7 +192,7 @@ class Module(ServerTable):
     __tablename__ = "modules"
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     skeleton: Mapped[str] = mapped_column(String(100), index=True, default=_skeleton)
-    """What names that look alike have in common; see `modpkg.server.look_alike`."""
+    """What names that look alike have in common; see `modpkg.core.look_alike`."""
     is_private: Mapped[bool] = mapped_column(default=False)
     archived: Mapped[str | None]
     """Why nothing more is published; None while something may be."""

@@ -30,11 +30,7 @@ def sign_folder(folder: Path, signer: Signer) -> Path:
     Raises:
         TrustError: The key is none that the form allows, or cannot sign.
     """
-    if signer.public.algorithm != "ecdsa-p256":
-        reason = (
-            "Model Signing needs one of ECDSA P-256; 'modpkg key new NAME --algorithm ecdsa-p256'"
-        )
-        raise TrustError("M547", what="An Ed25519 key", reason=f"{reason} makes one")
+    check_form(signer)
     files = [
         path
         for path in folder.rglob("*")
@@ -52,6 +48,19 @@ def sign_folder(folder: Path, signer: Signer) -> Path:
     hint = hashlib.sha256(signer.public.pem()).hexdigest()
     write_atomically(target, sign_statement(statement, signer, hint=hint))
     return target
+
+
+def check_form(signer: Signer) -> None:
+    """Check that the form has signatures of a key, before anything is written for it.
+
+    Raises:
+        TrustError: It has none.
+    """
+    if signer.public.algorithm != "ecdsa-p256":
+        reason = (
+            "Model Signing needs one of ECDSA P-256; 'modpkg key new NAME --algorithm ecdsa-p256'"
+        )
+        raise TrustError("M547", what="An Ed25519 key", reason=f"{reason} makes one")
 
 
 def model_statement(name: str, files: dict[PurePosixPath, str]) -> bytes:

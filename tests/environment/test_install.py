@@ -313,7 +313,7 @@ def test_strict_and_fit_in_the_manifest(registry: Path, tmp_path: Path) -> None:
             f"[resolution]\n{resolution}\n"
         )
         workspace = Workspace(find_project(folder))
-        lock = update_lock(workspace, with_flags(workspace.manifest, **flags))
+        lock = update_lock(workspace, with_flags(workspace.manifest, **flags)).lock
         found = lock.find("tiny")
         assert found is not None
         assert stale_reason(workspace.manifest, lock) is None

@@ -161,6 +161,25 @@ def test_signatures_of_something_else_count_for_nothing(
     assert (status, "error[M545]" in err, "none counts" in err) == (1, True, True)
 
 
+def test_a_key_that_cannot_sign_changes_nothing(
+    app: Path, home: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODPKG_KEY_PASSPHRASE", "a phrase")
+    assert run(capfd, "key", "new", "ada")[0] == 0
+    monkeypatch.setenv("MODPKG_KEY_PASSPHRASE", "another phrase")
+    folder = write_module(tmp_path / "words", "words", "1.0")
+    assert run(capfd, "build", str(folder))[0] == 0
+    for key, code in (("ada", "M547"), ("lost", "M549")):
+        status, _, err = run(capfd, "publish", str(folder), "--sign", key)
+        assert (status, f"error[{code}]" in err, len(err.splitlines())) == (1, True, 1), err
+        assert not (home / "registry" / "index" / "words.jsonl").exists()
+        status, _, err = run(capfd, "export", "words", "out", "--sign", key)
+        assert (status, f"error[{code}]" in err) == (1, True)
+    assert run(capfd, "key", "new", "bob", "--no-passphrase")[0] == 0  # of Ed25519
+    status, _, err = run(capfd, "export", "words", "out", "--sign", "bob")
+    assert (status, "error[M547]" in err, Path("out").exists()) == (1, True, False)
+
+
 def test_verify_reads_signatures_again(
     app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
 ) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-
-from modpkg.core.errors import PublishError
-from modpkg.core.names import ModuleName, module_name
+from collections.abc import Iterable
 
 _ALIKE = (("rn", "m"), ("vv", "w"), ("l", "1"), ("i", "1"), ("o", "0"))
 """What is written for what looks like it, in this order; names in normal form have lower case."""
+NEEDED = 3
+"""How many modules have to require one, so that its name counts as popular."""
 SHORTEST = 4
 """Characters from which on one edit is a typing error; shorter names are too near to each other."""
 
@@ -48,29 +47,3 @@ def nearest(name: str, popular: Iterable[str]) -> str | None:
     if len(name) < SHORTEST:
         return None
     return next((other for other in popular if is_one_edit(name, other)), None)
-
-
-def check_new_name(
-    name: str, existing: Collection[str], popular: Iterable[str], confirmed: bool = False
-) -> ModuleName:
-    """Check that a module that does not exist yet can have a name, and return its normal form.
-
-    Args:
-        name: The name.
-        existing: The names of modules; of them, those with its `skeleton` are enough.
-        popular: Names that people type most, the most popular first.
-        confirmed: Whether the publisher says that the name is meant as it is.
-
-    Raises:
-        PublishError: It looks like an existing one, or is one edit from a popular one and not
-            confirmed.
-        InvalidValue: It is not a name.
-    """
-    normal = module_name(name)
-    alike = skeleton(normal)
-    for other in existing:
-        if other != normal and skeleton(other) == alike:
-            raise PublishError("M444", name=normal, other=other)
-    if not confirmed and (near := nearest(normal, popular)) is not None:
-        raise PublishError("M445", name=normal, other=near)
-    return normal

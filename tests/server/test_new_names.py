@@ -1,4 +1,4 @@
-"""Names that look like others."""
+"""Names of new modules: none that can be taken for another's."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from litestar.testing import TestClient
 
+from modpkg.core.look_alike import NEEDED, skeleton
 from modpkg.server.clock import now
 from modpkg.server.file_answers import ServerApp
-from modpkg.server.look_alike import check_new_name, skeleton
-from modpkg.server.new_names import NEEDED, check_free_name, needed_names
+from modpkg.server.new_names import check_free_name, check_new_name, needed_names
 from modpkg.server.state import Server
 from modpkg.server.tables import DownloadCount, Module
 from tests.modules import publish_collection, write_module
