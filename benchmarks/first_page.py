@@ -80,7 +80,7 @@ def is_there(url: str) -> bool:
 def used(modpkg: Path, work: Path, registry: Path, url: str) -> dict[str, str]:
     """Publish to a server, install from it, and look at it; return what happened."""
     ada, bob = own_environment(work / "homes" / "ada"), own_environment(work / "homes" / "bob")
-    admin = [modpkg, "registry", "admin", "ada", registry, "--password-stdin"]
+    admin = [str(modpkg), "registry", "admin", "ada", str(registry), "--password-stdin"]
     own = own_environment(work / "homes" / "server")
     subprocess.run(admin, input=f"{PASSWORD}\n", env=own, text=True, check=True)
     checkout = [sys.executable, "-m", "modpkg"]

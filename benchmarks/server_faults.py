@@ -3,10 +3,11 @@
 usage: python -m benchmarks.server_faults [--hour SECONDS] [--hours N] [--seed N]
 
 Two servers share SeaweedFS as the storage and PostgreSQL as the database. Publishers publish small
-releases and try each again until it is acknowledged; some give up, and others yank; readers hash
-all that they see. Any of the four processes is killed (SIGKILL) at random, stays away for a random
-part of an hour, and comes back. In the end each release is looked for. Writes its section of
-benchmarks/results/server.md.
+releases and try each again until it is acknowledged; some give up, and others yank; groups submit
+candidates, approve, accept and reject them, deprecate and remove releases, and transfer modules;
+readers hash all that they see. Any of the four processes is killed (SIGKILL) at random, stays away
+for a random part of an hour, and comes back. In the end all that was acknowledged is looked for.
+Writes its section of benchmarks/results/server.md.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.day_of_review import PASSING, Group, GroupDay, counted, judged
 from benchmarks.machine import described
 from benchmarks.server import seen_in_part, without_rates, write_section
 from modpkg.core.errors import ModpkgError, RegistryUnreachable
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import registry_at
+from modpkg.registry.reader import Registry
+from modpkg.server.accounts import make_administrator
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from registry_spec.check import check
-from registry_spec.rules import RuleBroken
 from registry_spec.samples import Sample, Samples
 from registry_spec.session_publisher import SessionPublisher
 from tests.registry.places.postgresql import PostgreSQL
@@ -47,7 +50,7 @@ PUBLISHERS = 8
 GIVES_UP = 0.1
 """Part of the releases whose publisher does not try again."""
 YANKS = 0.1
-_PASSING = (OSError, ModpkgError, RuleBroken, ValueError)
+GROUPS = 3
 
 
 class Killable:
@@ -121,7 +124,9 @@ class _Day:
         self.work = work
         self.servers: list[ServerProcess] = []
         self.tokens: list[str] = []
-        self.storage = ""
+        self.administrator = ""
+        self.groups: list[Group] = []
+        self.storage, self.database_url = "", ""
 
     @property
     def is_over(self) -> bool:
@@ -135,7 +140,7 @@ class _Day:
         self.storage = f"{self.store.server.url}/day"
         self.database.start()
         assert isinstance(self.database.server, PostgreSQL)
-        url = self.database.server.new_database()
+        url = self.database_url = self.database.server.new_database()
         config = without_rates(self.work)
         self.servers = [
             ServerProcess(self.storage, self.work / f"{n}.txt", database=url, config=config)
@@ -146,6 +151,9 @@ class _Day:
             server.start()
         state = Server(ServerSettings(storage=self.storage, database=url))
         self.tokens = [token_for(state, f"publisher-{number}") for number in range(NAMES)]
+        self.administrator = token_for(state, "administrator")
+        make_administrator(state.database, "administrator")
+        self.groups = [Group(number, self.samples.new_name(), state) for number in range(GROUPS)]
         state.close()
 
     def end(self) -> None:
@@ -182,7 +190,7 @@ class _Day:
                 publisher = SessionPublisher(f"{server.url}/api/1/", self.tokens[owner])
                 try:
                     line = publisher.publish(sample)
-                except _PASSING as error:
+                except PASSING as error:
                     self.failed(error)
                     time.sleep(chance.random() * self.hour / 8)
                     continue
@@ -196,10 +204,21 @@ class _Day:
             time.sleep(chance.random() * self.hour / 8)
             number += PUBLISHERS + 1
 
+    def review(self, group: Group) -> None:
+        """Let a group propose, decide, deprecate, remove and transfer."""
+
+        def sample(name: str, version: str) -> Sample:
+            with self.building:
+                return self.samples.text(name, version, f"{name} {version}")
+
+        apis = [f"{server.url}/api/1/" for server in self.servers]
+        day = GroupDay(group, apis, self.administrator, sample, self.hour, lambda: self.is_over)
+        day.live()
+
     def yank(self, publisher: SessionPublisher, key: tuple[str, str]) -> None:
         try:
             publisher.yank(*key, "of the day")
-        except _PASSING as error:
+        except PASSING as error:
             self.failed(error)
         else:
             self.ledger.count("yanks that were acknowledged")
@@ -256,8 +275,9 @@ class _Day:
             ("the database", self.database.kill, self.database.start),
             *(("a server", server.kill, server.start) for server in self.servers),
         ]
-        with ThreadPoolExecutor(PUBLISHERS + 2 + len(killed)) as pool:
+        with ThreadPoolExecutor(PUBLISHERS + GROUPS + 2 + len(killed)) as pool:
             jobs = [pool.submit(self.publish, worker) for worker in range(PUBLISHERS)]
+            jobs += [pool.submit(self.review, group) for group in self.groups]
             jobs += [pool.submit(self.read, worker) for worker in range(2)]
             jobs += [pool.submit(self.kill, *one) for one in killed]
             for job in jobs:
@@ -291,8 +311,18 @@ class _Day:
             "yanks that were acknowledged, and are not there": sum(
                 found[key].yanked != reason for key, reason in ledger.yanked.items()
             ),
+            **self.judge_groups(registry),
             "problems that `registry_spec check` finds": len(check(self.storage).problems),
         }
+
+    def judge_groups(self, registry: Registry) -> dict[str, int]:
+        """Return what groups were told and is not so, of each kind."""
+        state = Server(ServerSettings(storage=self.storage, database=self.database_url))
+        try:
+            found = judged(self.groups, registry, state)
+        finally:
+            state.close()
+        return {f"{what} that were acknowledged, and are not there": n for what, n in found.items()}
 
 
 def faults(options: argparse.Namespace, work: Path) -> str:
@@ -307,16 +337,21 @@ def faults(options: argparse.Namespace, work: Path) -> str:
         with contextlib.suppress(OSError):
             print((work / "failures.txt").read_text()[-3000:])
     print(day.ledger.reasons)
+    for group in day.groups:
+        print(group.name, group.counts, group.reasons)
+        day.ledger.counts["requests that failed"] += group.counts["requests that failed"]
     counts = {"releases that were tried": len(day.ledger.tried), **sorted_counts(day.ledger)}
+    counts |= counted(day.groups)
     return "\n".join(
         [
             "## A day with kills",
             "",
             f"{described()}. {options.hours} hours of {options.hour:g} s each, seed "
             f"{options.seed}: two servers on SeaweedFS and PostgreSQL, {PUBLISHERS} publishers, "
-            "who try again until a release is acknowledged (one in ten gives up), and two "
-            "readers. Each process is killed (SIGKILL) every half to two and a half hours, and "
-            "stays away for up to a third of one.",
+            f"who try again until a release is acknowledged (one in ten gives up), {GROUPS} groups "
+            "of two, who propose, decide, deprecate, remove and transfer (an administrator "
+            "removes), and two readers. Each process is killed (SIGKILL) every half to two and a "
+            "half hours, and stays away for up to a third of one.",
             "",
             "| | |",
             "|---|--:|",

@@ -54,7 +54,14 @@ class SessionPublisher:
         self._committed = msgspec.json.Decoder(CommitAnswer)
 
     def publish(self, sample: Sample) -> IndexLine:
-        return self._publish(sample, _Steps(None))
+        return self._publish(sample, _Steps(None)).line
+
+    def submit(self, sample: Sample, message: str) -> int:
+        """Submit a release as a candidate, and return its number."""
+        number = self._publish(sample, _Steps(None), message).candidate
+        if number is None:
+            raise RuleBroken("what was submitted has no number")
+        return number
 
     def yank(self, name: str, version: str, reason: str | None) -> None:
         body = msgspec.json.encode({"version": version, "reason": reason})
@@ -68,25 +75,32 @@ class SessionPublisher:
             return True
         return False
 
-    def _publish(self, sample: Sample, steps: _Steps) -> IndexLine:
+    def _publish(self, sample: Sample, steps: _Steps, message: str | None = None) -> CommitAnswer:
+        """Publish a release, or submit it with a message as a candidate."""
         steps.take()
-        session = self._declare(sample)
+        session = self._declare(sample, message)
         if session.state == "committed":
             if session.line is None:
                 raise RuleBroken("a session that is committed has no line")
-            return session.line
+            return CommitAnswer(line=session.line, candidate=session.candidate)
         files = dict(sample.blobs())
         for blob in session.missing:
             data = next(path for digest, path in files.items() if digest == blob.digest)
             self._upload(session.id, blob, data.read_bytes(), steps)
         steps.take()
-        answer = self._request("POST", f"sessions/{session.id}/commit")
-        return self._committed.decode(answer.body).line
+        answer = self.request("POST", f"sessions/{session.id}/commit")
+        return self._committed.decode(answer.body)
 
-    def _declare(self, sample: Sample) -> SessionAnswer:
+    def _declare(self, sample: Sample, message: str | None) -> SessionAnswer:
         blobs = [DeclaredBlob(digest, path.stat().st_size) for digest, path in sample.blobs()]
-        request = SessionRequest(line=sample.line, blobs=blobs, confirm_name=True)
-        return self._session.decode(self._request("POST", "sessions", request).body)
+        request = SessionRequest(
+            line=sample.line,
+            blobs=blobs,
+            candidate=message is not None,
+            message=message or "",
+            confirm_name=True,
+        )
+        return self._session.decode(self.request("POST", "sessions", request).body)
 
     def _upload(self, session: str, blob: MissingBlob, data: bytes, steps: _Steps) -> None:
         """Upload a blob, half of it first where the server takes that."""
@@ -102,7 +116,7 @@ class SessionPublisher:
             offset = stop
             if stop < len(data):
                 steps.take()
-                there = self._request("HEAD", f"sessions/{session}/blobs/{blob.digest}")
+                there = self.request("HEAD", f"sessions/{session}/blobs/{blob.digest}")
                 told = there.headers.get(OFFSET)
                 require(told == str(stop), f"HEAD says {told} of {stop} bytes")
 
@@ -114,7 +128,7 @@ class SessionPublisher:
         answer = _checked(ask(url, "PUT", headers, data))
         return int(answer.headers.get(OFFSET, "-1"))
 
-    def _request(self, method: str, path: str, body: Any = None) -> HttpAnswer:
+    def request(self, method: str, path: str, body: Any = None) -> HttpAnswer:
         """Send a request, again while the server says that somebody else is at it.
 
         Raises:
