@@ -126,7 +126,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "registry init": ("modpkg.cli.registry:MadeRegistry",),
     "registry info": ("modpkg.cli.registry:RegistryContents",),
     "registry search": _SEARCH,
-    "registry verify": ("modpkg.cli.registry:RegistryVerified",),
+    "registry verify": ("modpkg.cli.registry_verify:RegistryVerified",),
     "registry copy": ("modpkg.cli.registry:RegistryCopied",),
     "registry remove": ("modpkg.cli.registry_remove:RemovedDocument",),
     "registry advisory": ("modpkg.cli.registry_advisory:AdvisoriesDocument",),

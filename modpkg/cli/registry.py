@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 from collections import Counter
 
@@ -11,14 +10,15 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option, project_options, span_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
+from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.cli.registry_advisory import advisory_command
 from modpkg.cli.registry_remove import remove_release_command
+from modpkg.cli.registry_verify import verify_command
 from modpkg.cli.search import search_command
 from modpkg.cli.serve import admin_command, rebuild_command, serve_command
-from modpkg.core.errors import ModpkgError, PublishError, UsageError
-from modpkg.core.filenames import LOCK_NAME, REGISTRY_MODULES
+from modpkg.core.errors import PublishError, UsageError
+from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.files import human_bytes
-from modpkg.core.names import listed, module_name
 from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.config import normal_address
@@ -26,7 +26,6 @@ from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.advisories import copy_advisories
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.copying import Copied, copy_releases
-from modpkg.registry.damage import Verification, Verified, mend_all, without_others
 from modpkg.registry.identity import set_cool_down
 from modpkg.registry.location import Location, alias_location, default_location
 from modpkg.registry.names import check_name
@@ -36,7 +35,7 @@ from modpkg.registry.probe import probe
 from modpkg.registry.reader import Registry
 from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.server_writer import writer_at
-from modpkg.registry.unnamed import Freed, remove_unnamed
+from modpkg.registry.unnamed import Freed, private_address, remove_unnamed
 from modpkg.registry.upkeep import all_names, needed_releases, open_alone
 from modpkg.registry.writer import RegistryWriter
 
@@ -89,14 +88,8 @@ class RegistryContents(Struct, frozen=True, kw_only=True):
     """When the last release was published; empty if that is not known."""
     searchable: bool
     """Whether it has ``modules.jsonl``, by which readers also see what has changed."""
-
-
-class RegistryVerified(Verified, frozen=True, kw_only=True):
-    """What was verified of a registry, and what is damaged in it."""
-
-    address: str
-    mended: int
-    """How many of the damaged files were mended."""
+    private: int
+    """How many modules the tree of private ones has, where it can be read beside the other."""
 
 
 class RegistryCopied(Copied, frozen=True, kw_only=True):
@@ -160,20 +153,6 @@ def list_registries(workspace: Workspace, as_json: bool) -> None:
     )
 
 
-def _location(workspace: Workspace, text: str) -> Location:
-    """Return the registry that a folder, URL or alias names."""
-    manifest = None
-    with contextlib.suppress(ModpkgError):  # aliases of a project count where there is one
-        manifest = workspace.manifest
-    return default_location(manifest, text, lambda: workspace.settings)
-
-
-def _alone(workspace: Workspace, text: str) -> Registry:
-    """Return the registry that a folder, URL or alias names, without copies and mirrors."""
-    address = _location(workspace, text).address
-    return open_alone(address, workspace.settings, workspace.progress.warn)
-
-
 @registry_command.command("init")
 @click.argument("address", metavar="URL")
 @click.option("--name", metavar="NAME", help="What a new registry calls itself; for ever.")
@@ -196,7 +175,7 @@ def init_registry(
     """
     if name is not None:
         check_name(name)
-    place = open_place(_location(workspace, address).address, workspace.settings)
+    place = open_place(location_of(workspace, address).address, workspace.settings)
     if isinstance(place, BucketPlace) and (ignored := probe(place)):
         raise PublishError("M848", url=place.url, ignored=" and ".join(ignored))
     made = not is_registry(place)
@@ -225,7 +204,7 @@ def init_registry(
 @with_workspace
 def registry_info(workspace: Workspace, address: str, as_json: bool) -> None:
     """Show what the registry at URL has: modules, releases, bytes."""
-    registry = _alone(workspace, address)
+    registry = registry_alone(workspace, address)
     workspace.progress.stage("Reading")
     names = all_names(registry)
     lines = {name: registry.index(name) for name in names}
@@ -240,6 +219,7 @@ def registry_info(workspace: Workspace, address: str, as_json: bool) -> None:
         size=sum(line.size for line in every),
         newest=max((line.published for line in every), default=""),
         searchable=registry.modules() is not None,
+        private=len(_private_names(registry, workspace)),
     )
     if as_json:
         print_json(contents)
@@ -254,101 +234,16 @@ def registry_info(workspace: Workspace, address: str, as_json: bool) -> None:
         ["Newest", contents.newest or "-"],
     ]
     table(rows, ["What", "It has"])
+    if contents.private:
+        say(f"{counted(contents.private, 'private module')} not counted: see 'private' in it.")
     if not contents.searchable:
         say(f"It has no modules.jsonl: 'modpkg registry init {contents.address}' writes it.")
 
 
-@registry_command.command("verify")
-@click.argument("address", metavar="URL")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option(
-    "--sample", type=click.IntRange(1), metavar="N", help="Verify N releases, drawn at random."
-)
-@click.option("--mend", "mends", is_flag=True, help="Replace what is damaged by what is not.")
-@json_option
-@with_workspace
-def verify_registry(
-    workspace: Workspace,
-    address: str,
-    names: tuple[str, ...],
-    sample: int | None,
-    mends: bool,
-    as_json: bool,
-) -> int:
-    """Verify the files of the registry at URL by their digests: of all modules, or of each NAME.
-
-    For each damaged file it is told which releases need it, and where it is undamaged: in a
-    registry of the project or of config.toml, in a mirror, or in the store. Exit status 1:
-    something is left damaged.
-    """
-    registry = _alone(workspace, address)
-    wanted = [*dict.fromkeys(map(module_name, names))] or all_names(registry)
-    for name in wanted if names else ():
-        if not registry.knows(name):
-            raise registry.not_found(name, "any")
-    verification = Verification(registry, workspace.progress)
-    verified = verification.run(wanted, sample)
-    done = mend_all(
-        verification,
-        verified,
-        _others(workspace, registry) if verified.damaged else [],
-        (lambda: open_place(registry.source.url, workspace.settings)) if mends else None,
-        lambda path: None if as_json else tell(f"{good('Mended')} {path}."),
-    )
-    verified, left = done.verified, done.left
-    damaged, mended = verified.damaged, len(verified.damaged) - len(left)
-    unlisted = not verification.listed and bool(registry.names())
-    if unlisted and mends:
-        RegistryWriter(open_place(registry.source.url, workspace.settings)).describe_all()
-    if as_json:
-        print_json(
-            RegistryVerified(
-                verified.releases,
-                verified.files,
-                verified.bytes,
-                damaged,
-                address=registry.url,
-                mended=mended,
-            )
-        )
-        return 1 if left else 0
-    for damage in left:
-        say(f"{strong('damaged')} {damage.path} [{damage.code}]: {damage.reason}")
-        if damage.releases:
-            say(f"  needed by {listed(damage.releases, 5)}")
-        places = listed(damage.mended_from, 3)
-        if damage.mended_from or damage.path == REGISTRY_MODULES:
-            where = f" from {places}" if places else ""
-            say(f"  mend it{where}: modpkg registry verify {registry.url} --mend")
-        else:
-            say(f"  nothing that is known has it undamaged: {without_others(damage)}")
-    if unlisted and mends:
-        tell(f"{good('Wrote')} {REGISTRY_MODULES}, which it did not have.")
-    elif unlisted:
-        tell(f"It has no {REGISTRY_MODULES}: 'modpkg registry init {registry.url}' writes it.")
-    what = f"{counted(verified.releases, 'release')}, {human_bytes(verified.bytes)}"
-    mended_too = f" ({mended} mended)" if mended else ""
-    tell(
-        f"{good('Verified') if not left else 'Verified'} {what}: "
-        + (f"{counted(len(damaged), 'damaged file')}{mended_too}." if damaged else "no damage.")
-    )
-    return 1 if left else 0
-
-
-def _others(workspace: Workspace, registry: Registry) -> list[Registry]:
-    """Return where files of a registry may be undamaged: its mirrors, others, the store."""
-    settings, own = workspace.settings, normal_address(registry.source.url)
-    addresses = [*settings.of(registry.source.url).mirrors]
-    with contextlib.suppress(ModpkgError):
-        addresses += [one.source.url for one in workspace.registries.searched()]
-    found: dict[str, Registry] = {}
-    for address in addresses:
-        if normal_address(address) != own:
-            with contextlib.suppress(ModpkgError):
-                found.setdefault(normal_address(address), open_alone(address, settings))
-    if workspace.store.root.is_dir():
-        found[str(workspace.store.root)] = Registry(str(workspace.store.root))
-    return [*found.values()]
+def _private_names(registry: Registry, workspace: Workspace) -> list[str]:
+    """Return the private modules of the registry's storage, where it is read as such."""
+    address = private_address(registry)
+    return [] if address is None else all_names(open_alone(address, workspace.settings))
 
 
 @registry_command.command("copy")
@@ -370,8 +265,8 @@ def copy_registry(
     TO has already is not copied again, so that the same command brings it up to date, and goes on
     with what was interrupted. Times of publication and yanks travel along.
     """
-    origin = _alone(workspace, source)
-    place = open_place(_location(workspace, target).address, workspace.settings)
+    origin = registry_alone(workspace, source)
+    place = open_place(location_of(workspace, target).address, workspace.settings)
     if normal_address(place.source.url) == normal_address(origin.source.url):
         raise UsageError("M901", message="FROM and TO are one registry.")
     workspace.progress.stage("Reading")
@@ -414,7 +309,7 @@ def copy_registry(
 def collect_registry(
     workspace: Workspace, address: str, age: float, dry_run: bool, as_json: bool
 ) -> None:
-    """Remove the files from the registry at URL that no release names.
+    """Remove the files from the registry at URL that no release names, private ones included.
 
     Publishers that were interrupted leave them. Nothing is removed from a registry that is being
     written to: in a folder, this waits for publishers, and they for it; an object store must not
@@ -422,7 +317,7 @@ def collect_registry(
     """
     if age < DAY:
         raise UsageError("M901", message="--older-than is at least '1 day'.")
-    place = open_place(_location(workspace, address).address, workspace.settings)
+    place = open_place(location_of(workspace, address).address, workspace.settings)
     freed = remove_unnamed(
         place,
         older_than=datetime.timedelta(seconds=age),
@@ -443,6 +338,7 @@ def collect_registry(
 
 
 registry_command.add_command(search_command)
+registry_command.add_command(verify_command)
 registry_command.add_command(serve_command)
 registry_command.add_command(admin_command)
 registry_command.add_command(rebuild_command)

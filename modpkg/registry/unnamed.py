@@ -12,12 +12,20 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Callable, Iterator, Sequence
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.digests import blob_path, parse_digest
-from modpkg.core.errors import IntegrityError, ModpkgError, RecordError, RegistryError
+from modpkg.core.errors import (
+    IntegrityError,
+    ModpkgError,
+    RecordError,
+    RegistryError,
+    RegistryUnreachable,
+)
+from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine, ReleaseRecord, decode_record
@@ -31,6 +39,7 @@ from modpkg.registry.candidates import (
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import parse_index
 from modpkg.registry.place import Place, StoredFile, registry_at
+from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
 from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import all_names
@@ -38,6 +47,7 @@ from modpkg.registry.writer import blobs_of
 
 PRIVATE_TREE = "private"
 """Folder of a served registry with the tree of its private modules."""
+_TREES = ("", f"{PRIVATE_TREE}/")
 QUIET = datetime.timedelta(hours=1)
 """For how long nobody must have written to a registry that has no locks."""
 
@@ -62,6 +72,8 @@ def remove_unnamed(
 ) -> Freed:
     """Remove the blobs that neither releases nor open candidates name, older than the grace time.
 
+    Those of the tree of private modules too; each tree keeps what either names.
+
     Raises:
         RegistryError: It is being written to, or it is not known what all of its releases name.
         NotFound: There is no registry.
@@ -69,9 +81,10 @@ def remove_unnamed(
     _ = registry_at(place).info  # raises if this is not a registry
     with nobody_writes(place):
         progress.stage("Listing")
-        stored = list(place.stored("blobs"))
+        stored = [*place.stored("blobs"), *place.stored(f"{PRIVATE_TREE}/blobs")]
         if place.folder is None and not dry_run:
-            files = [*stored, *place.stored("index"), *place.stored(CANDIDATES)]
+            beside = [f"{tree}{kind}" for tree in _TREES for kind in ("index", CANDIDATES)]
+            files = [*stored, *(file for folder in beside for file in place.stored(folder))]
             newest = max((file.modified for file in files), default=now - QUIET)
             if now - newest < QUIET:
                 minutes = max(int((now - newest).total_seconds() // 60), 0)
@@ -101,7 +114,29 @@ def nobody_writes(place: Place) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if isinstance(place, FolderPlace):
             held.enter_context(place.writing(exclusive=True))
+            if (private := place.folder / PRIVATE_TREE).is_dir():
+                held.enter_context(FolderPlace(private).writing(exclusive=True))
         yield
+
+
+def private_address(registry: Registry) -> str | None:
+    """Return the address of the tree of private modules in a registry; None if there is none.
+
+    Only who reads the storage itself finds one: what is served has none for those who do not ask
+    as somebody.
+    """
+    address = registry.source.url
+    if urlsplit(address).scheme in ("http", "https", "hf"):
+        return None
+    try:
+        registry.source.read(f"{PRIVATE_TREE}/{REGISTRY_INFO}", bounds.REGISTRY_INFO_BYTES)
+    except FileMissing:
+        return None
+    except RegistryUnreachable as error:
+        if error.code != "M314":  # as where a bucket lets everybody read the public files alone
+            raise
+        return None
+    return f"{address.rstrip('/')}/{PRIVATE_TREE}"
 
 
 def _is_named(file: StoredFile, named: set[str]) -> bool:
