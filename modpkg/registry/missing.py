@@ -59,6 +59,8 @@ def _login(registry: AskedRegistry) -> str:
 
     A server answers that it has no private modules, to those who may not read them.
     """
+    if registry.folder is not None:
+        return ""
     url = registry.source.url
     if not url.startswith(("http://", "https://")):
         return ""
