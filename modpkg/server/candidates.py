@@ -113,6 +113,8 @@ def accept(
         module.name, number, by=caller.name, reason=reason, now=now(), check=check
     )
     _log(server, caller, "candidate.accept", module, number, decided.line.version)
+    if not module.is_private:
+        server.changed.add(module.name)
     return decided
 
 

@@ -1,4 +1,4 @@
-"""What a server does beside answering: sweeping sessions, writing counts of downloads."""
+"""What a server does beside answering: sweeping sessions, counting downloads, preparing pages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
-from modpkg.server.pages.ahead import prepare_pages
+from modpkg.server.pages.ahead import prepare_candidates, prepare_module, prepare_pages
 from modpkg.server.state import Server
 from modpkg.server.sweeping import sweep
 
@@ -35,6 +36,7 @@ class Chores:
     def stop(self) -> None:
         """End, when what is under way is done, and write what is not written."""
         self._ends.set()
+        self._server.changed.wake()
         if self._thread is not None:
             self._thread.join()
         self._do("downloads", self._server.downloads.write)
@@ -47,9 +49,22 @@ class Chores:
                 swept = time.monotonic()
                 self._do("sweep", lambda: sweep(self._server))
             self._do("pages", lambda: prepare_pages(self._server.catalogue, prepared))
-            if self._ends.wait(COUNTS_SECONDS):
+            self._prepare_changed(prepared)
+            if self._ends.is_set():
                 return
             self._do("downloads", self._server.downloads.write)
+
+    def _prepare_changed(self, prepared: set[str]) -> None:
+        """Prepare the pages of what is published, as it comes, until counts are written."""
+        catalogue = self._server.catalogue
+        until = time.monotonic() + COUNTS_SECONDS
+        while not self._ends.is_set() and (left := until - time.monotonic()) > 0:
+            names = self._server.changed.wait(left)
+            if names and self._ends.wait(catalogue.lag):
+                return
+            for name in names:
+                self._do("pages", partial(prepare_module, catalogue, name, prepared))
+                self._do("pages", partial(prepare_candidates, catalogue, name))
 
     def _do(self, what: str, work: Callable[[], object]) -> None:
         try:

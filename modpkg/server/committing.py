@@ -112,6 +112,8 @@ def _commit(server: Server, caller: Caller, session: str) -> CommitAnswer:
         note_release(server, registry_at(place), line)
     _finish(server, caller, row, line, number)
     spool.remove()
+    if not private:
+        server.changed.add(row.module)
     return CommitAnswer(line=line, candidate=number)
 
 

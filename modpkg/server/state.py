@@ -18,6 +18,7 @@ from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.unnamed import PRIVATE_TREE
+from modpkg.server.changed_modules import ChangedModules
 from modpkg.server.database import Database, sqlite_url
 from modpkg.server.downloads import DownloadTally
 from modpkg.server.issuers import Issuers
@@ -75,6 +76,8 @@ class Server:
         """Of commits, which take long: other requests are answered meanwhile."""
         self.database = Database(settings.database or self._own_database())
         self.downloads = DownloadTally(self.place, self.database)
+        self.changed = ChangedModules()
+        """Public modules whose pages have something new, until somebody prepares them."""
         self.metrics = Metrics()
         self.traffic = Traffic(settings, self.metrics)
 

@@ -117,6 +117,11 @@ class Catalogue:
         self._needed: dict[str, set[str]] = {}
         self._counting = threading.Lock()
 
+    @property
+    def lag(self) -> float:
+        """For how many seconds what is listed may be old."""
+        return 0 if isinstance(self.source, FolderSource) else _SECONDS
+
     def releases(self, name: str) -> ModuleReleases:
         """Return the releases of a module.
 
@@ -351,7 +356,7 @@ class Catalogue:
             except FileMissing:
                 return None
 
-        if isinstance(self.source, FolderSource):
+        if not self.lag:
             return read()
         slot = int(time.monotonic() / _SECONDS)
         return self._listings.get((path, slot), read, lambda data: 100 + len(data or b""))
