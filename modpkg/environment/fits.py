@@ -17,8 +17,8 @@ from modpkg.environment.generations import EXACT
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
+from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.resolve.lock import Lock
-from modpkg.resolve.prefetch import fetch_pool
 from modpkg.store.store import Store
 
 

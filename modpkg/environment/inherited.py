@@ -18,9 +18,9 @@ from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.core.names import read_requirement
 from modpkg.core.records import IndexLine
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedModule
-from modpkg.resolve.prefetch import fetch_pool
 
 
 class Match(Enum):

@@ -13,8 +13,8 @@ from contextlib import suppress
 from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.environment.inherited import contested_error
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.reader import Registry
-from modpkg.resolve.prefetch import fetch_pool
 
 
 class Rivals:

@@ -17,6 +17,7 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import PublishError
 from modpkg.core.records import IndexLine
+from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.source import FileMissing
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from modpkg.registry.reader import Registry
 
 T = TypeVar("T")
-_AT_ONCE = 64
 
 
 def signatures_path(release: Digest) -> str:
@@ -88,7 +88,5 @@ def asked_at_once(questions: Sequence[Callable[[], T]], *, is_remote: bool) -> l
     """Return the answers to questions to registries, which remote ones are asked together."""
     if not is_remote or len(questions) < 2:
         return [question() for question in questions]
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and folders need none
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with fetch_pool() as pool:
         return [*pool.map(lambda question: question(), questions)]

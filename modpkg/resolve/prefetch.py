@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName
+from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import Identifier, Need
 from modpkg.resolve.order import Runs, bits, intersect, mask_of, within
@@ -25,29 +26,8 @@ from modpkg.resolve.space import Domain, Space
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-AT_ONCE = 64
-"""Index files that are fetched at the same time; they are small."""
 COMPARED = 4
 """Releases of one base whose records are fetched ahead, since the modules may fit any of them."""
-
-
-@contextmanager
-def fetch_pool() -> Iterator[ThreadPoolExecutor]:
-    """Make a pool to fetch index files in; an error or an interruption waits for no server."""
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and folders need none
-
-    from modpkg.registry.requests import abandon
-
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        yield pool
-        pool.shutdown()
-    except (KeyboardInterrupt, SystemExit):
-        pool.shutdown(wait=False, cancel_futures=True)
-        abandon()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) -> None:

@@ -14,12 +14,12 @@ from modpkg.core.errors import RecordError
 from modpkg.core.ranges import Span, left_of, length
 from modpkg.core.records import RESTORE, ReleaseRecord, TensorEntry, canonical_json
 from modpkg.core.tensors import byte_length, type_of
+from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.reader import Registry
 from modpkg.release.places import labelled_entries
 from modpkg.release.unpacking import unbacked
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import LockedModule
-from modpkg.resolve.prefetch import fetch_pool
 from modpkg.store.grouping import groups_of
 from modpkg.store.packs import lay_out
 from modpkg.store.store import Store, TensorLocation, alignments

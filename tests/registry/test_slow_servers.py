@@ -196,6 +196,7 @@ def test_a_wait_that_is_abandoned_ends_at_once() -> None:
         ("/registry.json", signal.SIGINT, 130, "Interrupted"),
         ("/index/", signal.SIGTERM, 143, "Terminated"),
         ("/blobs/", signal.SIGINT, 130, "Interrupted"),
+        ("/signatures/", signal.SIGINT, 130, "Interrupted"),
     ],
 )
 def test_a_signal_ends_a_command_that_waits(
@@ -206,6 +207,10 @@ def test_a_signal_ends_a_command_that_waits(
     for name in ("m", "n", "o"):
         folder = write(tmp_path / name, numbers(name), name)
         publish(folder, registry)
+    if silent == "/signatures/":
+        for index in (registry / "index").iterdir():
+            index.write_bytes(index.read_bytes().replace(b"{", b'{"signed":true,', 1))
+        (registry / "modules.jsonl").unlink()
     write_app(project, dict.fromkeys(("m", "n", "o"), "*"))
     asked = threading.Event()
     with serve(registry) as server:

@@ -1,0 +1,32 @@
+"""Threads that ask registries for many small files at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+AT_ONCE = 64
+"""Files that are fetched at the same time; they are small."""
+
+
+@contextmanager
+def fetch_pool() -> Iterator[ThreadPoolExecutor]:
+    """Make a pool to fetch files in; an error or an interruption waits for no server."""
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and folders need none
+
+    from modpkg.registry.requests import abandon
+
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield pool
+        pool.shutdown()
+    except (KeyboardInterrupt, SystemExit):
+        pool.shutdown(wait=False, cancel_futures=True)
+        abandon()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
