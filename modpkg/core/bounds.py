@@ -383,6 +383,19 @@ TEST_MEMORY_SHARE = 0.9
 #: Start of the process that runs tests, seconds.
 WORKER_START_SECONDS = 600.0
 
+# Signed metadata of a registry --------------------------------------------------------------
+
+#: ``tuf/N.root.json`` and ``tuf/timestamp.json``, bytes.
+TUF_ROOT_BYTES = 256 << 10
+#: Any other file below ``tuf/``, bytes.
+TUF_FILE_BYTES = 8 << 20
+#: Values in one of them, by its commas.
+TUF_VALUES = 500_000
+#: Signatures of one of them.
+TUF_SIGNATURES = 64
+#: Roots that a reader takes with one command.
+TUF_ROOTS = 256
+
 # What is shown ------------------------------------------------------------------------------
 
 #: One value in a sentence, characters; what is longer is cut off.

@@ -474,6 +474,40 @@ MESSAGES: dict[str, str] = {
     "M547": "{what} cannot be used to sign: {reason}.",
     "M548": "{path} is there already, and a key is never replaced; choose another name.",
     "M549": "There is no key {path}; run 'modpkg key new' to make one, or name another.",
+    "M560": (
+        "{what} does not have the signatures that it needs: {count} of {threshold} hold. Somebody "
+        "may have taken over the registry, or stand in between; ask who runs it."
+    ),
+    "M561": (
+        "{what} expired at {expires}, and it is {now} by this machine's clock; if the clock is "
+        "right, ask who runs the registry to sign it anew."
+    ),
+    "M562": (
+        "{what} has version {version}, and had {before} before: an old state of the registry is "
+        "shown. Try again without a mirror, and if it stays so, ask who runs it."
+    ),
+    "M563": (
+        "{what} does not belong to the rest of the registry's metadata: {reason}; try again, and "
+        "if it stays so, ask who runs it."
+    ),
+    "M564": (
+        "{path} of the registry {url} is not what its maintainers have signed: {reason}. Try again "
+        "in a minute, and if it stays so, ask who runs it."
+    ),
+    "M565": "{what} cannot be used: {reason}; ask who runs the registry.",
+    "M566": (
+        "The registry {url} was signed when it was read before, and is not any more: {reason}. Ask "
+        "who runs it, and if it is right, run: modpkg registry trust forget {word}"
+    ),
+    "M567": (
+        "The registry {url} has another root than {where} says, {found} in place of {root}; ask "
+        "who runs it, and if it is right, run: modpkg registry trust forget {word}"
+    ),
+    "M568": "The registry {url} cannot be signed: {reason}.",
+    "M569": (
+        "{path} of the registry {url} is not what was signed, so nothing is signed that follows "
+        "from it; look at it, and if it is right, run: modpkg registry trust sign {word}"
+    ),
     "M570": (
         "{path} was installed from another lock than {lock} is now; run 'modpkg install' first."
     ),

@@ -51,6 +51,8 @@ class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
     cool_down: Annotated[str, Meta(pattern=SPAN, max_length=20)] | None = None
     """How old a release has to be before it is locked, such as ``7 days``, where the manifest says
     nothing else."""
+    tuf: DigestText | None = None
+    """Digest of the first root of its signed metadata, when there is some."""
 
 
 class IndexLine(Struct, kw_only=True, gc=False):

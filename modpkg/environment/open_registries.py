@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.registry.reader import Registry
+from modpkg.trust.signed_index import SignedIndex
 
 if TYPE_CHECKING:
     from modpkg.environment.hub_modules import HubModules
@@ -62,7 +64,10 @@ class OpenRegistries:
                 origin=origin,
             )
             self._open[key].expected = self.expected
-            self._open[key].files.needed = self.needed
+            files = self._open[key].files
+            files.needed = self.needed
+            if not is_hub_address(address):  # its commit names every byte
+                files.checks = SignedIndex(files.source, files.home, files.info)
         return self._open[key]
 
     def hub(self) -> HubModules:

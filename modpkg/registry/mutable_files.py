@@ -11,9 +11,10 @@ A list that is long beside what a project needs is not fetched: each file is ask
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -26,8 +27,11 @@ from modpkg.core.names import module_name
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
-from modpkg.registry.revalidation import revalidated, write_changed
+from modpkg.registry.revalidation import asked, revalidated, write_changed
 from modpkg.registry.source import FileMissing, Source
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 NEWS = 32
 """Changes of a registry since it was read before, of which all are fetched ahead if it is no more:
@@ -45,6 +49,28 @@ class _Digests(Struct):
 _LINE = msgspec.json.Decoder(_Digests)
 
 
+class FileCheck(Protocol):
+    """What verifies files of a registry that may change, where its maintainers sign them."""
+
+    def covers(self, path: str) -> bool:
+        """Return whether a file is signed where anything is."""
+        ...
+
+    def checked(
+        self, path: str, data: bytes | None, again: Callable[[], bytes | None]
+    ) -> bytes | None:
+        """Return a file as it is signed, which is ``data`` or what ``again`` reads; None for none.
+
+        Raises:
+            TrustError: It is not what is signed.
+        """
+        ...
+
+    def prefetch(self, path: str, pool: Executor) -> None:
+        """Begin to fetch what `checked` will need for a file."""
+        ...
+
+
 class MutableFiles:
     """The files of one registry that may change.
 
@@ -52,10 +78,15 @@ class MutableFiles:
         source: Where they are.
         copies: The folder of their copies; None if none are kept, as of a folder.
         offline: Whether only copies are read.
+        home: What reads the registry itself, if ``source`` reads its mirrors first.
     """
 
-    def __init__(self, source: Source, copies: Path | None, *, offline: bool) -> None:
+    def __init__(
+        self, source: Source, copies: Path | None, *, offline: bool, home: Source | None = None
+    ) -> None:
         self._source = source
+        self.home = source if home is None else home
+        """The registry without its mirrors."""
         self._copies = copies
         self._offline = offline
         self.needed: set[str] = set()
@@ -63,9 +94,17 @@ class MutableFiles:
         self._lock = threading.Lock()
         self._weighed = -1
         """For how many modules the list was too long."""
+        self.checks: FileCheck | None = None
+        """What verifies the files, of a registry that may be signed."""
+        self._info: tuple[bytes, Callable[[], None]] | None = None
+        self._info_lock = threading.Lock()
         self._digests: dict[str, str] | None = None
         """By path, the digests of files; None as long as the list was not asked for."""
         self._changed: list[str] = []
+
+    @property
+    def source(self) -> Source:
+        return self._source
 
     def copy(self, path: str) -> Path | None:
         """Return the path of a file's copy, be there one or not; None if none are kept."""
@@ -85,19 +124,63 @@ class MutableFiles:
                 if copy is not None:
                     return read_file(copy)
             raise InstallError("M501", what=f"{redacted(self._source.url)}/{path}")
+        is_checked = self.checks is not None and self.checks.covers(path)
+        try:
+            data, keep = self._asked(path, most)
+        except FileMissing:
+            if not is_checked:
+                raise
+            data, keep = None, _nothing
+        if self.checks is not None and is_checked:
+            found = self.checks.checked(path, data, lambda: self._own(path, most))
+            if found is None:
+                raise FileMissing(path)
+            if found is not data:
+                data, keep = found, _nothing
+                if copy is not None:
+                    write_changed(copy, data)
+        if data is None:
+            raise AssertionError("only what is checked may be missing")
+        keep()
+        return data
+
+    def info(self) -> bytes | None:
+        """Return ``registry.json`` as it is sent; None if it is missing."""
+        with suppress(FileMissing):
+            return self._asked(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)[0]
+        return None
+
+    def _asked(self, path: str, most: int) -> tuple[bytes, Callable[[], None]]:
+        """Return a file as it is now, and what keeps a copy of it."""
+        if path != REGISTRY_INFO:
+            return self._asked_now(path, most)
+        with self._info_lock:  # once: whether the registry is signed is seen by it first
+            if self._info is None:
+                self._info = self._asked_now(path, most)
+            return self._info
+
+    def _asked_now(self, path: str, most: int) -> tuple[bytes, Callable[[], None]]:
+        copy = self.copy(path)
         if copy is None:
-            return self._source.read(path, most)
+            return self._source.read(path, most), _nothing
         if (data := _read(copy)) is not None:
             if path == REGISTRY_MODULES:
                 if self._digests and len(data) <= most:
-                    return data  # it was asked for already
+                    return data, _nothing  # it was asked for already
             elif self._current().get(path) == digest_bytes(data):
-                return data
-        before, data = data, revalidated(self._source, path, copy, most)
+                return data, _nothing
+        before = data
+        data, keep = asked(self._source, path, copy, most)
         if path == REGISTRY_MODULES and len(data) <= self._most_ahead():
             with self._lock:
                 self._learn(before, data)
-        return data
+        return data, keep
+
+    def _own(self, path: str, most: int) -> bytes | None:
+        """Return a file as the registry itself has it now; None if it has none."""
+        with suppress(FileMissing):
+            return self.home.read(path, most)
+        return None
 
     def news(self) -> list[str]:
         """Return modules that are new, or have changed, since the registry was read before.
@@ -186,6 +269,10 @@ def _digests(data: bytes) -> dict[str, str]:
             if line.registry is not None:
                 found.setdefault(REGISTRY_INFO, line.registry)
     return found
+
+
+def _nothing() -> None:
+    """Keep no copy."""
 
 
 def _read(path: Path) -> bytes | None:

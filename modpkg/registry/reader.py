@@ -96,7 +96,7 @@ class Registry:
         copies = None
         if cache is not None and not isinstance(self.source, FolderSource):
             copies = self._site(cache)
-        self.files = MutableFiles(self.source, copies, offline=self.offline)
+        self.files = MutableFiles(self.source, copies, offline=self.offline, home=self._home)
         self._present: set[str] = set()
         self._memory = None if cache is None else IndexMemory(self._site(cache) / "index")
         self._names: list[str] | None = None
@@ -214,6 +214,8 @@ class Registry:
     def prefetch(self, name: str, pool: Executor) -> None:
         """Begin to fetch a module's index file; `index` waits for it, and raises its errors."""
         if name not in self._indexes and name not in self._ahead:
+            if self.files.checks is not None:
+                self.files.checks.prefetch(f"index/{name}.jsonl", pool)
             self._ahead[name] = pool.submit(self._read_index, name)
 
     def prefetch_blob(self, digest: str, what: str, pool: Executor) -> None:

@@ -8,6 +8,7 @@ with: of a file that is damaged, or was written by another process meanwhile, no
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -38,6 +39,17 @@ def revalidated(source: Source, path: str, cached: Path, most: int) -> bytes:
     """Return a file of a source, from ``cached`` if the source says that it has not changed.
 
     Raises:
+        What `asked` raises.
+    """
+    data, keep = asked(source, path, cached, most)
+    keep()
+    return data
+
+
+def asked(source: Source, path: str, cached: Path, most: int) -> tuple[bytes, Callable[[], None]]:
+    """Return a file as `revalidated` does, and what keeps it in the place of ``cached``.
+
+    Raises:
         FileMissing: The source has no such file.
         RegistryUnreachable: The file cannot be read.
         RegistryError: The file has over ``most`` bytes.
@@ -49,12 +61,19 @@ def revalidated(source: Source, path: str, cached: Path, most: int) -> bytes:
     if content is None:
         if before is None:
             raise AssertionError(f"{path} was asked for without a condition")
-        return before
-    write_changed(cached, content.data, before)
-    if content.validator is not None:
-        seen = _Seen(digest_bytes(content.data), content.validator)
-        write_changed(beside, msgspec.json.encode(seen))
-    return content.data
+        return before, _nothing
+
+    def keep() -> None:
+        write_changed(cached, content.data, before)
+        if content.validator is not None:
+            seen = _Seen(digest_bytes(content.data), content.validator)
+            write_changed(beside, msgspec.json.encode(seen))
+
+    return content.data, keep
+
+
+def _nothing() -> None:
+    """Keep nothing: it is there already."""
 
 
 def write_changed(path: Path, data: bytes, before: bytes | None = None) -> None:

@@ -1,0 +1,313 @@
+"""Metadata of The Update Framework (TUF), as a registry publishes it over its index.
+
+The files are those of version 1.0 of its specification (https://theupdateframework.io): JSON,
+signed in its canonical form. They are read and written here by msgspec, since importing the
+reference implementation alone takes longer than verifying may take in a whole install; tests have
+it read what is written here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from modpkg.core import bounds
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import ModpkgError, TrustError
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.trust.bundle import Signer
+from modpkg.trust.private_key import public_key_of
+from modpkg.trust.public_key import PublicKey
+
+SPEC_VERSION = "1.0.31"
+FOLDER = "tuf"
+"""Where the files lie in a registry."""
+_MOMENT = "%Y-%m-%dT%H:%M:%SZ"
+Counter = Annotated[int, Meta(ge=1, le=1 << 53)]
+Bytes = Annotated[int, Meta(ge=0, le=1 << 53)]
+
+
+class MetadataKey(Struct, frozen=True):
+    """A public key, as TUF writes it."""
+
+    keytype: str
+    scheme: str
+    keyval: dict[str, str]
+
+
+class RoleKeys(Struct, frozen=True):
+    """Who has to sign for a role: so many of these keys."""
+
+    keyids: list[str]
+    threshold: Counter
+
+
+class BinKeys(Struct, frozen=True):
+    """Who has to sign for bins, of which there are ``2 ** bit_length``."""
+
+    keyids: list[str]
+    threshold: Counter
+    bit_length: Annotated[int, Meta(ge=1, le=16)]
+    name_prefix: Literal["index"] = "index"
+
+    def name(self, path: str) -> str:
+        """Return the role of the bin that a file is in, by the first bits of its path's sha256.
+
+        >>> BinKeys([], 1, 8).name("index/words.jsonl")
+        'index-c1'
+        """
+        first = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+        return self._name(first >> (32 - self.bit_length))
+
+    def names(self) -> list[str]:
+        """Return the roles of all bins."""
+        return [self._name(number) for number in range(1 << self.bit_length)]
+
+    def _name(self, number: int) -> str:
+        return f"{self.name_prefix}-{number:0{len(f'{(1 << self.bit_length) - 1:x}')}x}"
+
+
+class Delegations(Struct, frozen=True):
+    """Whom the targets role leaves files to."""
+
+    keys: dict[str, MetadataKey]
+    succinct_roles: BinKeys
+
+
+class MetadataFile(Struct, frozen=True, omit_defaults=True):
+    """A file of metadata that another one names."""
+
+    version: Counter
+    length: Bytes | None = None
+    hashes: dict[str, str] | None = None
+
+
+class Announced(Struct, frozen=True, omit_defaults=True):
+    """What modpkg adds to a target of TUF."""
+
+    coming: dict[str, str] = {}
+    """Digests of what the file is being replaced by, and since when."""
+    new: bool = False
+    """Whether it is the first content, so that the file may still be missing."""
+
+
+class SignedFile(Struct, frozen=True, omit_defaults=True):
+    """A file of the registry: a target, in TUF's words."""
+
+    length: Bytes
+    hashes: dict[str, str]
+    custom: Announced = Announced()
+
+    @property
+    def digests(self) -> set[str]:
+        """The digests that it may have now."""
+        return {f"sha256:{self.hashes.get('sha256')}", *self.custom.coming}
+
+
+class _Metadata(Struct, frozen=True, kw_only=True):
+    """What all roles have."""
+
+    spec_version: str = SPEC_VERSION
+    version: Counter
+    expires: str
+
+    @property
+    def until(self) -> datetime.datetime:
+        return _moment(self.expires)
+
+
+class RootMetadata(_Metadata, frozen=True, kw_only=True):
+    """Who signs what: signed by people, whose keys are not on a server."""
+
+    type: Literal["root"] = msgspec.field(name="_type", default="root")
+    consistent_snapshot: bool = True
+    keys: dict[str, MetadataKey]
+    roles: dict[str, RoleKeys]
+
+
+class TimestampMetadata(_Metadata, frozen=True, kw_only=True):
+    """What is current: signed anew all the time."""
+
+    type: Literal["timestamp"] = msgspec.field(name="_type", default="timestamp")
+    meta: dict[str, MetadataFile]
+
+
+class SnapshotMetadata(_Metadata, frozen=True, kw_only=True):
+    """The versions of all other files of metadata that belong together."""
+
+    type: Literal["snapshot"] = msgspec.field(name="_type", default="snapshot")
+    meta: dict[str, MetadataFile]
+
+
+class TargetsMetadata(_Metadata, frozen=True, kw_only=True):
+    """Files of the registry with their digests, or who signs for them."""
+
+    type: Literal["targets"] = msgspec.field(name="_type", default="targets")
+    targets: dict[str, SignedFile] = {}
+    delegations: Delegations | UnsetType = UNSET
+
+
+class MetadataSignature(Struct, frozen=True):
+    """A signature by one key."""
+
+    keyid: str
+    sig: str
+
+
+class _Envelope(Struct, frozen=True):
+    signatures: Annotated[list[MetadataSignature], Meta(max_length=bounds.TUF_SIGNATURES)]
+    signed: dict[str, Any]
+
+
+Metadata = TypeVar(
+    "Metadata", RootMetadata, TimestampMetadata, SnapshotMetadata, TargetsMetadata, Struct
+)
+_DECODER = msgspec.json.Decoder(_Envelope)
+_MEETING = threading.Lock()
+"""msgspec may crash where several threads use a class of records for the first time."""
+
+
+class ReadMetadata(Struct, frozen=True):
+    """A file of metadata that was read, and whose signatures are not verified yet."""
+
+    signed: Any
+    message: bytes
+    """What is signed."""
+    signatures: list[MetadataSignature]
+
+
+def read_metadata(data: bytes, kind: type[Struct], what: str) -> ReadMetadata:
+    """Return a file of metadata of a kind.
+
+    Raises:
+        TrustError: It is malformed; ``what`` names it.
+    """
+    if data.count(b",") > bounds.TUF_VALUES:
+        raise _unusable(what, f"it has over {bounds.TUF_VALUES:,} values")
+    try:
+        with _MEETING:
+            envelope = _DECODER.decode(data)
+            signed = msgspec.convert(envelope.signed, kind)
+        message = canonical(envelope.signed)
+        _moment(signed.expires)  # type: ignore[attr-defined]
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
+        raise _unusable(what, str(error)) from None
+    if signed.spec_version.partition(".")[0] != "1":  # type: ignore[attr-defined]
+        raise _unusable(what, "it follows another version of TUF; update modpkg")
+    if len({one.keyid for one in envelope.signatures}) < len(envelope.signatures):
+        raise _unusable(what, "a key has signed it twice")
+    return ReadMetadata(signed, message, envelope.signatures)
+
+
+def check_signed(
+    read: ReadMetadata, role: RoleKeys | BinKeys, keys: Mapping[str, MetadataKey], what: str
+) -> None:
+    """Check that as many keys of a role have signed metadata as have to.
+
+    Raises:
+        TrustError: They have not.
+    """
+    wanted = set(role.keyids)
+    holding: set[PublicKey] = set()
+    for one in read.signatures:
+        key = keys.get(one.keyid) if one.keyid in wanted else None
+        opened = None if key is None else _opened(key)
+        if opened is not None and opened not in holding and _verifies(opened, one, read.message):
+            holding.add(opened)
+    if len(holding) < role.threshold:
+        raise TrustError("M560", what=what, count=len(holding), threshold=role.threshold)
+
+
+def _verifies(key: PublicKey, signature: MetadataSignature, message: bytes) -> bool:
+    try:
+        return key.verifies(bytes.fromhex(signature.sig), message)
+    except (ValueError, ModpkgError):
+        return False
+
+
+def signed_metadata(signed: Struct, signers: Iterable[tuple[str, Signer]]) -> bytes:
+    """Return the file of metadata, signed by keys, each with its id."""
+    document = msgspec.to_builtins(signed)
+    message = canonical(document)
+    signatures = [{"keyid": keyid, "sig": key.sign(message).hex()} for keyid, key in signers]
+    return canonical({"signatures": signatures, "signed": document}) + b"\n"
+
+
+_ESCAPE = re.compile(rb"\\(u[0-9a-f]{4}|[^u])")
+
+
+def canonical(document: Any) -> bytes:
+    """Return a document in canonical JSON as TUF means it: of its escapes, two stay.
+
+    >>> canonical({"b": "a\\nb", "a": 1}) == b'{"a":1,"b":"a\\nb"}'
+    True
+    """
+    data = msgspec.json.encode(document, order="sorted")
+    return _ESCAPE.sub(_unescaped, data) if b"\\" in data else data
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    code = match[1]
+    if code in (b'"', b"\\"):
+        return match[0]
+    if code[:1] == b"u":
+        return chr(int(code[1:], 16)).encode()
+    return {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}[code]
+
+
+def metadata_key(key: PublicKey) -> tuple[str, MetadataKey]:
+    """Return a key as TUF writes it, with its id."""
+    if key.algorithm == "ed25519":
+        made = MetadataKey("ed25519", "ed25519", {"public": key.data.hex()})
+    else:
+        public = key.pem().decode()
+        made = MetadataKey("ecdsa", "ecdsa-sha2-nistp256", {"public": public})
+    return digest_bytes(canonical(msgspec.to_builtins(made))).partition(":")[2], made
+
+
+def _opened(key: MetadataKey) -> PublicKey | None:
+    """Return a key; None if it is of a kind that modpkg does not know, and counts for nothing."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    public = key.keyval.get("public", "")
+    try:
+        if (key.keytype, key.scheme) == ("ed25519", "ed25519"):
+            data = bytes.fromhex(public)
+            return PublicKey("ed25519", data) if len(data) == 32 else None
+        if key.scheme == "ecdsa-sha2-nistp256":
+            found = public_key_of(load_pem_public_key(public.encode()))
+            return found if found.algorithm == "ecdsa-p256" else None
+    except (ValueError, UnsupportedAlgorithm, ModpkgError):
+        pass
+    return None
+
+
+def moment_text(moment: datetime.datetime) -> str:
+    """Return a moment as metadata has it: in UTC and whole seconds."""
+    return moment.astimezone(datetime.timezone.utc).strftime(_MOMENT)
+
+
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.strptime(text, _MOMENT).replace(tzinfo=datetime.timezone.utc)
+
+
+def _unusable(what: str, reason: str) -> TrustError:
+    return TrustError("M565", what=what, reason=reason.rstrip("."))
+
+
+def is_signed_path(path: str) -> bool:
+    """Return whether a file of a registry is signed where anything is."""
+    return path == REGISTRY_INFO or path.startswith("index/")
+
+
+def private_path(digest: str) -> str:
+    """Return what an index file of a private module is listed as: nobody else learns its name."""
+    return f"private/{digest.partition(':')[2]}.jsonl"

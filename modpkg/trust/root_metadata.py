@@ -1,0 +1,110 @@
+"""The root of a registry's metadata: whose keys count. People sign it, with keys of their own."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+import msgspec
+
+from modpkg.core import bounds
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import TrustError
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.records import RegistryInfo, canonical_json, decode_record
+from modpkg.registry.place import Place, RegistryChange
+from modpkg.registry.source import FileMissing
+from modpkg.trust.bundle import Signer
+from modpkg.trust.metadata import (
+    FOLDER,
+    RoleKeys,
+    RootMetadata,
+    metadata_key,
+    moment_text,
+    signed_metadata,
+)
+from modpkg.trust.public_key import PublicKey
+from modpkg.trust.trusted_metadata import TrustedMetadata
+
+ONLINE = ("targets", "snapshot", "timestamp")
+"""Roles that the online key signs."""
+
+
+def new_root(
+    version: int,
+    people: Sequence[PublicKey],
+    threshold: int,
+    online: PublicKey,
+    expires: datetime.datetime,
+) -> RootMetadata:
+    """Return a root: so many of these people sign the next one, and the online key all the rest."""
+    keys = dict(metadata_key(key) for key in [*people, online])
+    signers = list(dict.fromkeys(metadata_key(key)[0] for key in people))
+    others = RoleKeys([metadata_key(online)[0]], 1)
+    return RootMetadata(
+        version=version,
+        expires=moment_text(expires),
+        keys=keys,
+        roles={"root": RoleKeys(signers, threshold)} | dict.fromkeys(ONLINE, others),
+    )
+
+
+def signed_root(root: RootMetadata, keys: Sequence[Signer], before: RootMetadata | None) -> bytes:
+    """Return the file of a root, signed by those of the keys that may, of it or the one before."""
+    wanted = {*root.roles["root"].keyids, *(before.roles["root"].keyids if before else ())}
+    signers = {metadata_key(key.public)[0]: key for key in keys}
+    return signed_metadata(root, [(k, key) for k, key in signers.items() if k in wanted])
+
+
+def write_root(place: Place, data: bytes, trusted: TrustedMetadata | None) -> int:
+    """Write the first root of a registry, or the one after those that are trusted.
+
+    Raises:
+        TrustError: It is not signed by as many as have to; nothing is written.
+    """
+    if trusted is None:
+        trusted = TrustedMetadata(place.url, data, None)
+    else:
+        trusted.update_root(data)
+    version = trusted.root.version
+    path = f"{FOLDER}/{version}.root.json"
+
+    def edit(change: RegistryChange) -> None:
+        if change.read(path, bounds.TUF_ROOT_BYTES) is not None:
+            reason = f"{path} is there already"
+            raise TrustError("M568", url=place.url, reason=reason)
+        change.replace(path, data)
+
+    place.change(edit)
+    return version
+
+
+def name_root(place: Place, first: bytes) -> None:
+    """Write into ``registry.json`` that it is signed, with the digest of its first root."""
+
+    def edit(change: RegistryChange) -> None:
+        data = change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) or b""
+        decode_record(data, RegistryInfo, f"{place.url}/{REGISTRY_INFO}")
+        info = msgspec.json.decode(data)
+        info["tuf"] = digest_bytes(first)
+        change.replace(REGISTRY_INFO, canonical_json(info) + b"\n")
+
+    place.change(edit)
+
+
+def roots_at(place: Place) -> tuple[list[bytes], TrustedMetadata] | None:
+    """Return the roots of a registry, and what is trusted by them; None if it has none."""
+    found: list[bytes] = []
+    trusted: TrustedMetadata | None = None
+    while len(found) < bounds.TUF_ROOTS:
+        path = f"{FOLDER}/{len(found) + 1}.root.json"
+        try:
+            data = place.source.read(path, bounds.TUF_ROOT_BYTES)
+        except FileMissing:
+            break
+        if trusted is None:
+            trusted = TrustedMetadata(place.url, data, None)
+        else:
+            trusted.update_root(data)
+        found.append(data)
+    return None if trusted is None else (found, trusted)

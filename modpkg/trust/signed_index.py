@@ -1,0 +1,400 @@
+"""Reading a registry's index against the metadata that is signed over it.
+
+Before an index file or ``registry.json`` counts, the registry's timestamp, snapshot and the bin of
+the file are verified; of a name, that is one bin of many, so that a registry may have a hundred
+thousand. What was verified is remembered in modpkg's home, and nothing goes back behind it. A
+registry is signed if it was before, if the lock says so, or if its ``registry.json`` does (which is
+believed the first time).
+
+A file that is newer than the metadata that was read is asked for again with new metadata, a few
+times; a registry that is honest never needs more than one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from modpkg.core import bounds, system
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import (
+    InstallError,
+    ModpkgError,
+    RegistryError,
+    RegistryUnreachable,
+    TrustError,
+)
+from modpkg.core.file_lock import file_lock
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.files import write_atomically
+from modpkg.core.home import home
+from modpkg.core.records import RegistryInfo, decode_record
+from modpkg.core.redacted import redacted
+from modpkg.core.regular_file import read_file
+from modpkg.registry.signature_files import asked_at_once
+from modpkg.registry.source import FileMissing, FolderSource, Source
+from modpkg.trust.metadata import FOLDER, is_signed_path, private_path
+from modpkg.trust.trusted_metadata import TrustedMetadata
+
+T = TypeVar("T")
+TRIES = 3
+"""How often a file is asked for that does not fit the metadata."""
+PAUSE = 0.2
+"""Seconds before it is asked for again the first time."""
+
+
+class SeenRegistry(Struct, frozen=True):
+    """What was seen of a signed registry: what it may not go back behind."""
+
+    root: str
+    """Digest of its first root, which says which registry it is."""
+    root_version: int
+    snapshot: int
+
+
+class Unsigned(Exception):
+    """A registry has no signed metadata."""
+
+
+class SignedIndex:
+    """The signed metadata of one registry, for one command."""
+
+    def __init__(
+        self,
+        source: Source,
+        own: Source,
+        info: Callable[[], bytes | None],
+        *,
+        folder: Path | None = None,
+        now: Callable[[], datetime.datetime] | None = None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            source: What reads the registry, from mirrors perhaps.
+            own: What reads it without them.
+            info: Returns ``registry.json`` as it is sent, None if it is missing.
+            folder: Where what was seen is remembered.
+            now: Returns what time it is.
+        """
+        self._sources = [source] if source is own else [source, own]
+        self._url = redacted(own.url)
+        self._info = info
+        self._folder = remembered_folder(own.url) if folder is None else folder
+        self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
+        self._lock = threading.RLock()
+        self._bins: dict[str, threading.Lock] = {}
+        self._trusted: TrustedMetadata | None = None
+        self._is_unsigned = False
+        self._begun = False
+        self._root = ""
+        self.locked: SeenRegistry | None = None
+        """What the lock has seen of it."""
+
+    def checked(
+        self, path: str, data: bytes | None, again: Callable[[], bytes | None]
+    ) -> bytes | None:
+        """Return a file as the registry has signed it: None if there is none.
+
+        Args:
+            path: The file.
+            data: What was read there, None for nothing.
+            again: Reads it once more, not from a mirror.
+
+        Raises:
+            TrustError: The metadata, or the file by it, is not what it has to be.
+            RegistryUnreachable, RegistryError: It cannot be read.
+        """
+        trusted = self._believed()
+        for number in range(TRIES):
+            if trusted is None:
+                return data
+            reason = self._refusal(trusted, path, data)
+            if reason is None:
+                return data
+            if number < TRIES - 1:
+                time.sleep(PAUSE * number)
+                trusted = self._refreshed(trusted)
+                data = again()
+        raise TrustError("M564", path=path, url=self._url, reason=reason)
+
+    def covers(self, path: str) -> bool:
+        """Return whether a file is signed where anything is."""
+        return is_signed_path(path)
+
+    def prefetch(self, path: str, pool: Executor) -> None:
+        """Begin to fetch what `checked` will need for a file."""
+        with self._lock:
+            if self._begun and self._trusted is None:
+                return
+            self._begun = True
+        pool.submit(self._fetch_ahead, path)
+
+    def _fetch_ahead(self, path: str) -> None:
+        try:
+            if (trusted := self._believed()) is not None:
+                self._load_bin(trusted, trusted.bin_of(path))
+        except (ModpkgError, FileMissing):
+            pass  # who needs it meets it
+
+    def seen(self) -> SeenRegistry | None:
+        """Return what was seen of the registry by this command; None if it is not signed."""
+        trusted = self._trusted
+        if trusted is None or trusted.snapshot is None:
+            return None
+        return SeenRegistry(self._root, trusted.root.version, trusted.snapshot.version)
+
+    def _refusal(self, trusted: TrustedMetadata, path: str, data: bytes | None) -> str | None:
+        """Return why a file is not what is signed; None if it is."""
+        self._load_bin(trusted, trusted.bin_of(path))
+        file = trusted.file(path)
+        if data is None:
+            return None if file is None or file.custom.new else "it is missing"
+        digest = digest_bytes(data)
+        if file is not None:
+            return None if digest in file.digests else "it has another digest"
+        private = private_path(digest)
+        self._load_bin(trusted, trusted.bin_of(private))
+        return "it is not listed" if trusted.file(private) is None else None
+
+    # The metadata ---------------------------------------------------------------------------
+
+    def _believed(self) -> TrustedMetadata | None:
+        """Return the metadata, which is read now if it was not yet; None if there is none."""
+        with self._lock:
+            if self._trusted is None and not self._is_unsigned:
+                try:
+                    first = self._first_root()
+                    self._trusted = self._of_any(lambda source: self._read(source, first))
+                except Unsigned:
+                    self._is_unsigned = True
+            return self._trusted
+
+    def _of_any(self, read: Callable[[Source], T]) -> T:
+        """Return what is read with mirrors, or without them if that is not what it has to be."""
+        *others, own = self._sources
+        for source in others:
+            with contextlib.suppress(TrustError, RegistryUnreachable):
+                return read(source)
+        return read(own)
+
+    def _refreshed(self, before: TrustedMetadata) -> TrustedMetadata | None:
+        """Return the metadata anew, not from a mirror, unless another thread has read it."""
+        with self._lock:
+            if self._trusted is before:
+                self._trusted = self._read(self._sources[-1], self._first_root())
+            return self._trusted
+
+    def _first_root(self) -> bytes | str:
+        """Return the first root, which is remembered, or else its digest.
+
+        Raises:
+            Unsigned: There is none.
+            TrustError: The lock knows another one.
+        """
+        data = self._remembered("1.root.json")
+        locked = None if self.locked is None else self.locked.root
+        if data is not None:
+            if locked is not None and (found := digest_bytes(data)) != locked:
+                raise self._other_root("modpkg.lock", found, locked)
+            return data
+        if locked is not None:
+            return locked
+        info = self._info()
+        what = f"{self._url}/{REGISTRY_INFO}"
+        told = None if info is None else decode_record(info, RegistryInfo, what).tuf
+        if told is None:
+            raise Unsigned
+        return told
+
+    def _read(self, source: Source, first: bytes | str) -> TrustedMetadata:
+        """Return the metadata as it is now: what is remembered, and what is newer."""
+        now = self._now()
+        if isinstance(first, str):
+            name = "1.root.json"
+            data = self._fetched(source, name, bounds.TUF_ROOT_BYTES)[name]
+            if (found := digest_bytes(data)) != first:
+                raise self._other_root("its lock or registry.json", found, first)
+            first = data
+        trusted = TrustedMetadata(self._url, first, now)
+        while (known := self._remembered(f"{trusted.root.version + 1}.root.json")) is not None:
+            if not _tried(partial(trusted.update_root, known)):
+                break  # it is damaged
+        roots, stamp = asked_at_once(
+            [
+                lambda: self._new_roots(source, trusted),
+                lambda: self._fetched(source, "timestamp.json", bounds.TUF_ROOT_BYTES),
+            ],
+            is_remote=not isinstance(source, FolderSource),
+        )
+        self._remember({"1.root.json": first, **roots})
+        if (old := self._remembered("timestamp.json")) is not None:
+            _tried(lambda: trusted.update_timestamp(old))
+        is_after = trusted.timestamp is not None
+        if (old_snapshot := self._remembered("snapshot.json")) is not None and is_after:
+            _tried(lambda: trusted.update_snapshot(old_snapshot, believed=True))
+        if trusted.update_timestamp(stamp["timestamp.json"]):
+            self._remember(stamp, is_after=is_after)
+        if not trusted.snapshot_is_current():
+            version = trusted.snapshot_file.version
+            name = f"{version}.snapshot.json"
+            data = self._fetched(source, name, bounds.TUF_FILE_BYTES)[name]
+            trusted.update_snapshot(data)
+            self._remember({"snapshot.json": data}, is_after=is_after)
+        self._check_locked(trusted)
+        self._root = digest_bytes(first)
+        self._load(trusted, source, "targets", trusted.update_targets)
+        return trusted
+
+    def _new_roots(self, source: Source, trusted: TrustedMetadata) -> dict[str, bytes]:
+        """Take the roots that follow, and return their files."""
+        new: dict[str, bytes] = {}
+        for _ in range(bounds.TUF_ROOTS):
+            name = f"{trusted.root.version + 1}.root.json"
+            try:
+                data = source.read(f"{FOLDER}/{name}", bounds.TUF_ROOT_BYTES)
+            except FileMissing:
+                break
+            except RegistryError as error:
+                raise self._malformed(error, name) from None
+            trusted.update_root(data)
+            new[name] = data
+        return new
+
+    def _check_locked(self, trusted: TrustedMetadata) -> None:
+        """Check that what is current is not older than what the lock has seen.
+
+        Raises:
+            TrustError: It is.
+        """
+        locked, root = self.locked, trusted.root.version
+        if locked is None or trusted.snapshot is None:
+            return
+        what = f"{FOLDER}/root.json of {self._url}"
+        if root < locked.root_version:
+            raise TrustError("M562", what=what, version=root, before=locked.root_version)
+        if trusted.same_online_keys(locked.root_version):
+            version = trusted.snapshot.version
+            if version < locked.snapshot:
+                what = f"{FOLDER}/snapshot.json of {self._url}"
+                raise TrustError("M562", what=what, version=version, before=locked.snapshot)
+
+    def _load_bin(self, trusted: TrustedMetadata, role: str) -> None:
+        with self._lock:
+            turn = self._bins.setdefault(role, threading.Lock())
+        with turn:
+            if role in trusted.bins:
+                return
+            take = partial(trusted.update_bin, role)
+            self._of_any(lambda source: self._load(trusted, source, role, take))
+
+    def _load(
+        self,
+        trusted: TrustedMetadata,
+        source: Source,
+        role: str,
+        take: Callable[[bytes], object],
+    ) -> None:
+        """Take the targets role or a bin: what is remembered, or else what the registry has."""
+        known = self._remembered(f"{role}.json")
+        if known is not None and _tried(lambda: take(known)):
+            return
+        name = f"{trusted.file_of(role).version}.{role}.json"
+        data = self._fetched(source, name, bounds.TUF_FILE_BYTES)[name]
+        take(data)
+        self._remember({f"{role}.json": data})
+
+    def _fetched(self, source: Source, name: str, most: int) -> dict[str, bytes]:
+        """Return a file of metadata, by its name.
+
+        Raises:
+            TrustError: It is missing, or too long.
+            RegistryUnreachable: It cannot be read.
+        """
+        try:
+            return {name: source.read(f"{FOLDER}/{name}", most)}
+        except FileMissing:
+            reason = f"it has no {FOLDER}/{name}"
+            if self.locked is None and self._remembered("1.root.json") is None:
+                what = f"{REGISTRY_INFO} of {self._url}"
+                raise TrustError("M565", what=what, reason=f"{reason}, which it names") from None
+            word = system.shell_word(self._url)
+            raise TrustError("M566", url=self._url, reason=reason, word=word) from None
+        except RegistryError as error:
+            raise self._malformed(error, name) from None
+
+    def _malformed(self, error: RegistryError, name: str) -> ModpkgError:
+        if error.code != "M327":
+            return error
+        what = f"{FOLDER}/{name} of {self._url}"
+        return TrustError("M565", what=what, reason=f"it has over {error.values['most']}")
+
+    def _other_root(self, where: str, found: str, root: str) -> TrustError:
+        word = system.shell_word(self._url)
+        return TrustError("M567", url=self._url, where=where, found=found, root=root, word=word)
+
+    # What is remembered ---------------------------------------------------------------------
+
+    def _remembered(self, name: str) -> bytes | None:
+        try:
+            return read_file(self._folder / name, bounds.TUF_FILE_BYTES)
+        except OSError:
+            return None
+
+    def _remember(self, files: dict[str, bytes], *, is_after: bool = True) -> None:
+        """Keep files that were verified, unless another command has kept newer ones meanwhile.
+
+        ``is_after`` is whether they follow what was remembered, whose keys still count.
+        """
+        changed = {n: data for n, data in files.items() if self._remembered(n) != data}
+        with contextlib.suppress(OSError, InstallError):  # then nothing can be remembered
+            if not changed:
+                return
+            with file_lock(self._folder / ".lock", exclusive=True):
+                for name, data in changed.items():
+                    known = self._remembered(name)
+                    if known is None or not is_after or _version(known) <= _version(data):
+                        write_atomically(self._folder / name, data)
+
+
+class _Versioned(Struct, frozen=True):
+    version: int
+
+
+class _SignedVersion(Struct, frozen=True):
+    signed: _Versioned
+
+
+_VERSION = msgspec.json.Decoder(_SignedVersion)
+
+
+def _version(data: bytes) -> int:
+    """Return the version of a file that is remembered; 0 of one that is damaged."""
+    try:
+        return _VERSION.decode(data).signed.version
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return 0
+
+
+def _tried(take: Callable[[], object]) -> bool:
+    """Return whether something that is remembered can be taken."""
+    try:
+        take()
+    except TrustError:
+        return False
+    return True
+
+
+def remembered_folder(url: str) -> Path:
+    """Return the folder of modpkg's home where what was seen of a signed registry is kept."""
+    return home() / "registries" / digest_bytes(url.encode())[7:39]

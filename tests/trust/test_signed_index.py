@@ -1,0 +1,613 @@
+"""Attacks of TUF's list on who reads a signed registry: a hostile server that shows its files."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from modpkg.core import bounds
+from modpkg.core.digests import digest_bytes
+from modpkg.trust import signed_index
+from modpkg.trust.metadata import metadata_key
+from modpkg.trust.metadata_writer import MetadataWriter
+from modpkg.trust.signed_index import SeenRegistry, SignedIndex, remembered_folder
+from tests.raising import raises
+from tests.trust.signed_registry import (
+    BITS,
+    DAY,
+    HostileSource,
+    SignedRegistry,
+    key,
+    read,
+    reader,
+)
+
+STAMP = "tuf/timestamp.json"
+WORDS = "index/words.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signed_index, "PAUSE", 0)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> SignedRegistry:
+    return SignedRegistry(tmp_path / "registry")
+
+
+@pytest.fixture
+def server(registry: SignedRegistry) -> HostileSource:
+    return HostileSource(registry.folder)
+
+
+def files_of(registry: SignedRegistry) -> list[str]:
+    """Return the files of metadata and the index."""
+    found = [*(registry.folder / "tuf").iterdir(), *(registry.folder / "index").glob("*.jsonl")]
+    return [path.relative_to(registry.folder).as_posix() for path in found]
+
+
+def signed_by(number: int, path: Path, **changes: object) -> bytes:
+    """Return a file of metadata with changes, signed by a key of tests alone."""
+    from modpkg.trust.metadata import canonical
+
+    document = msgspec.json.decode(path.read_bytes())
+    document["signed"].update(changes)
+    message = canonical(document["signed"])
+    keyid, _ = metadata_key(key(number).public)
+    document["signatures"] = [{"keyid": keyid, "sig": key(number).sign(message).hex()}]
+    return canonical(document)
+
+
+def test_what_is_published_is_read(registry: SignedRegistry, server: HostileSource) -> None:
+    assert read(server, registry.clock) == b""
+    registry.publish("words", b"one\n")
+    registry.publish("new", b"two\n")
+    assert read(server, registry.clock) == b"one\n"
+    assert read(server, registry.clock, "new") == b"two\n"
+    assert read(server, registry.clock, "missing") is None
+
+
+def test_a_registry_without_metadata_is_as_it_was(tmp_path: Path, registry: SignedRegistry) -> None:
+    server = HostileSource(registry.folder)
+    server.shown["registry.json"] = b'{"spec":1,"name":"signed"}'
+    server.shown[WORDS] = b"anything"
+    assert read(server, registry.clock) == b"anything"
+    assert not remembered_folder(server.url).exists()
+
+
+def test_an_arbitrary_index_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    """Arbitrary software installation."""
+    read(server, registry.clock)
+    server.shown[WORDS] = b"evil\n"
+    with raises("M564", match="digest"):
+        read(server, registry.clock)
+    server.shown["index/evil.jsonl"] = b"evil\n"
+    with raises("M564", match="listed"):
+        read(server, registry.clock, "evil")
+    server.shown[WORDS] = None
+    with raises("M564", match="missing"):
+        read(server, registry.clock)
+
+
+def test_even_at_first_sight(registry: SignedRegistry, server: HostileSource) -> None:
+    server.shown[WORDS] = b"evil\n"
+    with raises("M564", match="digest"):
+        read(server, registry.clock)
+
+
+def test_registry_info_is_signed(registry: SignedRegistry, server: HostileSource) -> None:
+    read(server, registry.clock)
+    other = b'{"spec":1,"name":"other"}'
+    with raises("M564", match="digest"):
+        reader(server, registry.clock).checked("registry.json", other, lambda: other)
+
+
+def test_metadata_of_another_key_is_refused(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Somebody without a key signs all of it himself."""
+    for name in ("timestamp", "1.snapshot", "1.targets", "1.index-0"):
+        path = registry.folder / "tuf" / f"{name}.json"
+        server.shown = {f"tuf/{name}.json": signed_by(7, path)}
+        with raises("M560", "M563", match="tuf"):
+            read(server, registry.clock)
+        assert not (
+            remembered_folder(server.url) / f"{name.partition('.')[2] or name}.json"
+        ).exists()
+
+
+def test_an_expired_timestamp_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    """Indefinite freeze: a mirror that goes on showing what was current."""
+    server.keep(*files_of(registry))
+    read(server, registry.clock)
+    registry.clock.time += 23 * datetime.timedelta(hours=1)
+    registry.writer.renew()
+    assert read(server, registry.clock) == b""
+    registry.clock.time += 2 * datetime.timedelta(hours=1)
+    with raises("M561", match="timestamp"):
+        read(server, registry.clock)
+    server.shown.clear()
+    assert read(server, registry.clock) == b""
+
+
+def test_an_expired_snapshot_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    read(server, registry.clock)
+    registry.writer.renew()
+    registry.clock.time += 8 * DAY
+    stamp = registry.folder / STAMP
+    expires = "2027-01-01T00:00:00Z"
+    server.shown[STAMP] = signed_by(9, stamp, version=9, expires=expires)
+    with raises("M561", match="snapshot"):
+        read(server, registry.clock)
+
+
+def test_an_expired_bin_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    registry.clock.time += 360 * DAY
+    registry.writer.renew()
+    registry.write_root(2)
+    registry.clock.time += 5.5 * DAY
+    registry.writer.renew()
+    with raises("M561", match="targets"):
+        read(server, registry.clock)
+
+
+def test_an_expired_root_is_refused_and_a_new_one_helps(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    read(server, registry.clock)
+    registry.clock.time += 366 * DAY
+    registry.writer.sign_all(bits=BITS)
+    with raises("M561", match="root"):
+        read(server, registry.clock)
+    registry.write_root(2)
+    assert read(server, registry.clock) == b""
+
+
+def test_a_clock_years_off_is_named(registry: SignedRegistry, server: HostileSource) -> None:
+    registry.clock.time += 4000 * DAY
+    with raises("M561", match="2037-11-10"):
+        read(server, registry.clock)
+
+
+def test_an_older_state_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    """Rollback: everything as it was once, with signatures that hold."""
+    server.keep(*files_of(registry))
+    old = dict(server.shown)
+    server.shown = {}
+    registry.publish("words", b"one\n")
+    assert read(server, registry.clock) == b"one\n"
+    server.shown = old
+    with raises("M562", match="version 1"):
+        read(server, registry.clock)
+
+
+def test_an_older_snapshot_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    """Rollback by who has the online key, of the snapshot or of one bin."""
+    registry.publish("words", b"one\n")
+    read(server, registry.clock)
+    stamp = registry.folder / STAMP
+    server.shown[STAMP] = signed_by(9, stamp, version=99, meta={"snapshot.json": {"version": 1}})
+    with raises("M562", match="snapshot"):
+        read(server, registry.clock)
+    now = registry.folder / "tuf" / "3.snapshot.json"
+    meta = msgspec.json.decode(now.read_bytes())["signed"]["meta"]
+    for changed, code in (
+        (meta | {"index-0.json": {"version": 1}}, "M562"),
+        ({name: file for name, file in meta.items() if name != "index-1.json"}, "M563"),
+    ):
+        server.shown["tuf/4.snapshot.json"] = signed_by(9, now, version=4, meta=changed)
+        server.shown[STAMP] = signed_by(
+            9, stamp, version=99, meta={"snapshot.json": {"version": 4}}
+        )
+        with raises(code, match="index-"):
+            read(server, registry.clock)
+
+
+def test_parts_of_two_states_are_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    """Mix and match: each file was signed once, and they were never current together."""
+    server.keep("tuf/1.snapshot.json", "tuf/1.index-0.json")
+    registry.publish("words", b"one\n")
+    old = server.shown
+    server.shown = {"tuf/3.snapshot.json": old["tuf/1.snapshot.json"]}
+    with raises("M563", match="snapshot"):
+        read(server, registry.clock)
+    server.shown = {"tuf/3.index-0.json": old["tuf/1.index-0.json"]}
+    with raises("M563", match="index-0"):
+        read(server, registry.clock)
+    server.shown = {"tuf/3.index-0.json": (registry.folder / "tuf/1.index-1.json").read_bytes()}
+    with raises("M563", match="index-0"):
+        read(server, registry.clock)
+
+
+def test_another_bin_says_nothing_of_a_file(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """A bin of the same version that lists a file of another one's."""
+    bin_1 = registry.folder / "tuf" / "1.index-1.json"
+    hashes = {"sha256": digest_bytes(b"evil\n").partition(":")[2]}
+    targets = {WORDS: {"length": 5, "hashes": hashes}}
+    server.shown["tuf/1.index-1.json"] = signed_by(9, bin_1, targets=targets)
+    server.shown[WORDS] = b"evil\n"
+    with raises("M564", match="digest"):
+        read(server, registry.clock)
+
+
+def test_endless_data_is_cut_off(registry: SignedRegistry, server: HostileSource) -> None:
+    for path, most in (
+        (STAMP, bounds.TUF_ROOT_BYTES),
+        ("tuf/2.root.json", bounds.TUF_ROOT_BYTES),
+        ("tuf/1.snapshot.json", bounds.TUF_FILE_BYTES),
+        ("tuf/1.index-0.json", bounds.TUF_FILE_BYTES),
+    ):
+        server.shown = {path: b" " * (most + 1)}
+        with raises("M565", match="has over"):
+            read(server, registry.clock)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"signatures":[],"signed":{}}',
+        b'{"signatures":[],"signed":{"_type":"root"}}',
+        b"," * (bounds.TUF_VALUES + 1),
+        b'{"signatures":[],"signed":{"_type":"timestamp","spec_version":"1.0.0","version":1,'
+        b'"expires":"soon","meta":{}}}',
+        b'{"signatures":[],"signed":{"_type":"timestamp","spec_version":"2.0.0","version":1,'
+        b'"expires":"2027-01-01T00:00:00Z","meta":{}}}',
+        b'{"signatures":[],"signed":{"_type":"timestamp","spec_version":"1.0.0","version":0,'
+        b'"expires":"2027-01-01T00:00:00Z","meta":{}}}',
+    ],
+)
+def test_malformed_metadata_is_refused(
+    registry: SignedRegistry, server: HostileSource, data: bytes
+) -> None:
+    server.shown[STAMP] = data[: bounds.TUF_ROOT_BYTES]
+    with raises("M560", "M565", match="timestamp"):
+        read(server, registry.clock)
+
+
+def test_a_registry_that_was_signed_stays_signed(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Who takes the metadata away takes nothing of what was known."""
+    read(server, registry.clock)
+    server.keep(*files_of(registry))
+    server.shown = {path: None for path in server.shown if path.startswith("tuf/")}
+    server.shown["registry.json"] = b'{"spec":1,"name":"signed"}'
+    server.shown[WORDS] = b"evil\n"
+    with raises("M566", match="timestamp"):
+        read(server, registry.clock)
+
+
+def test_metadata_that_is_named_has_to_be_there(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    server.shown[STAMP] = None
+    with raises("M565", match="which it names"):
+        read(server, registry.clock)
+
+
+# Roots ------------------------------------------------------------------------------------------
+
+
+def test_a_root_needs_the_threshold_of_the_one_before(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    read(server, registry.clock)
+    first = registry.folder / "tuf" / "1.root.json"
+    server.shown["tuf/2.root.json"] = signed_by(1, first, version=2)
+    with raises("M560", match="1 of 2"):
+        read(server, registry.clock)
+
+
+def test_one_key_under_two_names_counts_once(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    read(server, registry.clock)
+    document = msgspec.json.decode((registry.folder / "tuf" / "1.root.json").read_bytes())
+    keys = document["signed"]["keys"]
+    roles = document["signed"]["roles"]
+    one = roles["root"]["keyids"][0]
+    keys["other"] = keys[one]
+    roles["root"] = {"keyids": [one, "other"], "threshold": 2}
+    from modpkg.trust.metadata import canonical
+
+    signature = key(1).sign(canonical(document["signed"])).hex()
+    document["signatures"] = [{"keyid": k, "sig": signature} for k in (one, "other")]
+    data = canonical(document)
+    server.shown["tuf/1.root.json"] = data
+    server.shown["registry.json"] = msgspec.json.encode(
+        {"spec": 1, "name": "signed", "tuf": digest_bytes(data)}
+    )
+    server.url = "https://other.example"
+    with raises("M560", match="1 of 2"):
+        read(server, registry.clock)
+
+
+def test_roots_are_never_skipped(registry: SignedRegistry, server: HostileSource) -> None:
+    read(server, registry.clock)
+    registry.write_root(2)
+    registry.write_root(3)
+    server.shown["tuf/2.root.json"] = (registry.folder / "tuf" / "3.root.json").read_bytes()
+    with raises("M563", match="version 3"):
+        read(server, registry.clock)
+    server.shown.clear()
+    assert read(server, registry.clock) == b""
+    assert (remembered_folder(server.url) / "3.root.json").exists()
+
+
+def test_people_are_replaced_by_a_root(registry: SignedRegistry, server: HostileSource) -> None:
+    read(server, registry.clock)
+    registry.people = [key(4), key(5)]
+    registry.write_root(2)
+    assert read(server, registry.clock) == b""
+    second = registry.folder / "tuf" / "2.root.json"
+    server.shown["tuf/3.root.json"] = signed_by(1, second, version=3)
+    with raises("M560", match="0 of 2"):
+        read(server, registry.clock)
+
+
+def test_a_stolen_online_key_ends_with_a_root(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Key compromise, and fast forward: the thief has set versions out of reach."""
+    read(server, registry.clock)
+    stamp, snapshot = registry.folder / STAMP, registry.folder / "tuf" / "1.snapshot.json"
+    far = 1 << 50
+    server.shown[f"tuf/{far}.snapshot.json"] = signed_by(9, snapshot, version=far)
+    meta = {"snapshot.json": {"version": far}}
+    server.shown[STAMP] = signed_by(9, stamp, version=far, meta=meta)
+    assert read(server, registry.clock) == b""  # who has the key can do that
+    locked = reader(server, registry.clock)
+    locked.checked(WORDS, b"", lambda: b"")
+    seen = locked.seen()
+    assert seen is not None
+    assert seen.snapshot == far
+    registry.online = key(8)
+    registry.write_root(2)
+    with raises("M560", match="timestamp"):
+        read(server, registry.clock)
+    server.shown.clear()
+    registry.writer = registry.opened()
+    registry.writer.sign_all(bits=BITS)
+    assert read(server, registry.clock) == b""
+    after = reader(server, registry.clock)
+    after.locked = seen
+    assert after.checked(WORDS, b"", lambda: b"") == b""
+    stamp_now = msgspec.json.decode((remembered_folder(server.url) / "timestamp.json").read_bytes())
+    assert stamp_now["signed"]["version"] == 2
+
+
+def test_another_root_is_another_registry(
+    registry: SignedRegistry, server: HostileSource, tmp_path: Path
+) -> None:
+    """Who takes an address over with keys of his own."""
+    read(server, registry.clock)
+    other = SignedRegistry(tmp_path / "other", threshold=1, online=6)
+    taken = HostileSource(other.folder)
+    with raises("M560", match="timestamp"):
+        read(taken, registry.clock)
+    fresh = reader(taken, registry.clock)
+    fresh.locked = SeenRegistry("sha256:" + "0" * 64, 1, 1)
+    with raises("M567", match="modpkg.lock"):
+        fresh.checked(WORDS, b"", lambda: b"")
+
+
+# Two machines, and the lock ---------------------------------------------------------------------
+
+
+def elsewhere(server: HostileSource, registry: SignedRegistry, folder: Path) -> SignedIndex:
+    """Return a reader on a machine that has seen nothing."""
+    return SignedIndex(
+        server, server, lambda: server.read("registry.json"), folder=folder, now=registry.clock
+    )
+
+
+def test_a_rollback_between_two_machines_is_seen(
+    registry: SignedRegistry, server: HostileSource, tmp_path: Path
+) -> None:
+    server.keep(*files_of(registry))
+    old, server.shown = server.shown, {}
+    registry.publish("words", b"one\n")
+    first = elsewhere(server, registry, tmp_path / "a")
+    first.checked(WORDS, b"one\n", lambda: b"one\n")
+    server.shown = old
+    second = elsewhere(server, registry, tmp_path / "b")
+    assert second.checked(WORDS, b"", lambda: b"") == b""
+    third = elsewhere(server, registry, tmp_path / "c")
+    third.locked = first.seen()
+    with raises("M562", match="snapshot"):
+        third.checked(WORDS, b"", lambda: b"")
+
+
+def test_the_lock_says_that_a_registry_is_signed(
+    registry: SignedRegistry, server: HostileSource, tmp_path: Path
+) -> None:
+    first = elsewhere(server, registry, tmp_path / "a")
+    first.checked(WORDS, b"", lambda: b"")
+    server.shown = {"registry.json": b'{"spec":1,"name":"signed"}', "tuf/1.root.json": None}
+    second = elsewhere(server, registry, tmp_path / "b")
+    second.locked = first.seen()
+    with raises("M566", match="root"):
+        second.checked(WORDS, b"", lambda: b"")
+
+
+def test_a_mirror_that_lies_is_left_out(registry: SignedRegistry, server: HostileSource) -> None:
+    read(server, registry.clock)
+    mirror = HostileSource(registry.folder)
+    mirror.keep(*files_of(registry))
+    registry.publish("words", b"one\n")
+    read(server, registry.clock)
+    both = SignedIndex(mirror, server, lambda: None, now=registry.clock)
+    assert both.checked(WORDS, b"", lambda: server.read(WORDS)) == b"one\n"
+
+
+# Writers at work --------------------------------------------------------------------------------
+
+
+def test_no_reader_is_refused_whoever_was_killed_when(
+    registry: SignedRegistry, server: HostileSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each step of a change, and between, either content is taken."""
+    read(server, registry.clock)
+    (registry.folder / WORDS).write_bytes(b"")
+    writer = registry.writer
+    writer.announce(WORDS, b"", b"one\n")
+    assert read(server, registry.clock) == b""
+    registry.write_index("words", b"one\n")
+    assert read(server, registry.clock) == b"one\n"
+    again = registry.opened()  # the server was killed here
+    assert again.renew(thoroughly=True) == []
+    assert read(server, registry.clock) == b"one\n"
+    server.shown[WORDS] = b""
+    with raises("M564", match="digest"):
+        read(server, registry.clock)
+
+
+def test_a_new_name_appears_without_a_gap(registry: SignedRegistry, server: HostileSource) -> None:
+    registry.writer.announce("index/new.jsonl", None, b"x\n")
+    assert read(server, registry.clock, "new") is None
+    registry.write_index("new", b"x\n")
+    assert read(server, registry.clock, "new") == b"x\n"
+    registry.opened().renew(thoroughly=True)
+    server.shown["index/new.jsonl"] = None
+    with raises("M564", match="missing"):
+        read(server, registry.clock, "new")
+
+
+def test_what_was_announced_and_never_came_is_forgotten(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    registry.writer.announce("index/new.jsonl", None, b"x\n")
+    registry.writer.announce(WORDS, b"", b"x\n")
+    registry.writer.renew(thoroughly=True)
+    server.shown[WORDS] = b"x\n"
+    assert read(server, registry.clock) == b"x\n"
+    registry.clock.time += datetime.timedelta(hours=2)
+    registry.writer.renew(thoroughly=True)
+    with raises("M564", match="digest"):
+        read(server, registry.clock)
+    server.shown["index/new.jsonl"] = b"x\n"
+    with raises("M564", match="listed"):
+        read(server, registry.clock, "new")
+
+
+def test_a_reader_between_two_publications_asks_again(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """The index is newer than the metadata that was read before it."""
+    read(server, registry.clock)
+    steps = [b"two\n", b"one\n"]
+
+    def race(path: str) -> None:
+        if path.startswith("tuf/") and path.endswith("index-0.json") and steps:
+            registry.publish("words", steps.pop())
+
+    signed = reader(server, registry.clock)
+    registry.publish("words", b"zero\n")
+    server.before_read = race
+    found = signed.checked(WORDS, b"zero\n", lambda: server.read(WORDS))
+    assert found in (b"zero\n", b"one\n", b"two\n")
+    server.before_read = lambda path: None
+    assert read(server, registry.clock) == (registry.folder / WORDS).read_bytes()
+
+
+def test_what_nobody_signed_is_not_signed_by_the_next_change(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Who can write to the storage, without a key."""
+    registry.write_index("words", b"evil\n")
+    with raises("M569", match="words"):
+        registry.publish("words", b"evil\none\n")
+    registry.write_index("more", b"evil\n")
+    with raises("M569", match="more"):
+        registry.publish("more", b"evil\none\n")
+    assert (registry.folder / WORDS).read_bytes() == b"evil\n"
+    with raises("M564", match="digest"):
+        read(server, registry.clock)
+    assert registry.writer.sign_all() == 2  # its operator has looked at it
+    assert read(server, registry.clock) == b"evil\n"
+
+
+def test_metadata_in_the_storage_is_not_believed(registry: SignedRegistry) -> None:
+    path = registry.folder / "tuf" / "1.index-0.json"
+    path.write_bytes(signed_by(7, path))
+    with raises("M560", match="index-0"):
+        registry.publish("words", b"one\n")
+    stamp = registry.folder / STAMP
+    stamp.write_bytes(signed_by(7, stamp))
+    with raises("M560", match="timestamp"):
+        registry.writer.renew()
+
+
+def test_a_storage_that_went_back_is_seen_by_who_signs(registry: SignedRegistry) -> None:
+    before = (registry.folder / STAMP).read_bytes()
+    registry.publish("words", b"one\n")
+    (registry.folder / STAMP).write_bytes(before)
+    with raises("M562", match="timestamp"):
+        registry.publish("words", b"two\n")
+
+
+def test_files_that_nobody_names_are_in_nobodys_way(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Who was killed has left a bin and a snapshot of the next version."""
+    for name in ("2.index-0", "2.snapshot"):
+        (registry.folder / "tuf" / f"{name}.json").write_bytes(b"left")
+    registry.publish("words", b"one\n")
+    assert read(server, registry.clock) == b"one\n"
+
+
+def test_old_files_are_removed_and_current_ones_stay(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    for number in range(3):
+        registry.publish("words", b"%d\n" % number)
+    registry.clock.time = datetime.datetime.now(datetime.timezone.utc) + 2 * DAY
+    registry.writer.renew(thoroughly=True)
+    left = {path.name for path in (registry.folder / "tuf").iterdir()}
+    assert "1.snapshot.json" not in left
+    assert "1.root.json" in left
+    assert "1.targets.json" in left
+    assert read(server, registry.clock) == b"2\n"
+
+
+def test_only_the_keys_of_the_root_sign(registry: SignedRegistry, tmp_path: Path) -> None:
+    other = MetadataWriter(registry.place, [key(5)], now=registry.clock)
+    with raises("M568", match="another key"):
+        other.sign_all()
+    from modpkg.registry.folder_place import FolderPlace
+
+    plain = FolderPlace(tmp_path / "plain")
+    plain.prepare("plain")
+    with raises("M568", match="no root"):
+        MetadataWriter(plain, [key(9)]).renew()
+
+
+# Private modules --------------------------------------------------------------------------------
+
+
+def test_a_private_index_is_signed_without_its_name(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    server.shown["index/secret.jsonl"] = b"one\n"
+    with raises("M564", match="listed"):
+        read(server, registry.clock, "secret")
+    registry.writer.announce_private(b"one\n")
+    assert read(server, registry.clock, "secret") == b"one\n"
+    registry.writer.settle_private(None, b"one\n")
+    registry.writer.announce_private(b"two\n")
+    registry.writer.settle_private(b"one\n", b"two\n")
+    with raises("M564", match="listed"):
+        read(server, registry.clock, "secret")
+    server.shown["index/secret.jsonl"] = b"two\n"
+    assert read(server, registry.clock, "secret") == b"two\n"
+    files = b"".join(path.read_bytes() for path in (registry.folder / "tuf").iterdir())
+    assert b"secret" not in files
