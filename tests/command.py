@@ -39,7 +39,7 @@ def modpkg_json(*arguments: str | Path, cwd: Path | None = None) -> Any:
 def check_shape(document: Any, *arguments: str) -> None:
     """Check a document against the schema of the command that printed it, and for other fields."""
     assert document["schema"] == 1
-    name = next(" ".join(arguments[:n]) for n in (2, 1) if " ".join(arguments[:n]) in SHAPES)
+    name = next(" ".join(arguments[:n]) for n in (3, 2, 1) if " ".join(arguments[:n]) in SHAPES)
     _validator(name).validate(document)
 
 

@@ -13,6 +13,7 @@ from modpkg.cli.output import counted, good, print_json, say, strong, table, tel
 from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.cli.registry_advisory import advisory_command
 from modpkg.cli.registry_remove import remove_release_command
+from modpkg.cli.registry_trust import registry_trust_command
 from modpkg.cli.registry_verify import verify_command
 from modpkg.cli.search import search_command
 from modpkg.cli.serve import admin_command, rebuild_command, serve_command
@@ -344,3 +345,4 @@ registry_command.add_command(admin_command)
 registry_command.add_command(rebuild_command)
 registry_command.add_command(remove_release_command)
 registry_command.add_command(advisory_command)
+registry_command.add_command(registry_trust_command)

@@ -86,6 +86,11 @@ def _opened(settings: ServerSettings) -> Iterator[Server]:
 @click.option("--url", help="Where people reach it. [default: http://HOST:PORT]")
 @click.option("--moved", is_flag=True, help="Take --url in place of the registry's address.")
 @click.option("--name", help="What a new registry calls itself; for ever.")
+@click.option(
+    "--tuf-keys",
+    type=click.Path(exists=True, file_okay=False),
+    help="The folder of the key that signs the index; see 'modpkg registry trust'.",
+)
 @click.option("--workers", default=1, show_default=True, help="Processes that answer.")
 @server_options
 def serve_command(
@@ -96,6 +101,7 @@ def serve_command(
     moved: bool,
     database: str | None,
     name: str | None,
+    tuf_keys: str | None,
     workers: int,
     config: Path | None,
 ) -> None:
@@ -105,6 +111,7 @@ def serve_command(
     is made with 'modpkg registry admin'.
     """
     given = {"storage": storage, "database": database, "name": name, "moved": moved or None}
+    given["tuf_keys"] = tuf_keys
     settings = _settings(config, **given, url=url)
     if url is None and settings.url == type(settings)(storage="").url:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -29,6 +29,7 @@ from modpkg.environment.policy import (
 from modpkg.environment.project import Project
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
+from modpkg.environment.signed_registries import with_seen, without_progress
 from modpkg.environment.signers import with_signers
 from modpkg.environment.tried_candidates import try_candidates
 from modpkg.environment.trust_news import TrustNews, trust_news
@@ -307,6 +308,8 @@ def make_lock(
         lock, previous, resolution, manifest, accepted=accepted, installed=installed
     )
     lock = promise.keep(signed.lock, lost, signed.refused)
+    chosen = [one.release.registry for one in resolution.modules.values()]
+    lock = with_seen(lock, previous, dict.fromkeys(chosen), registries.recorded)
     notes = registries.notes(lock, previous)
     notes += [*tried.notes, *signed.notes, *(one.sentence for one in lost.values())]
     notes += _warn_future(resolution, previous, now)
@@ -381,7 +384,7 @@ def kept_versions(
 def _equal_but_for_cutoff(one: Lock, other: Lock) -> bool:
     plain = [
         msgspec.structs.replace(
-            lock, resolution=msgspec.structs.replace(lock.resolution, cutoff=None)
+            without_progress(lock), resolution=msgspec.structs.replace(lock.resolution, cutoff=None)
         )
         for lock in (one, other)
     ]

@@ -24,6 +24,7 @@ from modpkg.environment.open_registries import OpenRegistries
 from modpkg.environment.policy import bounds_of
 from modpkg.environment.promise import Promise
 from modpkg.environment.rivals import Rivals
+from modpkg.environment.signed_registries import expect_seen
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import (
@@ -96,6 +97,9 @@ class Registries:
         registry = self._opened.at(
             location.address, self._manifest.folder, origin=location.origin, quiet=quiet
         )
+        for one in self._lock.registry if self._lock is not None else ():
+            if same_place(one.address, self.recorded(registry), self._owner.folder):
+                expect_seen(registry, one)
         if alias == DEFAULT and (locked := self.of_lock_alone):
             address = next(iter(locked))
             registry.remedy = f"use '--registry {address}', which modpkg.lock has modules from"

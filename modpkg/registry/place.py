@@ -222,6 +222,12 @@ class Place(Protocol):
         ...
 
 
+def bare_place(place: Place) -> Place:
+    """Return a place without what wraps it, to see which kind it is."""
+    inner: Place = getattr(place, "inner", place)
+    return inner
+
+
 def is_registry(place: Place) -> bool:
     """Return whether there is a registry at a place.
 

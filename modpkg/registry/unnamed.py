@@ -38,7 +38,7 @@ from modpkg.registry.candidates import (
 )
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import parse_index
-from modpkg.registry.place import Place, StoredFile, registry_at
+from modpkg.registry.place import Place, StoredFile, bare_place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
 from modpkg.registry.standing import without_removed
@@ -112,9 +112,9 @@ def remove_unnamed(
 def nobody_writes(place: Place) -> Iterator[None]:
     """Keep writers out, where there are locks."""
     with contextlib.ExitStack() as held:
-        if isinstance(place, FolderPlace):
-            held.enter_context(place.writing(exclusive=True))
-            if (private := place.folder / PRIVATE_TREE).is_dir():
+        if isinstance(folder := bare_place(place), FolderPlace):
+            held.enter_context(folder.writing(exclusive=True))
+            if (private := folder.folder / PRIVATE_TREE).is_dir():
                 held.enter_context(FolderPlace(private).writing(exclusive=True))
         yield
 

@@ -55,6 +55,19 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     requires: list[str] = []
 
 
+class LockedRegistry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """One ``[[registry]]``: how far a registry whose index is signed had come."""
+
+    address: Annotated[str, Meta(max_length=LOCK_ADDRESS)]
+    """Where it is, as modules have it."""
+    root: DigestText
+    """Digest of its first root, which says which registry it is."""
+    root_version: Annotated[int, Meta(ge=1, le=1 << 53)]
+    """Version of its root."""
+    snapshot: Annotated[int, Meta(ge=1, le=1 << 53)]
+    """Version of its snapshot."""
+
+
 class LockedPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """``[resolution]``: the settings that the lock was resolved with, as in the manifest."""
 
@@ -96,6 +109,8 @@ class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
     resolution: LockedPolicy = LockedPolicy()
     module: list[LockedModule] = []
     """Breadth first from the requirements."""
+    registry: list[LockedRegistry] = []
+    """Registries whose index is signed, by their addresses."""
     composed: list[LockedResult] = []
 
     def find(self, name: str) -> LockedModule | None:
@@ -179,6 +194,8 @@ def format_lock(lock: Lock) -> str:
         lines += ["", "[resolution]", *_fields(lock.resolution)]
     for module in lock.module:
         lines += ["", "[[module]]", *_fields(module)]
+    for registry in lock.registry:
+        lines += ["", "[[registry]]", *_fields(registry)]
     for result in lock.composed:
         lines += ["", "[[composed]]", *_fields(result)]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from modpkg.server.pages.ahead import prepare_candidates, prepare_module, prepare_pages
+from modpkg.server.signing import sign_anew
 from modpkg.server.state import Server
 from modpkg.server.sweeping import sweep
 
@@ -16,6 +17,9 @@ COUNTS_SECONDS = 30.0
 """Between two times that counts are written."""
 SWEEP_SECONDS = 600.0
 """Between two sweeps, the first of which is at the start."""
+LOOK_SECONDS = 3600.0
+"""Between two times that all signed metadata is looked through, the first of which is at the start.
+"""
 _log = logging.getLogger(__name__)
 
 
@@ -42,12 +46,16 @@ class Chores:
         self._do("downloads", self._server.downloads.write)
 
     def _run(self) -> None:
-        swept = -SWEEP_SECONDS
+        swept = looked = -LOOK_SECONDS
         prepared: set[str] = set()
         while True:
             if time.monotonic() - swept >= SWEEP_SECONDS:
                 swept = time.monotonic()
                 self._do("sweep", lambda: sweep(self._server))
+            if (metadata := self._server.metadata) is not None:
+                is_due = time.monotonic() - looked >= LOOK_SECONDS
+                looked = time.monotonic() if is_due else looked
+                self._do("metadata", partial(sign_anew, metadata, thoroughly=is_due))
             self._do("pages", lambda: prepare_pages(self._server.catalogue, prepared))
             self._prepare_changed(prepared)
             if self._ends.is_set():

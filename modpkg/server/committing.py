@@ -27,7 +27,7 @@ from modpkg.core.records import IndexLine, ReleaseRecord, canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.folder_place import FolderPlace
-from modpkg.registry.place import Place, registry_at
+from modpkg.registry.place import Place, bare_place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.session_records import CommitAnswer, DeclaredBlob
 from modpkg.registry.writer import RegistryWriter, blobs_of
@@ -160,8 +160,8 @@ def _add_registered(place: Place, record: ReleaseRecord, tree: BlobTree) -> None
     for digest, what in blobs_of(record):
         if digest in record.packs or tree.has(digest):
             continue
-        if isinstance(place, FolderPlace):
-            tree.add_shared(place.blobs, digest, what)
+        if isinstance(folder := bare_place(place), FolderPlace):
+            tree.add_shared(folder.blobs, digest, what)
         else:
             tree.add_stream(place.source.stream(blob_path(digest)), digest, what, place.url)
 

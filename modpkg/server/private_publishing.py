@@ -19,7 +19,7 @@ from modpkg.core.names import parse_requirement
 from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.tree import BlobTree
 from modpkg.registry.folder_place import FolderPlace
-from modpkg.registry.place import Place
+from modpkg.registry.place import Place, bare_place
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import blobs_of
 from modpkg.server.callers import Caller
@@ -87,8 +87,8 @@ def add_readable(server: Server, caller: Caller, record: ReleaseRecord, tree: Bl
         place = find(digest, sizes.get(digest))
         if place is None:
             missing.append(digest)
-        elif isinstance(place, FolderPlace):
-            tree.add_shared(place.blobs, digest, what)
+        elif isinstance(folder := bare_place(place), FolderPlace):
+            tree.add_shared(folder.blobs, digest, what)
         else:
             tree.add_stream(place.source.stream(blob_path(digest)), digest, what, place.url)
     if missing:

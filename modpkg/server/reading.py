@@ -32,6 +32,7 @@ FILES = re.compile(
     rf"/(?:(blobs/sha256)/{_HEX}"
     rf"|index/{_NAME}\.jsonl|modules\.jsonl|registry\.json|advisories\.jsonl"
     rf"|candidates/{_NAME}(?:/[1-9][0-9]{{0,8}})?\.jsonl"
+    r"|tuf/(?:timestamp|[1-9][0-9]{0,15}\.(?:root|snapshot|targets|index-[0-9a-f]{1,4}))\.json"
     r"|elsewhere/([0-9a-f]{2})/\3[0-9a-f]{62}\.json"
     rf"|signatures/([0-9a-f]{{2}})/\4[0-9a-f]{{62}}\.jsonl|successors/{_NAME}\.jsonl)"
 )

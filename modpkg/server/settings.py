@@ -71,6 +71,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies in front of the server, whose word on whom they ask for
     counts."""
+    tuf_keys: str | None = None
+    """The folder of the keys that sign its index, ``*.pem``; None if nothing is signed."""
     limits: ServerLimits = ServerLimits()
 
     @property

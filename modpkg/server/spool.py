@@ -24,7 +24,7 @@ from modpkg.core.files import make_folder, remove_tree, rename
 from modpkg.core.tree import BlobTree
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.object_store import library
-from modpkg.registry.place import Place
+from modpkg.registry.place import Place, bare_place
 from modpkg.registry.source import FileMissing
 
 FOLDER = ".server/sessions"
@@ -93,8 +93,8 @@ class Spool(Protocol):
 
 def spool_of(place: Place, session: str) -> Spool:
     """Return the blobs of a session."""
-    if isinstance(place, BucketPlace):
-        return BucketSpool(place, session)
+    if isinstance(bucket := bare_place(place), BucketPlace):
+        return BucketSpool(bucket, session)
     return FolderSpool(place.folder or Path.cwd(), session)
 
 

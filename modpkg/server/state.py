@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter
 
-from modpkg.core.errors import PublishError, RegistryError, UsageError
+from modpkg.core.errors import PublishError, RegistryError, TrustError, UsageError
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.oci_address import is_loopback
 from modpkg.core.redacted import redacted
@@ -27,7 +27,9 @@ from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.reading import files_of
 from modpkg.server.request_log import log
 from modpkg.server.settings import ServerSettings
+from modpkg.server.signing import metadata_writer, sign_anew
 from modpkg.server.traffic import Traffic
+from modpkg.trust.signing_place import SigningPlace
 
 COMMITS_AT_ONCE = 4
 """Commits that one process is at; others wait for their turn."""
@@ -67,9 +69,15 @@ class Server:
         self.settings = settings
         self.place: Place = open_place(settings.storage)
         """Where the registry's files lie."""
-        self.files = files_of(self.place)
         self.private: Place | None = private_place(settings.storage)
         """Where those of private modules lie; None where there can be none."""
+        self.metadata = metadata_writer(self.place, self.private, settings.tuf_keys)
+        """What signs the index; None if nothing does."""
+        if self.metadata is not None:
+            self.place = SigningPlace(self.place, self.metadata)
+            if self.private is not None:
+                self.private = SigningPlace(self.private, self.metadata, private=True)
+        self.files = files_of(self.place)
         self.private_files = None if self.private is None else files_of(self.private)
         self.issuers = Issuers()
         self.commits = CapacityLimiter(COMMITS_AT_ONCE)
@@ -93,6 +101,11 @@ class Server:
             RegistryError: Another address is known to people, and nobody said that it has moved.
         """
         self.place.prepare(self.settings.name)
+        if self.metadata is not None:
+            sign_anew(self.metadata, thoroughly=True)
+        elif self.registry().info.tuf is not None:
+            reason = "its index is signed, and a server needs the key for that: --tuf-keys FOLDER"
+            raise TrustError("M568", url=self.place.url, reason=reason)
         self._announce()
         self.database.upgrade()
 

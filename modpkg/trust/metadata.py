@@ -290,6 +290,12 @@ def _opened(key: MetadataKey) -> PublicKey | None:
     return None
 
 
+def key_of(key: MetadataKey) -> str:
+    """Return a key as modpkg writes signers; the kind of one that it does not know."""
+    opened = _opened(key)
+    return f"a key of the kind {key.keytype}"[:100] if opened is None else str(opened)
+
+
 def moment_text(moment: datetime.datetime) -> str:
     """Return a moment as metadata has it: in UTC and whole seconds."""
     return moment.astimezone(datetime.timezone.utc).strftime(_MOMENT)

@@ -11,10 +11,10 @@ is written last, and only as it was read.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -42,6 +42,7 @@ from modpkg.trust.metadata import (
     read_metadata,
     signed_metadata,
 )
+from modpkg.trust.metadata_draft import MetadataDraft
 from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
@@ -70,33 +71,6 @@ class Lives(Struct, frozen=True):
 
 SERVED = Lives(datetime.timedelta(days=1), datetime.timedelta(days=7))
 """Of a registry whose server signs anew all the time."""
-
-
-class _Draft:
-    """Metadata that is being changed."""
-
-    def __init__(self, trusted: TrustedMetadata, stored: StoredMetadata) -> None:
-        self._trusted = trusted
-        self._stored = stored
-        self.bins: dict[str, dict[str, SignedFile]] = {}
-        """The files of bins that are changed."""
-
-    def file(self, path: str) -> SignedFile | None:
-        return self._files(self._trusted.bin_of(path)).get(path)
-
-    def put(self, path: str, file: SignedFile | None) -> None:
-        """Let a file be listed so, or not any more with None."""
-        role = self._trusted.bin_of(path)
-        files = self.bins.setdefault(role, dict(self._files(role)))
-        if file is None:
-            files.pop(path, None)
-        else:
-            files[path] = file
-
-    def _files(self, role: str) -> dict[str, SignedFile]:
-        if role in self.bins:
-            return self.bins[role]
-        return self._stored.load_bin(self._trusted, role).targets
 
 
 class MetadataWriter:
@@ -129,7 +103,7 @@ class MetadataWriter:
         """
         digest = digest_bytes(data)
 
-        def edit(draft: _Draft) -> None:
+        def edit(draft: MetadataDraft) -> None:
             known, since = draft.file(path), moment_text(self._now())
             if known is None:
                 if before is not None:
@@ -149,14 +123,14 @@ class MetadataWriter:
         """Let what files have now count alone; return those that have what nobody announced."""
         strange: list[str] = []
 
-        def edit(draft: _Draft) -> None:
+        def edit(draft: MetadataDraft) -> None:
             strange.clear()
             strange.extend(path for path in sorted(set(paths)) if not self._settle(draft, path))
 
         self._change(edit)
         return strange
 
-    def _settle(self, draft: _Draft, path: str) -> bool:
+    def _settle(self, draft: MetadataDraft, path: str) -> bool:
         known, data = draft.file(path), self._stored.read(path)
         if known is None:
             return data is None
@@ -183,7 +157,7 @@ class MetadataWriter:
     def settle_private(self, before: bytes | None, data: bytes) -> None:
         """Let the index file of a private module count alone, in the place of what it was."""
 
-        def edit(draft: _Draft) -> None:
+        def edit(draft: MetadataDraft) -> None:
             if before is not None and before != data:
                 draft.put(private_path(digest_bytes(before)), None)
             draft.put(private_path(digest_bytes(data)), _signed_file(data))
@@ -229,6 +203,12 @@ class MetadataWriter:
             found[private_path(digest_bytes(data))] = data
         return {path: _signed_file(data) for path, data in found.items() if data is not None}
 
+    def bits(self) -> int:
+        """Return how many bits of a name's hash say which bin it is in."""
+        with suppress(TrustError):
+            return self._stored.current().delegations.succinct_roles.bit_length
+        return BIN_BITS
+
     def renew(self, *, thoroughly: bool = False) -> list[str]:
         """Sign anew what expires soon; return files that have what nobody announced.
 
@@ -241,25 +221,27 @@ class MetadataWriter:
         def run(change: RegistryChange) -> None:
             strange.clear()
             trusted = self._stored.current(change)
-            draft, now = _Draft(trusted, self._stored), self._now()
+            draft, now = MetadataDraft(trusted, self._stored), self._now()
             if thoroughly:
                 self._settle_all(trusted, draft, strange)
-            stamp, snapshot = trusted.timestamp, trusted.snapshot
-            if stamp is None or snapshot is None:
-                raise AssertionError("what is read has both")
-            ages = (
-                (stamp.until - now, self._lives.timestamp),
-                (snapshot.until - now, self._lives.snapshot),
-            )
-            if draft.bins or any(left < life / 2 for left, life in ages):
-                self._write(change, trusted, draft.bins)
+            stamp, snapshot, targets = trusted.timestamp, trusted.snapshot, trusted.targets
+            if stamp is None or snapshot is None or targets is None:
+                raise AssertionError("what is read has all of them")
+            ends = ((stamp, self._lives.timestamp), (snapshot, self._lives.snapshot))
+            keys = None
+            if targets.until - now < self._lives.bins / 4:
+                keys = trusted.delegations.succinct_roles
+            if keys or draft.bins or any(one.until - now < life / 2 for one, life in ends):
+                self._write(change, trusted, draft.bins, keys)
 
         self.place.change(run)
         if thoroughly:
             self._remove_old()
         return strange
 
-    def _settle_all(self, trusted: TrustedMetadata, draft: _Draft, strange: list[str]) -> None:
+    def _settle_all(
+        self, trusted: TrustedMetadata, draft: MetadataDraft, strange: list[str]
+    ) -> None:
         """Settle what was announced in any bin, and change bins that expire soon."""
         soon = self._now() + self._lives.bins / 4
         privates: set[str] | None = None
@@ -279,13 +261,17 @@ class MetadataWriter:
         if privates is not None:
             self._settle_privates(trusted, draft, {private_path(digest) for digest in privates})
 
-    def _settle_privates(self, trusted: TrustedMetadata, draft: _Draft, there: set[str]) -> None:
+    def _settle_privates(
+        self, trusted: TrustedMetadata, draft: MetadataDraft, there: set[str]
+    ) -> None:
         for role in trusted.delegations.succinct_roles.names():
             for path, file in self._stored.load_bin(trusted, role).targets.items():
                 if not path.startswith("private/"):
                     continue
-                if path in there:
+                if path in there and file.custom.coming:
                     draft.put(path, replace(file, custom=Announced()))
+                elif path in there:
+                    continue
                 elif not self._young(file.custom.coming):
                     draft.put(path, None)
             trusted.bins.pop(role, None)
@@ -312,10 +298,10 @@ class MetadataWriter:
 
     # Files ------------------------------------------------------------------------------------
 
-    def _change(self, edit: Callable[[_Draft], None]) -> None:
+    def _change(self, edit: Callable[[MetadataDraft], None]) -> None:
         def run(change: RegistryChange) -> None:
             trusted = self._stored.current(change)
-            draft = _Draft(trusted, self._stored)
+            draft = MetadataDraft(trusted, self._stored)
             edit(draft)
             if draft.bins:
                 self._write(change, trusted, draft.bins)
@@ -420,7 +406,7 @@ class MetadataWriter:
                 found[role] = max(found.get(role, 0), int(version))
         stamp = change.read(TIMESTAMP, bounds.TUF_ROOT_BYTES)
         if stamp is not None:
-            with contextlib.suppress(TrustError):
+            with suppress(TrustError):
                 signed = read_metadata(stamp, TimestampMetadata, TIMESTAMP).signed
                 if len(str(signed.version)) <= _DIGITS:
                     found["timestamp"] = signed.version

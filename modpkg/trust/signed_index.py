@@ -88,7 +88,8 @@ class SignedIndex:
             now: Returns what time it is.
         """
         self._sources = [source] if source is own else [source, own]
-        self._url = redacted(own.url)
+        self.address = own.url
+        self.url = self._url = redacted(own.url)
         self._info = info
         self._folder = remembered_folder(own.url) if folder is None else folder
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
@@ -146,6 +147,14 @@ class SignedIndex:
                 self._load_bin(trusted, trusted.bin_of(path))
         except (ModpkgError, FileMissing):
             pass  # who needs it meets it
+
+    def metadata(self) -> TrustedMetadata | None:
+        """Return the metadata of the registry as it is now; None if it is not signed.
+
+        Raises:
+            TrustError: It is not what it has to be.
+        """
+        return self._believed()
 
     def seen(self) -> SeenRegistry | None:
         """Return what was seen of the registry by this command; None if it is not signed."""

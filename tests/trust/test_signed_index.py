@@ -147,12 +147,22 @@ def test_an_expired_snapshot_is_refused(registry: SignedRegistry, server: Hostil
 
 def test_an_expired_bin_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
     registry.clock.time += 360 * DAY
-    registry.writer.renew()
     registry.write_root(2)
-    registry.clock.time += 5.5 * DAY
-    registry.writer.renew()
-    with raises("M561", match="targets"):
-        read(server, registry.clock)
+    for expired in ("targets", "index-0"):
+        registry.writer.renew(thoroughly=True)
+        server.shown.clear()
+        assert read(server, registry.clock) == b""
+        (name,) = [
+            path.name
+            for path in (registry.folder / "tuf").glob(f"*.{expired}.json")
+            if not path.name.startswith("1.")
+        ]
+        server.shown[f"tuf/{name}"] = signed_by(
+            9, registry.folder / "tuf" / name, expires="2026-11-28T12:00:00Z"
+        )
+        (remembered_folder(server.url) / f"{expired}.json").unlink()
+        with raises("M561", match=expired):
+            read(server, registry.clock)
 
 
 def test_an_expired_root_is_refused_and_a_new_one_helps(

@@ -1,0 +1,389 @@
+"""``registry trust``: who signs a registry's index."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import click
+from msgspec import Struct, structs
+
+from modpkg.cli.key import open_signer
+from modpkg.cli.options import json_option, with_workspace
+from modpkg.cli.output import counted, good, print_json, say, table, tell
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import ModpkgError, TrustError, UsageError
+from modpkg.core.files import write_atomically
+from modpkg.environment.workspace import Workspace
+from modpkg.registry.location import default_location
+from modpkg.registry.open_source import open_configured
+from modpkg.registry.opening import open_place
+from modpkg.registry.place import Place
+from modpkg.registry.recorded_address import recorded_address, same_place
+from modpkg.registry.source import FileMissing
+from modpkg.resolve.lock import format_lock
+from modpkg.trust.bundle import Signer
+from modpkg.trust.metadata import RootMetadata, key_of
+from modpkg.trust.metadata_writer import BIN_BITS, Lives, MetadataWriter
+from modpkg.trust.public_key import PublicKey, parse_key
+from modpkg.trust.root_metadata import name_root, new_root, roots_at, signed_root, write_root
+from modpkg.trust.signed_index import SignedIndex, remembered_folder
+from modpkg.trust.stored_metadata import StoredMetadata
+from modpkg.trust.trusted_metadata import TrustedMetadata
+
+
+class SignedRegistryDocument(Struct, frozen=True, kw_only=True):
+    """Who signs a registry's index, and how far it has come."""
+
+    address: str
+    root: str
+    """Digest of its first root, which says which registry it is."""
+    root_version: int
+    root_expires: str
+    threshold: int
+    """How many of ``people`` have to sign the next root."""
+    people: list[str]
+    """Public keys."""
+    online: list[str]
+    """Public keys that sign the index itself."""
+    snapshot: int
+    timestamp_expires: str
+
+
+class SignedAgain(Struct, frozen=True):
+    """A registry whose index was signed as it is."""
+
+    address: str
+    modules: int
+    """Index files."""
+
+
+class Forgotten(Struct, frozen=True):
+    """A registry of which nothing is remembered any more."""
+
+    address: str
+    was_known: bool
+
+
+_life = click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=30,
+    show_default=True,
+    help="For how long readers take it without its being signed anew.",
+)
+_online = click.option(
+    "--online-key", required=True, metavar="KEY", help="The key that signs the index."
+)
+_people = click.option(
+    "--root-key",
+    "people",
+    multiple=True,
+    required=True,
+    metavar="KEY",
+    help="A key that signs roots, or the public part of one; repeat it.",
+)
+_threshold = click.option(
+    "--threshold",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="How many of the root keys have to sign a root.",
+)
+_threshold_as_before = click.option(
+    "--threshold",
+    type=click.IntRange(1, 64),
+    help="How many of the root keys have to sign a root. [default: as many as before]",
+)
+_root_days = click.option(
+    "--root-days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    help="For how long the root holds.",
+)
+
+
+@click.group("trust")
+def registry_trust_command() -> None:
+    """Sign a registry's index, so that nobody can show an older or another one.
+
+    \b
+      modpkg registry trust init /srv/models --root-key alice --online-key /etc/modpkg/online.pem
+      modpkg registry serve /srv/models --tuf-keys /etc/modpkg
+      modpkg registry trust show https://models.acme.example
+    """
+
+
+@registry_trust_command.command("init")
+@click.argument("address", metavar="STORAGE")
+@_people
+@_threshold
+@_online
+@click.option(
+    "--bins",
+    type=click.Choice([str(1 << bits) for bits in range(1, 13)]),
+    default=str(1 << BIN_BITS),
+    show_default=True,
+    help="Over how many files the names are spread.",
+)
+@_root_days
+@_life
+@json_option
+@with_workspace
+def init_command(
+    workspace: Workspace,
+    address: str,
+    people: tuple[str, ...],
+    threshold: int,
+    online_key: str,
+    bins: str,
+    root_days: int,
+    days: int,
+    as_json: bool,
+) -> None:
+    """Begin to sign the index in STORAGE, a folder or an object store.
+
+    Root keys stay with people, who sign who may sign: keep them off the server. The online key
+    signs what is published. From now on readers refuse what is not signed.
+    """
+    place = _place(workspace, address)
+    place.prepare()
+    roots = roots_at(place)
+    keys, signers = _keys(people)
+    online = open_signer(online_key)
+    if roots is None:
+        _check_threshold(keys, threshold)
+        root = new_root(1, keys, threshold, online.public, _now() + datetime.timedelta(root_days))
+        data = signed_root(root, signers, None)
+        write_root(place, data, None)
+    else:  # whoever began was killed
+        data, trusted = roots[0][0], roots[1]
+        if trusted.root.version > 1 or _is_signed(place):
+            raise TrustError("M568", url=place.url, reason="it is signed already")
+    name_root(place, data)
+    count = _writer(place, online, days).sign_all(bits=int(bins).bit_length() - 1)
+    if as_json:
+        print_json(SignedAgain(place.url, count))
+        return
+    tell(f"{good('Signed')} {counted(count, 'index file')} of {place.url}.")
+    tell(f"Its first root, for those who want to compare it: {digest_bytes(data)}")
+
+
+@registry_trust_command.command("sign")
+@click.argument("address", metavar="STORAGE")
+@_online
+@_life
+@click.option("--anew", is_flag=True, help="Leave aside what is signed so far, if it is damaged.")
+@json_option
+@with_workspace
+def sign_command(
+    workspace: Workspace, address: str, online_key: str, days: int, anew: bool, as_json: bool
+) -> None:
+    """Sign the index in STORAGE as it is now: look at it before.
+
+    Nobody may publish meanwhile. A server with the key signs by itself what it publishes.
+    """
+    place = _place(workspace, address)
+    writer = _writer(place, open_signer(online_key), days)
+    count = writer.sign_all(bits=writer.bits() if anew else None)
+    if as_json:
+        print_json(SignedAgain(place.url, count))
+    else:
+        tell(f"{good('Signed')} {counted(count, 'index file')} of {place.url}.")
+
+
+@registry_trust_command.command("rotate")
+@click.argument("address", metavar="STORAGE")
+@_people
+@click.option(
+    "--sign-with",
+    "others",
+    multiple=True,
+    metavar="KEY",
+    help="A root key that signs this root, and is none any more; repeat it.",
+)
+@_threshold_as_before
+@_online
+@_root_days
+@_life
+@json_option
+@with_workspace
+def rotate_command(
+    workspace: Workspace,
+    address: str,
+    people: tuple[str, ...],
+    others: tuple[str, ...],
+    threshold: int | None,
+    online_key: str,
+    root_days: int,
+    days: int,
+    as_json: bool,
+) -> None:
+    """Write the next root in STORAGE: with other keys, or with the same ones for another year.
+
+    As many of the root keys so far as have to, and of the new ones, sign it. With another online
+    key, the index is signed as it is now: look at it before, if the key was stolen.
+    """
+    place = _place(workspace, address)
+    roots = roots_at(place)
+    if roots is None:
+        reason = "it has no root yet; run 'modpkg registry trust init'"
+        raise TrustError("M568", url=place.url, reason=reason)
+    trusted, before = roots[1], roots[1].root
+    keys, signers = _keys(people)
+    signers += [open_signer(one) for one in others]
+    threshold = before.roles["root"].threshold if threshold is None else threshold
+    _check_threshold(keys, threshold)
+    online = open_signer(online_key)
+    expires = _now() + datetime.timedelta(root_days)
+    root = new_root(before.version + 1, keys, threshold, online.public, expires)
+    writer = _writer(place, online, days)
+    bits = writer.bits()
+    write_root(place, signed_root(root, signers, before), trusted)
+    if _online_keys(before) != _online_keys(root):
+        writer.sign_all(bits=bits)
+    current = StoredMetadata(place).current()
+    _show(_document(place.url, digest_bytes(roots[0][0]), current), as_json=as_json)
+
+
+@registry_trust_command.command("show")
+@click.argument("address", metavar="URL")
+@json_option
+@with_workspace
+def show_command(workspace: Workspace, address: str, as_json: bool) -> None:
+    """Show who signs the index of the registry at URL, as its readers verify it."""
+    signed = _signed(workspace, address)
+    trusted = signed.metadata()
+    seen = signed.seen()
+    if trusted is None or seen is None:
+        raise UsageError("M901", message=f"The index of {signed.url} is not signed.")
+    _show(_document(signed.url, seen.root, trusted), as_json=as_json)
+
+
+@registry_trust_command.command("forget")
+@click.argument("address", metavar="URL")
+@json_option
+@with_workspace
+def forget_command(workspace: Workspace, address: str, as_json: bool) -> None:
+    """Forget that the registry at URL is signed, and by whom, here and in the project's lock.
+
+    The next command believes what it finds there, as the first one did: ask who runs it before.
+    """
+    signed = _signed(workspace, address)
+    folder = remembered_folder(signed.address)
+    known = folder.is_dir()
+    shutil.rmtree(folder, ignore_errors=True)
+    lock = None
+    with suppress(ModpkgError):
+        lock = workspace.lock
+    if lock is not None and lock.registry:
+        own, base = recorded_address(signed.address, workspace.manifest), workspace.manifest.folder
+        kept = [one for one in lock.registry if not same_place(one.address, own, base)]
+        if kept != lock.registry:
+            known = True
+            text = format_lock(structs.replace(lock, registry=kept))
+            write_atomically(workspace.project.lock_path, text.encode())
+    if as_json:
+        print_json(Forgotten(signed.url, known))
+    else:
+        tell(f"{good('Forgot')} who signs {signed.url}." if known else "Nothing was known of it.")
+
+
+def _place(workspace: Workspace, text: str) -> Place:
+    return open_place(_address(workspace, text), workspace.settings)
+
+
+def _address(workspace: Workspace, text: str) -> str:
+    manifest = None
+    with suppress(ModpkgError):  # aliases of a project count where there is one
+        manifest = workspace.manifest
+    return default_location(manifest, text, lambda: workspace.settings).address
+
+
+def _signed(workspace: Workspace, text: str) -> SignedIndex:
+    source = open_configured(_address(workspace, text), Path.cwd(), workspace.settings)
+
+    def info() -> bytes | None:
+        with suppress(FileMissing):
+            return source.read("registry.json")
+        return None
+
+    return SignedIndex(source, source, info)
+
+
+def _keys(texts: tuple[str, ...]) -> tuple[list[PublicKey], list[Signer]]:
+    """Return the keys that are named, and those of them that can sign."""
+    signers = {text: open_signer(text) for text in texts if not text.startswith("key:")}
+    keys = [signers[text].public if text in signers else parse_key(text) for text in texts]
+    for one in keys:
+        one.opened()
+    return keys, [*signers.values()]
+
+
+def _check_threshold(keys: list[PublicKey], threshold: int) -> None:
+    if threshold > len(set(keys)):
+        message = f"--threshold {threshold} of {counted(len(set(keys)), 'root key')} never holds."
+        raise UsageError("M901", message=message)
+
+
+def _writer(place: Place, online: Signer, days: int) -> MetadataWriter:
+    from modpkg.registry.unnamed import PRIVATE_TREE
+
+    life = datetime.timedelta(days)
+    private = None
+    if place.folder is not None and (place.folder / PRIVATE_TREE).is_dir():
+        private = open_place(str(place.folder / PRIVATE_TREE))
+    elif place.folder is None:
+        private = open_place(f"{place.source.url.rstrip('/')}/{PRIVATE_TREE}")
+    return MetadataWriter(place, [online], lives=Lives(life, life), private=private)
+
+
+def _is_signed(place: Place) -> bool:
+    try:
+        place.source.read("tuf/timestamp.json")
+    except FileMissing:
+        return False
+    return True
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def _online_keys(root: RootMetadata) -> list[str]:
+    return root.roles["timestamp"].keyids
+
+
+def _document(url: str, first: str, trusted: TrustedMetadata) -> SignedRegistryDocument:
+    root = trusted.root
+    snapshot, stamp = trusted.snapshot, trusted.timestamp
+    return SignedRegistryDocument(
+        address=url,
+        root=first,
+        root_version=root.version,
+        root_expires=root.expires,
+        threshold=root.roles["root"].threshold,
+        people=[key_of(root.keys[one]) for one in root.roles["root"].keyids],
+        online=[key_of(root.keys[one]) for one in _online_keys(root)],
+        snapshot=0 if snapshot is None else snapshot.version,
+        timestamp_expires="" if stamp is None else stamp.expires,
+    )
+
+
+def _show(document: SignedRegistryDocument, *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    say(document.address)
+    of = f"{document.threshold} of {len(document.people)}"
+    rows = [
+        ["First root", document.root],
+        ["Root", f"version {document.root_version}, until {document.root_expires}, {of} sign it"],
+        *(["", one] for one in document.people),
+        ["Index", f"snapshot {document.snapshot}, until {document.timestamp_expires or '-'}"],
+        *(["", one] for one in document.online),
+    ]
+    table(rows, ["What", "Signed"])

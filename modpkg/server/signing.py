@@ -1,0 +1,46 @@
+"""The keys that a server signs its index with, and signing it anew before it expires."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from modpkg.core.errors import TrustError
+from modpkg.core.files import shown
+from modpkg.registry.place import Place
+from modpkg.server.request_log import log
+from modpkg.trust.metadata_writer import MetadataWriter
+from modpkg.trust.private_key import PrivateKey, read_key
+
+
+def metadata_writer(
+    place: Place, private: Place | None, folder: str | None
+) -> MetadataWriter | None:
+    """Return what signs the index of a registry, with the keys in a folder; None without one.
+
+    Raises:
+        TrustError: There is no key there, or one cannot be used.
+        InstallError: One belongs to somebody else.
+    """
+    if folder is None:
+        return None
+    return MetadataWriter(place, signing_keys(Path(folder)), private=private)
+
+
+def signing_keys(folder: Path) -> list[PrivateKey]:
+    """Return the private keys in a folder, which have no passphrase: nobody is there to ask.
+
+    Raises:
+        TrustError: There is none, or one cannot be used.
+        InstallError: One belongs to somebody else.
+    """
+    paths = sorted(folder.glob("*.pem"))
+    if not paths:
+        raise TrustError("M549", path=shown(folder / "online.pem"))
+    return [read_key(path, str) for path in paths]
+
+
+def sign_anew(metadata: MetadataWriter, *, thoroughly: bool) -> None:
+    """Sign what expires soon, and log what is in the storage that nobody has signed."""
+    for path in metadata.renew(thoroughly=thoroughly):
+        log("unsigned", level=logging.WARNING, path=path)
