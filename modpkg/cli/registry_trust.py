@@ -15,6 +15,7 @@ from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, table, tell
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError, UsageError
+from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import write_atomically
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.location import default_location
@@ -30,7 +31,7 @@ from modpkg.trust.metadata_writer import BIN_BITS, Lives, MetadataWriter
 from modpkg.trust.public_key import PublicKey, parse_key
 from modpkg.trust.root_metadata import name_root, new_root, roots_at, signed_root, write_root
 from modpkg.trust.signed_index import SignedIndex, remembered_folder
-from modpkg.trust.stored_metadata import StoredMetadata
+from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 
@@ -308,7 +309,7 @@ def _signed(workspace: Workspace, text: str) -> SignedIndex:
 
     def info() -> bytes | None:
         with suppress(FileMissing):
-            return source.read("registry.json")
+            return source.read(REGISTRY_INFO)
         return None
 
     return SignedIndex(source, source, info)
@@ -343,7 +344,7 @@ def _writer(place: Place, online: Signer, days: int) -> MetadataWriter:
 
 def _is_signed(place: Place) -> bool:
     try:
-        place.source.read("tuf/timestamp.json")
+        place.source.read(TIMESTAMP)
     except FileMissing:
         return False
     return True

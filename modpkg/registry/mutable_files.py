@@ -144,6 +144,11 @@ class MutableFiles:
         keep()
         return data
 
+    def prefetch(self, path: str, pool: Executor) -> None:
+        """Begin to fetch what verifies a file, if anything does."""
+        if self.checks is not None and not self._offline:
+            self.checks.prefetch(path, pool)
+
     def info(self) -> bytes | None:
         """Return ``registry.json`` as it is sent; None if it is missing."""
         with suppress(FileMissing):

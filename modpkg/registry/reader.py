@@ -70,8 +70,7 @@ class Registry:
     ) -> None:
         """``origin`` is what named the address, for messages; ``source`` is open already."""
         settings = settings or Settings()
-        self.allowance = Allowance(url, settings.limits)
-        """What a command may still take from this registry."""
+        self.allowance = Allowance(url, settings.limits)  # what a command may still take from it
         self._home = source or open_configured(url, base, settings, self.allowance)
         self.source: Source = self._home
         self.cache = cache
@@ -214,8 +213,7 @@ class Registry:
     def prefetch(self, name: str, pool: Executor) -> None:
         """Begin to fetch a module's index file; `index` waits for it, and raises its errors."""
         if name not in self._indexes and name not in self._ahead:
-            if self.files.checks is not None:
-                self.files.checks.prefetch(f"index/{name}.jsonl", pool)
+            self.files.prefetch(f"index/{name}.jsonl", pool)
             self._ahead[name] = pool.submit(self._read_index, name)
 
     def prefetch_blob(self, digest: str, what: str, pool: Executor) -> None:

@@ -237,14 +237,17 @@ def signed_metadata(signed: Struct, signers: Iterable[tuple[str, Signer]]) -> by
     document = msgspec.to_builtins(signed)
     message = canonical(document)
     signatures = [{"keyid": keyid, "sig": key.sign(message).hex()} for keyid, key in signers]
-    return canonical({"signatures": signatures, "signed": document}) + b"\n"
+    whole = {"signatures": signatures, "signed": document}
+    return msgspec.json.encode(whole, order="sorted") + b"\n"
 
 
 _ESCAPE = re.compile(rb"\\(u[0-9a-f]{4}|[^u])")
 
 
 def canonical(document: Any) -> bytes:
-    """Return a document in canonical JSON as TUF means it: of its escapes, two stay.
+    """Return a document in canonical JSON as TUF means it, which is what is signed.
+
+    Of JSON's escapes two stay, so that a text of several lines makes it no JSON.
 
     >>> canonical({"b": "a\\nb", "a": 1}) == b'{"a":1,"b":"a\\nb"}'
     True

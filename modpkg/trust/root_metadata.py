@@ -5,13 +5,10 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
-import msgspec
-
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import TrustError
-from modpkg.core.filenames import REGISTRY_INFO
-from modpkg.core.records import RegistryInfo, canonical_json, decode_record
+from modpkg.registry.identity import set_info
 from modpkg.registry.place import Place, RegistryChange
 from modpkg.registry.source import FileMissing
 from modpkg.trust.bundle import Signer
@@ -81,15 +78,7 @@ def write_root(place: Place, data: bytes, trusted: TrustedMetadata | None) -> in
 
 def name_root(place: Place, first: bytes) -> None:
     """Write into ``registry.json`` that it is signed, with the digest of its first root."""
-
-    def edit(change: RegistryChange) -> None:
-        data = change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) or b""
-        decode_record(data, RegistryInfo, f"{place.url}/{REGISTRY_INFO}")
-        info = msgspec.json.decode(data)
-        info["tuf"] = digest_bytes(first)
-        change.replace(REGISTRY_INFO, canonical_json(info) + b"\n")
-
-    place.change(edit)
+    set_info(place, "tuf", digest_bytes(first))
 
 
 def roots_at(place: Place) -> tuple[list[bytes], TrustedMetadata] | None:

@@ -35,7 +35,7 @@ from modpkg.core.errors import (
     TrustError,
 )
 from modpkg.core.file_lock import file_lock
-from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.filenames import LOCK_NAME, REGISTRY_INFO
 from modpkg.core.files import write_atomically
 from modpkg.core.home import home
 from modpkg.core.records import RegistryInfo, decode_record
@@ -215,7 +215,7 @@ class SignedIndex:
         locked = None if self.locked is None else self.locked.root
         if data is not None:
             if locked is not None and (found := digest_bytes(data)) != locked:
-                raise self._other_root("modpkg.lock", found, locked)
+                raise self._other_root(LOCK_NAME, found, locked)
             return data
         if locked is not None:
             return locked

@@ -11,7 +11,7 @@ import pytest
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.trust import signed_index
-from modpkg.trust.metadata import metadata_key
+from modpkg.trust.metadata import canonical, metadata_key
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.signed_index import SeenRegistry, SignedIndex, remembered_folder
 from tests.raising import raises
@@ -52,14 +52,12 @@ def files_of(registry: SignedRegistry) -> list[str]:
 
 def signed_by(number: int, path: Path, **changes: object) -> bytes:
     """Return a file of metadata with changes, signed by a key of tests alone."""
-    from modpkg.trust.metadata import canonical
-
     document = msgspec.json.decode(path.read_bytes())
     document["signed"].update(changes)
     message = canonical(document["signed"])
     keyid, _ = metadata_key(key(number).public)
     document["signatures"] = [{"keyid": keyid, "sig": key(number).sign(message).hex()}]
-    return canonical(document)
+    return msgspec.json.encode(document)
 
 
 def test_what_is_published_is_read(registry: SignedRegistry, server: HostileSource) -> None:
@@ -195,6 +193,30 @@ def test_an_older_state_is_refused(registry: SignedRegistry, server: HostileSour
         read(server, registry.clock)
 
 
+def test_a_timestamp_of_the_same_version_is_not_taken(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    read(server, registry.clock)
+    known = (remembered_folder(server.url) / "timestamp.json").read_bytes()
+    meta = {"snapshot.json": {"version": 100}}
+    server.shown[STAMP] = signed_by(9, registry.folder / STAMP, meta=meta)
+    assert read(server, registry.clock) == b""
+    assert (remembered_folder(server.url) / "timestamp.json").read_bytes() == known
+
+
+def test_fields_that_nobody_knows_are_signed_too(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    more = {"keyid_hash_algorithms": ["md5", '\n\u00e9"\\']}
+    data = signed_by(9, registry.folder / STAMP, version=2, more=more)
+    server.shown[STAMP] = data
+    assert read(server, registry.clock) == b""
+    server.shown[STAMP] = data.replace(b"md5", b"md4")
+    (remembered_folder(server.url) / "timestamp.json").unlink()
+    with raises("M560", match="timestamp"):
+        read(server, registry.clock)
+
+
 def test_an_older_snapshot_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
     """Rollback by who has the online key, of the snapshot or of one bin."""
     registry.publish("words", b"one\n")
@@ -327,11 +349,9 @@ def test_one_key_under_two_names_counts_once(
     one = roles["root"]["keyids"][0]
     keys["other"] = keys[one]
     roles["root"] = {"keyids": [one, "other"], "threshold": 2}
-    from modpkg.trust.metadata import canonical
-
     signature = key(1).sign(canonical(document["signed"])).hex()
     document["signatures"] = [{"keyid": k, "sig": signature} for k in (one, "other")]
-    data = canonical(document)
+    data = msgspec.json.encode(document)
     server.shown["tuf/1.root.json"] = data
     server.shown["registry.json"] = msgspec.json.encode(
         {"spec": 1, "name": "signed", "tuf": digest_bytes(data)}
