@@ -10,6 +10,7 @@ Writes benchmarks/results/trust.md.
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import shutil
 import statistics
@@ -28,15 +29,26 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.tree import BlobTree
 from modpkg.core.version import __version__
+from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.signature_files import signatures_path
 from modpkg.trust.bundle import sign_statement
+from modpkg.trust.metadata_writer import BIN_BITS, Lives, MetadataWriter
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
+from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
 from modpkg.trust.statement import release_statement
 
 PAGE = Path(__file__).parent / "results" / "trust.md"
 DELAYS = (0.02, 0.1)
 """Seconds after which a request is answered, in turn: what grows with them is round trips."""
 MOST_SECONDS = 0.1
+OTHERS = 10_000
+"""Names beside those of the project, in a registry whose index is signed."""
+NAMES = {
+    "without": "nothing to check",
+    "signed": "all signed",
+    "index": "a signed index",
+    "all": "both",
+}
 MOST_TRIPS = 2.0
 
 
@@ -116,17 +128,31 @@ def sign_all(modules: Modules, key: PrivateKey) -> None:
     modules.change(signed)
 
 
+def sign_index(folder: Path, key: PrivateKey) -> None:
+    """Sign the index as `modpkg registry trust init` does; one key is all of its keys."""
+    place, days = FolderPlace(folder), datetime.timedelta(days=9)
+    until = datetime.datetime.now(datetime.timezone.utc) + days
+    root = signed_root(new_root(1, [key.public], 1, key.public, until), [key], None)
+    write_root(place, root, None)
+    name_root(place, root)
+    for number in range(OTHERS):  # so that bins are as full as those of a large registry
+        (folder / "index" / f"other-{number}.jsonl").touch()
+    MetadataWriter(place, [key], lives=Lives(days, days)).sign_all(bits=BIN_BITS)
+
+
 def prepared(folder: Path, count: int) -> Iterator[tuple[str, Installer]]:
     """Make the registries, and yield how to install from each."""
     new_key(folder / "key.pem", "ed25519", None)
     key = read_key(folder / "key.pem", lambda: "")
-    for name in ("without", "signed"):
+    for name in NAMES:
         modules = Modules(folder / name, count)
         for number in range(count):
             modules.add(number, "1.0")
         modules.write()
-        if name == "signed":
+        if name in ("signed", "all"):
             sign_all(modules, key)
+        if name in ("index", "all"):
+            sign_index(modules.folder, key)
         yield name, Installer(modules.folder, folder / f"{name}-app")
 
 
@@ -167,16 +193,15 @@ def main() -> None:
         "first": "`modpkg install`, nothing in the cache",
         "again": "`modpkg install --upgrade`, nothing has changed",
     }
-    names = {"without": "nothing to check", "signed": "all signed"}
     lines, verdicts = [], []
     for what, title in titles.items():
-        base, cpu, trips = row(f"{title}: {names['without']}", found[what, "without"])
+        base, cpu, trips = row(f"{title}: {NAMES['without']}", found[what, "without"])
         lines.append(base)
         for label in (one for one in installers if one != "without"):
-            line, more_cpu, more_trips = row(f"… {names[label]}", found[what, label])
+            line, more_cpu, more_trips = row(f"… {NAMES[label]}", found[what, label])
             lines.append(line)
             verdicts.append(
-                f"{title}, {names[label]}: {more_cpu - cpu:+.0f} ms of the processor, "
+                f"{title}, {NAMES[label]}: {more_cpu - cpu:+.0f} ms of the processor, "
                 f"{more_trips - trips:+.1f} round trips."
             )
     PAGE.write_text(
@@ -187,7 +212,7 @@ two others, is locked and installed over HTTP/1.1 from this machine, in a proces
 Medians of {options.runs} runs at each of two delays, {1000 * DELAYS[0]:.0f} and
 {1000 * DELAYS[1]:.0f} ms before each answer. Round trips: by how many delays the command takes
 longer when each is longer. The longest chain: requests of which each came after the one before was
-answered. Processor time is of user and system, the interpreter's start included.
+answered. A signed index is one of {OTHERS:,} names more, in {1 << BIN_BITS} bins. Processor time is of user and system, the interpreter's start included.
 
 {described()}
 
