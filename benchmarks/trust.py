@@ -212,7 +212,8 @@ two others, is locked and installed over HTTP/1.1 from this machine, in a proces
 Medians of {options.runs} runs at each of two delays, {1000 * DELAYS[0]:.0f} and
 {1000 * DELAYS[1]:.0f} ms before each answer. Round trips: by how many delays the command takes
 longer when each is longer. The longest chain: requests of which each came after the one before was
-answered. A signed index is one of {OTHERS:,} names more, in {1 << BIN_BITS} bins. Processor time is of user and system, the interpreter's start included.
+answered. A signed index has {OTHERS:,} names more, in {1 << BIN_BITS} bins. Processor time is of
+user and system, the interpreter's start included.
 
 {described()}
 

@@ -13,12 +13,12 @@ from msgspec import Struct, structs
 from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, table, tell
+from modpkg.cli.registry_address import location_of
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import write_atomically
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.location import default_location
 from modpkg.registry.open_source import open_configured
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place
@@ -294,18 +294,11 @@ def forget_command(workspace: Workspace, address: str, as_json: bool) -> None:
 
 
 def _place(workspace: Workspace, text: str) -> Place:
-    return open_place(_address(workspace, text), workspace.settings)
-
-
-def _address(workspace: Workspace, text: str) -> str:
-    manifest = None
-    with suppress(ModpkgError):  # aliases of a project count where there is one
-        manifest = workspace.manifest
-    return default_location(manifest, text, lambda: workspace.settings).address
+    return open_place(location_of(workspace, text).address, workspace.settings)
 
 
 def _signed(workspace: Workspace, text: str) -> SignedIndex:
-    source = open_configured(_address(workspace, text), Path.cwd(), workspace.settings)
+    source = open_configured(location_of(workspace, text).address, Path.cwd(), workspace.settings)
 
     def info() -> bytes | None:
         with suppress(FileMissing):
