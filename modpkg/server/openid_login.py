@@ -22,10 +22,11 @@ from sqlalchemy.orm import Session
 
 from modpkg.core.errors import AccessRefused, InvalidValue, NotFound
 from modpkg.server.accounts import NAME_CHARACTERS, add_account
-from modpkg.server.callers import secret_digest
+from modpkg.server.callers import Caller, secret_digest
 from modpkg.server.clock import now
 from modpkg.server.events import log_event
 from modpkg.server.issuers import VerifiedToken, refused_token
+from modpkg.server.linked_logins import link_login
 from modpkg.server.settings import LoginIssuer
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Identity, OpenidRequest
@@ -52,24 +53,38 @@ class OpenidArrival(Struct, frozen=True):
     account: Account
     next: str
     """The path of the page to show."""
+    is_linked: bool
+    """Whether he was logged in before, and has linked the issuer's login to his account."""
 
 
-def begin_openid(server: Server, number: int, next_page: str | None) -> SentAway:
+def login_issuer(server: Server, url: str) -> LoginIssuer:
+    """Return an issuer of the operator's list.
+
+    Raises:
+        NotFound: There is no such issuer.
+    """
+    for issuer in server.settings.login_issuers:
+        if issuer.url == url:
+            return issuer
+    raise NotFound("M439", what="login of", name=url)
+
+
+def begin_openid(
+    server: Server, issuer: LoginIssuer, next_page: str | None, login: str = ""
+) -> SentAway:
     """Send a browser to an issuer, to log in.
 
     Args:
         server: The server.
-        number: Of the issuer, in the operator's list.
+        issuer: The issuer.
         next_page: The path of the page that is shown afterwards; of others, the front page.
+        login: The digest of the browser's login, to whose account the issuer's is to be linked.
+            The issuer is asked to have the person log in anew: he may be logged in there as
+            somebody else, whom a stranger has put there.
 
     Raises:
-        NotFound: There is no such issuer.
         RegistryUnreachable: It cannot be asked where people log in.
     """
-    issuers = server.settings.login_issuers
-    if not 0 <= number < len(issuers):
-        raise NotFound("M439", what="login", name=str(number))
-    issuer = issuers[number]
     endpoint = server.issuers.document(issuer.url).authorization_endpoint
     state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
     with server.database.begin() as db:
@@ -80,6 +95,7 @@ def begin_openid(server: Server, number: int, next_page: str | None) -> SentAway
             nonce=nonce,
             verifier=verifier,
             next=local_path(next_page),
+            login=login,
             expires=now() + datetime.timedelta(seconds=SECONDS),
         )
         db.add(row)
@@ -94,16 +110,24 @@ def begin_openid(server: Server, number: int, next_page: str | None) -> SentAway
         "code_challenge": challenge.decode().rstrip("="),
         "code_challenge_method": "S256",
     }
+    if login:
+        sent["prompt"] = "login"
     joint = "&" if "?" in endpoint else "?"
     return SentAway(f"{endpoint}{joint}{urlencode(sent)}", _cookie(server, state, SECONDS))
 
 
-def finish_openid(server: Server, connection: Connection, state: str, code: str) -> OpenidArrival:
+def finish_openid(
+    server: Server, connection: Connection, caller: Caller, state: str, code: str
+) -> OpenidArrival:
     """Return the account of who comes back from an issuer; a new one, if need be.
+
+    Or else link the issuer's login to the account of the browser's, where it was sent for that.
 
     Raises:
         AccessRefused: It is not the browser that was sent there, or the issuer's token is not
-            valid, or nobody gets an account by it.
+            valid, or nobody gets an account by it; or the browser's login is not that which began
+            to link.
+        PublishError: The issuer's login is another account's.
         RegistryUnreachable: The issuer does not exchange the code.
     """
     kept = connection.cookies.get(_cookie_name(server), "")
@@ -115,12 +139,16 @@ def finish_openid(server: Server, connection: Connection, state: str, code: str)
             raise AccessRefused("M446")
         db.delete(row)  # each is good for one answer
     issuer = next((one for one in server.settings.login_issuers if one.url == row.issuer), None)
-    if issuer is None:
+    if issuer is None or (row.login and row.login != caller.login):
         raise AccessRefused("M446")
     token = _token(server, issuer, row, code)
     with server.database.begin() as db:
-        account = _account(db, issuer, token)
-    return OpenidArrival(account, row.next)
+        if row.login:
+            link_login(db, caller, issuer, token.text("sub"))
+            account = db.get_one(Account, caller.account_id)
+        else:
+            account = _account(db, issuer, token)
+    return OpenidArrival(account, row.next, bool(row.login))
 
 
 def forgotten_cookie(server: Server) -> Cookie:

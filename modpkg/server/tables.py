@@ -173,6 +173,9 @@ class OpenidRequest(ServerTable):
     """Of PKCE (RFC 7636)."""
     next: Mapped[str]
     """The path of the page that is shown afterwards."""
+    login: Mapped[str] = mapped_column(default="")
+    """The digest of the browser's login, to whose account what it comes back with is linked; empty
+    where it is to log in."""
     expires: Mapped[datetime.datetime] = mapped_column(index=True)
 
 

@@ -22,6 +22,8 @@ from modpkg.server.addresses import address_of
 from modpkg.server.answers import sentence_for_callers, status_of
 from modpkg.server.api_tokens import create_token, revoke_token, tokens_of
 from modpkg.server.callers import ACTIONS, Caller
+from modpkg.server.linked_logins import logins_of, prove_again, unlink_login
+from modpkg.server.openid_login import SentAway, begin_openid, login_issuer
 from modpkg.server.pages.rendering import frame_of, page
 from modpkg.server.pages.site import ERRORS
 from modpkg.server.passwords import SHORTEST
@@ -81,6 +83,14 @@ class PasswordForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     csrf: Field = ""
     old: Field = ""
     new: Field = ""
+
+
+class LinkForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the form sends that links the login of an issuer, or takes one away."""
+
+    csrf: Field = ""
+    issuer: Field = ""
+    password: Field = ""
 
 
 def _form() -> Any:
@@ -229,15 +239,20 @@ def _account_page(
     made: str = "",
     problem: ModpkgError | None = None,
     said: str = "",
+    away: SentAway | None = None,
 ) -> Response[str]:
     with server.database.begin() as db:
         tokens = tokens_of(db, caller)
+        logins = logins_of(server, db, caller)
     return page(
         frame_of(server, caller),
         "account.html",
         f"Account of {caller.name}",
         status=200 if problem is None else status_of(problem),
+        cookies=[] if away is None else [away.cookie],
         tokens=tokens,
+        logins=logins,
+        away="" if away is None else away.url,
         actions=ACTIONS,
         made=made,
         said=said,
@@ -302,6 +317,45 @@ def set_new_password(
     return _account_page(server, caller, said="The password is changed.")
 
 
+@post("/account/logins", sync_to_thread=True)
+def link_issuer(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    request: Asking,
+    data: Annotated[LinkForm, _form()],
+) -> Response[str]:
+    """Begin to link the login of an issuer: the page that answers leads there.
+
+    It is a page, since no form leads to another site: the policy of all pages says so.
+    """
+    check_form(server, request, caller, data.csrf)
+    try:
+        issuer = login_issuer(server, data.issuer)
+        prove_again(server, caller, data.password, address_of(server.settings, request))
+        away = begin_openid(server, issuer, "/account", caller.login)
+    except ModpkgError as error:
+        return _account_page(server, caller, problem=error)
+    return _account_page(server, caller, away=away)
+
+
+@post("/account/logins/remove", sync_to_thread=True)
+def unlink_issuer(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    request: Asking,
+    data: Annotated[LinkForm, _form()],
+) -> Response[str]:
+    """Take away that somebody can log in at an issuer; the password is left to log in with."""
+    check_form(server, request, caller, data.csrf)
+    try:
+        prove_again(server, caller, data.password, address_of(server.settings, request))
+        with server.database.begin() as db:
+            unlink_login(db, caller, data.issuer)
+    except ModpkgError as error:
+        return _account_page(server, caller, problem=error)
+    return _account_page(server, caller, said="That login is not yours here any more.")
+
+
 def _said(server: Server, problem: ModpkgError | None) -> str:
     """Return what a page says of a problem, without a word of where the storage lies."""
     return "" if problem is None else sentence_for_callers(server, problem)
@@ -316,7 +370,7 @@ FORMS = Router(
     "/",
     route_handlers=[
         *(login_page, log_in, log_out, register_page, make_account, account_page),
-        *(make_api_token, revoke_api_token, set_new_password),
+        *(make_api_token, revoke_api_token, set_new_password, link_issuer, unlink_issuer),
     ],
     exception_handlers=ERRORS,
     include_in_schema=False,

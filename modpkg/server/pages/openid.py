@@ -10,6 +10,7 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect
 from msgspec import Meta
 
+from modpkg.core.errors import NotFound
 from modpkg.server.callers import Caller
 from modpkg.server.openid_login import BACK, begin_openid, finish_openid, forgotten_cookie
 from modpkg.server.pages.site import ERRORS
@@ -29,7 +30,10 @@ def go_to_issuer(
     """Send a browser to an issuer."""
     if caller.is_known:
         return Redirect(local_path(following), status_code=303)
-    away = begin_openid(server, number, following)
+    issuers = server.settings.login_issuers
+    if not 0 <= number < len(issuers):
+        raise NotFound("M439", what="login", name=str(number))
+    away = begin_openid(server, issuers[number], following)
     return Redirect(away.url, status_code=303, cookies=[away.cookie])
 
 
@@ -39,9 +43,12 @@ def back_from_issuer(
     caller: NamedDependency[Caller],
     request: Request[Any, Any, Any],
 ) -> Response[Any]:
-    """Log a browser in that comes back from an issuer."""
+    """Log a browser in that comes back from an issuer, or link the issuer's login to its own."""
     sent = request.query_params
-    arrival = finish_openid(server, request, sent.get("state", ""), sent.get("code", ""))
+    state, code = sent.get("state", ""), sent.get("code", "")
+    arrival = finish_openid(server, request, caller, state, code)
+    if arrival.is_linked:
+        return Redirect(arrival.next, status_code=303, cookies=[forgotten_cookie(server)])
     with server.database.begin() as db:
         value = begin_login(db, server.settings, arrival.account, caller)
     cookies = [login_cookie(server, value), forgotten_cookie(server)]
