@@ -21,7 +21,8 @@ from modpkg.environment.workspace import Workspace
 def audit_command(workspace: Workspace, ignore: tuple[str, ...], as_json: bool) -> int:
     """Check locked modules against the advisories that their registries publish.
 
-    Exit status 1: one of them concerns a locked version.
+    What a registry has yanked or removed since, or decided about a candidate, is a warning.
+    Exit status 1: an advisory concerns a locked version.
     """
     lock = check_lock(workspace)
     result = audit(lock, workspace.registries.by_name(lock), ignore)
@@ -29,6 +30,8 @@ def audit_command(workspace: Workspace, ignore: tuple[str, ...], as_json: bool) 
     for text in ignore:
         if text not in known:
             workspace.progress.warn(f"--ignore {text}: no advisory of that name concerns the lock")
+    for note in result.notes:
+        workspace.progress.warn(note)
     if as_json:
         print_json(result)
         return int(bool(result.findings))

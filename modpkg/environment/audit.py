@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
+from modpkg.environment.yanked import yanked_releases
 from modpkg.registry.advisories import read_advisories
 from modpkg.registry.advisory import Advisory, concerns, severity_of
 from modpkg.registry.reader import Registry
+from modpkg.registry.upkeep import fetch_indexes
 from modpkg.resolve.lock import Lock
 
 
@@ -48,6 +50,9 @@ class Audit(Struct, frozen=True, kw_only=True):
     registries: list[AuditedRegistry]
     modules: int
     """How many were looked at; models of hubs have no advisories."""
+    notes: list[str]
+    """What the registries say of locked releases beside that: that one was yanked, removed or lost,
+    or that a candidate became none."""
 
 
 def audit(lock: Lock, by_name: Mapping[str, Registry], ignore: Collection[str] = ()) -> Audit:
@@ -72,6 +77,7 @@ def audit(lock: Lock, by_name: Mapping[str, Registry], ignore: Collection[str] =
     audited = []
     for key, registry in registries.items():
         own = modules[key]
+        fetch_indexes(registry, [name for name, _ in own])
         advisories = read_advisories(registry, {name for name, _ in own})
         audited.append(AuditedRegistry(registry.url, advisories is not None))
         found += [
@@ -86,6 +92,7 @@ def audit(lock: Lock, by_name: Mapping[str, Registry], ignore: Collection[str] =
         ignored=[one for one in found if left_out & {one.id, *one.aliases}],
         registries=audited,
         modules=sum(map(len, modules.values())),
+        notes=yanked_releases(lock, by_name, consulted=lambda _: True),
     )
 
 
