@@ -14,6 +14,7 @@ from modpkg.core.records import FORMATS, SPEC
 from modpkg.core.report import Report
 from modpkg.registry.advisory import Advisory
 from modpkg.resolve.lock import Lock
+from modpkg.trust.log.entries import LogEntry, LoggedRelease
 from registry_spec import SCHEMAS
 
 IDENTITY = "urn:modpkg:registry-spec:{spec}:{name}"
@@ -34,6 +35,8 @@ _TITLES = {
     "elsewhere": "elsewhere/<aa>/<hex>.json",
     "candidate": "A line of candidates/<name>.jsonl",
     "thread-entry": "A line of candidates/<name>/<number>.jsonl",
+    "log-entry": "An entry of a registry's log",
+    "logged-release": "log/releases/<aa>/<hex>.json",
 }
 
 
@@ -46,6 +49,8 @@ def formats() -> dict[str, type[Struct]]:
         "candidate": CandidateLine,
         "advisory": Advisory,
         "thread-entry": ThreadEntry,
+        "log-entry": LogEntry,
+        "logged-release": LoggedRelease,
     }
 
 

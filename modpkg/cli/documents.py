@@ -137,6 +137,8 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "registry advisory": ("modpkg.cli.registry_advisory:AdvisoriesDocument",),
     "registry admin": ("modpkg.cli.serve:AdministratorDocument",),
     "registry rebuild": ("modpkg.cli.serve:RebuiltDocument",),
+    "registry audit": ("modpkg.trust.log.audit:LogAudit",),
+    "registry witness": ("modpkg.cli.registry_log:WitnessedLog",),
     "registry gc": ("modpkg.cli.registry:RegistryFreed",),
     "store info": ("modpkg.cli.store:StoreDocument",),
     "store gc": ("modpkg.cli.store:GarbageDocument",),

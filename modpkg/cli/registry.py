@@ -12,6 +12,7 @@ from modpkg.cli.options import json_option, project_options, span_option, with_w
 from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
 from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.cli.registry_advisory import advisory_command
+from modpkg.cli.registry_log import audit_log_command, witness_command
 from modpkg.cli.registry_remove import remove_release_command
 from modpkg.cli.registry_trust import registry_trust_command
 from modpkg.cli.registry_verify import verify_command
@@ -346,3 +347,5 @@ registry_command.add_command(rebuild_command)
 registry_command.add_command(remove_release_command)
 registry_command.add_command(advisory_command)
 registry_command.add_command(registry_trust_command)
+registry_command.add_command(audit_log_command)
+registry_command.add_command(witness_command)

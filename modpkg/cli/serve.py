@@ -92,6 +92,11 @@ def _opened(settings: ServerSettings) -> Iterator[Server]:
     help="The folder of the key that signs the index; see 'modpkg registry trust'.",
 )
 @click.option("--workers", default=1, show_default=True, help="Processes that answer.")
+@click.option(
+    "--log-key",
+    metavar="KEY",
+    help="Keep a log of all releases, signed by this key of 'modpkg key', or file.",
+)
 @server_options
 def serve_command(
     storage: str,
@@ -103,6 +108,7 @@ def serve_command(
     name: str | None,
     tuf_keys: str | None,
     workers: int,
+    log_key: str | None,
     config: Path | None,
 ) -> None:
     """Serve the registry in STORAGE (a folder, or an object store's URL), with its pages.
@@ -112,6 +118,7 @@ def serve_command(
     """
     given = {"storage": storage, "database": database, "name": name, "moved": moved or None}
     given["tuf_keys"] = tuf_keys
+    given |= {"log_key": log_key}
     settings = _settings(config, **given, url=url)
     if url is None and settings.url == type(settings)(storage="").url:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

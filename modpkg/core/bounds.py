@@ -76,6 +76,22 @@ CANDIDATE_REPORT_BYTES = 1 << 20
 SIGNATURES = 64
 #: The file that has them, bytes.
 SIGNATURES_BYTES = 4 << 20
+#: An entry of a registry's log, bytes.
+LOG_ENTRY_BYTES = 8192
+#: The successor of a release in an entry, characters.
+LOG_SUCCESSOR = 1000
+#: The file that says where the entry of a release is, bytes.
+LOGGED_RELEASE_BYTES = 32 << 10
+#: Entries that are to be added to a log next, bytes of their file.
+DECIDED_BYTES = 64 << 20
+#: The checkpoint of a log, bytes.
+CHECKPOINT_BYTES = 64 << 10
+#: Signatures on a checkpoint: the log's own, and those of witnesses.
+CHECKPOINT_SIGNATURES = 64
+#: Entries of a log.
+LOG_ENTRIES = 100_000_000
+#: Entries of a log that an audit reads.
+AUDITED_ENTRIES = 5_000_000
 #: Redirects that are followed from such a place.
 REDIRECTS = 5
 #: An answer of a server's API, bytes.

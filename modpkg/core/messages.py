@@ -474,6 +474,40 @@ MESSAGES: dict[str, str] = {
     "M547": "{what} cannot be used to sign: {reason}.",
     "M548": "{path} is there already, and a key is never replaced; choose another name.",
     "M549": "There is no key {path}; run 'modpkg key new' to make one, or name another.",
+    "M550": "The log of {registry} has no valid checkpoint: {reason}; ask who runs the registry.",
+    "M551": (
+        "The registry {registry} had a log with the key {was} when it was read before, and now "
+        "{found}; ask who runs it, and if it is right, remove {path}, which remembers that."
+    ),
+    "M552": (
+        "The log of {registry} does not continue what it showed before: it had {before} entries "
+        "then, and the {now} that it has now do not begin with them; it shows different things to "
+        "different people, or was replaced. Do not install from it, and send {path}, which has "
+        "both checkpoints, to who runs it."
+    ),
+    "M553": (
+        "The log of {registry} has {now} entries, and had {before} when it was read before: it is "
+        "an old copy, or was replaced; try again later, or ask who runs it and send {path}, which "
+        "has both checkpoints."
+    ),
+    "M554": (
+        "{name} {version} is not in the log of {registry}: {reason}; do not use it, and ask who "
+        "runs the registry ('modpkg registry audit {registry}' tells more)."
+    ),
+    "M555": "The log of a registry is damaged: {path}: {reason}; ask who runs it.",
+    "M556": (
+        "The log of {registry} has the key {known}, and cannot be written with {given}; name the "
+        "key it began with."
+    ),
+    "M557": (
+        "{url} has a log, and nothing is released there without its key: publish to its server, "
+        "and start that with 'modpkg registry serve --log-key KEY'."
+    ),
+    "M558": (
+        "The registry {registry} has no log; who runs it begins one with 'modpkg registry serve "
+        "--log-key KEY'."
+    ),
+    "M559": "The log of {registry} has grown since its checkpoint was read; run it again.",
     "M560": (
         "{what} does not have the signatures that it needs: {count} of {threshold} hold. Somebody "
         "may have taken over the registry, or stand in between; ask who runs it."

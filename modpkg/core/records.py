@@ -40,6 +40,15 @@ Shape = Annotated[list[Size], Meta(max_length=16)]
 Port = int | str
 
 
+class LogInfo(Struct, frozen=True):
+    """A registry's log: by what its checkpoints are known."""
+
+    origin: Annotated[str, Meta(pattern=r"^[!-*,-~]+$", max_length=200)]
+    """What they call the log, which never changes."""
+    key: Annotated[str, Meta(pattern=r"^key:ed25519:[A-Za-z0-9+/]{43}=$", max_length=56)]
+    """What they are signed with."""
+
+
 class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
     """``registry.json``: a registry's identity."""
 
@@ -53,6 +62,8 @@ class RegistryInfo(Struct, forbid_unknown_fields=False, omit_defaults=True):
     nothing else."""
     tuf: DigestText | None = None
     """Digest of the first root of its signed metadata, when there is some."""
+    log: LogInfo | None = None
+    """The log of what was released, when there is one."""
 
 
 class IndexLine(Struct, kw_only=True, gc=False):

@@ -18,6 +18,7 @@ from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.generations import ModuleState
+from modpkg.environment.logged import check_new_releases
 from modpkg.environment.policy import (
     bounds_of,
     changed_policy,
@@ -262,7 +263,8 @@ def make_lock(
         NotFound: A registry lacks a module.
         RegistryError: A registry cannot be read.
         LockError: A registry has another release as a locked version, or none; see `Promise`.
-        TrustError: A release is signed by somebody else than it has to be; see `with_signers`.
+        TrustError: A release is signed by somebody else than it has to be, or is not in the log of
+            its registry; see `with_signers` and `check_new_releases`.
     """
     now = now or datetime.now(timezone.utc)
     policy = policy_of(manifest, now, previous)
@@ -308,6 +310,7 @@ def make_lock(
         lock, previous, resolution, manifest, accepted=accepted, installed=installed
     )
     lock = promise.keep(signed.lock, lost, signed.refused)
+    check_new_releases(lock, previous, resolution)
     chosen = [one.release.registry for one in resolution.modules.values()]
     lock = with_seen(lock, previous, dict.fromkeys(chosen), registries.recorded)
     notes = registries.notes(lock, previous)

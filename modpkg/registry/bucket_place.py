@@ -13,7 +13,6 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,9 +30,17 @@ from modpkg.registry.http_errors import write_error
 from modpkg.registry.names import new_info
 from modpkg.registry.object_source import ObjectSource, version_in
 from modpkg.registry.object_store import library
-from modpkg.registry.place import Blob, Progress, RegistryChange, StoredFile, T
+from modpkg.registry.place import (
+    Blob,
+    Journal,
+    Progress,
+    RegistryChange,
+    StoredFile,
+    T,
+    journaled,
+)
 from modpkg.registry.refusals import refusal_of
-from modpkg.registry.requests import Abandoned, TooLate, abandon, wait_for
+from modpkg.registry.requests import Abandoned, TooLate, sum_at_once, wait_for
 from modpkg.registry.source import FileMissing
 
 R = TypeVar("R")
@@ -67,6 +74,7 @@ class BucketPlace:
         self._present: dict[str, int] = {}
         self._kept = False
         """Whether blobs were sent."""
+        self.journal: Journal | None = None
 
     @property
     def url(self) -> str:
@@ -115,9 +123,17 @@ class BucketPlace:
         sent: dict[Digest, int] = {}
         for number in range(bounds.CHANGE_ATTEMPTS):
             with contextlib.suppress(ChangedMeanwhile):
-                return edit(_BucketChange(self, sent))
+                return edit(journaled(_BucketChange(self, sent), self.journal))
             wait_for(partial(time.sleep, jittered(min(0.05 * 2**number, 2))))
         raise PublishError("M847", url=self.url, count=bounds.CHANGE_ATTEMPTS)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file that has the same bytes whoever writes it.
+
+        Raises:
+            PublishError: It cannot be written.
+        """
+        self._written(path, data, "overwrite")
 
     def size(self, path: str) -> int | None:
         try:
@@ -420,24 +436,6 @@ class _BucketChange:
 
         large = [blob for blob in blobs if (blob.size or 0) > PART]
         small = [blob for blob in blobs if (blob.size or 0) <= PART]
-        return _all(add, large, BLOBS_AT_ONCE, stop) + _all(add, small, REQUESTS_AT_ONCE, stop)
-
-
-def _all(
-    add: Callable[[Blob], int], blobs: Sequence[Blob], at_once: int, stop: threading.Event
-) -> int:
-    """Return the sum of what ``add`` returns for each; after an error, ``stop`` is set."""
-    if not blobs:
-        return 0
-    pool = ThreadPoolExecutor(min(at_once, len(blobs)), "modpkg-send")
-    try:
-        return sum(pool.map(add, blobs))
-    except (KeyboardInterrupt, SystemExit):
-        stop.set()
-        abandon()  # or the pool would wait for the store
-        raise
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+        return sum_at_once(add, large, BLOBS_AT_ONCE, stop) + sum_at_once(
+            add, small, REQUESTS_AT_ONCE, stop
+        )

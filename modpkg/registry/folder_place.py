@@ -19,14 +19,23 @@ from modpkg.core.ownership import check_links_of_owner
 from modpkg.core.records import canonical_json
 from modpkg.core.tree import BlobTree
 from modpkg.registry.names import check_name, new_info
-from modpkg.registry.place import Blob, BuiltBlob, Progress, RegistryChange, StoredFile, T
+from modpkg.registry.place import (
+    INDEX,
+    Blob,
+    BuiltBlob,
+    Journal,
+    Progress,
+    RegistryChange,
+    StoredFile,
+    T,
+    journaled,
+)
 from modpkg.registry.source import FileMissing, FolderSource
 from modpkg.registry.write_lock import folder_lock
 from modpkg.release.build_stamps import stamp_of
 
 PARTS = ("index", "blobs", "blobs/sha256", "locks", "lookup")
 """The folders of a registry."""
-_INDEX = "index/"
 
 
 class FolderPlace:
@@ -39,6 +48,7 @@ class FolderPlace:
         self._folder = folder
         self.blobs = BlobTree(folder, within)
         self.within = within
+        self.journal: Journal | None = None
 
     @property
     def folder(self) -> Path:
@@ -81,11 +91,19 @@ class FolderPlace:
         for folder in (self.folder, self.folder / "index"):
             remove_leftovers(folder)
         with self.writing(), contextlib.ExitStack() as held:
-            return edit(_FolderChange(self, held))
+            return edit(journaled(_FolderChange(self, held), self.journal))
 
     def writing(self, *, exclusive: bool = False) -> contextlib.AbstractContextManager[None]:
         """Return the lock that all writers share, and that keeps all of them out if exclusive."""
         return folder_lock(self.folder, ".writing", exclusive=exclusive, within=self.within)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file that has the same bytes whoever writes it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        write_atomically(self.folder / path, data, within=self.within)
 
     def size(self, path: str) -> int | None:
         try:
@@ -167,8 +185,8 @@ class _FolderChange:
 def _lock_name(path: str) -> str:
     """Return the name of a file's lock: a module's own; others begin with a full stop.
 
-    >>> _lock_name("index/words.jsonl"), _lock_name("modules.jsonl"), _lock_name("places/ab.json")
-    ('words', '.modules', '.places.ab')
+    >>> _lock_name("index/words.jsonl"), _lock_name("modules.jsonl"), _lock_name("log/checkpoint")
+    ('words', '.modules', '.log.checkpoint')
     """
-    name = path.rpartition(".")[0]
-    return name[len(_INDEX) :] if name.startswith(_INDEX) else "." + name.replace("/", ".")
+    name = path.rpartition(".")[0] or path
+    return name[len(INDEX) :] if name.startswith(INDEX) else "." + name.replace("/", ".")

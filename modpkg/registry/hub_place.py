@@ -30,7 +30,7 @@ from modpkg.registry.attempts import jittered
 from modpkg.registry.hub_client import HubClient, open_hub, status_of
 from modpkg.registry.hub_source import HubSource, names_in
 from modpkg.registry.names import new_info
-from modpkg.registry.place import Blob, Progress, RegistryChange, StoredFile, T
+from modpkg.registry.place import Blob, Journal, Progress, RegistryChange, StoredFile, T
 from modpkg.registry.requests import abandon, wait_for
 from modpkg.registry.source import FileMissing, Source
 from modpkg.registry.validator import FetchedFile, Validator
@@ -61,6 +61,7 @@ class HubPlace:
             raise PublishError("M867", address=address, reason=reason, remedy=remedy)
         self.address = address
         self._home = HubSource(address)
+        self.journal: Journal | None = None
         self._changed: _HubChange | None = None
         self._sizes: tuple[str, dict[str, int]] = ("", {})
         self._modified = datetime.datetime.now(datetime.timezone.utc)

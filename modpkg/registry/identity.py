@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 
@@ -35,9 +36,7 @@ def set_cool_down(place: Place, span: timedelta) -> None:
     set_info(place, "cool_down", Cutoff(span=span).text if span else None)
 
 
-def set_info(
-    place: Place, key: str, value: str | None, check: Callable[[str | None], None] | None = None
-) -> str | None:
+def set_info(place: Place, key: str, value: Any, check: Callable[[Any], None] | None = None) -> Any:
     """Set a field of ``registry.json``, or remove it; return what it was if that is another.
 
     Fields that are not known here stay. ``check`` is called with what it is, if that is another.
@@ -47,7 +46,7 @@ def set_info(
         RecordError: The file is malformed, or would be.
     """
 
-    def edit(change: RegistryChange) -> tuple[bool, str | None]:
+    def edit(change: RegistryChange) -> tuple[bool, Any]:
         data = change.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES) or b""
         what = f"{place.url}/{REGISTRY_INFO}"
         decode_record(data, RegistryInfo, what)

@@ -46,6 +46,11 @@ class MirroredSource:
         self._lock = threading.RLock()
 
     @property
+    def home(self) -> Source:
+        """The registry itself, for what no mirror can be believed about."""
+        return self._home
+
+    @property
     def current_address(self) -> str:
         """The address that is read from next."""
         mirror = self._next()

@@ -21,11 +21,13 @@ import datetime
 import secrets
 from collections.abc import Iterable, Mapping
 
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable
+from modpkg.core.errors import ModpkgError, PublishError, RegistryUnreachable, TrustError
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.records import ModuleLine, ReleaseRecord
 from modpkg.registry.index import parse_index
@@ -45,6 +47,12 @@ MENDED = 100
 """Lines of other modules that are mended with one change, each at two requests or so."""
 
 
+class _LogOnly(Struct):
+    """What of ``registry.json`` says that there is a log."""
+
+    log: object = None
+
+
 class ModuleList:
     """The list of a registry's modules, for one who changes index files."""
 
@@ -59,7 +67,10 @@ class ModuleList:
 
         Raises:
             PublishError: The list cannot be written.
+            TrustError: The registry has a log, and this place no journal that writes it.
         """
+        if self._place.journal is None and self._has_log():
+            raise TrustError("M557", url=self._place.url)
         before, lines = self._read(change)
         if before is None:
             self._describe(lines, self._names())
@@ -103,6 +114,13 @@ class ModuleList:
         lines: dict[str, ModuleLine] = {}
         self._describe(lines, self._names())
         self._write(change, before, lines)
+
+    def _has_log(self) -> bool:
+        info = self._place.source.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+        try:
+            return msgspec.json.decode(info, type=_LogOnly).log is not None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False  # whoever reads the registry is told what is wrong with it
 
     def _read(self, change: RegistryChange) -> tuple[bytes | None, dict[str, ModuleLine]]:
         data = change.read(REGISTRY_MODULES, bounds.MODULES_BYTES)

@@ -130,6 +130,8 @@ def bounded_stream(
 
 Blob = BuiltBlob | CopiedBlob
 Progress = Callable[[int], None]
+INDEX = "index/"
+"""The folder of the index files."""
 
 
 class RegistryChange(Protocol):
@@ -167,8 +169,52 @@ class RegistryChange(Protocol):
         ...
 
 
+class Journal(Protocol):
+    """What is told of each index file before it is replaced."""
+
+    def note(self, path: str, before: bytes, after: bytes) -> None:
+        """Note what an index file says from now on.
+
+        Raises:
+            TrustError, PublishError: It cannot be noted, and the file stays as it is.
+        """
+        ...
+
+
+class _JournaledChange:
+    """A change of a registry that has a journal."""
+
+    def __init__(self, change: RegistryChange, journal: Journal) -> None:
+        self._change = change
+        self._journal = journal
+        self._indexes: dict[str, bytes] = {}
+        self.add = change.add
+
+    def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes | None:
+        data = self._change.read(path, most)
+        if path.startswith(INDEX):
+            self._indexes[path] = data or b""
+        return data
+
+    def replace(self, path: str, data: bytes) -> None:
+        if path.startswith(INDEX):
+            self._journal.note(path, self._indexes[path], data)
+            self._indexes[path] = data
+        self._change.replace(path, data)
+
+
+def journaled(change: RegistryChange, journal: Journal | None) -> RegistryChange:
+    """Return a change that tells a journal of what it replaces, if there is one."""
+    return change if journal is None else _JournaledChange(change, journal)
+
+
 class Place(Protocol):
     """Where the files of one registry lie."""
+
+    @property
+    def journal(self) -> Journal | None:
+        """What is told of its index files; None where nobody keeps one."""
+        ...
 
     @property
     def url(self) -> str:

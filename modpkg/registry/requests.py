@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -109,3 +109,23 @@ def any_abandoned() -> bool:
     the process with a signal.
     """
     return len(_threads.idle) < _threads.started
+
+
+def sum_at_once(
+    work: Callable[[T], int], items: Sequence[T], at_once: int, stop: threading.Event
+) -> int:
+    """Return the sum of what ``work`` returns for each item; after an error, ``stop`` is set."""
+    if not items:
+        return 0
+    pool = ThreadPoolExecutor(min(at_once, len(items)), "modpkg-send")
+    try:
+        return sum(pool.map(work, items))
+    except (KeyboardInterrupt, SystemExit):
+        stop.set()
+        abandon()  # or the pool would wait for the store
+        raise
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

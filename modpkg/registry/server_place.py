@@ -10,7 +10,7 @@ from modpkg.core.errors import PublishError
 from modpkg.core.redacted import redacted
 from modpkg.core.tree import BlobTree
 from modpkg.registry.object_source import ObjectSource
-from modpkg.registry.place import RegistryChange, StoredFile, T
+from modpkg.registry.place import Journal, RegistryChange, StoredFile, T
 from modpkg.registry.server_api import ServerApi
 from modpkg.registry.source import FileMissing
 
@@ -21,6 +21,7 @@ class ServerPlace:
     def __init__(self, source: ObjectSource, api: ServerApi) -> None:
         self._source = source
         self.api = api
+        self.journal: Journal | None = None
 
     @property
     def url(self) -> str:

@@ -42,6 +42,7 @@ BY_CODE = {
     **dict.fromkeys(["M451", "M458"], 413),
     **dict.fromkeys(["M452"], 422),
     **dict.fromkeys(["M434", "M484"], 429),
+    **dict.fromkeys(["M550", "M555", "M556"], 503),  # the log: it is for who runs the server
 }
 _PLACES = frozenset(["address", "registry", "source", "url", "where"])
 """Values of errors that may say where a registry lies: nothing for callers of a server."""

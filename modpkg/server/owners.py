@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from modpkg.core.errors import InvalidValue, NotFound, PublishError
 from modpkg.core.names import module_name
+from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.api_records import (
     ModuleOwners,
     ModuleRole,
@@ -39,6 +40,7 @@ from modpkg.server.tables import (
     Transfer,
     TrustedPublisher,
 )
+from modpkg.trust.log.entries import transfer_entry
 
 
 def found_module(
@@ -207,8 +209,8 @@ def offer_module(db: Session, caller: Caller, module: str, to: str) -> None:
     log_event(db, caller.name, "transfer.offer", found.name, to=account.name)
 
 
-def accept_module(db: Session, caller: Caller, module: str) -> None:
-    """Take a module that is offered to the caller, or to an organisation that he owns.
+def accept_module(db: Session, caller: Caller, module: str) -> str:
+    """Take a module that is offered to the caller, or to an organisation; return who owns it now.
 
     The account becomes its only owner; maintainers and reviewers stay, and trusted publishers, who
     were the owner's before, do not. An offer is void once who made it could not make it any more.
@@ -237,6 +239,7 @@ def accept_module(db: Session, caller: Caller, module: str) -> None:
     to = db.get_one(Account, row.to_id).name
     details = {"from": offerer.name, "to": to}
     log_event(db, caller.name, "transfer.accept", row.module, **details)
+    return to
 
 
 def decline_module(db: Session, caller: Caller, module: str) -> None:
@@ -363,7 +366,10 @@ def accept_transfer(
 ) -> None:
     """Take a module that is offered."""
     with server.database.begin() as db:
-        accept_module(db, caller, name)
+        owner = accept_module(db, caller, name)
+        module = db.get_one(Module, str(module_name(name)))
+        if server.log is not None and not module.is_private:  # before anybody sees it
+            server.log.append([transfer_entry(module.name, owner, moment_text())])
 
 
 @delete("/api/1/modules/{name:str}/transfer", sync_to_thread=True)

@@ -25,6 +25,7 @@ from modpkg.core.regular_file import open_descriptor, read_at_most
 from modpkg.registry.place import Place
 from modpkg.registry.source import FileMissing, Source
 from modpkg.registry.validator import Validator
+from modpkg.trust.log.tiles import LOG, TILE_PATHS, is_tile_path
 
 _HEX = r"([0-9a-f]{2})/\2[0-9a-f]{62}"
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?"
@@ -34,7 +35,8 @@ FILES = re.compile(
     rf"|candidates/{_NAME}(?:/[1-9][0-9]{{0,8}})?\.jsonl"
     r"|tuf/(?:timestamp|[1-9][0-9]{0,15}\.(?:root|snapshot|targets|index-[0-9a-f]{1,4}))\.json"
     r"|elsewhere/([0-9a-f]{2})/\3[0-9a-f]{62}\.json"
-    rf"|signatures/([0-9a-f]{{2}})/\4[0-9a-f]{{62}}\.jsonl|successors/{_NAME}\.jsonl)"
+    rf"|signatures/([0-9a-f]{{2}})/\4[0-9a-f]{{62}}\.jsonl|successors/{_NAME}\.jsonl"
+    rf"|{LOG}/checkpoint|{LOG}/releases/([0-9a-f]{{2}})/\5[0-9a-f]{{62}}\.json|{TILE_PATHS})"
 )
 """Paths of files; the first group is there in those of blobs."""
 KEPT_FILE = 1 << 20
@@ -165,8 +167,11 @@ def _kept(answer: FileAnswer) -> FileAnswer:
 
 
 def _type_of(path: str, *, is_blob: bool) -> str:
-    if is_blob:
+    path = path.removeprefix("/")
+    if is_blob or is_tile_path(path):
         return "application/octet-stream"
+    if path == f"{LOG}/checkpoint":
+        return "text/plain; charset=utf-8"
     return "application/json" if path.endswith(".json") else "application/x-ndjson"
 
 

@@ -63,6 +63,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether it has another address from now on than the registry says."""
     name: str | None = None
     """What a new registry calls itself."""
+    log_key: str | None = None
+    """The key of the registry's log: a name of `modpkg key`, or a file; None for no log."""
     open_registration: bool = True
     """Whether anybody may make an account."""
     login_issuers: tuple[LoginIssuer, ...] = ()

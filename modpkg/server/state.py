@@ -29,6 +29,7 @@ from modpkg.server.request_log import log
 from modpkg.server.settings import ServerSettings
 from modpkg.server.signing import metadata_writer, sign_anew
 from modpkg.server.traffic import Traffic
+from modpkg.trust.log.appending import keep_log, origin_of
 from modpkg.trust.signing_place import SigningPlace
 
 COMMITS_AT_ONCE = 4
@@ -71,6 +72,8 @@ class Server:
         """Where the registry's files lie."""
         self.private: Place | None = private_place(settings.storage)
         """Where those of private modules lie; None where there can be none."""
+        self.log = keep_log(self.place, self.private, settings.log_key)
+        """The registry's log, which is written before its index; None if it has none."""
         self.metadata = metadata_writer(self.place, self.private, settings.tuf_keys)
         """What signs the index; None if nothing does."""
         if self.metadata is not None:
@@ -95,10 +98,11 @@ class Server:
         return sqlite_url((folder / OWN / "server.sqlite3").absolute())
 
     def prepare(self) -> None:
-        """Make the registry and the tables, where they are not yet.
+        """Make the registry, its log and the tables, where they are not yet.
 
         Raises:
             RegistryError: Another address is known to people, and nobody said that it has moved.
+            TrustError: The registry has a log, and no key is given, or another one.
         """
         self.place.prepare(self.settings.name)
         if self.metadata is not None:
@@ -107,6 +111,10 @@ class Server:
             reason = "its index is signed, and a server needs the key for that: --tuf-keys FOLDER"
             raise TrustError("M568", url=self.place.url, reason=reason)
         self._announce()
+        if self.log is not None:
+            self.log.begin(origin_of(self.settings.url), self.place, self.private)
+        elif self.registry().info.log is not None:
+            raise TrustError("M557", url=self.place.url)
         self.database.upgrade()
 
     def _announce(self) -> None:

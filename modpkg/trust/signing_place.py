@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest
-from modpkg.registry.place import Blob, Place, Progress, RegistryChange, StoredFile, T
+from modpkg.registry.place import Blob, Journal, Place, Progress, RegistryChange, StoredFile, T
 from modpkg.registry.source import Source
 from modpkg.trust.metadata import is_signed_path
 from modpkg.trust.metadata_writer import MetadataWriter
@@ -24,6 +24,10 @@ class SigningPlace:
     @property
     def url(self) -> str:
         return self.inner.url
+
+    @property
+    def journal(self) -> Journal | None:
+        return self.inner.journal
 
     @property
     def source(self) -> Source:

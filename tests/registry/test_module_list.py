@@ -65,7 +65,7 @@ class Shared:
             read=self.read,
             names=lambda folder: ["lib.jsonl"] if INDEX in self.files else [],
         )
-        self.place: Any = SimpleNamespace(url="shared", folder=None, source=source)
+        self.place: Any = SimpleNamespace(journal=None, url="shared", folder=None, source=source)
 
     def read(self, path: str, most: int) -> bytes:
         if path not in self.files:

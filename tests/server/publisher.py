@@ -75,9 +75,9 @@ class Publisher:
         """Commit a session."""
         return self.request("POST", f"sessions/{session}/commit")
 
-    def publish(self, tree: BlobTree, line: IndexLine) -> dict[str, Any]:
+    def publish(self, tree: BlobTree, line: IndexLine, **options: Any) -> dict[str, Any]:
         """Publish a release, and return the answer to its commit."""
-        session = self.declare(tree, line).json()
+        session = self.declare(tree, line, **options).json()
         self.upload(tree, session)
         answer = self.commit(session["id"])
         assert answer.status_code == 200, answer.text

@@ -1,0 +1,321 @@
+"""Auditing a registry: all of its log and its index are read, and each difference is named.
+
+The index is read first, and the log after it, so that a release which is published meanwhile is in
+the log. What differs is read once more: an entry is there a moment before its index line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from modpkg.core import bounds
+from modpkg.core.errors import InvalidValue, TrustError
+from modpkg.core.names import parse_version
+from modpkg.core.progress import Progress
+from modpkg.core.records import SPEC, IndexLine
+from modpkg.registry.reader import Registry
+from modpkg.registry.signature_files import asked_at_once
+from modpkg.registry.upkeep import all_names, fetch_indexes
+from modpkg.trust.log.checking import (
+    CHECKPOINT,
+    check_history,
+    known_log,
+    read_checkpoint,
+    read_tile,
+)
+from modpkg.trust.log.entries import (
+    LogEntry,
+    LoggedStanding,
+    logged_standing,
+    parse_entry,
+    private_name,
+)
+from modpkg.trust.log.log_checkpoint import LogCheckpoint
+from modpkg.trust.log.memory import LogMemory, SeenLog
+from modpkg.trust.log.merkle import GrowingTree, leaf_hash
+from modpkg.trust.log.tiles import (
+    TILE_WIDTH,
+    Tile,
+    entries_in,
+    entry_bundles,
+    hashes_in,
+    perfect_hash,
+)
+
+_BUNDLES_AT_ONCE = 64
+Indexes = Mapping[str, list[IndexLine]]
+DifferenceKind = Literal[
+    "not-logged",
+    "missing",
+    "replaced",
+    "standing",
+    "private",
+    "entry",
+    "tile",
+    "root",
+    "history",
+]
+
+
+class LogDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that a log and an index, or a log and itself, do not agree on."""
+
+    kind: DifferenceKind
+    message: str
+    """It in one sentence."""
+    name: str = ""
+    version: str = ""
+    entry: int | None = None
+    """The number of the log's entry that it is about; the first has 0."""
+
+
+class LogAudit(Struct, frozen=True, kw_only=True):
+    """What an audit has found."""
+
+    registry: str
+    origin: str
+    """What the log calls itself."""
+    key: str
+    entries: int
+    root: str
+    """The root of the tree of all entries, in hex."""
+    modules: int
+    releases: int
+    """In the index."""
+    private: int
+    """Releases of private modules in the log, of which the index says nothing."""
+    differences: list[LogDifference]
+
+
+_NO_ENTRY = LogEntry(spec=SPEC, action="publish", at="")
+
+
+class _Release(Struct):
+    """A release as the log has it."""
+
+    release: str
+    entry: int
+    standing: LoggedStanding = LoggedStanding()
+
+
+class _Log:
+    """What the entries of a log say, one after the other."""
+
+    def __init__(self) -> None:
+        self.releases: dict[str, dict[str, _Release]] = {}
+        """By name and normal version."""
+        self.private: dict[str, set[str]] = {}
+        """By what stands for a name, the releases of a private module."""
+        self.differences: list[LogDifference] = []
+
+    def add(self, number: int, data: bytes) -> None:
+        """Take an entry in; what is wrong with it is a difference."""
+        entry = _NO_ENTRY
+        try:
+            entry = parse_entry(data)
+            self._add(number, entry)
+        except (ValueError, InvalidValue) as error:
+            about = f" ({entry.action} {entry.name} {entry.version})" if entry.name else ""
+            self.differences.append(
+                LogDifference(
+                    kind="entry",
+                    message=f"Entry {number}{about} counts for nothing: {str(error).rstrip('.')}.",
+                    name=entry.name,
+                    version=entry.version,
+                    entry=number,
+                )
+            )
+
+    def _add(self, number: int, entry: LogEntry) -> None:
+        """Take an entry in.
+
+        Raises:
+            ValueError, InvalidValue: It says nothing that can be so.
+        """
+        if entry.action == "transfer":
+            return
+        if entry.release is UNSET:
+            raise ValueError("it names no release")
+        if entry.private is not UNSET:
+            self.private.setdefault(entry.private, set()).add(entry.release)
+            return
+        version = str(parse_version(entry.version))
+        known = self.releases.setdefault(entry.name, {})
+        before = known.get(version)
+        if entry.action != "publish":
+            if before is None or before.release != entry.release:
+                raise ValueError("it is about a release that the log does not have")
+            before.standing = before.standing.after(entry)
+        elif before is None:
+            known[version] = _Release(entry.release, number)
+        elif before.release != entry.release:
+            raise ValueError(f"it is another release of the version than entry {before.entry}")
+
+
+def audit_log(
+    open_registry: Callable[[], Registry], memory: LogMemory, progress: Progress
+) -> LogAudit:
+    """Return what a registry's log and index do not agree on.
+
+    Args:
+        open_registry: Returns the registry as it is now.
+        memory: What was seen of its log before; what is seen now is kept there if it is right.
+        progress: Is told of the stages.
+
+    Raises:
+        TrustError: It has no log, or not the one that it had; its checkpoint is not signed.
+        RegistryUnreachable, RegistryError: It cannot be read.
+    """
+    registry = open_registry()
+    seen = memory.read()
+    if (info := known_log(registry, seen, memory)) is None:
+        raise TrustError("M558", registry=registry.url)
+    progress.stage("Reading the index")
+    indexes = {name: registry.index(name) for name in all_names(registry)}
+    checkpoint = read_checkpoint(registry, info)
+    if checkpoint.size > bounds.AUDITED_ENTRIES:
+        reason = f"it has {checkpoint.size:,} entries, and {bounds.AUDITED_ENTRIES:,} are read"
+        raise TrustError("M555", path=CHECKPOINT, reason=reason)
+    progress.stage("Reading the log")
+    log = _Log()
+    broken = [*_read_log(registry, checkpoint, log), *_history(registry, checkpoint, seen, memory)]
+    if not broken:
+        memory.keep(info, checkpoint)
+    found = [*_compared(indexes, {*indexes, *log.releases}, log, info.origin)]
+    if names := {one.name for one in found if one.name}:
+        again = open_registry()
+        fetch_indexes(again, names)
+        later = {name: again.index(name) for name in names}
+        differ = _compared(later, names, log, info.origin)
+        still = {(one.kind, one.name, one.version) for one in differ}
+        found = [one for one in found if (one.kind, one.name, one.version) in still]
+    return LogAudit(
+        registry=registry.url,
+        origin=info.origin,
+        key=info.key,
+        entries=checkpoint.size,
+        root=checkpoint.root.hex(),
+        modules=sum(map(bool, indexes.values())),
+        releases=sum(map(len, indexes.values())),
+        private=sum(map(len, log.private.values())),
+        differences=[*broken, *log.differences, *found],
+    )
+
+
+def _read_log(registry: Registry, checkpoint: LogCheckpoint, log: _Log) -> Iterator[LogDifference]:
+    """Read all entries, and yield where they and the tiles do not give the root."""
+    size, number = checkpoint.size, 0
+    tree = GrowingTree()
+    above: list[bytes] = []
+    bundles = iter(entry_bundles(size))
+    while batch := [*islice(bundles, _BUNDLES_AT_ONCE)]:
+        tiles = [Tile(0, bundle.index, bundle.width) for bundle in batch]
+        read = _read_all(registry, [*batch, *tiles])
+        for bundle, tile in zip(batch, tiles, strict=True):
+            entries = entries_in(bundle, read[bundle])
+            leaves = [leaf_hash(entry) for entry in entries]
+            for entry, leaf in zip(entries, leaves, strict=True):
+                log.add(number, entry)
+                tree.add(leaf)
+                number += 1
+            yield from _other_tile(tile, leaves, read[tile])
+            above += [perfect_hash(leaves)] if len(leaves) == TILE_WIDTH else []
+    level = 1
+    while above:
+        rows = [above[at : at + TILE_WIDTH] for at in range(0, len(above), TILE_WIDTH)]
+        upper = [Tile(level, index, len(row)) for index, row in enumerate(rows)]
+        read = _read_all(registry, upper)
+        for tile, row in zip(upper, rows, strict=True):
+            yield from _other_tile(tile, row, read[tile])
+        above = [perfect_hash(row) for row in rows if len(row) == TILE_WIDTH]
+        level += 1
+    if tree.root != checkpoint.root:
+        message = f"The {size} entries give the root {tree.root.hex()}, and another is signed."
+        yield LogDifference(kind="root", message=message)
+
+
+def _read_all(registry: Registry, tiles: list[Tile]) -> dict[Tile, bytes]:
+    questions = [partial(read_tile, registry, tile) for tile in tiles]
+    read = asked_at_once(questions, is_remote=registry.folder is None)
+    return dict(zip(tiles, read, strict=True))
+
+
+def _other_tile(tile: Tile, hashes: list[bytes], data: bytes) -> Iterator[LogDifference]:
+    if hashes_in(tile, data) != hashes:
+        message = f"{tile.path} has other hashes than those of the entries."
+        yield LogDifference(kind="tile", message=message)
+
+
+def _history(
+    registry: Registry, checkpoint: LogCheckpoint, seen: SeenLog | None, memory: LogMemory
+) -> Iterator[LogDifference]:
+    """Yield that the log does not continue what was seen of it."""
+    try:
+        check_history(registry, seen, checkpoint, memory)
+    except TrustError as error:
+        yield LogDifference(kind="history", message=str(error))
+
+
+def _compared(
+    indexes: Indexes, names: Iterable[str], log: _Log, origin: str
+) -> Iterator[LogDifference]:
+    """Yield where an index and a log differ about these names."""
+    for name in sorted(names):
+        logged = log.releases.get(name, {})
+        private = log.private.get(private_name(origin, name), set())
+        if logged and private:
+            message = f"The log has releases of {name}, and others as those of a private module."
+            yield LogDifference(kind="private", message=message, name=name)
+        lines = {str(parse_version(line.version)): line for line in indexes.get(name, [])}
+        for version, line in lines.items():
+            one = logged.get(version)
+            if one is None and not logged and line.release in private:
+                continue  # who audits may read it
+            yield from _of_line(line, one)
+        for version, one in logged.items():
+            if version not in lines:
+                yield LogDifference(
+                    kind="missing",
+                    message=f"{name} {version} is in the log (entry {one.entry}), and not in the "
+                    "index.",
+                    name=name,
+                    version=version,
+                    entry=one.entry,
+                )
+
+
+def _of_line(line: IndexLine, logged: _Release | None) -> Iterator[LogDifference]:
+    what = f"{line.name} {line.version}"
+    about = LogDifference(kind="not-logged", message="", name=line.name, version=line.version)
+    if logged is None:
+        yield replace(about, message=f"{what} is in the index, and not in the log.")
+        return
+    about = replace(about, entry=logged.entry)
+    if logged.release != line.release:
+        message = f"{what} is {line.release} in the index, and {logged.release} in the log."
+        yield replace(about, kind="replaced", message=message)
+        return
+    said = ", ".join(_other_standing(logged_standing(line), logged.standing))
+    if said:
+        yield replace(about, kind="standing", message=f"{what} {said}.")
+
+
+def _other_standing(index: LoggedStanding, log: LoggedStanding) -> Iterable[str]:
+    """Yield what an index says of a release and a log does not, or the other way round."""
+    if index.removed and log.removed:
+        return
+    for word in ("removed", "yanked", "deprecated"):
+        there, logged = getattr(index, word), getattr(log, word)
+        if there != logged:
+            yield f"is {'' if there else 'not '}{word} in the index, and the log says otherwise"
+    if index.deprecated and log.deprecated and index.successor != log.successor:
+        yield (
+            f"has the successor {index.successor or '-'} in the index, and {log.successor or '-'} "
+            "in the log"
+        )

@@ -1,0 +1,252 @@
+"""Checking a registry's log: that it continues what was seen of it, and that releases are in it.
+
+Two round trips: the checkpoint and where the releases are, then the tiles for all proofs. Nothing
+that the registry says of these is believed: a wrong place, entry or tile gives another root than
+the one that is signed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+
+import msgspec
+
+from modpkg.core import bounds
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import RegistryUnreachable, TrustError
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.files import shown
+from modpkg.core.records import IndexLine, LogInfo, RegistryInfo, decode_record
+from modpkg.registry.mirrors import MirroredSource
+from modpkg.registry.reader import Registry
+from modpkg.registry.signature_files import asked_at_once
+from modpkg.registry.source import FileMissing
+from modpkg.trust.log.entries import LoggedRelease, is_release_of, logged_path, parse_entry
+from modpkg.trust.log.log_checkpoint import LogCheckpoint, verified_checkpoint
+from modpkg.trust.log.memory import LogMemory, SeenLog
+from modpkg.trust.log.merkle import (
+    NodeHash,
+    consistency_ranges,
+    inclusion_ranges,
+    is_consistent,
+    is_included,
+    leaf_hash,
+    nodes_of,
+    proof_over,
+)
+from modpkg.trust.log.tiles import LOG, Tile, TileHashes, hashes_in, tile_of
+from modpkg.trust.public_key import parse_key
+
+CHECKPOINT = f"{LOG}/checkpoint"
+_LOGGED = msgspec.json.Decoder(LoggedRelease)
+
+
+def check_logged(registry: Registry, lines: Sequence[IndexLine], memory: LogMemory) -> None:
+    """Check that releases are in the log of their registry, if it has or had one.
+
+    Raises:
+        TrustError: A release is not; or the log is not the one that was seen before, goes back
+            behind it, or is damaged.
+        RegistryUnreachable, RegistryError: It cannot be read.
+    """
+    seen = memory.read()  # before the log is asked, which others may do at the same time
+    if (info := known_log(registry, seen, memory)) is None:
+        return
+    questions: list[Callable[[], bytes | None]] = [partial(_read_checkpoint, registry)]
+    for line in lines:
+        path = logged_path(parse_digest(line.release))
+        questions.append(partial(_read, registry, path, bounds.LOGGED_RELEASE_BYTES))
+    data, *places = asked_at_once(questions, is_remote=registry.folder is None)
+    checkpoint = signed_checkpoint(registry, info, data)
+    if seen is not None and checkpoint.size <= seen.last.size:
+        check_continues(registry, seen, checkpoint, TileHashes(0, {}), memory)
+    found: dict[str, LoggedRelease] = {}
+    missing: list[TrustError] = []
+    for line, place in zip(lines, places, strict=True):
+        try:
+            found[line.release] = _logged(registry, checkpoint, line, place)
+        except TrustError as error:  # noqa: PERF203
+            missing.append(error)
+    indexes = [one.index for one in found.values()]
+    node = _hashes(registry, checkpoint, 0 if seen is None else seen.last.size, indexes)
+    if seen is not None:  # that a log has shown two things is told before what it lacks
+        check_continues(registry, seen, checkpoint, node, memory)
+    if missing:
+        raise missing[0]
+    for line in lines:
+        one = found[line.release]
+        proof = proof_over(inclusion_ranges(one.index, checkpoint.size), node)
+        leaf = leaf_hash(one.entry.encode())
+        if not is_included(leaf, one.index, checkpoint.size, proof, checkpoint.root):
+            raise _not_logged(registry, line, "its entry is none of the tree that is signed")
+    memory.keep(info, checkpoint)
+
+
+def known_log(registry: Registry, seen: SeenLog | None, memory: LogMemory) -> LogInfo | None:
+    """Return what a registry says of its log; None if it has and had none.
+
+    A mirror may have none of it. What was seen is kept to then, and else the registry itself asked,
+    if it can be reached.
+
+    Raises:
+        TrustError: It had another, or has none any more.
+    """
+    info = registry.info.log
+    if isinstance(registry.source, MirroredSource):
+        if seen is not None:
+            return seen.log
+        with contextlib.suppress(FileMissing, RegistryUnreachable):
+            data = registry.source.home.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+            info = decode_record(data, RegistryInfo, f"{registry.url}/{REGISTRY_INFO}").log
+    if seen is not None and info != seen.log:
+        raise TrustError(
+            "M551",
+            registry=registry.url,
+            was=seen.log.key,
+            found="has none" if info is None else f"has one with {info.key} ({info.origin})",
+            path=shown(memory.path),
+        )
+    return info
+
+
+def signed_checkpoint(registry: Registry, info: LogInfo, data: bytes | None) -> LogCheckpoint:
+    """Return a log's checkpoint by its file, which None stands for if it is missing.
+
+    Raises:
+        TrustError: It is missing, malformed, or not signed by the log.
+    """
+    if data is None:
+        raise TrustError("M550", registry=registry.url, reason=f"{CHECKPOINT} is missing")
+    return verified_checkpoint(data, info.origin, parse_key(info.key), registry.url)
+
+
+def read_checkpoint(registry: Registry, info: LogInfo) -> LogCheckpoint:
+    """Return a log's checkpoint as it is now.
+
+    Raises:
+        What `signed_checkpoint` and reading can raise.
+    """
+    return signed_checkpoint(registry, info, _read_checkpoint(registry))
+
+
+def check_history(
+    registry: Registry, seen: SeenLog | None, now: LogCheckpoint, memory: LogMemory
+) -> None:
+    """Check that a log begins with what was seen of it, by its tiles.
+
+    Raises:
+        What `check_continues` and reading can raise.
+    """
+    if seen is not None:
+        tiles = tiles_to_continue(seen.last.size, now.size)
+        node = log_hashes(registry, now.size, tiles)
+        check_continues(registry, seen, now, node, memory)
+
+
+def check_continues(
+    registry: Registry, seen: SeenLog, now: LogCheckpoint, node: NodeHash, memory: LogMemory
+) -> None:
+    """Check that a log begins with what was seen of it.
+
+    Raises:
+        TrustError: It does not.
+    """
+    last = seen.last
+    proof = proof_over(consistency_ranges(last.size, now.size), node)
+    if is_consistent(last.size, last.root, now.size, now.root, proof):
+        return
+    path = shown(memory.keep_evidence(last, now))
+    if now.size < last.size:
+        raise TrustError("M553", registry=registry.url, path=path, before=last.size, now=now.size)
+    raise TrustError("M552", registry=registry.url, path=path, before=last.size, now=now.size)
+
+
+def log_hashes(registry: Registry, size: int, tiles: Collection[Tile]) -> NodeHash:
+    """Return the hashes of a log's tree, as far as these tiles have them.
+
+    Raises:
+        TrustError: One is missing or damaged.
+    """
+    wanted = sorted(tiles, key=lambda tile: tile.path)
+    read = asked_at_once(
+        [partial(read_tile, registry, tile) for tile in wanted],
+        is_remote=registry.folder is None,
+    )
+    found: Mapping[Tile, list[bytes]] = {
+        tile: hashes_in(tile, data) for tile, data in zip(wanted, read, strict=True)
+    }
+    return TileHashes(size, found)
+
+
+def tiles_to_continue(before: int, size: int) -> set[Tile]:
+    """Return the tiles that show that a tree begins with an earlier one."""
+    return {tile_of(node, size) for node in nodes_of(consistency_ranges(before, size))}
+
+
+def read_tile(registry: Registry, tile: Tile) -> bytes:
+    """Return the file of a tile; if that is gone, that of the tile which is full by now.
+
+    Raises:
+        TrustError: Neither is there.
+        RegistryUnreachable, RegistryError: It cannot be read.
+    """
+    for one in dict.fromkeys((tile, tile.full)):
+        if (data := _read(registry, one.path, one.most)) is not None:
+            return data
+    raise TrustError("M555", path=tile.path, reason="it is missing")
+
+
+def _hashes(
+    registry: Registry, checkpoint: LogCheckpoint, before: int, indexes: Sequence[int]
+) -> NodeHash:
+    size = checkpoint.size
+    tiles = tiles_to_continue(before, size)
+    for index in indexes:
+        tiles |= {tile_of(node, size) for node in nodes_of(inclusion_ranges(index, size))}
+    return log_hashes(registry, size, tiles)
+
+
+def _read(registry: Registry, path: str, most: int) -> bytes | None:
+    try:
+        return registry.source.read(path, most)
+    except FileMissing:
+        return None
+
+
+def _read_checkpoint(registry: Registry) -> bytes | None:
+    """Return the checkpoint, of the registry itself: that of a mirror may be old."""
+    if isinstance(registry.source, MirroredSource):
+        with contextlib.suppress(FileMissing, RegistryUnreachable):
+            return registry.source.home.read(CHECKPOINT, bounds.CHECKPOINT_BYTES)
+    return _read(registry, CHECKPOINT, bounds.CHECKPOINT_BYTES)
+
+
+def _logged(
+    registry: Registry, checkpoint: LogCheckpoint, line: IndexLine, data: bytes | None
+) -> LoggedRelease:
+    """Return where a release is said to be, if the entry is about it.
+
+    Raises:
+        TrustError: It is not.
+    """
+    if data is None:
+        raise _not_logged(registry, line, "the registry does not say where")
+    try:
+        found = _LOGGED.decode(data)
+        entry = parse_entry(found.entry.encode())
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _not_logged(registry, line, f"what stands there is malformed ({error})") from None
+    if not is_release_of(entry, line, checkpoint.origin):
+        raise _not_logged(registry, line, "its entry is about something else")
+    if found.index >= checkpoint.size:
+        reason = f"its entry would be number {found.index}, and there are {checkpoint.size}"
+        raise _not_logged(registry, line, reason)
+    return found
+
+
+def _not_logged(registry: Registry, line: IndexLine, reason: str) -> TrustError:
+    return TrustError(
+        "M554", name=line.name, version=line.version, registry=registry.url, reason=reason
+    )

@@ -1,0 +1,200 @@
+"""Auditing a log: every way in which a registry's index and log may differ is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from modpkg.core.progress import Progress
+from modpkg.core.records import canonical_json
+from modpkg.registry.reader import Registry
+from modpkg.registry.removing import remove_release
+from modpkg.trust.log.audit import LogAudit, audit_log
+from modpkg.trust.log.entries import parse_entry, private_entry, transfer_entry
+from modpkg.trust.log.log_checkpoint import parse_checkpoint
+from modpkg.trust.log.memory import LogMemory
+from modpkg.trust.log.witness import witnessed, write_witnessed
+from modpkg.trust.private_key import new_key, read_key
+from tests.command import modpkg
+from tests.modules import publish_collection
+from tests.raising import raises
+from tests.trust.log.logged import ORIGIN, LoggedRegistry
+
+AT = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> LoggedRegistry:
+    """A registry with some history."""
+    made = LoggedRegistry(tmp_path / "models").begin()
+    for version in ("1.0", "1.1", "2.0"):
+        made.publish("words", version)
+    made.publish("tools")
+    made.writer.yank("words", "1.0", "slow")
+    made.writer.deprecate("words", "1.1", "old", "tools")
+    made.log.append([transfer_entry("tools", "bob", AT)])
+    remove_release(made.writer, "tools", "1.0", "leaked", Progress())
+    return made
+
+
+def audit(folder: Path, memory: Path) -> LogAudit:
+    return audit_log(
+        lambda: Registry(str(folder)), LogMemory("https://models.example", memory), Progress()
+    )
+
+
+def kinds(found: LogAudit) -> list[tuple[str, str, str]]:
+    return [(one.kind, one.name, one.version) for one in found.differences]
+
+
+def test_a_registry_that_is_right(one: LoggedRegistry, tmp_path: Path) -> None:
+    found = audit(one.folder, tmp_path / "ada")
+    assert kinds(found) == []
+    assert (found.entries, found.releases, found.modules) == (8, 4, 2)
+    one.log.append([transfer_entry(f"m{i}", "bob", AT) for i in range(600)])
+    assert kinds(audit(one.folder, tmp_path / "ada")) == []
+
+
+def test_lines_that_the_log_does_not_have(one: LoggedRegistry, tmp_path: Path) -> None:
+    index = one.folder / "index" / "words.jsonl"
+    lines = [msgspec.json.decode(raw) for raw in index.read_bytes().splitlines()]
+    lines[0]["yanked"] = None
+    lines[1]["successor"] = "evil"
+    lines[2]["release"] = lines[0]["release"]
+    lines.append(lines[0] | {"version": "3.0"})
+    index.write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
+    found = audit(one.folder, tmp_path / "ada")
+    assert kinds(found) == [
+        ("standing", "words", "1.0"),
+        ("standing", "words", "1.1"),
+        ("replaced", "words", "2.0"),
+        ("not-logged", "words", "3.0"),
+    ]
+    assert "yanked" in found.differences[0].message
+    assert "evil" in found.differences[1].message
+    index.unlink()
+    gone = [("missing", "words", version) for version in ("1.0", "1.1", "2.0")]
+    assert kinds(audit(one.folder, tmp_path / "ada")) == gone
+
+
+def test_a_registry_that_went_back(one: LoggedRegistry, tmp_path: Path) -> None:
+    shutil.copytree(one.folder, tmp_path / "before")
+    one.publish("words", "3.0")
+    assert kinds(audit(one.folder, tmp_path / "ada")) == []
+    assert kinds(audit(tmp_path / "before", tmp_path / "ada")) == [("history", "", "")]
+    copy = LoggedRegistry(tmp_path / "before", tmp_path / "models.pem")
+    copy.place.journal = copy.log
+    copy.log.append([transfer_entry(f"m{i}", "bob", AT) for i in range(3)])
+    (found,) = audit(tmp_path / "before", tmp_path / "ada").differences
+    assert found.kind == "history"
+    assert "different things" in found.message
+    assert kinds(audit(tmp_path / "before", tmp_path / "bob")) == []
+
+
+def test_entries_that_the_index_does_not_have(one: LoggedRegistry, tmp_path: Path) -> None:
+    """Whoever has the key of the log can write anything there, and everybody sees it."""
+    entries = one.folder / "log/tile/entries/000.p/8"
+    data = entries.read_bytes()
+    first = parse_entry(data[2 : 2 + int.from_bytes(data[:2], "big")])
+    change = msgspec.structs.replace
+    other = "sha256:" + "ab" * 32
+    one.log.append(
+        [
+            change(first, version="9.0"),
+            change(first, release=other),
+            change(first, action="yank", version="7.0"),
+            change(first, version="1.0+local"),
+            change(first, release=msgspec.UNSET),
+            private_entry(first, ORIGIN),
+            private_entry(change(first, name="secret"), ORIGIN),
+        ]
+    )
+    found = audit(one.folder, tmp_path / "ada")
+    assert [(one.kind, one.entry) for one in found.differences] == [
+        ("entry", 9),
+        ("entry", 10),
+        ("entry", 11),
+        ("entry", 12),
+        ("private", None),
+        ("missing", 8),
+    ]
+    assert found.private == 2
+
+
+def test_a_log_that_does_not_give_its_root(one: LoggedRegistry, tmp_path: Path) -> None:
+    entries = one.folder / "log/tile/entries/000.p/8"
+    whole = entries.read_bytes()
+    entries.write_bytes(whole.replace(b'"bob"', b'"eve"'))
+    assert kinds(audit(one.folder, tmp_path / "ada")) == [("tile", "", ""), ("root", "", "")]
+    entries.write_bytes(whole.replace(b"words", b"w\xffrds", 1))
+    assert ("entry", "", "") in kinds(audit(one.folder, tmp_path / "ada"))
+    entries.write_bytes(whole)
+    tile = one.folder / "log/tile/0/000.p/8"
+    tile.write_bytes(bytes(256))
+    assert kinds(audit(one.folder, tmp_path / "ada")) == [("tile", "", "")]
+    tile.unlink()
+    with raises("M555", match="missing"):
+        audit(one.folder, tmp_path / "ada")
+
+
+def test_a_registry_without_a_log(tmp_path: Path) -> None:
+    publish_collection(tmp_path / "plain", "words")
+    with raises("M558", match="no log"):
+        audit(tmp_path / "plain", tmp_path / "ada")
+
+
+def test_the_command_tells_and_fails(one: LoggedRegistry) -> None:
+    told = modpkg("registry", "audit", str(one.folder)).stdout
+    assert "8 entries" in told
+    (one.folder / "index" / "words.jsonl").unlink()
+    done = modpkg("registry", "audit", str(one.folder), check=False)
+    assert done.returncode == 1
+    assert done.stdout.count("not in the index") == 3
+
+
+def test_a_witness_signs_what_continues(one: LoggedRegistry, tmp_path: Path) -> None:
+    new_key(tmp_path / "witness.pem", "ed25519", None)
+    key = read_key(tmp_path / "witness.pem", str)
+    memory = LogMemory("https://models.example", tmp_path / "witness")
+    signed = witnessed(one.read(), memory, key, "w.example", 1_700_000_000)
+    assert signed.cosigned_at("w.example", key.public) == 1_700_000_000
+    write_witnessed(one.place, signed)
+    checkpoint = one.folder / "log/checkpoint"
+    read = parse_checkpoint(checkpoint.read_bytes(), "here")
+    assert read.is_signed(ORIGIN, one.key.public)
+    assert read.cosigned_at("w.example", key.public) == 1_700_000_000
+    assert kinds(audit(one.folder, tmp_path / "ada")) == []
+    shutil.copytree(one.folder, tmp_path / "before")
+    one.publish("words", "3.0")
+    with raises("M559", match="grown"):
+        write_witnessed(one.place, signed)
+    witnessed(one.read(), memory, key, "w.example", 1_700_000_001)
+    with raises("M553", match="old copy"):
+        before = Registry(str(tmp_path / "before"))
+        witnessed(before, memory, key, "w.example", 1_700_000_002)
+    plain = Registry(str(publish_plain(tmp_path)))
+    with raises("M558", match="no log"):
+        witnessed(plain, LogMemory("https://plain.example", tmp_path), key, "w.example", 1)
+    new_key(tmp_path / "ecdsa.pem", "ecdsa-p256", None)
+    with raises("M547", match="Ed25519"):
+        other = read_key(tmp_path / "ecdsa.pem", str)
+        witnessed(one.read(), memory, other, "w.example", 1)
+
+
+def publish_plain(folder: Path) -> Path:
+    publish_collection(folder / "plain", "words")
+    return folder / "plain"
+
+
+def test_the_command_of_a_witness(one: LoggedRegistry, tmp_path: Path) -> None:
+    new_key(tmp_path / "witness.pem", "ed25519", None)
+    options = [str(one.folder), "--key", str(tmp_path / "witness.pem"), "--name", "w.example"]
+    told = modpkg("registry", "witness", *options).stdout
+    assert told.count("\N{EM DASH} ") == 2
+    assert "w.example" not in (one.folder / "log/checkpoint").read_text()
+    modpkg("registry", "witness", *options, "--write")
+    assert "w.example" in (one.folder / "log/checkpoint").read_text()
+    assert modpkg("registry", "witness", *options[:-1], "a b", check=False).returncode == 2
