@@ -7,6 +7,7 @@ has not signed, nor an older one than is locked.
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,16 +21,19 @@ from modpkg.cli import main
 from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.records import canonical_json
 from modpkg.environment.generations import Environment
+from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.signature_files import signatures_path, successors_path
 from modpkg.trust.bundle import sign_statement
+from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import PrivateKey, key_path, new_key, read_key
+from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
 from modpkg.trust.statement import InTotoStatement, InTotoSubject, succession_statement
 from tests.cli.test_everywhere import run
 from tests.modules import write_module
 from tests.registry.servers import Server, serve
 
 Capture = pytest.CaptureFixture[str]
-NAMES = ("ada", "mallory")
+NAMES = ("ada", "mallory", "root", "online")
 
 
 def key(name: str) -> PrivateKey:
@@ -41,6 +45,10 @@ class HostileRegistry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def sign_index(self) -> None:
+        """Sign the index as it is, with the registry's own online key."""
+        MetadataWriter(FolderPlace(self.folder), [key("online")]).sign_all(bits=2)
 
     def index(self, name: str = "words") -> Path:
         return self.folder / "index" / f"{name}.jsonl"
@@ -251,6 +259,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sign = ["--sign", "ada"] if signed else []
             to = ["--registry", str(place / "models")]
             assert _quiet("publish", str(folder), *to, *sign) == 0
+        signed = FolderPlace(shutil.copytree(place / "models", place / "signed"))
+        until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(365)
+        root = new_root(1, [key("root").public], 1, key("online").public, until)
+        data = signed_root(root, [key("root")], None)
+        write_root(signed, data, None)
+        name_root(signed, data)
+        HostileRegistry(place / "signed").sign_index()
     return place
 
 
@@ -280,8 +295,10 @@ class Victim:
 
 
 @pytest.fixture
-def server(kept: Path, tmp_path: Path, home: Path) -> Iterator[Server]:
-    shutil.copytree(kept / "models", tmp_path / "models")
+def server(
+    kept: Path, tmp_path: Path, home: Path, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    shutil.copytree(kept / getattr(request, "param", "models"), tmp_path / "models")
     shutil.copytree(kept / "home" / "keys", home / "keys")
     with serve(tmp_path / "models") as running:
         yield running
@@ -313,19 +330,29 @@ def victim(
     return Victim(app, str(key("ada").public), released)
 
 
+@pytest.mark.parametrize("server", ["models", "signed"], indirect=True)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_no_command_takes_another_release(
-    attack: str, victim: Victim, hostile: HostileRegistry, home: Path, capfd: Capture
+    attack: str,
+    server: Server,
+    victim: Victim,
+    hostile: HostileRegistry,
+    home: Path,
+    capfd: Capture,
 ) -> None:
+    """Also where the index is signed: the registry has the key that signs it."""
     attacks, code = ATTACKS[attack]
     attacks(hostile)
+    is_signed = (hostile.folder / "tuf").exists()
+    if is_signed:
+        hostile.sign_index()
     if attack == "other bytes":  # what a store has is verified already, and nobody is asked for it
         shutil.rmtree(home / "store")
         shutil.rmtree(victim.app / ".modpkg")
         (victim.app / ".modpkg").mkdir()
     manifest = (victim.app / "modpkg.toml").read_bytes()
     said = ""
-    for command in COMMANDS:
+    for command in COMMANDS[-5:] if is_signed else COMMANDS:
         (victim.app / "modpkg.toml").write_bytes(manifest)
         status, _, err = run(capfd, *command)
         assert status in (0, 1), err
