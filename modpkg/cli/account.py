@@ -9,12 +9,15 @@ from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, note, print_json, say, strong, tell
 from modpkg.cli.typed_secrets import typed_password
 from modpkg.core.errors import UsageError
+from modpkg.core.names import module_name
 from modpkg.core.printable import one_line
 from modpkg.registry.account_client import (
     change_own_password,
+    close_own_account,
     registry_api,
     set_account,
     sign_up,
+    who_am_i,
     without_logins,
 )
 from modpkg.registry.api_records import AccountChange, NewInvitation, Registration
@@ -32,9 +35,9 @@ class ChangedAccount(Struct, frozen=True):
 
 @click.group("account")
 def account_command() -> None:
-    """Make an account of a registry that is served, and change passwords.
+    """Make an account of a registry that is served, change its password, close it.
 
-    Its administrators invite people, and close and open accounts.
+    Its administrators invite people, and close and open the accounts of others.
     """
 
 
@@ -113,11 +116,18 @@ def invite_person(registry: str | None, as_json: bool) -> None:
 @registry_option
 @json_option
 def close_account(name: str, registry: str | None, as_json: bool) -> None:
-    """Close the account NAME: its tokens and logins end at once.
+    """Close the account NAME: its tokens and logins end at once, and what it published stays.
 
-    For administrators; 'modpkg account open' opens it again. What it published stays.
+    Yours needs your password, and another owner of all that you own alone ('modpkg owner
+    transfer', 'modpkg organisation add'). Administrators close those of others; 'modpkg account
+    open' opens one again.
     """
-    _set_closed(name, registry, as_json, closed=True)
+    api = registry_api(registry)
+    if who_am_i(api).name == module_name(name):
+        close_own_account(api, typed_password())
+    else:
+        set_account(api, name, AccountChange(disabled=True))
+    _tell(name, as_json, closed=True)
 
 
 @account_command.command("open")
@@ -126,13 +136,13 @@ def close_account(name: str, registry: str | None, as_json: bool) -> None:
 @json_option
 def open_account(name: str, registry: str | None, as_json: bool) -> None:
     """Open the account NAME again, without the tokens that it had. For administrators."""
-    _set_closed(name, registry, as_json, closed=False)
-
-
-def _set_closed(name: str, registry: str | None, as_json: bool, *, closed: bool) -> None:
     api = registry_api(registry)
-    api.check_login("close and open accounts")
-    set_account(api, name, AccountChange(disabled=closed))
+    api.check_login("open an account")
+    set_account(api, name, AccountChange(disabled=False))
+    _tell(name, as_json, closed=False)
+
+
+def _tell(name: str, as_json: bool, *, closed: bool) -> None:
     if as_json:
         print_json(ChangedAccount(name, closed))
     else:

@@ -18,6 +18,7 @@ from modpkg.manifest.schema import Manifest
 from modpkg.manifest.stored_logins import StoredLogin, check_token, forget_login, store_login
 from modpkg.registry.api_records import (
     AccountChange,
+    AccountClosing,
     LoginRequest,
     Me,
     NewToken,
@@ -155,6 +156,19 @@ def change_own_password(api: ServerApi, old: str, new: str) -> str:
     name = api.request("GET", "me", Me).name
     api.send("PUT", "me/password", PasswordChange(old, new))
     return name
+
+
+def close_own_account(api: ServerApi, password: str) -> None:
+    """Close the account of who is logged in, and forget the login, which has ended.
+
+    Raises:
+        RegistryError: The password would be sent in plain text.
+        AccessRefused: It is wrong, or the login is not for everything.
+        PublishError: He is the last owner of something, or the last administrator.
+    """
+    _check_private(api)
+    api.send("POST", "me/close", AccountClosing(password))
+    forget_login(api.origin)
 
 
 def set_account(api: ServerApi, name: str, change: AccountChange) -> None:

@@ -163,6 +163,12 @@ class PasswordChange(Struct, frozen=True):
     new: SecretText
 
 
+class AccountClosing(Struct, frozen=True):
+    """The password of who closes his own account, which shows who it is: ``POST me/close``."""
+
+    password: SecretText
+
+
 class AccountChange(Struct, frozen=True, kw_only=True):
     """What an administrator changes of an account: ``PUT accounts/NAME``; None is left as it is."""
 

@@ -235,7 +235,21 @@ def set_disabled(db: Session, caller: Caller, name: str, disabled: bool) -> None
     account = find_account(db, name)
     if account is None:
         raise NotFound("M439", what="account", name=name)
-    if disabled and account.is_administrator:
+    if disabled:
+        end_account(db, account)
+    else:
+        account.disabled = None
+    action = "account.disable" if disabled else "account.enable"
+    log_event(db, caller.name, action, account=account.name)
+
+
+def end_account(db: Session, account: Account) -> None:
+    """Close an account, whose logins and tokens end.
+
+    Raises:
+        PublishError: It is the last administrator's.
+    """
+    if account.is_administrator:
         others = select(Account.id).where(
             Account.is_administrator.is_(True),
             Account.disabled.is_(None),
@@ -243,13 +257,10 @@ def set_disabled(db: Session, caller: Caller, name: str, disabled: bool) -> None
         )
         if db.scalar(others.limit(1)) is None:
             raise PublishError("M449", reason=f"{account.name} is the last administrator")
-    account.disabled = now() if disabled else None
-    if disabled:
-        db.execute(delete_rows(WebLogin).where(WebLogin.account_id == account.id))
-        mine = select(ApiToken.id).where(ApiToken.account_id == account.id)
-        end_tokens(db, [*db.scalars(mine)])
-    action = "account.disable" if disabled else "account.enable"
-    log_event(db, caller.name, action, account=account.name)
+    account.disabled = now()
+    db.execute(delete_rows(WebLogin).where(WebLogin.account_id == account.id))
+    mine = select(ApiToken.id).where(ApiToken.account_id == account.id)
+    end_tokens(db, [*db.scalars(mine)])
 
 
 def make_administrator(database: Database, name: str, password: str | None = None) -> None:

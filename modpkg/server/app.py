@@ -20,6 +20,7 @@ from modpkg.server import (
     accounts,
     api_tokens,
     candidates,
+    closing,
     events,
     health,
     organisations,
@@ -40,6 +41,7 @@ from modpkg.server.state import Server
 ROUTES: list[Any] = [
     *accounts.ROUTES,
     *api_tokens.ROUTES,
+    *closing.ROUTES,
     *candidates.ROUTES,
     *organisations.ROUTES,
     *owners.ROUTES,

@@ -87,7 +87,7 @@ def give_membership(db: Session, caller: Caller, name: str, person: str, role: s
     elif row.role == role:
         return
     else:
-        _check_other_owner(db, group, row, account)
+        check_other_member(db, group, row, account)
         row.role = role
     db.flush()
     details = {"organisation": group.name, "account": account.name, "role": role}
@@ -112,7 +112,7 @@ def take_membership(db: Session, caller: Caller, name: str, person: str) -> None
     row = db.get(Membership, (group.id, account.id))
     if row is None:
         raise NotFound("M439", what=f"member of {group.name} named", name=person)
-    _check_other_owner(db, group, row, account)
+    check_other_member(db, group, row, account)
     db.delete(row)
     db.flush()
     log_event(db, caller.name, "member.remove", organisation=group.name, account=account.name)
@@ -130,7 +130,8 @@ def _owned(db: Session, caller: Caller, name: str) -> Account:
     return group
 
 
-def _check_other_owner(db: Session, group: Account, row: Membership, account: Account) -> None:
+def check_other_member(db: Session, group: Account, row: Membership, account: Account) -> None:
+    """Check that an organisation has another owner, who can still log in, if a member is one."""
     if row.role != "owner":
         return
     others = (

@@ -146,7 +146,7 @@ def give_role(db: Session, caller: Caller, module: str, name: str, role: str) ->
         return
     else:
         if row.role == "owner":
-            _check_other_owner(db, found.name, account)
+            check_other_owner(db, found.name, account)
         row.role = role
     db.flush()
     log_event(db, caller.name, "owner.add", found.name, account=account.name, role=role)
@@ -170,13 +170,13 @@ def take_role(db: Session, caller: Caller, module: str, name: str) -> None:
     if row is None:
         raise NotFound("M439", what=f"owner of {found.name} named", name=name)
     if row.role == "owner":
-        _check_other_owner(db, found.name, account)
+        check_other_owner(db, found.name, account)
     db.delete(row)
     db.flush()
     log_event(db, caller.name, "owner.remove", found.name, account=account.name, role=row.role)
 
 
-def _check_other_owner(db: Session, module: str, account: Account) -> None:
+def check_other_owner(db: Session, module: str, account: Account) -> None:
     """Check that a module has another owner, who can still log in."""
     query = (
         select(Role.account_id)

@@ -281,3 +281,26 @@ def test_who_is_in_an_organisation_leaves_it(run: Run) -> None:
     assert left["members"] == [{"name": "ada", "role": "owner"}]
     run("organisation", "leave", "leavers", fails="M440")
     run("organisation", "leave", "leavers", who="bob", fails="M439")
+
+
+def test_who_leaves_closes_his_account_and_leaves_nothing_without_an_owner(
+    run: Run, tmp_path: Path
+) -> None:
+    for who in ("ada", "leaver"):
+        if who == "leaver":
+            run("account", "create", who, typed=WORD, who=who)
+        run("login", "--name", who, typed=WORD, who=who)
+    project = write(tmp_path / "left", numbers("a"), "left-behind")
+    run("build", project, who="leaver")
+    run("publish", project, who="leaver")
+    close = ("account", "close", "Leaver")
+    assert "left-behind" in run(*close, typed=WORD, who="leaver", fails="M440")
+    run("owner", "add", "left-behind", "ada", "--role", "owner", who="leaver")
+    run("organisation", "create", "leavings", who="leaver")
+    assert "leavings" in run(*close, typed=WORD, who="leaver", fails="M440")
+    run("organisation", "add", "leavings", "ada", "--role", "owner", who="leaver")
+    run(*close, typed="not the password", who="leaver", fails="M433")
+    assert "Closed" in run(*close, typed=WORD, who="leaver")
+    run("whoami", who="leaver", fails="M521")
+    run("login", "--name", "leaver", typed=WORD, who="leaver", fails="M433")
+    assert json.loads(run("info", "left-behind", "--json"))["name"] == "left-behind"
