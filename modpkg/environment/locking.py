@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -37,6 +38,7 @@ from modpkg.environment.trust_news import TrustNews, trust_news
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
+from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.reader import Registry
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.lock import Lock, format_lock, lock_of
@@ -306,11 +308,16 @@ def make_lock(
     promise = msgspec.structs.replace(
         registries.promise(previous, installed, accepted), candidates=tried.free
     )
-    signed = with_signers(
-        lock, previous, resolution, manifest, accepted=accepted, installed=installed
-    )
+    check_logs: Callable[[], None] = partial(check_new_releases, lock, previous, resolution)
+    is_remote = any(one.release.registry.folder is None for one in resolution.modules.values())
+    with fetch_pool() if is_remote else nullcontext() as pool:
+        if pool is not None:  # logs are asked while signatures are
+            check_logs = pool.submit(check_logs).result
+        signed = with_signers(
+            lock, previous, resolution, manifest, accepted=accepted, installed=installed
+        )
     lock = promise.keep(signed.lock, lost, signed.refused)
-    check_new_releases(lock, previous, resolution)
+    check_logs()
     chosen = [one.release.registry for one in resolution.modules.values()]
     lock = with_seen(lock, previous, dict.fromkeys(chosen), registries.recorded)
     notes = registries.notes(lock, previous)

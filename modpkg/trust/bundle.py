@@ -79,6 +79,10 @@ class Signed(Struct, frozen=True):
     key: PublicKey
 
 
+_DECODER = msgspec.json.Decoder(Bundle)
+"""Made before threads use it: msgspec may crash where several use a record for the first time."""
+
+
 def signed_bytes(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """Return what DSSE signs of a payload (its "pre-authentication encoding").
 
@@ -118,7 +122,7 @@ def verify_bundle(data: bytes) -> Signed:
         TrustError: It is malformed, or its signature is not that of its key.
     """
     try:
-        bundle = msgspec.json.decode(data, type=Bundle)
+        bundle = _DECODER.decode(data)
         payload = base64.b64decode(bundle.dsse_envelope.payload, validate=True)
         signature = base64.b64decode(bundle.dsse_envelope.signatures[0].sig, validate=True)
     except (msgspec.MsgspecError, ValueError, binascii.Error, RecursionError) as error:

@@ -40,6 +40,10 @@ class InTotoStatement(Struct, frozen=True, kw_only=True):
     predicate: dict[str, Any] = {}
 
 
+_DECODER = msgspec.json.Decoder(InTotoStatement)
+"""Made before threads use it, as that of bundles is."""
+
+
 def parse_statement(payload: bytes) -> InTotoStatement:
     """Return the statement in the payload of an envelope.
 
@@ -47,7 +51,7 @@ def parse_statement(payload: bytes) -> InTotoStatement:
         TrustError: It is none.
     """
     try:
-        statement = msgspec.json.decode(payload, type=InTotoStatement)
+        statement = _DECODER.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TrustError("M541", reason=f"its statement is malformed: {error}") from None
     if statement.type != STATEMENT:
