@@ -39,6 +39,8 @@ def decoding_reason(error: BaseException) -> str:
         return f"{its} has no {found['field']!r}"
     if "matching regex '^sha256" in what:
         return f"{its} is not a digest"
+    if r"\\u0008\\u000b" in what:  # of `SEVERAL_LINES`, in which line feeds are allowed
+        return f"{its} has a control character or a mark of direction"
     if "matching regex" in what:
         return (
             f"{its} has a line feed, a control character or a mark of direction, or is empty where "
