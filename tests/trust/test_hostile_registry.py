@@ -24,6 +24,7 @@ from modpkg.environment.generations import Environment
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.signature_files import signatures_path, successors_path
 from modpkg.trust.bundle import sign_statement
+from modpkg.trust.log.appending import LogWriter
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import PrivateKey, key_path, new_key, read_key
 from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
@@ -33,7 +34,7 @@ from tests.modules import write_module
 from tests.registry.servers import Server, serve
 
 Capture = pytest.CaptureFixture[str]
-NAMES = ("ada", "mallory", "root", "online")
+NAMES = ("ada", "mallory", "root", "online", "log")
 
 
 def key(name: str) -> PrivateKey:
@@ -45,6 +46,16 @@ class HostileRegistry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def indexes(self) -> dict[str, bytes]:
+        """Return the index files, by path."""
+        return {f"index/{one.name}": one.read_bytes() for one in self.folder.glob("index/*.jsonl")}
+
+    def log(self, before: dict[str, bytes]) -> None:
+        """Write into the registry's log what has changed in the index."""
+        log = LogWriter(FolderPlace(self.folder), key("log"))
+        for path, data in self.indexes().items():
+            log.note(path, before[path], data)
 
     def sign_index(self) -> None:
         """Sign the index as it is, with the registry's own online key."""
@@ -260,6 +271,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
             to = ["--registry", str(place / "models")]
             assert _quiet("publish", str(folder), *to, *sign) == 0
         signed = FolderPlace(shutil.copytree(place / "models", place / "signed"))
+        LogWriter(signed, key("log")).begin("models.example/log", signed)
         until = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(365)
         root = new_root(1, [key("root").public], 1, key("online").public, until)
         data = signed_root(root, [key("root")], None)
@@ -340,11 +352,13 @@ def test_no_command_takes_another_release(
     home: Path,
     capfd: Capture,
 ) -> None:
-    """Also where the index is signed: the registry has the key that signs it."""
+    """Also where the index is signed and there is a log: the registry has the keys of both."""
     attacks, code = ATTACKS[attack]
+    before = hostile.indexes()
     attacks(hostile)
     is_signed = (hostile.folder / "tuf").exists()
     if is_signed:
+        hostile.log(before)
         hostile.sign_index()
     if attack == "other bytes":  # what a store has is verified already, and nobody is asked for it
         shutil.rmtree(home / "store")
