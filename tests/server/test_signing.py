@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from litestar.testing import TestClient
 
+from modpkg.core.progress import Progress
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
@@ -21,6 +23,8 @@ from modpkg.server.settings import ServerSettings
 from modpkg.server.signing import sign_anew
 from modpkg.server.state import Server
 from modpkg.trust import signed_index
+from modpkg.trust.log.audit import audit_log
+from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import new_key, read_key
 from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
@@ -121,6 +125,38 @@ def test_what_a_server_publishes_is_signed(server: Server, ada: Publisher, tmp_p
     assert b'"yanked":"bad"' in (reader.index("m") or b"")
     info = reader.read("registry.json")
     assert b'"api"' in info  # it was announced, and signed, when the server began
+
+
+def test_a_signed_registry_has_a_log_too(
+    server: Server, ada: Publisher, tmp_path: Path, keys: Path
+) -> None:
+    """The log begins later, by a change of ``registry.json`` that is signed as any other."""
+    ada.publish(*built(write(tmp_path / "1", TENSORS), server.place))
+    new_key(tmp_path / "log.pem", "ed25519", None)
+    folder, key = tmp_path / "registry", str(tmp_path / "log.pem")
+    settings = ServerSettings(storage=str(folder), tuf_keys=str(keys), log_key=key)
+    for _ in range(2):  # the second goes on with what the first began
+        logging = Server(settings)
+        logging.prepare()
+        with TestClient(make_app(logging)) as client:
+            bob = Publisher(client, token_for(logging, "ada"))
+            bob.request("POST", "modules/m/yank", json={"version": "1.0", "reason": "bad"})
+            bob.request("POST", "modules/m/yank", json={"version": "1.0", "reason": None})
+            reader = Reader(bob, tmp_path / "memory")
+            assert b'"1.0"' in (reader.index("m") or b"")
+            read = partial(reader.read, "registry.json")
+            signed = SignedIndex(
+                reader,  # type: ignore[arg-type]
+                reader,  # type: ignore[arg-type]
+                read,
+                folder=tmp_path / "memory",
+            )
+            assert b'"log"' in (signed.checked("registry.json", read(), read) or b"")
+        logging.close()
+    found = audit_log(
+        lambda: Registry(str(folder)), LogMemory("models", tmp_path / "logs"), Progress()
+    )
+    assert (found.entries, found.differences) == (5, [])
 
 
 def test_a_private_module_is_signed_too(server: Server, ada: Publisher, tmp_path: Path) -> None:
