@@ -21,13 +21,15 @@ from modpkg.registry.opening import writable_place
 from modpkg.registry.place import is_registry
 from modpkg.registry.signature_files import add_bundles, successors_path
 from modpkg.trust.agent import AGENT, agent_key
+from modpkg.trust.ambient import OIDC, AmbientIdentity
 from modpkg.trust.bundle import sign_statement
 from modpkg.trust.private_key import PASSPHRASE, key_path, keys_folder, new_key, read_key
-from modpkg.trust.public_key import Algorithm, parse_key
+from modpkg.trust.public_key import Algorithm, PublicKey, parse_key
+from modpkg.trust.signatures import parse_signer
 from modpkg.trust.statement import succession_statement
 
 if TYPE_CHECKING:
-    from modpkg.trust.bundle import Signer
+    from modpkg.trust.bundle import Signer, StatementSigner
 
 
 _PUBLIC_BYTES = 4096
@@ -148,6 +150,16 @@ def _passphrase(text: str, *, new: bool = False) -> str:
     return answer
 
 
+def open_release_signer(text: str) -> Signer | StatementSigner:
+    """Return what ``--sign`` names of those that sign releases: `open_signer`'s, or an identity.
+
+    Raises:
+        TrustError: There is no such key or identity, or it cannot be used.
+        MissingExtra: Identities need a package that is not installed.
+    """
+    return AmbientIdentity() if text == OIDC else open_signer(text)
+
+
 def open_signer(text: str) -> Signer:
     """Return what ``--sign`` names: a key of this user, a file, or one of the ssh agent.
 
@@ -176,8 +188,9 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
     Whoever has a release locked that your key signed takes those of the other one from now on, and
     none of yours any more.
     """
-    module, signer, successor = module_name(name), open_signer(old), parse_key(new)
-    successor.opened()
+    module, signer, successor = module_name(name), open_signer(old), parse_signer(new)
+    if isinstance(successor, PublicKey):
+        successor.opened()
     place = writable_place(None, registry)
     if not is_registry(place):
         raise NotFound("M301", url=place.url, remedy="check the address")

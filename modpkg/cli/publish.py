@@ -8,7 +8,7 @@ import click
 from msgspec import field
 from msgspec.structs import asdict
 
-from modpkg.cli.key import open_signer
+from modpkg.cli.key import open_release_signer
 from modpkg.cli.options import json_option, registry_option, with_workspace
 from modpkg.cli.output import good, print_json, say, strong, tell
 from modpkg.community.modules.project import module_project
@@ -54,7 +54,8 @@ class PublishDocument(IndexLine, kw_only=True):
 @click.option(
     "--sign",
     metavar="KEY",
-    help="Sign the release with a key: its name ('modpkg key list'), a file, or 'agent'.",
+    help="Sign the release with a key: its name ('modpkg key list'), a file, or 'agent'; or as the "
+    "CI job that runs, without a key: 'oidc'.",
 )
 @click.option("--private", is_flag=True, help="Of a new name: let those alone read it who may.")
 @click.option("--owner", metavar="ORGANISATION", default="", help="Of a new name: whose it is.")
@@ -96,7 +97,7 @@ def publish_command(
         raise UsageError("M901", message="--name is for --composed; leave it out.")
     if composed and by_reference:
         raise UsageError("M901", message="Composed weights are nowhere else; leave one out.")
-    signer = None if sign is None else open_signer(sign)
+    signer = None if sign is None else open_release_signer(sign)
     new = NewModule(private, owner, confirm_name)
     if composed:
         from modpkg.community.modules.composed_project import composed_project

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from modpkg.cli.key import open_signer
+from modpkg.cli.key import open_release_signer
 from modpkg.cli.options import json_option, registry_option, with_workspace
 from modpkg.cli.output import good, print_json, strong, tell
 from modpkg.community.modules.project import module_project
@@ -41,7 +41,8 @@ class SubmitDocument(Struct, frozen=True, kw_only=True):
 @click.option(
     "--sign",
     metavar="KEY",
-    help="Sign the release with a key: its name ('modpkg key list'), a file, or 'agent'.",
+    help="Sign the release with a key: its name ('modpkg key list'), a file, or 'agent'; or as the "
+    "CI job that runs, without a key: 'oidc'.",
 )
 @registry_option
 @json_option
@@ -65,7 +66,7 @@ def submit_command(
     if not message.strip():
         raise UsageError("M901", message="--message says what the candidate is for.")
     project = module_project(folder, workspace)
-    signer = None if sign is None else open_signer(sign)
+    signer = None if sign is None else open_release_signer(sign)
     submission = submit_project(project, message, allow_breaking, signer)
     line, number, before = submission.line, submission.number, submission.before
     if as_json:

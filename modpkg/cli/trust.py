@@ -14,7 +14,7 @@ from modpkg.environment.locking import update_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import set_trust
 from modpkg.trust.policy import rule_of
-from modpkg.trust.public_key import parse_key
+from modpkg.trust.signatures import parse_signer
 
 
 class TrustedModule(Struct, frozen=True):
@@ -48,6 +48,7 @@ def trust_command() -> None:
     \b
       modpkg trust list
       modpkg trust add 'acme-*' key:ed25519:…
+      modpkg trust add 'acme-*' 'oidc:https://gitlab.com repo=acme/models'
     """
 
 
@@ -81,7 +82,7 @@ def list_command(workspace: Workspace, as_json: bool) -> None:
 @with_workspace
 def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) -> None:
     """Let only SIGNER sign the modules that PATTERN names, such as 'acme-*', in this project."""
-    key = str(parse_key(signer))
+    key = str(parse_signer(signer))
     path = workspace.manifest.path
     text = set_trust(workspace.project.text(), pattern, key)
     workspace.project.parse(text)

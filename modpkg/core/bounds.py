@@ -20,7 +20,7 @@ LOCK_BYTES = 64 << 20
 #: The address of a registry in a lock file, characters.
 LOCK_ADDRESS = 4000
 #: The signer of a module in a lock file, characters.
-LOCK_SIGNER = 200
+LOCK_SIGNER = 2500
 #: A number in a manifest or a lock, characters.
 NUMBER_CHARACTERS = 100
 #: Values of one setting of a step.
@@ -92,6 +92,8 @@ CHECKPOINT_SIGNATURES = 64
 LOG_ENTRIES = 100_000_000
 #: Entries of a log that an audit reads.
 AUDITED_ENTRIES = 5_000_000
+#: What Sigstore's client trusts, bytes of its JSON.
+TRUST_CONFIG_BYTES = 1 << 20
 #: Redirects that are followed from such a place.
 REDIRECTS = 5
 #: An answer of a server's API, bytes.

@@ -545,6 +545,14 @@ MESSAGES: dict[str, str] = {
     "M570": (
         "{path} was installed from another lock than {lock} is now; run 'modpkg install' first."
     ),
+    "M590": (
+        "{text!r} is no signer: one is a key, or like 'oidc:https://ISSUER repo=OWNER/NAME', with "
+        "owner-id=, workflow=, ref= and subject= after it, in this order, as locks write it."
+    ),
+    "M591": (
+        "{path} cannot be used to verify or make signatures of identities: {reason}; correct "
+        "trust-config under [sigstore] of {config}."
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

@@ -36,7 +36,8 @@ from modpkg.manifest.schema import Compose, Task
 from modpkg.resolve.lock import LockedModule
 from modpkg.store.corruption import Corruption, corrupt_among
 from modpkg.store.store import alignments
-from modpkg.trust.policy import NOBODY, who_signed
+from modpkg.trust.policy import NOBODY, missing_extra, who_signed
+from modpkg.trust.signatures import is_signer
 
 ProvenBy = Literal["lock", "modules", "recomposed"]
 
@@ -239,14 +240,17 @@ class _Prover:
             if who is None:
                 done.append(one)
                 continue
-            keys = [str(key) for key in who.keys]
-            if module.signer != NOBODY and module.signer not in keys:
+            is_signed = any(is_signer(module.signer, one) for one in who.found)
+            if module.signer != NOBODY and not is_signed:
+                if (missing := missing_extra(who)) is not None:
+                    raise missing
+                now = who_signed(who, [module.signer])
                 self._flaw(
                     f"{module.name} {module.version}",
                     f"it is locked as signed by {module.signer}, and "
-                    f"{by_name[module.name].shown} has it as signed by {who_signed(who)}",
+                    f"{by_name[module.name].shown} has it as signed by {now}",
                 )
-            done.append(structs.replace(one, signatures=keys))
+            done.append(structs.replace(one, signatures=[*map(str, who.found)]))
         return done
 
     def _record(self, name: str) -> InstalledModel | None:

@@ -23,7 +23,7 @@ from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
-from modpkg.trust.policy import NOBODY, NewRelease, rule_of, signer_of
+from modpkg.trust.policy import NOBODY, NewRelease, missing_extra, rule_of, signer_of
 from modpkg.trust.signatures import Signers, follows, signers_of
 
 
@@ -34,7 +34,8 @@ class SignedLock(Struct, frozen=True):
     refused: Mapping[str, TrustError]
     """By module, why its release cannot take the place of the one so far (M544)."""
     notes: tuple[str, ...]
-    """A sentence for each that may, since it was accepted."""
+    """A sentence for each that may, since it was accepted, and for signatures that cannot be
+    verified on this machine."""
 
 
 def with_signers(
@@ -60,6 +61,7 @@ def with_signers(
 
     Raises:
         TrustError: A release is not signed by who has to have signed it.
+        MissingExtra: That cannot be verified without a package that is not installed.
         RegistryUnreachable, RegistryError: A registry cannot be read.
         InstallError: A registry has to be asked, and ``--offline`` forbids it.
     """
@@ -110,6 +112,9 @@ def with_signers(
                 continue
             signers[module.name] = decide(structs.replace(new, was=None))
             notes.append(f"{error.values['change']}, which was accepted")
+        missing = missing_extra(who)
+        if signers[module.name] == NOBODY and missing is not None:
+            notes.append(f"{module.name} {module.version} is locked without a signer: {missing}")
     modules = [
         structs.replace(module, signer=signers.get(module.name, NOBODY)) for module in lock.module
     ]

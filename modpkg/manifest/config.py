@@ -23,7 +23,13 @@ from modpkg.core.home import REGISTRY_VARIABLE, config_path
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.ownership import check_owner, dangers
 from modpkg.core.redacted import is_token
-from modpkg.manifest.keys import CONFIG_TABLES, PLACES_KEYS, REGISTRY_KEYS, STORE_KEYS
+from modpkg.manifest.keys import (
+    CONFIG_TABLES,
+    PLACES_KEYS,
+    REGISTRY_KEYS,
+    SIGSTORE_KEYS,
+    STORE_KEYS,
+)
 from modpkg.manifest.limits import DEFAULTS, Limits, parse_limits
 from modpkg.manifest.logins import Login, Password, Secret, SentToken, Token
 from modpkg.manifest.stored_logins import TOKEN, check_token, stored_logins, token_of_environment
@@ -37,7 +43,7 @@ SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "hf", "file")
 """URL schemes that the settings accept; only mirrors may be folders."""
 STORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 """Those of object stores."""
-_KEYS = (*CONFIG_TABLES, *PLACES_KEYS, *REGISTRY_KEYS, *STORE_KEYS)
+_KEYS = (*CONFIG_TABLES, *PLACES_KEYS, *REGISTRY_KEYS, *SIGSTORE_KEYS, *STORE_KEYS)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.:-]*[a-z0-9])?")
@@ -76,6 +82,8 @@ class Settings(Struct, frozen=True):
 
     place_hosts: frozenset[str] = frozenset()
     """Hosts, besides the hub's, that files outside of registries are fetched from."""
+    trust_config: Path | None = None
+    """What Sigstore's client trusts: a file; the public Sigstore if it is None."""
     logins: Mapping[str, Login] = {}
     """By origin, of `modpkg login` and the environment; one in ``config.toml`` comes first."""
 
@@ -229,6 +237,7 @@ def parse_settings(text: str, path: Path) -> Settings:
         _max_size(root.get("store")),
         parse_limits(root.get("limits")),
         _place_hosts(root.get("places")),
+        _trust_config(root.get("sigstore")),
     )
 
 
@@ -361,3 +370,13 @@ def _place_hosts(node: Node | None) -> frozenset[str]:
             raise item.fail("is not the name of a host (like 'models.example')")
         named.add(text)
     return frozenset(named)
+
+
+def _trust_config(node: Node | None) -> Path | None:
+    file = node.table(SIGSTORE_KEYS).get("trust-config") if node is not None else None
+    if file is None:
+        return None
+    path = Path(file.text(most=2000)).expanduser()
+    if not path.is_absolute():
+        raise file.fail("is no absolute path")
+    return path

@@ -353,6 +353,15 @@ def config_schema() -> JsonSchema:
             {"hosts": array(string(most=253), "Hosts, beside the hub's, to read blobs from.")},
             "Where else than in their registry blobs are read.",
         ),
+        "sigstore": table(
+            keys.SIGSTORE_KEYS,
+            {
+                "trust-config": string(
+                    "The absolute path of a trusted root, or of a trust config.", 2000
+                )
+            },
+            "Who vouches for the identities of signers, if not the public Sigstore.",
+        ),
         "limits": table(
             (*LIMITS,),
             {

@@ -69,7 +69,7 @@ RESOLUTION_KEYS = (
 )
 LICENSES_KEYS = ("allow", "deny", "exceptions")
 
-CONFIG_TABLES = ("registry", "registries", "store", "limits", "places")
+CONFIG_TABLES = ("registry", "registries", "store", "limits", "places", "sigstore")
 REGISTRY_KEYS = (
     "mirrors",
     "api",
@@ -84,3 +84,4 @@ REGISTRY_KEYS = (
 )
 STORE_KEYS = ("max-size",)
 PLACES_KEYS = ("hosts",)
+SIGSTORE_KEYS = ("trust-config",)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+from modpkg.core import bounds
+from modpkg.core.errors import TrustError
+from modpkg.core.oidc_identity import SCHEME, parse_identity
 from modpkg.manifest.schema import TrustRule
 from modpkg.toml.node import Node
 
 _PATTERN = re.compile(r"[a-z0-9*]([a-z0-9*-]{0,98}[a-z0-9*])?")
-_SIGNER = re.compile(r"key:[a-z0-9-]{1,20}:[A-Za-z0-9+/=]{1,200}")
+_KEY = re.compile(r"key:[a-z0-9-]{1,20}:[A-Za-z0-9+/=]{1,200}")
 
 
 def read_trust(node: Node | None) -> tuple[TrustRule, ...]:
@@ -22,9 +25,22 @@ def read_trust(node: Node | None) -> tuple[TrustRule, ...]:
         if not nodes:
             raise entry.fail("names no signer; name one, or remove the entry")
         for one in nodes:
-            if not _SIGNER.fullmatch(one.text()):
+            if not _is_signer(one.text(most=bounds.LOCK_SIGNER)):
                 raise one.fail(
-                    "is no signer: one is like key:ed25519:…, and 'modpkg key list' shows yours"
+                    "is no signer: one is like key:ed25519:…, and 'modpkg key list' shows yours, "
+                    "or like 'oidc:https://ISSUER repo=OWNER/NAME', with owner-id=, workflow=, "
+                    "ref= and subject= after it, in this order"
                 )
-        rules.append(TrustRule(pattern, tuple(one.text() for one in nodes), entry.where))
+        texts = tuple(one.text(most=bounds.LOCK_SIGNER) for one in nodes)
+        rules.append(TrustRule(pattern, texts, entry.where))
     return tuple(rules)
+
+
+def _is_signer(text: str) -> bool:
+    if not text.startswith(SCHEME):
+        return _KEY.fullmatch(text) is not None
+    try:
+        parse_identity(text)
+    except TrustError:
+        return False
+    return True

@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from modpkg.core.bounds import CANDIDATES, LOCK_ADDRESS, LOCK_BYTES, LOCK_SIGNER
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version, read_requirement
+from modpkg.core.oidc_identity import PATTERN as OIDC_PATTERN
 from modpkg.core.printable import os_reason
 from modpkg.core.records import DigestText, Kind
 from modpkg.core.regular_file import OversizedFile, read_text
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 LOCK_SPEC = 1
 _DIGEST_OR_NONE = "^(sha256:[0-9a-f]{64})?$"
-_SIGNER_OR_NONE = "^(key:[a-z0-9-]+:[A-Za-z0-9+/=]+)?$"
+_SIGNER_OR_NONE = f"^(key:[a-z0-9-]+:[A-Za-z0-9+/=]+|{OIDC_PATTERN})?$"
 _MOMENT = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
 
@@ -48,7 +49,8 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     listing: Annotated[str, Meta(pattern=_DIGEST_OR_NONE, max_length=71)] = ""
     """Of a model of a hub, the digest of what the hub lists at its commit; else empty."""
     signer: Annotated[str, Meta(pattern=_SIGNER_OR_NONE, max_length=LOCK_SIGNER)] = ""
-    """Who signed the release, as `modpkg.trust.public_key` writes it; empty if nobody has."""
+    """Who signed the release: a key as `modpkg.trust.public_key` writes it, or an identity as
+    `modpkg.core.oidc_identity` does; empty if nobody has."""
     candidate: Annotated[int, Meta(ge=0, le=CANDIDATES)] = 0
     """The number of the candidate that it is; 0 for a release."""
     extras: list[str] = []

@@ -13,7 +13,14 @@ from sqlalchemy.orm import Session
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes, parse_digest
-from modpkg.core.errors import AccessRefused, NotFound, PublishError, RecordError, TrustError
+from modpkg.core.errors import (
+    AccessRefused,
+    MissingExtra,
+    NotFound,
+    PublishError,
+    RecordError,
+    TrustError,
+)
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import check_requirements, module_name, parse_version
 from modpkg.core.records import (
@@ -209,7 +216,11 @@ def check_bundle(bundle: str, line: IndexLine) -> None:
     Raises:
         TrustError: It is not.
     """
-    signed = verify_bundle(bundle.encode())
+    try:
+        signed = verify_bundle(bundle.encode())
+    except MissingExtra:
+        reason = "this server lacks modpkg[sigstore], which verifies those of identities"
+        raise TrustError("M541", reason=reason) from None
     release = parse_digest(line.release)
     if "\n" in bundle or not is_about(signed.statement, line.name, line.version, release):
         raise TrustError("M541", reason=f"it is not one of {line.name} {line.version}")

@@ -2,20 +2,22 @@
 
 DSSE (https://github.com/secure-systems-lab/dsse) signs the payload with its type, so that bytes
 signed for one purpose are worth nothing for another. The bundle is the form of Sigstore's
-``bundle.v0.3+json``; the key itself is its hint.
+``bundle.v0.3+json``; the key itself is its hint, or there is a certificate in the place of a key.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from modpkg.core.errors import TrustError
+from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.trust.public_key import PublicKey, parse_key
+from modpkg.trust.sigstore_bundle import verify_certified
 from modpkg.trust.statement import InTotoStatement, parse_statement
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -43,9 +45,13 @@ class KeyHint(Struct, frozen=True):
 
 
 class VerificationMaterial(Struct, frozen=True, rename="camel"):
-    """What a bundle is verified with; a log's entries are not read here."""
+    """What a bundle is verified with: a key, or else a certificate and a log's entry of it.
 
-    public_key: KeyHint
+    Those two are read in `modpkg.trust.sigstore_bundle`.
+    """
+
+    public_key: KeyHint | UnsetType = UNSET
+    certificate: Any = UNSET
     tlog_entries: list[Any] = []
 
 
@@ -72,11 +78,24 @@ class Signer(Protocol):
         ...
 
 
+@runtime_checkable
+class StatementSigner(Protocol):
+    """Something that signs statements without a key that lasts."""
+
+    def sign_statement(self, payload: bytes) -> bytes:
+        """Return the bundle of a signed statement, as one line of JSON.
+
+        Raises:
+            TrustError: It cannot sign now.
+        """
+        ...
+
+
 class Signed(Struct, frozen=True):
-    """A statement, and the key that has signed it."""
+    """A statement, and who has signed it."""
 
     statement: InTotoStatement
-    key: PublicKey
+    signer: PublicKey | OidcIdentity
 
 
 _DECODER = msgspec.json.Decoder(Bundle)
@@ -116,10 +135,11 @@ def sign_statement(payload: bytes, signer: Signer, *, hint: str | None = None) -
 
 
 def verify_bundle(data: bytes) -> Signed:
-    """Return the statement of a bundle, and the key that signed it.
+    """Return the statement of a bundle, and who signed it.
 
     Raises:
-        TrustError: It is malformed, or its signature is not that of its key.
+        TrustError: It is malformed, or its signature is not that of its key or certificate.
+        MissingExtra: It has a certificate, and Sigstore's client is not installed.
     """
     try:
         bundle = _DECODER.decode(data)
@@ -132,7 +152,15 @@ def verify_bundle(data: bytes) -> Signed:
     if bundle.dsse_envelope.payload_type != PAYLOAD_TYPE:
         reason = f"it signs {bundle.dsse_envelope.payload_type!r}, which is no statement"
         raise TrustError("M541", reason=reason)
-    key = parse_key(bundle.verification_material.public_key.hint)
+    material = bundle.verification_material
+    if material.public_key is UNSET:
+        certified = verify_certified(data)
+        if certified.payload_type != PAYLOAD_TYPE:  # as another parser than ours reads it
+            raise TrustError("M541", reason=f"it signs {certified.payload_type!r}")
+        return Signed(parse_statement(certified.payload), certified.identity)
+    if material.certificate is not UNSET:
+        raise TrustError("M541", reason="it names a key, and has a certificate too")
+    key = parse_key(material.public_key.hint)
     if not key.verifies(signature, signed_bytes(payload)):
         raise TrustError("M541", reason=f"its signature is not one of {key}")
     return Signed(parse_statement(payload), key)

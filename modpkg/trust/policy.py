@@ -12,10 +12,12 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from modpkg.core.errors import TrustError
+from modpkg.core.errors import MissingExtra, TrustError
 from modpkg.core.names import listed
+from modpkg.core.oidc_identity import PARTS, OidcIdentity
 from modpkg.manifest.schema import TrustRule
-from modpkg.trust.signatures import Signers
+from modpkg.trust.public_key import PublicKey
+from modpkg.trust.signatures import Signers, is_signer, lasting_text
 
 NOBODY = ""
 
@@ -41,7 +43,7 @@ def rule_of(rules: Sequence[TrustRule], name: str) -> TrustRule | None:
 def signer_of(
     release: NewRelease,
     rule: TrustRule | None,
-    follows: Callable[[str, str], bool],
+    follows: Callable[[str, PublicKey | OidcIdentity], str | None],
     *,
     is_required: bool = False,
 ) -> str:
@@ -50,48 +52,75 @@ def signer_of(
     Args:
         release: The release, and what was locked before.
         rule: The project's rule for its name.
-        follows: Returns whether a key was named the successor of another, both as texts.
+        follows: Returns the named successor of a signer that somebody is, or None.
         is_required: Whether only signed releases are taken.
 
     Raises:
         TrustError: Somebody else has signed it, or nobody.
+        MissingExtra: Who has signed it cannot be verified here.
     """
-    found = [str(key) for key in release.signers.keys]
+    found = release.signers.found
     if rule is not None:
-        for signer in found:
-            if signer in rule.signers:
-                return signer
+        for wanted in rule.signers:
+            if any(is_signer(wanted, one) for one in found):
+                return wanted
+        _check_verifiable(release.signers)
         raise TrustError(
             "M543",
             name=release.name,
             version=release.version,
             wanted=listed(rule.signers),
             where=rule.where,
-            found=who_signed(release.signers),
+            found=who_signed(release.signers, rule.signers),
         )
     if release.was:
         for signer in found:
-            if signer == release.was or follows(release.was, signer):
-                return signer
+            if is_signer(release.was, signer):
+                return release.was
+            if (successor := follows(release.was, signer)) is not None:
+                return successor
+        _check_verifiable(release.signers)
+        who = who_signed(release.signers, [release.was])
         how = "is locked" if release.was_locked else "was installed"
         change = (
             f"{release.name} {release.was_version} {how} with the signer {release.was}, and "
-            f"{release.name} {release.version} is signed by {who_signed(release.signers)}"
+            f"{release.name} {release.version} is signed by {who}"
         )
         raise TrustError("M544", name=release.name, change=change)
     if found:
-        return found[0]
+        return lasting_text(found[0])
     if is_required:
+        _check_verifiable(release.signers)
         raise TrustError(
             "M545", name=release.name, version=release.version, found=who_signed(release.signers)
         )
     return NOBODY
 
 
-def who_signed(signers: Signers) -> str:
-    """Return who has signed a release, for a sentence that goes on after 'signed by'."""
-    if signers.keys:
-        return listed([str(key) for key in signers.keys])
+def missing_extra(signers: Signers) -> MissingExtra | None:
+    """Return why nobody is found to have signed, if that is a package that is not installed."""
+    missing = (one for one in signers.refused if isinstance(one, MissingExtra))
+    return None if signers.found else next(missing, None)
+
+
+def _check_verifiable(signers: Signers) -> None:
+    if (missing := missing_extra(signers)) is not None:
+        raise missing
+
+
+def who_signed(signers: Signers, wanted: Sequence[str] = ()) -> str:
+    """Return who has signed a release, for a sentence that goes on after 'signed by'.
+
+    Of an identity it has the parts that are recorded, and those that ``wanted`` signers name.
+    """
+    if signers.found:
+        also = {part for part in PARTS for text in wanted if f" {part}=" in text}
+        return listed(
+            [
+                str(one.lasting(also) if isinstance(one, OidcIdentity) else one)
+                for one in signers.found
+            ]
+        )
     if not signers.refused:
         return "nobody"
     reason = str(signers.refused[0].values.get("reason", signers.refused[0].code))

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 
 from modpkg.core.digests import Digest
 from modpkg.core.errors import TrustError
+from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.core.records import ReleaseRecord, canonical_json
 from modpkg.trust.public_key import PublicKey
 
@@ -103,7 +104,7 @@ def is_about(statement: InTotoStatement, name: str, version: str, release: Diges
     return statement.predicate_type == PROVENANCE and statement.subject == [wanted]
 
 
-def succession_statement(name: str, old: PublicKey, new: PublicKey) -> bytes:
+def succession_statement(name: str, old: PublicKey, new: PublicKey | OidcIdentity) -> bytes:
     """Return the statement by which a key names its successor for a module."""
     subject = InTotoSubject(f"pkg:modpkg/{name}", {"key": str(new)})
     return canonical_json(
@@ -113,8 +114,10 @@ def succession_statement(name: str, old: PublicKey, new: PublicKey) -> bytes:
     )
 
 
-def successor_in(statement: InTotoStatement, name: str, old: PublicKey) -> str | None:
-    """Return the key that a statement of ``old`` names as the next one for a module."""
+def successor_in(
+    statement: InTotoStatement, name: str, old: PublicKey | OidcIdentity
+) -> str | None:
+    """Return the signer that a statement of ``old`` names as the next one for a module."""
     if statement.predicate_type != SUCCESSION or len(statement.subject) != 1:
         return None
     subject = statement.subject[0]

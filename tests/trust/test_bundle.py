@@ -39,7 +39,7 @@ def key(tmp_path: Path) -> PrivateKey:
 
 def test_a_bundle_says_who_signed_what(key: PrivateKey) -> None:
     signed = verify_bundle(sign_statement(statement(), key))
-    assert signed.key == key.public
+    assert signed.signer == key.public
     assert is_about(signed.statement, "words", "1.0", RELEASE)  # type: ignore[arg-type]
     for name, version, release in (
         ("other", "1.0", RELEASE),  # another name's equal bytes

@@ -20,7 +20,7 @@ from modpkg.registry.candidates import read_candidates, read_thread
 from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.server_writer import ServerWriter
-from modpkg.trust.bundle import Signer
+from modpkg.trust.bundle import Signer, StatementSigner
 
 _MOST = 2000
 
@@ -37,7 +37,10 @@ class Submission(Struct, frozen=True):
 
 
 def submit_project(
-    project: Workspace, message: str, reason: str | None = None, signer: Signer | None = None
+    project: Workspace,
+    message: str,
+    reason: str | None = None,
+    signer: Signer | StatementSigner | None = None,
 ) -> Submission:
     """Submit what `modpkg build` wrote for a module project, with what `check` says of it.
 

@@ -41,7 +41,7 @@ from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.server_writer import NewModule, writer_at
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import with_reason
-from modpkg.trust.bundle import Signer, sign_statement
+from modpkg.trust.bundle import Signer, StatementSigner, sign_statement
 from modpkg.trust.statement import release_statement
 
 
@@ -141,7 +141,7 @@ def publish_project(
     *,
     dry_run: bool = False,
     by_reference: bool | None = None,
-    signer: Signer | None = None,
+    signer: Signer | StatementSigner | None = None,
     new: NewModule | None = None,
 ) -> Publication:
     """Publish what `modpkg build` wrote for a module project.
@@ -268,7 +268,11 @@ def prepare_release(
 
 
 def _publish(
-    project: Workspace, prepared: PreparedRelease, *, dry_run: bool, signer: Signer | None
+    project: Workspace,
+    prepared: PreparedRelease,
+    *,
+    dry_run: bool,
+    signer: Signer | StatementSigner | None,
 ) -> Publication:
     place, writer, built = prepared.place, prepared.writer, prepared.built
     line, elsewhere, already = prepared.line, prepared.elsewhere, prepared.already
@@ -288,9 +292,15 @@ def _publish(
     return Publication(published, place.url, already, kept, writer.copied)
 
 
-def signature_of(built: Registry, line: IndexLine, signer: Signer) -> bytes:
-    """Return a signature of a built release, as its registry keeps it."""
+def signature_of(built: Registry, line: IndexLine, signer: Signer | StatementSigner) -> bytes:
+    """Return a signature of a built release, as its registry keeps it.
+
+    Raises:
+        TrustError: The signer cannot sign now.
+    """
     statement = release_statement(built.record(line), parse_digest(line.release), __version__)
+    if isinstance(signer, StatementSigner):
+        return signer.sign_statement(statement)
     return sign_statement(statement, signer)
 
 

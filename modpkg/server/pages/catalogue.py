@@ -228,7 +228,7 @@ class Catalogue:
 
         def make() -> tuple[str, ...]:
             registry = Registry(self.source.url, source=self.source)
-            return tuple(map(str, signers_of(registry, line).keys))
+            return tuple(map(str, signers_of(registry, line).found))
 
         key = digest_bytes(f"{line.name} {line.version} {line.release}\n".encode() + data)
         return self._signers.get(key, make)

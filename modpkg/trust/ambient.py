@@ -1,0 +1,79 @@
+"""Signing as the CI job that runs, or whoever a token in the environment names: without a key.
+
+Sigstore's client makes a key for this one signature, asks Fulcio for a certificate with the
+identity of the token, and puts the signature into the transparency log, where anyone can read who
+signed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from modpkg.core.errors import TrustError
+from modpkg.core.extras import require_extra
+from modpkg.trust.sigstore_bundle import WHAT, client_config, trust_config, verify_certified
+
+OIDC = "oidc"
+ID_TOKEN = "SIGSTORE_ID_TOKEN"  # noqa: S105 - a variable's name
+_WHAT = "the OpenID Connect identity of this job"
+
+
+class AmbientIdentity:
+    """The identity of the job that runs, to sign with."""
+
+    def __init__(self) -> None:
+        """Check that there is one, before work begins that would be lost.
+
+        Raises:
+            MissingExtra: Sigstore's client is not installed.
+            TrustError: There is none here.
+        """
+        require_extra("sigstore", what=WHAT, extra="sigstore")
+        _token()
+
+    def sign_statement(self, payload: bytes) -> bytes:
+        """Return the bundle of a signed statement, as one line of JSON, verified.
+
+        Raises:
+            TrustError: Fulcio, the log or the issuer refuses or does not answer.
+        """
+        from sigstore.dsse import Statement
+        from sigstore.oidc import IdentityToken
+        from sigstore.sign import SigningContext
+
+        config = trust_config()
+        token = _token()  # again: those of some CIs hold for five minutes
+        try:
+            context = SigningContext.from_trust_config(client_config(config, offline=False))
+            with context.signer(IdentityToken(token)) as signer:
+                bundle = signer.sign_dsse(Statement(payload)).to_json().encode()
+        except TrustError:
+            raise
+        except Exception as error:  # of three services, through two HTTP clients
+            text = " ".join(str(error or error.__cause__ or "").split()).replace(token, "…")
+            reason = text[:300] or type(error).__name__
+            raise TrustError("M547", what=_WHAT, reason=reason) from None
+        verify_certified(bundle)
+        return bundle
+
+
+def _token() -> str:
+    """Return an identity token for Sigstore: the environment's, or one that the CI gives.
+
+    Raises:
+        TrustError: There is none.
+    """
+    from sigstore.oidc import IdentityError, detect_credential
+
+    try:
+        found = os.environ.get(ID_TOKEN, "").strip() or detect_credential()
+    except IdentityError as error:
+        reason = " ".join(str(error).split())
+        raise TrustError("M547", what=_WHAT, reason=reason[:300]) from None
+    if not found:
+        reason = (
+            "nothing here gives one; a job of GitHub Actions needs 'permissions: id-token: write', "
+            f"and elsewhere {ID_TOKEN} has a token for the audience 'sigstore'"
+        )
+        raise TrustError("M547", what=_WHAT, reason=reason)
+    return found
