@@ -31,8 +31,9 @@ from modpkg.core.tree import BlobTree
 from modpkg.core.version import __version__
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.signature_files import signatures_path
+from modpkg.trust.bins import bits_for
 from modpkg.trust.bundle import sign_statement
-from modpkg.trust.metadata_writer import BIN_BITS, Lives, MetadataWriter
+from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
 from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
 from modpkg.trust.statement import release_statement
@@ -137,7 +138,7 @@ def sign_index(folder: Path, key: PrivateKey) -> None:
     name_root(place, root)
     for number in range(OTHERS):  # so that bins are as full as those of a large registry
         (folder / "index" / f"other-{number}.jsonl").touch()
-    MetadataWriter(place, [key], lives=Lives(days, days)).sign_all(bits=BIN_BITS)
+    MetadataWriter(place, [key], lives=Lives(days, days)).sign_all(bits=bits_for(OTHERS))
 
 
 def prepared(folder: Path, count: int) -> Iterator[tuple[str, Installer]]:
@@ -212,8 +213,8 @@ two others, is locked and installed over HTTP/1.1 from this machine, in a proces
 Medians of {options.runs} runs at each of two delays, {1000 * DELAYS[0]:.0f} and
 {1000 * DELAYS[1]:.0f} ms before each answer. Round trips: by how many delays the command takes
 longer when each is longer. The longest chain: requests of which each came after the one before was
-answered. A signed index has {OTHERS:,} names more, in {1 << BIN_BITS} bins. Processor time is of
-user and system, the interpreter's start included.
+answered. A signed index has {OTHERS:,} names more, in {1 << bits_for(OTHERS)} bins. Processor
+time is of user and system, the interpreter's start included.
 
 {described()}
 

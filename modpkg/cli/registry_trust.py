@@ -25,9 +25,10 @@ from modpkg.registry.place import Place
 from modpkg.registry.recorded_address import recorded_address, same_place
 from modpkg.registry.source import FileMissing
 from modpkg.resolve.lock import format_lock
+from modpkg.trust.bins import MOST_BITS
 from modpkg.trust.bundle import Signer
 from modpkg.trust.metadata import RootMetadata, key_of
-from modpkg.trust.metadata_writer import BIN_BITS, Lives, MetadataWriter
+from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.public_key import PublicKey, parse_key
 from modpkg.trust.root_metadata import name_root, new_root, roots_at, signed_root, write_root
 from modpkg.trust.signed_index import SignedIndex, remembered_folder
@@ -125,10 +126,8 @@ def registry_trust_command() -> None:
 @_online
 @click.option(
     "--bins",
-    type=click.Choice([str(1 << bits) for bits in range(1, 13)]),
-    default=str(1 << BIN_BITS),
-    show_default=True,
-    help="Over how many files the names are spread.",
+    type=click.Choice([str(1 << bits) for bits in range(1, MOST_BITS + 1)]),
+    help="Over how many files the names are spread. [default: by how many there are]",
 )
 @_root_days
 @_life
@@ -140,7 +139,7 @@ def init_command(
     people: tuple[str, ...],
     threshold: int,
     online_key: str,
-    bins: str,
+    bins: str | None,
     root_days: int,
     days: int,
     as_json: bool,
@@ -165,7 +164,9 @@ def init_command(
         if trusted.root.version > 1 or _is_signed(place):
             raise TrustError("M568", url=place.url, reason="it is signed already")
     name_root(place, data)
-    count = _writer(place, online, days).sign_all(bits=int(bins).bit_length() - 1)
+    writer = _writer(place, online, days)
+    bits = writer.bits() if bins is None else int(bins).bit_length() - 1
+    count = writer.sign_all(bits=bits)
     if as_json:
         print_json(SignedAgain(place.url, count))
         return

@@ -61,7 +61,7 @@ class BinKeys(Struct, frozen=True):
         """Return the role of the bin that a file is in, by the first bits of its path's sha256.
 
         >>> BinKeys([], 1, 8).name("index/words.jsonl")
-        'index-c1'
+        'index-22'
         """
         first = int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
         return self._name(first >> (32 - self.bit_length))
@@ -277,20 +277,27 @@ def metadata_key(key: PublicKey) -> tuple[str, MetadataKey]:
 
 def _opened(key: MetadataKey) -> PublicKey | None:
     """Return a key; None if it is of a kind that modpkg does not know, and counts for nothing."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
     public = key.keyval.get("public", "")
     try:
         if (key.keytype, key.scheme) == ("ed25519", "ed25519"):
             data = bytes.fromhex(public)
             return PublicKey("ed25519", data) if len(data) == 32 else None
         if key.scheme == "ecdsa-sha2-nistp256":
-            found = public_key_of(load_pem_public_key(public.encode()))
-            return found if found.algorithm == "ecdsa-p256" else None
-    except (ValueError, UnsupportedAlgorithm, ModpkgError):
+            return _of_pem(public.encode())
+    except (ValueError, ModpkgError):
         pass
     return None
+
+
+def _of_pem(text: bytes) -> PublicKey | None:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # slow to import
+
+    try:
+        found = public_key_of(load_pem_public_key(text))
+    except UnsupportedAlgorithm:
+        return None
+    return found if found.algorithm == "ecdsa-p256" else None
 
 
 def key_of(key: MetadataKey) -> str:

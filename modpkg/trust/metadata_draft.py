@@ -17,18 +17,19 @@ class MetadataDraft:
         """The files of bins that are changed."""
 
     def file(self, path: str) -> SignedFile | None:
-        return self._files(self._trusted.bin_of(path)).get(path)
+        return self.files(self._trusted.bin_of(path)).get(path)
 
     def put(self, path: str, file: SignedFile | None) -> None:
         """Let a file be listed so, or not any more with None."""
         role = self._trusted.bin_of(path)
-        files = self.bins.setdefault(role, dict(self._files(role)))
+        files = self.bins.setdefault(role, dict(self.files(role)))
         if file is None:
             files.pop(path, None)
         else:
             files[path] = file
 
-    def _files(self, role: str) -> dict[str, SignedFile]:
+    def files(self, role: str) -> dict[str, SignedFile]:
+        """Return the files of a bin as they will be."""
         if role in self.bins:
             return self.bins[role]
         return self._stored.load_bin(self._trusted, role).targets

@@ -25,6 +25,7 @@ from modpkg.core.errors import TrustError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.upkeep import all_names
+from modpkg.trust.bins import bits_for, spread
 from modpkg.trust.bundle import Signer
 from modpkg.trust.metadata import (
     FOLDER,
@@ -47,7 +48,6 @@ from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 Clock = Callable[[], datetime.datetime]
-BIN_BITS = 8
 YEAR = datetime.timedelta(days=365)
 ANNOUNCED = datetime.timedelta(hours=1)
 """After which an announcement that nobody settled is nobody's any more."""
@@ -207,7 +207,7 @@ class MetadataWriter:
         """Return how many bits of a name's hash say which bin it is in."""
         with suppress(TrustError):
             return self._stored.current().delegations.succinct_roles.bit_length
-        return BIN_BITS
+        return bits_for(len(registry_at(self.place).names() or []))
 
     def renew(self, *, thoroughly: bool = False) -> list[str]:
         """Sign anew what expires soon; return files that have what nobody announced.
@@ -221,15 +221,15 @@ class MetadataWriter:
         def run(change: RegistryChange) -> None:
             strange.clear()
             trusted = self._stored.current(change)
-            draft, now = MetadataDraft(trusted, self._stored), self._now()
+            draft, now, keys = MetadataDraft(trusted, self._stored), self._now(), None
             if thoroughly:
-                self._settle_all(trusted, draft, strange)
+                count = self._settle_all(trusted, draft, strange)
+                keys = spread(trusted, draft, count)
             stamp, snapshot, targets = trusted.timestamp, trusted.snapshot, trusted.targets
             if stamp is None or snapshot is None or targets is None:
                 raise AssertionError("what is read has all of them")
             ends = ((stamp, self._lives.timestamp), (snapshot, self._lives.snapshot))
-            keys = None
-            if targets.until - now < self._lives.bins / 4:
+            if keys is None and targets.until - now < self._lives.bins / 4:
                 keys = trusted.delegations.succinct_roles
             if keys or draft.bins or any(one.until - now < life / 2 for one, life in ends):
                 self._write(change, trusted, draft.bins, keys)
@@ -241,12 +241,17 @@ class MetadataWriter:
 
     def _settle_all(
         self, trusted: TrustedMetadata, draft: MetadataDraft, strange: list[str]
-    ) -> None:
-        """Settle what was announced in any bin, and change bins that expire soon."""
+    ) -> int:
+        """Settle what was announced in any bin, and change bins that expire soon.
+
+        Return how many files there are.
+        """
         soon = self._now() + self._lives.bins / 4
         privates: set[str] | None = None
+        count = 0
         for role in trusted.delegations.succinct_roles.names():
             signed = self._stored.load_bin(trusted, role)
+            count += len(signed.targets)
             if signed.until < soon:
                 draft.bins[role] = dict(signed.targets)
             for path, file in signed.targets.items():
@@ -260,6 +265,7 @@ class MetadataWriter:
             trusted.bins.pop(role, None)
         if privates is not None:
             self._settle_privates(trusted, draft, {private_path(digest) for digest in privates})
+        return count
 
     def _settle_privates(
         self, trusted: TrustedMetadata, draft: MetadataDraft, there: set[str]

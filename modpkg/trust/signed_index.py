@@ -42,8 +42,9 @@ from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
 from modpkg.registry.signature_files import asked_at_once
-from modpkg.registry.source import FileMissing, FolderSource, Source
-from modpkg.trust.metadata import FOLDER, is_signed_path, private_path
+from modpkg.registry.source import FileMissing, Source
+from modpkg.trust.fetched_metadata import FetchedMetadata
+from modpkg.trust.metadata import FOLDER, BinKeys, is_signed_path, private_path
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 T = TypeVar("T")
@@ -98,6 +99,8 @@ class SignedIndex:
         self._trusted: TrustedMetadata | None = None
         self._is_unsigned = False
         self._begun = False
+        self._wanted = {REGISTRY_INFO}
+        """Files that are asked for before there is metadata."""
         self._root = ""
         self.locked: SeenRegistry | None = None
         """What the lock has seen of it."""
@@ -116,6 +119,7 @@ class SignedIndex:
             TrustError: The metadata, or the file by it, is not what it has to be.
             RegistryUnreachable, RegistryError: It cannot be read.
         """
+        self._want(path)
         trusted = self._believed()
         for number in range(TRIES):
             if trusted is None:
@@ -135,11 +139,15 @@ class SignedIndex:
 
     def prefetch(self, path: str, pool: Executor) -> None:
         """Begin to fetch what `checked` will need for a file."""
-        with self._lock:
-            if self._begun and self._trusted is None:
-                return
-            self._begun = True
+        self._want(path)
+        if self._is_unsigned or (self._begun and self._trusted is None):
+            return  # who is at it holds the lock, for which nobody waits here
+        self._begun = True
         pool.submit(self._fetch_ahead, path)
+
+    def _want(self, path: str) -> None:
+        if self._trusted is None:
+            self._wanted = self._wanted | {path}  # another thread may be going through it
 
     def _fetch_ahead(self, path: str) -> None:
         try:
@@ -228,23 +236,24 @@ class SignedIndex:
 
     def _read(self, source: Source, first: bytes | str) -> TrustedMetadata:
         """Return the metadata as it is now: what is remembered, and what is newer."""
-        now = self._now()
+        ahead = FetchedMetadata(source)
         if isinstance(first, str):
-            name = "1.root.json"
-            data = self._fetched(source, name, bounds.TUF_ROOT_BYTES)[name]
+            names = ("1.root.json", "2.root.json", "timestamp.json")
+            ahead.fetch([(name, bounds.TUF_ROOT_BYTES) for name in names])
+            data = self._fetched(ahead, names[0], bounds.TUF_ROOT_BYTES)[names[0]]
             if (found := digest_bytes(data)) != first:
                 raise self._other_root("its lock or registry.json", found, first)
             first = data
-        trusted = TrustedMetadata(self._url, first, now)
+        trusted = TrustedMetadata(self._url, first, self._now())
         while (known := self._remembered(f"{trusted.root.version + 1}.root.json")) is not None:
             if not _tried(partial(trusted.update_root, known)):
                 break  # it is damaged
         roots, stamp = asked_at_once(
             [
-                lambda: self._new_roots(source, trusted),
-                lambda: self._fetched(source, "timestamp.json", bounds.TUF_ROOT_BYTES),
+                lambda: self._new_roots(ahead, trusted),
+                lambda: self._fetched(ahead, "timestamp.json", bounds.TUF_ROOT_BYTES),
             ],
-            is_remote=not isinstance(source, FolderSource),
+            is_remote=ahead.is_remote,
         )
         self._remember({"1.root.json": first, **roots})
         if (old := self._remembered("timestamp.json")) is not None:
@@ -257,21 +266,45 @@ class SignedIndex:
         if not trusted.snapshot_is_current():
             version = trusted.snapshot_file.version
             name = f"{version}.snapshot.json"
-            data = self._fetched(source, name, bounds.TUF_FILE_BYTES)[name]
+            data = self._fetched(ahead, name, bounds.TUF_FILE_BYTES)[name]
             trusted.update_snapshot(data)
             self._remember({"snapshot.json": data}, is_after=is_after)
         self._check_locked(trusted)
         self._root = digest_bytes(first)
-        self._load(trusted, source, "targets", trusted.update_targets)
+        self._fetch_together(trusted, ahead)
+        self._load(trusted, ahead, "targets", trusted.update_targets)
+        for role in {trusted.bin_of(path) for path in self._wanted}:
+            if ahead.has(f"{trusted.file_of(role).version}.{role}.json"):
+                _tried(partial(self._load, trusted, ahead, role, partial(trusted.update_bin, role)))
         return trusted
 
-    def _new_roots(self, source: Source, trusted: TrustedMetadata) -> dict[str, bytes]:
+    def _fetch_together(self, trusted: TrustedMetadata, ahead: FetchedMetadata) -> None:
+        """Fetch the targets role and the bins that are wanted now, as far as they have changed.
+
+        How many bins there are is guessed by the snapshot; a wrong guess is a request too many.
+        """
+        if trusted.snapshot is None:
+            raise AssertionError("the snapshot is not loaded")
+        named = trusted.snapshot.meta
+        bins = sum(name.startswith("index-") for name in named)
+        guess = BinKeys([], 1, max(bins.bit_length() - 1, 1))
+        roles = ["targets", *sorted({guess.name(path) for path in self._wanted})]
+        wanted = []
+        for role in roles:
+            meta = named.get(f"{role}.json")
+            known = self._remembered(f"{role}.json")
+            if meta is not None and (known is None or _version(known) != meta.version):
+                wanted.append((f"{meta.version}.{role}.json", bounds.TUF_FILE_BYTES))
+        if len(wanted) > 1:
+            ahead.fetch(wanted)
+
+    def _new_roots(self, source: FetchedMetadata, trusted: TrustedMetadata) -> dict[str, bytes]:
         """Take the roots that follow, and return their files."""
         new: dict[str, bytes] = {}
         for _ in range(bounds.TUF_ROOTS):
             name = f"{trusted.root.version + 1}.root.json"
             try:
-                data = source.read(f"{FOLDER}/{name}", bounds.TUF_ROOT_BYTES)
+                data = source.read(name, bounds.TUF_ROOT_BYTES)
             except FileMissing:
                 break
             except RegistryError as error:
@@ -305,12 +338,12 @@ class SignedIndex:
             if role in trusted.bins:
                 return
             take = partial(trusted.update_bin, role)
-            self._of_any(lambda source: self._load(trusted, source, role, take))
+            self._of_any(lambda source: self._load(trusted, FetchedMetadata(source), role, take))
 
     def _load(
         self,
         trusted: TrustedMetadata,
-        source: Source,
+        source: FetchedMetadata,
         role: str,
         take: Callable[[bytes], object],
     ) -> None:
@@ -323,7 +356,7 @@ class SignedIndex:
         take(data)
         self._remember({f"{role}.json": data})
 
-    def _fetched(self, source: Source, name: str, most: int) -> dict[str, bytes]:
+    def _fetched(self, source: FetchedMetadata, name: str, most: int) -> dict[str, bytes]:
         """Return a file of metadata, by its name.
 
         Raises:
@@ -331,8 +364,11 @@ class SignedIndex:
             RegistryUnreachable: It cannot be read.
         """
         try:
-            return {name: source.read(f"{FOLDER}/{name}", most)}
+            return {name: source.read(name, most)}
         except FileMissing:
+            if name not in ("1.root.json", "timestamp.json"):
+                what = f"{FOLDER}/{name} of {self._url}"
+                raise TrustError("M565", what=what, reason="it is missing") from None
             reason = f"it has no {FOLDER}/{name}"
             if self.locked is None and self._remembered("1.root.json") is None:
                 what = f"{REGISTRY_INFO} of {self._url}"

@@ -10,7 +10,7 @@ import pytest
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
-from modpkg.trust import signed_index
+from modpkg.trust import bins, signed_index
 from modpkg.trust.metadata import canonical, metadata_key
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.signed_index import SeenRegistry, SignedIndex, remembered_folder
@@ -607,6 +607,25 @@ def test_old_files_are_removed_and_current_ones_stay(
     assert "1.root.json" in left
     assert "1.targets.json" in left
     assert read(server, registry.clock) == b"2\n"
+
+
+def test_bins_become_more_with_the_names(
+    registry: SignedRegistry, server: HostileSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bins, "NAMES_IN_BIN", 1)
+    names = [f"m{number}" for number in range(20)]
+    for name in names:
+        registry.write_index(name, name.encode())
+    registry.writer.sign_all()
+    assert read(server, registry.clock, "m7") == b"m7"
+    registry.writer.renew(thoroughly=True)
+    assert (registry.folder / "tuf" / "1.index-1f.json").exists()
+    for name in ("m7", "m8"):
+        assert read(server, registry.clock, name) == name.encode()
+    registry.publish("m7", b"more")
+    assert read(server, registry.clock, "m7") == b"more"
+    registry.writer.renew(thoroughly=True)
+    assert read(server, registry.clock, "m9") == b"m9"
 
 
 def test_only_the_keys_of_the_root_sign(registry: SignedRegistry, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Files of a registry's metadata, some of which are fetched at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from modpkg.core.errors import ModpkgError
+from modpkg.registry.signature_files import asked_at_once
+from modpkg.registry.source import FileMissing, FolderSource, Source
+from modpkg.trust.metadata import FOLDER
+
+
+class FetchedMetadata:
+    """The files of metadata at a source, some of which are fetched at the same time."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._found: dict[str, bytes | FileMissing] = {}
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether each file takes a request."""
+        return not isinstance(self._source, FolderSource)
+
+    def has(self, name: str) -> bool:
+        """Return whether a file was fetched."""
+        return isinstance(self._found.get(name), bytes)
+
+    def fetch(self, files: Sequence[tuple[str, int]]) -> None:
+        """Fetch files, each of so many bytes at most, for `read`, which tells what fails."""
+        if self.is_remote:
+            asked_at_once([partial(self._fetch, *file) for file in files], is_remote=True)
+
+    def _fetch(self, name: str, most: int) -> None:
+        try:
+            self._found[name] = self._source.read(f"{FOLDER}/{name}", most)
+        except FileMissing as missing:
+            self._found[name] = missing
+        except ModpkgError:
+            pass  # it is asked for again
+
+    def read(self, name: str, most: int) -> bytes:
+        """Return a file.
+
+        Raises:
+            FileMissing, RegistryUnreachable, RegistryError: As for `Source.read`.
+        """
+        found = self._found.get(name)
+        if found is None:
+            return self._source.read(f"{FOLDER}/{name}", most)
+        if isinstance(found, FileMissing):
+            raise found
+        return found
