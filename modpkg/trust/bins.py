@@ -8,7 +8,7 @@ from modpkg.trust.metadata import BinKeys, SignedFile
 from modpkg.trust.metadata_draft import MetadataDraft
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
-NAMES_IN_BIN = 256
+NAMES_IN_BIN = 512
 """Files in a bin, about, where bins are made; four times as many, and there are to be more bins."""
 MOST_BITS = 12
 
@@ -16,8 +16,8 @@ MOST_BITS = 12
 def bits_for(count: int) -> int:
     """Return how many bits of a path's hash say which bin it is in, for so many files.
 
-    >>> bits_for(0), bits_for(512), bits_for(10_000), bits_for(100_000)
-    (1, 1, 6, 9)
+    >>> bits_for(0), bits_for(1024), bits_for(10_000), bits_for(100_000)
+    (1, 1, 5, 8)
     """
     return min(max((max(count, 1) - 1) // NAMES_IN_BIN, 1).bit_length(), MOST_BITS)
 

@@ -150,8 +150,32 @@ class TargetsMetadata(_Metadata, frozen=True, kw_only=True):
     """Files of the registry with their digests, or who signs for them."""
 
     type: Literal["targets"] = msgspec.field(name="_type", default="targets")
-    targets: dict[str, SignedFile] = {}
+    targets: dict[str, Any] = {}
+    """Each a `SignedFile`, as which it is read when it is asked for: a bin has hundreds."""
     delegations: Delegations | UnsetType = UNSET
+
+    def file(self, path: str) -> SignedFile | None:
+        """Return what is signed of a file; None if it is not listed.
+
+        Raises:
+            TrustError: It is malformed.
+        """
+        found = self.targets.get(path)
+        if found is None or isinstance(found, SignedFile):
+            return found
+        try:
+            with _MEETING:
+                return msgspec.convert(found, SignedFile)
+        except msgspec.ValidationError as error:
+            raise _unusable(f"what is signed of {path}", str(error)) from None
+
+    def files(self) -> dict[str, SignedFile]:
+        """Return what is signed of all files.
+
+        Raises:
+            TrustError: One is malformed.
+        """
+        return {path: file for path in self.targets if (file := self.file(path)) is not None}
 
 
 class MetadataSignature(Struct, frozen=True):

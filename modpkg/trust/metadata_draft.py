@@ -17,7 +17,10 @@ class MetadataDraft:
         """The files of bins that are changed."""
 
     def file(self, path: str) -> SignedFile | None:
-        return self.files(self._trusted.bin_of(path)).get(path)
+        role = self._trusted.bin_of(path)
+        if role in self.bins:
+            return self.bins[role].get(path)
+        return self._stored.load_bin(self._trusted, role).file(path)
 
     def put(self, path: str, file: SignedFile | None) -> None:
         """Let a file be listed so, or not any more with None."""
@@ -32,4 +35,4 @@ class MetadataDraft:
         """Return the files of a bin as they will be."""
         if role in self.bins:
             return self.bins[role]
-        return self._stored.load_bin(self._trusted, role).targets
+        return self._stored.load_bin(self._trusted, role).files()

@@ -186,7 +186,7 @@ class MetadataWriter:
             for path, file in files.items():
                 bins[keys.name(path)][path] = file
             if bits is None:
-                known = {role: self._stored.load_bin(trusted, role).targets for role in bins}
+                known = {role: self._stored.load_bin(trusted, role).files() for role in bins}
                 bins = {role: now for role, now in bins.items() if now != known[role]}
                 self._write(change, trusted, bins)
             else:
@@ -253,8 +253,8 @@ class MetadataWriter:
             signed = self._stored.load_bin(trusted, role)
             count += len(signed.targets)
             if signed.until < soon:
-                draft.bins[role] = dict(signed.targets)
-            for path, file in signed.targets.items():
+                draft.bins[role] = signed.files()
+            for path, file in signed.files().items():
                 if not file.custom.coming and not file.custom.new:
                     continue
                 if path.startswith("private/"):
@@ -271,7 +271,7 @@ class MetadataWriter:
         self, trusted: TrustedMetadata, draft: MetadataDraft, there: set[str]
     ) -> None:
         for role in trusted.delegations.succinct_roles.names():
-            for path, file in self._stored.load_bin(trusted, role).targets.items():
+            for path, file in self._stored.load_bin(trusted, role).files().items():
                 if not path.startswith("private/"):
                     continue
                 if path in there and file.custom.coming:

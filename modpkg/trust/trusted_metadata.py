@@ -199,7 +199,7 @@ class TrustedMetadata:
 
     def file(self, path: str) -> SignedFile | None:
         """Return what is signed of a file, whose bin is loaded; None if there is no such file."""
-        return self.bins[self.bin_of(path)].targets.get(path)
+        return self.bins[self.bin_of(path)].file(path)
 
     def same_online_keys(self, version: int) -> bool:
         """Return whether a root of this version had the keys that now sign what is current."""

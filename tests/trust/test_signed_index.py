@@ -255,6 +255,15 @@ def test_parts_of_two_states_are_refused(registry: SignedRegistry, server: Hosti
         read(server, registry.clock)
 
 
+def test_an_entry_that_is_none_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
+    bin_0 = registry.folder / "tuf" / "1.index-0.json"
+    for entry in ({}, {"length": -1, "hashes": {}}, {"length": 0, "hashes": 1}, [], "x"):
+        server.shown["tuf/1.index-0.json"] = signed_by(9, bin_0, targets={WORDS: entry})
+        with raises("M564", "M565", match="words"):
+            read(server, registry.clock)
+        (remembered_folder(server.url) / "index-0.json").unlink()
+
+
 def test_another_bin_says_nothing_of_a_file(
     registry: SignedRegistry, server: HostileSource
 ) -> None:
