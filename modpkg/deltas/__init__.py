@@ -5,7 +5,8 @@ Three methods, each one zstd frame: ``sparse`` (positions and differences of the
 planes). ``registry_spec/release.md`` specifies the layout.
 """
 
+from modpkg.deltas.blocks import ComingBlocks, OneBlock, TensorBytes
 from modpkg.deltas.choose import encode
-from modpkg.deltas.decode import decode
+from modpkg.deltas.decode import decode, decoded_blocks
 
-__all__ = ["decode", "encode"]
+__all__ = ["ComingBlocks", "OneBlock", "TensorBytes", "decode", "decoded_blocks", "encode"]

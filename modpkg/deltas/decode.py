@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from modpkg.core.dtypes import DTYPE_BYTES
 from modpkg.core.errors import ReleaseError
 from modpkg.core.records import METHODS
+from modpkg.deltas.blocks import TensorBytes
 from modpkg.deltas.frame import FrameReader
 from modpkg.deltas.planes import join_planes
 from modpkg.deltas.sparse import apply_changes, content_bounds
@@ -28,6 +31,22 @@ def decode(
         ReleaseError: The payload is not a valid encoding; ``what`` names the tensor, and ``out``
             may be partly filled.
     """
+    for _ in decoded_blocks(method, payload, base, out, dtype, what):
+        pass
+
+
+def decoded_blocks(
+    method: str,
+    payload: memoryview | bytes,
+    base: TensorBytes | None,
+    out: TensorBytes,
+    dtype: str,
+    what: str,
+) -> Iterator[memoryview]:
+    """Yield the blocks of a tensor, decoded into those of ``out``; otherwise as `decode`.
+
+    A block is valid until the next one is asked for.
+    """
     width = DTYPE_BYTES[dtype]
     length = len(out)
     if method not in METHODS or (base is None) != (method == "planes"):
@@ -37,7 +56,7 @@ def decode(
     bounds = content_bounds(length, width) if method == "sparse" else (length, length)
     reader = FrameReader(memoryview(payload), *bounds, what)
     if method == "sparse" and base is not None:
-        apply_changes(reader, base, out, width)
+        yield from apply_changes(reader, base, out, width)
     else:
-        join_planes(reader, base, out, width)
+        yield from join_planes(reader, base, out, width)
     reader.finish()

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modpkg.core.lazy_numpy import np
+from modpkg.deltas.blocks import TensorBytes
 from modpkg.deltas.frame import FrameReader
 
 BLOCK = 1 << 17
@@ -51,8 +52,12 @@ def add_difference(values: Any, old: Any, width: int) -> None:
     np.subtract(values, bias(width), out=values)
 
 
-def join_planes(reader: FrameReader, old: memoryview | None, out: memoryview, width: int) -> None:
+def join_planes(
+    reader: FrameReader, old: TensorBytes | None, out: TensorBytes, width: int
+) -> Iterator[memoryview]:
     """Fill ``out`` with the tensor whose planes ``reader`` has, adding ``old`` if given.
+
+    Yields each block when it is filled.
 
     Raises:
         ReleaseError: The frame's content is invalid.
@@ -61,12 +66,14 @@ def join_planes(reader: FrameReader, old: memoryview | None, out: memoryview, wi
     kind = f"<u{width}"
     room = np.empty(min(step, len(out)), np.uint8)
     for start in range(0, len(out), step):
-        block = np.frombuffer(out[start : start + step], np.uint8)
+        filled = out[start : start + step]
+        block = np.frombuffer(filled, np.uint8)
         planes = room[: len(block)]
         reader.fill(planes.data)
         merge_planes(planes.reshape(width, -1), block)
         if old is not None:
             add_difference(block.view(kind), np.frombuffer(old[start : start + step], kind), width)
+        yield filled
 
 
 def merge_planes(planes: Any, out: Any) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modpkg.core.lazy_numpy import np
+from modpkg.deltas.blocks import TensorBytes
 from modpkg.deltas.frame import FrameReader
 from modpkg.deltas.planes import add_difference, difference, merge_planes
 
@@ -56,8 +57,12 @@ def content_bounds(length: int, width: int) -> tuple[int, int]:
     return counts, counts + length // width * (GAP_BYTES + width)
 
 
-def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: int) -> None:
+def apply_changes(
+    reader: FrameReader, old: TensorBytes, out: TensorBytes, width: int
+) -> Iterator[memoryview]:
     """Fill ``out`` with ``old`` plus the changes in ``reader``.
+
+    Yields each block when it is filled.
 
     Raises:
         ReleaseError: A position is outside of its block, or the frame's content is invalid.
@@ -66,13 +71,15 @@ def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: 
     kind = f"<u{width}"
     count_bytes = bytearray(COUNT_BYTES)
     for start in range(0, len(out), step):
-        block = np.frombuffer(out[start : start + step], kind)
+        filled = out[start : start + step]
+        block = np.frombuffer(filled, kind)
         block[...] = np.frombuffer(old[start : start + step], kind)
         reader.fill(memoryview(count_bytes))
         count = int.from_bytes(count_bytes, "little")
         if count > len(block):
             raise reader.refused(f"it changes {count} of {len(block)} elements")
         if not count:
+            yield filled
             continue
         planes = np.empty((GAP_BYTES + width, count), np.uint8)
         reader.fill(planes.reshape(-1).data)
@@ -85,3 +92,4 @@ def apply_changes(reader: FrameReader, old: memoryview, out: memoryview, width: 
         merge_planes(planes[GAP_BYTES:], moved)
         add_difference(moved.view(kind), block[places], width)
         block[places] = moved.view(kind)
+        yield filled

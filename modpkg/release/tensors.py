@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from modpkg.core.digests import Digest, digest_bytes, parse_digest
@@ -12,7 +13,7 @@ from modpkg.core.errors import IntegrityError, PackError
 from modpkg.core.records import TensorEntry
 from modpkg.core.regular_file import open_file
 from modpkg.core.tensors import TensorIdentity, byte_length
-from modpkg.deltas import decode
+from modpkg.deltas import ComingBlocks, OneBlock, TensorBytes, decode, decoded_blocks
 from modpkg.release.places import base_of
 
 
@@ -42,14 +43,39 @@ class TensorReader:
         data = self._decoded(entry, what)
         actual = digest_bytes(data)
         if actual != entry.digest:
-            raise IntegrityError(
-                "M305",
-                what=what,
-                expected=entry.digest,
-                actual=actual,
-                source=self._path_of(parse_digest(entry.pack)),
-            )
+            raise self._other_digest(entry, what, actual)
         return data
+
+    def _other_digest(self, entry: TensorEntry, what: str, actual: str) -> IntegrityError:
+        path = self._path_of(parse_digest(entry.pack))
+        return IntegrityError("M305", what=what, expected=entry.digest, actual=actual, source=path)
+
+    def check(self, entry: TensorEntry, what: str) -> None:
+        """Check a tensor's digest, with memory for a few blocks of it, whatever its size.
+
+        Raises:
+            What `read` raises.
+        """
+        state = hashlib.sha256()
+        for block in self._blocks(entry, what):
+            state.update(block)
+        if (actual := f"sha256:{state.hexdigest()}") != entry.digest:
+            raise self._other_digest(entry, what, actual)
+
+    def _blocks(self, entry: TensorEntry, what: str) -> Iterator[memoryview]:
+        """Yield the bytes of an encoded tensor in blocks, each valid until the next one."""
+        if entry.encoding is None:
+            raise AssertionError(f"{what} is not encoded")
+        data, length = self._stored(entry, what), byte_length(entry)
+        base: TensorBytes | None = None
+        if (key := base_of(entry)) is not None:
+            earlier = self._find(key)
+            if earlier.encoding is None:
+                base = self._stored(earlier, what)
+            else:  # blocks have the same size in all of a chain
+                base = ComingBlocks(byte_length(earlier), self._blocks(earlier, what))
+        method, out = entry.encoding.method, OneBlock(length)
+        return decoded_blocks(method, data, base, out, entry.dtype, what)
 
     def _decoded(self, entry: TensorEntry, what: str) -> memoryview:
         data = self._stored(entry, what)

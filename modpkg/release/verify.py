@@ -170,7 +170,7 @@ def check_encoded(
     reader = TensorReader(path_of, entries_by_identity(record).__getitem__)
     for what, entry in labelled_entries(record):
         if entry.encoding is not None and not vouched(entry):
-            reader.read(entry, f"{what} of {record.name}")
+            reader.check(entry, f"{what} of {record.name}")
 
 
 def check_files(record: ReleaseRecord, path_of: Callable[[Digest], Path]) -> None:

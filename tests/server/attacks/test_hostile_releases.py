@@ -6,10 +6,13 @@ or it is a sound release; nothing of a refused one stays, and memory stays bound
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
+import struct
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from modpkg.server.file_answers import ServerApp
 from modpkg.server.settings import ServerLimits, ServerSettings
 from modpkg.server.state import Server
 from tests.hostile.inputs import INPUTS
+from tests.hostile.registries import _encoded
 from tests.hostile.world import World
 from tests.server.conftest import token_for
 from tests.server.publisher import Publisher
@@ -44,12 +48,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient[ServerApp]]:
-    folder = tmp_path_factory.mktemp("server") / "registry"
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    folder = tmp_path / "registry"
     limits = ServerLimits(requests_per_second=0, open_sessions=10_000)
     server = Server(ServerSettings(storage=str(folder), name="test", limits=limits))
     server.prepare()
+    return server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[TestClient[ServerApp]]:
     with TestClient(make_app(server)) as made:
         yield made
 
@@ -83,9 +92,8 @@ def sent(publisher: Publisher, world: World) -> Iterator[Response]:
 
 
 def test_hostile_releases_are_refused_and_leave_nothing(
-    world: World, client: TestClient[ServerApp]
+    world: World, server: Server, client: TestClient[ServerApp]
 ) -> None:
-    server = client.app.registry_server
     publisher = Publisher(client, token_for(server, "ada"))
     before, accepted = peak(), 0
     assert len(SENT) > 90
@@ -107,6 +115,37 @@ def test_hostile_releases_are_refused_and_leave_nothing(
     assert 0 < accepted < len(SENT) / 2  # sound ones, such as with an odd summary or config
 
 
+def zeros(size: int) -> tuple[bytes, str]:
+    """Return a sound frame of zeros, of which 128 KiB take four bytes, and their digest."""
+    block, count = 128 << 10, size // (128 << 10)
+    head = b"\x28\xb5\x2f\xfd\xc0\x38" + struct.pack("<Q", size)
+    heads = [struct.pack("<I", last | 1 << 1 | block << 3)[:3] + b"\0" for last in (0, 1)]
+    state = hashlib.sha256()
+    for _ in range(count):
+        state.update(bytes(block))
+    return head + heads[0] * (count - 1) + heads[1], f"sha256:{state.hexdigest()}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is not reset elsewhere")
+def test_what_unpacks_from_nothing_takes_no_memory_be_it_sound_or_not(
+    world: World, server: Server, client: TestClient[ServerApp]
+) -> None:
+    """Each is just below what a release may unpack to, and three are committed at once."""
+    size = (1 << 30) - (1 << 20)
+    sound, digest = zeros(size)
+    one_window = b"\x28\xb5\x2f\xfd\xe0" + sound[6:]  # as large as its content
+    for payload, answered in ((one_window, 422), (sound, 200)):
+        world.restore("new")
+        _encoded(payload, [size // 4], digest=digest)(world)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is taken now
+        before = peak()
+        people = [Publisher(client, token_for(server, f"person{i}")) for i in range(3)]
+        with ThreadPoolExecutor(len(people)) as pool:
+            done = [*pool.map(lambda one: [*sent(one, world)][-1].status_code, people)]
+        assert answered in done
+        assert peak() - before < 200 << 20
+
+
 def forget(server: Server) -> int:
     """Verify what was accepted, and remove it from the index; return how much it was."""
     registry, count = server.registry(), 0
@@ -120,5 +159,8 @@ def forget(server: Server) -> int:
 
 def peak() -> int:
     """Return the most memory that this process has taken so far, bytes."""
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
