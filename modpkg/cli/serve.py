@@ -128,8 +128,10 @@ def serve_command(
         raise UsageError("M901", message=message)
     from modpkg.server.serving import serve
 
-    tell(f"Serving {storage} at {settings.url}; stop it with Ctrl-C.")
-    serve(settings, host, port, workers)
+    def ready() -> None:
+        tell(f"Serving {storage} at {settings.url}; stop it with Ctrl-C.")
+
+    serve(settings, host, port, workers, ready)
 
 
 @click.command("admin")

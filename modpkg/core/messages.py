@@ -443,7 +443,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M525": (
         "The registry at {url} is none that 'modpkg registry serve' serves, so nobody has an "
-        "account there; name one with --registry, or give its address."
+        "account there; give the address of one, or set MODPKG_REGISTRY to it."
     ),
     "M524": (
         "{path} has tokens in it, and other users of this machine can read or change it; run: "

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,16 @@ _BACKLOG = 1024
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
-def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> None:
+def serve(
+    settings: ServerSettings,
+    host: str,
+    port: int,
+    workers: int = 1,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until the process is asked to end; requests that are under way are answered first.
+
+    ``ready`` is called when nothing is left that would be refused.
 
     Raises:
         ModpkgError: Storage or database cannot be reached, or written to.
@@ -56,6 +65,7 @@ def serve(settings: ServerSettings, host: str, port: int, workers: int = 1) -> N
         server = Server(settings)
         held.callback(server.close)
         server.prepare()
+        ready()
         log("started", address=f"{host}:{port}", workers=workers, url=settings.url)
         with left_to_handlers(), contextlib.suppress(Terminated, KeyboardInterrupt):
             if workers > 1:
