@@ -105,15 +105,17 @@ class MetadataWriter:
 
         def edit(draft: MetadataDraft) -> None:
             known, since = draft.file(path), moment_text(self._now())
-            if known is None:
-                if before is not None:
-                    raise self._strange(path)
-                draft.put(path, _signed_file(data, Announced({digest: since}, new=True)))
-                return
-            was = known.custom.new if before is None else digest_bytes(before) in known.digests
+            if before is None:
+                was = known is None or known.custom.new
+            else:
+                was = known is not None and digest_bytes(before) in known.digests
             if not was:
-                raise self._strange(path)
-            if digest not in known.digests:
+                if self._stored.read(path) == before:
+                    raise self._strange(path)
+                return  # somebody else was first, and it will not be replaced
+            if known is None:
+                draft.put(path, _signed_file(data, Announced({digest: since}, new=True)))
+            elif digest not in known.digests:
                 coming = self._young(known.custom.coming) | {digest: since}
                 draft.put(path, replace(known, custom=replace(known.custom, coming=coming)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from litestar.testing import TestClient
+from msgspec import structs
 
 from modpkg.core.progress import Progress
 from modpkg.registry.folder_place import FolderPlace
@@ -253,3 +254,19 @@ def test_what_nobody_announced_is_logged(
     (tmp_path / "registry" / "index" / "m.jsonl").write_bytes(b"other")
     sign_anew(server.metadata, thoroughly=True)
     assert seen == [("unsigned", "index/m.jsonl")]
+
+
+def test_a_registry_with_a_log_is_signed_too(
+    server: Server, ada: Publisher, tmp_path: Path, keys: Path
+) -> None:
+    new_key(tmp_path / "log.pem", "ed25519", None)
+    settings = structs.replace(server.settings, log_key=str(tmp_path / "log.pem"))
+    logged = Server(settings)
+    logged.prepare()
+    tree, line = built(write(tmp_path / "1", TENSORS), logged.place)
+    RegistryWriter(logged.place).publish(Registry(str(tree.root)), line)
+    logged.close()
+    reader = Reader(ada, tmp_path / "memory")
+    assert b'"1.0"' in (reader.index("m") or b"")
+    assert b'"log"' in reader.read("registry.json")
+    assert reader.index("missing") is None
