@@ -50,8 +50,8 @@ class AmbientIdentity:
         except TrustError:
             raise
         except Exception as error:  # of three services, through two HTTP clients
-            text = " ".join(str(error or error.__cause__ or "").split()).replace(token, "…")
-            reason = text[:300] or type(error).__name__
+            said = str(error) or str(error.__cause__ or type(error).__name__)
+            reason = " ".join(said.split()).replace(token, "…")[:300]
             raise TrustError("M547", what=_WHAT, reason=reason) from None
         verify_certified(bundle)
         return bundle

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -35,6 +36,8 @@ PUBLIC_SIGSTORE = b""
 """In the place of a file's content: the public Sigstore."""
 WHAT = "A signature of an OpenID Connect identity"
 _ROOT_TYPE = "application/vnd.dev.sigstore.trustedroot"
+_LOADING = Lock()
+"""Threads that import Sigstore's client at once could see half of it."""
 _REASONS = (
     ("failed to build timestamp certificate chain", "its certificate is of no trusted authority, "
      "or was not valid when the log took its entry"),
@@ -71,7 +74,8 @@ def verify_certified(data: bytes) -> CertifiedPayload:
         TrustError: The bundle counts for nothing, or ``trust-config`` cannot be read.
         ManifestError: config.toml is invalid.
     """
-    verifier = _verifier(trust_config())
+    with _LOADING:
+        verifier = _verifier(trust_config())
     from sigstore.models import Bundle
 
     try:
