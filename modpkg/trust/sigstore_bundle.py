@@ -160,7 +160,10 @@ def client_config(content: bytes, *, offline: bool) -> ClientTrustConfig:
     # It logs a warning whenever it asks nobody, which nobody could do anything about.
     logging.getLogger("sigstore").addHandler(logging.NullHandler())
     if content == PUBLIC_SIGSTORE:
-        return ClientTrustConfig.production(offline=offline)
+        try:
+            return ClientTrustConfig.production(offline=offline)
+        except OSError as error:  # its cache is in the user's folders, which may be read-only
+            raise _unusable(str(error)) from None
     if _media_type(content).startswith(_ROOT_TYPE):
         raise _unusable("it has a trusted root only, and signing needs a client trust config")
     try:

@@ -206,6 +206,11 @@ def test_the_public_sigstore_is_asked_for_nothing(
     sigstore_bundle._verifier.cache_clear()
     with raises("M541", match="no trusted authority"):
         verify_bundle(sigstore.bundle(statement(), github_job()))
+    sigstore_bundle._verifier.cache_clear()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with raises("M591", match="Sigstore's own trust config"):
+        verify_bundle(sigstore.bundle(statement(), github_job()))
 
 
 def test_the_lock_records_the_job_and_holds_to_it(
