@@ -30,8 +30,8 @@ def verify_command(
     """Prove that what is installed is what modpkg.lock says: of everything, or of each NAME.
 
     Weights and files that models use are hashed, and compared with what the locked releases make.
-    A model whose result the lock does not have is composed again. Signatures are read from the
-    registries once more, but not with --offline. Exit status 1: something is not as it is locked.
+    A model whose result the lock does not have is composed again. Signatures and logs are read from
+    the registries once more, but not with --offline. Exit status 1: something is not as locked.
     """
     proof = prove(workspace, names, again=recompose)
     if as_json:
@@ -43,9 +43,10 @@ def verify_command(
         signer = module.signer or "nobody"
         if module.signer and module.signatures is None:
             signer += " (by the lock)"
-        rows.append([module.name, module.version, human_bytes(module.bytes), whole, signer])
+        logged = {None: "-", True: "yes", False: "no"}[module.logged]
+        rows.append([module.name, module.version, human_bytes(module.bytes), whole, logged, signer])
     if rows:
-        table(rows, ["Module", "Version", "Size", "Weights and files", "Signed by"])
+        table(rows, ["Module", "Version", "Size", "Weights and files", "In the log", "Signed by"])
     for model in proof.models:
         say(f"{strong(model.name)} {model.version}: {_shown(model)}")
     for flaw in proof.flaws:

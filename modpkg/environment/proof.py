@@ -26,18 +26,16 @@ from modpkg.core.names import module_name
 from modpkg.core.printable import os_reason
 from modpkg.core.tensors import canonical_identity
 from modpkg.environment.absent import not_installed, nothing_installed
+from modpkg.environment.attested import attested
 from modpkg.environment.generations import Generation, text_digest
 from modpkg.environment.models import ModelRecipe
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.recomposition import recomposed
-from modpkg.environment.signers import signed_now
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose, Task
-from modpkg.resolve.lock import LockedModule
+from modpkg.resolve.lock import LockedModule, LockedResult
 from modpkg.store.corruption import Corruption, corrupt_among
 from modpkg.store.store import alignments
-from modpkg.trust.policy import NOBODY, missing_extra, who_signed
-from modpkg.trust.signatures import is_signer
 
 ProvenBy = Literal["lock", "modules", "recomposed"]
 
@@ -64,6 +62,8 @@ class ProvenModule(Struct, frozen=True, kw_only=True):
     """Who signed it, by the lock; empty for nobody."""
     signatures: list[str] | None = None
     """Whose signatures the registry has now that count; null if it was not asked."""
+    logged: bool | None = None
+    """Whether the release is in the registry's log; null if it has none, or was not asked."""
     bytes: int
     """Bytes of its weights and files in the store, which were hashed."""
     absent: int
@@ -139,7 +139,7 @@ class _Prover:
     def run(self, names: Sequence[str], *, again: bool) -> Proof:
         models, modules = self._chosen(names)
         found = [self._module(module) for module in modules]
-        proven = self._signed(modules, found)
+        proven = self._attested(modules, found)
         records = {name: self._record(name) for name in models}
         size = self._hash()
         done = [self._model(name, record, again=again) for name, record in records.items()]
@@ -227,31 +227,20 @@ class _Prover:
             absent=absent,
         )
 
-    def _signed(
+    def _attested(
         self, modules: Sequence[LockedModule], found: Sequence[ProvenModule]
     ) -> list[ProvenModule]:
-        """Return modules with the signers that their registries have now."""
+        """Return modules with what their registries have for them now."""
         workspace = self._plan.workspace
         by_name = workspace.registries_for(self._plan.manifest).by_name(self._plan.lock)
-        signed = signed_now(modules, by_name, workspace.progress.warn)
-        done = []
-        for module, one in zip(modules, found, strict=True):
-            who = signed[module.name]
-            if who is None:
-                done.append(one)
-                continue
-            is_signed = any(is_signer(module.signer, one) for one in who.found)
-            if module.signer != NOBODY and not is_signed:
-                if (missing := missing_extra(who)) is not None:
-                    raise missing
-                now = who_signed(who, [module.signer])
-                self._flaw(
-                    f"{module.name} {module.version}",
-                    f"it is locked as signed by {module.signer}, and "
-                    f"{by_name[module.name].shown} has it as signed by {now}",
-                )
-            done.append(structs.replace(one, signatures=[*map(str, who.found)]))
-        return done
+        said = attested(modules, by_name, workspace.progress.warn)
+        for module in modules:
+            for reason in said[module.name].flaws:
+                self._flaw(f"{module.name} {module.version}", reason)
+        return [
+            structs.replace(one, signatures=said[one.name].signatures, logged=said[one.name].logged)
+            for one in found
+        ]
 
     def _record(self, name: str) -> InstalledModel | None:
         """Return a model's record, and note what it maps; None if it cannot be believed at all."""
@@ -266,6 +255,8 @@ class _Prover:
             self._flaw(of, "modpkg.lock and the manifest have no such model", folder)
             return None
         versions = {one: self._plan.transfer.records[one].version for one in recipe.modules()}
+        if model.key != composition.key and not self._is_older(model):
+            self._flaw(of, "it was composed of something else than modpkg.lock has", folder)
         for path, reason in contradictions(model, recipe, versions, composition):
             self._flaw(of, reason, folder / path)
         self._expect(
@@ -312,13 +303,25 @@ class _Prover:
         self, model: InstalledModel, composition: Composition
     ) -> ProvenBy | None:
         """Return what says that a model's result is the right one; None if nothing does."""
-        locked = next((one for one in self._plan.lock.composed if one.model == model.name), None)
-        if locked is not None and locked.engine == COMPOSE_ENGINE:
-            if (locked.inputs, locked.result) != (composition.key, model.result):
-                what = "result" if locked.inputs == composition.key else "inputs of it"
-                self._flaw(self._label(model.name), f"modpkg.lock has another {what}")
+        locked = self._locked(model.name)
+        if locked is not None and (locked.inputs, locked.result) == (model.key, model.result):
             return "lock"
+        if locked is not None and locked.inputs == composition.key:  # else it is of an earlier lock
+            self._flaw(self._label(model.name), "modpkg.lock has another result")
+            return None
         return None if composition.types() else "modules"
+
+    def _locked(self, name: str) -> LockedResult | None:
+        return next((one for one in self._plan.lock.composed if one.model == name), None)
+
+    def _is_older(self, model: InstalledModel) -> bool:
+        """Return whether a model is the lock's, of an engine whose keys this one does not make."""
+        locked = self._locked(model.name)
+        return (
+            locked is not None
+            and locked.engine != COMPOSE_ENGINE
+            and (locked.inputs, locked.result) == (model.key, model.result)
+        )
 
     def _again(
         self, model: InstalledModel, proven_by: ProvenBy | None
@@ -367,8 +370,6 @@ def contradictions(
         versions: Of its modules, by name.
         composition: What the locked releases make of it.
     """
-    if model.key != composition.key:
-        yield "", "it was composed of something else than modpkg.lock has"
     said = (model.version, model.modules, _decoded(model.recipe, Compose), _task(model))
     if said != (recipe.version, versions, recipe.recipe, recipe.task):
         yield "", "its record has another recipe, task or version than the locked release"

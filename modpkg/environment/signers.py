@@ -8,23 +8,21 @@ has. A registry that hides this hides a signature that nobody knows of yet, as i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct, structs
 
-from modpkg.core.errors import NotFound, RegistryUnreachable, TrustError
+from modpkg.core.errors import TrustError
 from modpkg.core.names import module_name
-from modpkg.core.records import IndexLine
 from modpkg.environment.generations import ModuleState
 from modpkg.manifest.schema import Manifest
-from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
 from modpkg.trust.policy import NOBODY, NewRelease, missing_extra, rule_of, signer_of
-from modpkg.trust.signatures import Signers, follows, signers_of
+from modpkg.trust.signatures import follows, signers_of
 
 
 class SignedLock(Struct, frozen=True):
@@ -130,52 +128,3 @@ def _so_far(
         return locked
     state = next((state for state in installed if state.name == name), None)
     return state if state is not None and state.signer != NOBODY else None
-
-
-def signed_now(
-    modules: Sequence[LockedModule],
-    by_name: Mapping[str, Registry],
-    warn: Callable[[str], None],
-) -> dict[str, Signers | None]:
-    """Return by name who has signed locked modules, by what their registries have now.
-
-    None for a module of a hub, and where the registry is not to be asked or cannot be reached, of
-    which ``warn`` is called. What the registry's index says does not count.
-
-    Raises:
-        RegistryError: What a registry has is too large.
-    """
-    asked = []
-    unread: set[Registry] = set()
-    for module in modules:
-        registry = by_name[module.name]
-        if module.listing or registry.offline or registry in unread:
-            continue
-        try:
-            _ = registry.info  # else a registry that is gone has signed nothing
-        except (RegistryUnreachable, NotFound) as error:
-            unread.add(registry)
-            warn(f"signatures were not read again: {error}")
-            continue
-        asked.append(module)
-    found = asked_at_once(
-        [partial(_signers_now, by_name[module.name], module) for module in asked],
-        is_remote=any(by_name[module.name].folder is None for module in asked),
-    )
-    known = dict(zip((module.name for module in asked), found, strict=True))
-    for name, one in known.items():
-        if isinstance(one, RegistryUnreachable) and by_name[name] not in unread:
-            unread.add(by_name[name])
-            warn(f"signatures were not read again: {one}")
-    answered = {name: one for name, one in known.items() if isinstance(one, Signers)}
-    return {module.name: answered.get(module.name) for module in modules}
-
-
-def _signers_now(registry: Registry, module: LockedModule) -> Signers | RegistryUnreachable:
-    line = IndexLine(
-        name=module.name, version=module.version, kind=module.kind, release=module.release
-    )
-    try:
-        return signers_of(registry, line)
-    except RegistryUnreachable as error:
-        return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from modpkg.compose.last_places import last_places_apart
-from modpkg.core.digests import digest_file
+from modpkg.core.digests import digest_file, parse_digest
 from modpkg.core.installed import InstalledModel, TensorRef, files_in, read_model
 from modpkg.core.interface import weights_digest
 from modpkg.core.names import parse_requirement
@@ -22,10 +23,12 @@ from modpkg.environment.project import find_project
 from modpkg.environment.proof import Proof, prove
 from modpkg.environment.workspace import RegistryOptions, Workspace
 from modpkg.runtime.installed import find_model
+from modpkg.trust.log.entries import logged_path
 from tests import tiny
 from tests.cli.test_everywhere import run
 from tests.command import check_shape
 from tests.raising import raises
+from tests.trust.log.logged import LoggedRegistry
 
 Capture = pytest.CaptureFixture[str]
 
@@ -102,9 +105,8 @@ def test_changed_weights_are_found_whatever_the_record_says(app: Path, capfd: Ca
         return msgspec.structs.replace(model, tensors=tensors, result=weights_digest(tensors))
 
     rewrite(folder, agreeing)
-    (flaw,) = proof("talker").flaws
-    assert "modpkg.lock has another result" in flaw.reason
-    found = proof("talker", again=True)
+    found = proof("talker")
+    assert "modpkg.lock has another result" in found.flaws[0].reason
     assert found.models[0].last_places == {name: 1}
     assert (found.models[0].proven_by, len(found.flaws)) == (None, 2)
 
@@ -170,6 +172,25 @@ def test_parts_that_the_store_lacks_are_counted(app: Path, home: Path) -> None:
     assert proof("talker", again=True).models[0].proven_by == "recomposed"  # fetched again
 
 
+def test_what_an_older_engine_composed_is_the_result_that_is_locked(
+    app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modpkg.compose.plan.COMPOSE_ENGINE", "next")
+    monkeypatch.setattr("modpkg.environment.proof.COMPOSE_ENGINE", "next")
+    found = proof("talker")
+    assert (found.flaws, found.models[0].proven_by) == ([], "lock")
+
+
+def test_a_result_that_an_earlier_lock_left_proves_nothing(app: Path) -> None:
+    lock = app / "modpkg.lock"
+    text = re.sub(r"(?m)^(inputs|result) = .*$", rf'\1 = "sha256:{"0" * 64}"', lock.read_text())
+    lock.write_text(text)
+    install(Workspace(find_project()), InstallRequest(frozen=True))
+    assert lock.read_text() == text
+    found = proof("talker")
+    assert (found.flaws, found.models[0].proven_by) == ([], "recomposed")
+
+
 def test_only_what_the_lock_installed_is_proven(app: Path) -> None:
     lock = app / "modpkg.lock"
     lock.write_text(lock.read_text().replace("# Written", "# Once written"))
@@ -188,3 +209,24 @@ def test_last_places(tmp_path: Path) -> None:
     assert [last_places_apart(refs[0], one) for one in refs] == [0, 1, 3, 2]
     whole = msgspec.structs.replace(refs[0], dtype="I32")
     assert last_places_apart(whole, whole) is None
+
+
+def test_releases_are_in_the_log_of_their_registry(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = LoggedRegistry(tmp_path / "logged").begin()
+    lines = [registry.publish(name) for name in ("words", "tags")]
+    monkeypatch.chdir(tmp_path)
+    Path("modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nwords = "*"\ntags = "*"\n'
+        f'[registries]\ndefault = "{registry.folder}"\n'
+    )
+    install(Workspace(find_project()), InstallRequest())
+    assert {one.name: one.logged for one in proof().modules} == {"words": True, "tags": True}
+    (registry.folder / logged_path(parse_digest(lines[1].release))).unlink()
+    found = proof()
+    assert {one.name: one.logged for one in found.modules} == {"words": True, "tags": False}
+    assert [flaw.of for flaw in found.flaws] == ["tags 1.0"]
+    (registry.folder / "log" / "checkpoint").unlink()
+    assert {flaw.of for flaw in proof().flaws} == {"tags 1.0", "words 1.0"}
+    assert not proof("words", offline=True).modules[0].logged
