@@ -170,7 +170,8 @@ def open_signer(text: str) -> Signer:
     if kind == AGENT:
         return agent_key(wanted or None)
     try:
-        path = key_path(text) if os.sep in text else key_path(str(module_name(text)))
+        is_path = os.sep in text or text.endswith(".pem")
+        path = key_path(text if is_path else str(module_name(text)))
     except ModpkgError:
         path = Path(text)
     return read_key(path, lambda: _passphrase(f"Passphrase of {shown(path)}"))

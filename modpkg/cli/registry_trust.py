@@ -22,6 +22,7 @@ from modpkg.environment.workspace import Workspace
 from modpkg.registry.open_source import open_configured
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place
+from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import recorded_address, same_place
 from modpkg.registry.source import FileMissing
 from modpkg.resolve.lock import format_lock
@@ -153,7 +154,7 @@ def init_command(
     place.prepare()
     roots = roots_at(place)
     keys, signers = _keys(people)
-    online = open_signer(online_key)
+    online = _online_signer(online_key, keys)
     if roots is None:
         _check_threshold(keys, threshold)
         root = new_root(1, keys, threshold, online.public, _now() + datetime.timedelta(root_days))
@@ -239,7 +240,7 @@ def rotate_command(
     signers += [open_signer(one) for one in others]
     threshold = before.roles["root"].threshold if threshold is None else threshold
     _check_threshold(keys, threshold)
-    online = open_signer(online_key)
+    online = _online_signer(online_key, keys)
     expires = _now() + datetime.timedelta(root_days)
     root = new_root(before.version + 1, keys, threshold, online.public, expires)
     writer = _writer(place, online, days)
@@ -247,6 +248,8 @@ def rotate_command(
     write_root(place, signed_root(root, signers, before), trusted)
     if _online_keys(before) != _online_keys(root):
         writer.sign_all(bits=bits)
+    else:
+        writer.renew(at_once=True)
     current = StoredMetadata(place).current()
     _show(_document(place.url, digest_bytes(roots[0][0]), current), as_json=as_json)
 
@@ -261,6 +264,7 @@ def show_command(workspace: Workspace, address: str, as_json: bool) -> None:
     trusted = signed.metadata()
     seen = signed.seen()
     if trusted is None or seen is None:
+        _ = Registry(location_of(workspace, address).address, settings=workspace.settings).info
         raise UsageError("M901", message=f"The index of {signed.url} is not signed.")
     _show(_document(signed.url, seen.root, trusted), as_json=as_json)
 
@@ -316,6 +320,19 @@ def _keys(texts: tuple[str, ...]) -> tuple[list[PublicKey], list[Signer]]:
     for one in keys:
         one.opened()
     return keys, [*signers.values()]
+
+
+def _online_signer(text: str, people: list[PublicKey]) -> Signer:
+    """Return the online key, which a server has; no root key may be it.
+
+    Raises:
+        UsageError: It is one.
+    """
+    online = open_signer(text)
+    if online.public in people:
+        message = f"--online-key {text} is a root key too; make another one with 'modpkg key new'."
+        raise UsageError("M901", message=message)
+    return online
 
 
 def _check_threshold(keys: list[PublicKey], threshold: int) -> None:

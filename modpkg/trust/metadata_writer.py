@@ -188,9 +188,11 @@ class MetadataWriter:
             for path, file in files.items():
                 bins[keys.name(path)][path] = file
             if bits is None:
-                known = {role: self._stored.load_bin(trusted, role).files() for role in bins}
-                bins = {role: now for role, now in bins.items() if now != known[role]}
-                self._write(change, trusted, bins)
+                known = {role: self._stored.load_bin(trusted, role) for role in bins}
+                for role, one in known.items():
+                    if bins[role] == one.files() and not self._expires(one):
+                        del bins[role]
+                self._write(change, trusted, bins, keys if self._expires(trusted.targets) else None)
             else:
                 self._write(change, trusted, bins, keys)
             return sum(path.startswith("index/") for path in files)
@@ -211,8 +213,8 @@ class MetadataWriter:
             return self._stored.current().delegations.succinct_roles.bit_length
         return bits_for(len(registry_at(self.place).names() or []))
 
-    def renew(self, *, thoroughly: bool = False) -> list[str]:
-        """Sign anew what expires soon; return files that have what nobody announced.
+    def renew(self, *, thoroughly: bool = False, at_once: bool = False) -> list[str]:
+        """Sign anew what expires soon, or ``at_once``; return files with what nobody announced.
 
         Args:
             thoroughly: Look into all bins, for what was not settled or expires, and remove files
@@ -231,9 +233,9 @@ class MetadataWriter:
             if stamp is None or snapshot is None or targets is None:
                 raise AssertionError("what is read has all of them")
             ends = ((stamp, self._lives.timestamp), (snapshot, self._lives.snapshot))
-            if keys is None and targets.until - now < self._lives.bins / 4:
+            if keys is None and self._expires(targets):
                 keys = trusted.delegations.succinct_roles
-            if keys or draft.bins or any(one.until - now < life / 2 for one, life in ends):
+            if keys or draft.bins or at_once or any(one.until - now < up / 2 for one, up in ends):
                 self._write(change, trusted, draft.bins, keys)
 
         self.place.change(run)
@@ -248,13 +250,12 @@ class MetadataWriter:
 
         Return how many files there are.
         """
-        soon = self._now() + self._lives.bins / 4
         privates: set[str] | None = None
         count = 0
         for role in trusted.delegations.succinct_roles.names():
             signed = self._stored.load_bin(trusted, role)
             count += len(signed.targets)
-            if signed.until < soon:
+            if self._expires(signed):
                 draft.bins[role] = signed.files()
             for path, file in signed.files().items():
                 if not file.custom.coming and not file.custom.new:
@@ -316,6 +317,9 @@ class MetadataWriter:
 
         self.place.change(run)
 
+    def _expires(self, signed: TargetsMetadata | None) -> bool:
+        return signed is None or signed.until - self._now() < self._lives.bins / 4
+
     def _bin_keys(self, trusted: TrustedMetadata, bits: int | None) -> BinKeys:
         if bits is None:
             return trusted.delegations.succinct_roles
@@ -343,6 +347,8 @@ class MetadataWriter:
     ) -> None:
         """Write bins that have changed, and what follows; with ``keys``, the targets role too."""
         now, snapshot = self._now(), trusted.snapshot
+        if trusted.root.until < now:
+            raise self._stored.cannot("its root has expired; run 'modpkg registry trust rotate'")
         last = {} if trusted.timestamp is not None else self._last_versions(change)
         meta = {} if snapshot is None else dict(snapshot.meta)
         keyid = self._keyid(trusted, "targets")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ class Trust:
         online = ("--online-key", self.key("online"), "--bins", "4")
         return self.trust("init", *people, "--threshold", "2", *online, *options)
 
-    def publish(self, version: str) -> None:
+    def publish(self, version: str) -> str:
+        """Publish a version, and return what is said about it besides."""
         folder = write_module(self.folder.parent / "projects" / version, "words", version)
         self.run("build", str(folder))
-        self.run(
-            "publish", str(folder), "--registry", str(self.folder), "--allow-breaking", "a test"
-        )
+        words = ("--registry", str(self.folder), "--allow-breaking", "a test")
+        status, _, err = run(self.capfd, "publish", str(folder), *words)
+        assert status == 0, err
+        return err
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def locked(app: Path) -> dict[str, Any]:
 
 
 def test_a_lock_records_how_far_a_signed_registry_has_come(trust: Trust, app: Path) -> None:
-    trust.publish("1.0")
+    assert "sign" not in trust.publish("1.0")
     assert trust.init()["modules"] == 1
     trust.run("lock")
     (entry,) = locked(app)["registry"]
@@ -95,7 +98,7 @@ def test_a_lock_records_how_far_a_signed_registry_has_come(trust: Trust, app: Pa
     trust.trust("sign", "--online-key", trust.key("online"))
     trust.run("lock", "--upgrade")
     assert (app / "modpkg.lock").read_bytes() == text  # nothing else has changed
-    trust.publish("1.1")
+    assert f"modpkg registry trust sign {trust.folder}" in trust.publish("1.1")
     assert "error[M564]" in trust.refused("lock", "--upgrade")
     trust.trust("sign", "--online-key", trust.key("online"))
     trust.run("lock", "--upgrade")
@@ -145,11 +148,11 @@ def test_roots_are_rotated(trust: Trust, app: Path) -> None:
     words = ("registry", "trust", "rotate", str(trust.folder), *people, *online)
     assert "error[M560]" in trust.refused(*words)  # of those before, alice has to sign too
     shown = trust.trust("rotate", *people, "--sign-with", trust.key("alice"), *online)
-    assert (shown["root_version"], shown["threshold"], shown["snapshot"]) == (2, 2, 1)
+    assert (shown["root_version"], shown["threshold"], shown["snapshot"]) == (2, 2, 2)
     trust.run("lock", "--upgrade")
     other = ("--online-key", trust.key("other"))
     shown = trust.trust("rotate", *people, *other)
-    assert (shown["root_version"], shown["snapshot"]) == (3, 2)
+    assert (shown["root_version"], shown["snapshot"]) == (3, 3)
     trust.run("lock", "--upgrade")
     assert "error[M568]" in trust.refused("registry", "trust", "sign", str(trust.folder), *online)
     trust.trust("sign", *other, "--anew")
@@ -173,3 +176,17 @@ def test_what_cannot_be_signed_is_refused(trust: Trust, tmp_path: Path) -> None:
     assert not (trust.folder / "tuf" / "1.root.json").exists()
     trust.init()
     assert "error[M568]" in trust.refused(*init)
+
+
+def test_a_root_key_is_no_online_key_and_nothing_is_shown_of_no_registry(
+    trust: Trust, tmp_path: Path
+) -> None:
+    trust.publish("1.0")
+    words = ("registry", "trust", "init", str(trust.folder), "--threshold", "1")
+    trust.init()
+    shutil.rmtree(trust.folder / "tuf")
+    keys = trust.root_keys("alice")
+    _, _, err = run(trust.capfd, *words, *keys, "--online-key", keys[1])
+    assert "error[M901]" in err
+    assert not (trust.folder / "tuf").exists()
+    assert "error[M301]" in trust.refused("registry", "trust", "show", str(tmp_path / "absent"))

@@ -168,11 +168,29 @@ def test_an_expired_root_is_refused_and_a_new_one_helps(
 ) -> None:
     read(server, registry.clock)
     registry.clock.time += 366 * DAY
-    registry.writer.sign_all(bits=BITS)
+    with raises("M568", match="rotate"):  # nobody would read it
+        registry.writer.sign_all(bits=BITS)
     with raises("M561", match="root"):
         read(server, registry.clock)
     registry.write_root(2)
+    registry.writer.sign_all(bits=BITS)
     assert read(server, registry.clock) == b""
+
+
+def test_signing_again_renews_what_says_who_signs_and_each_bin(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    read(server, registry.clock)
+    for root, way in (
+        (2, registry.writer.sign_all),
+        (3, lambda: registry.writer.renew(thoroughly=True)),
+    ):
+        registry.clock.time += 360 * DAY
+        registry.write_root(root)
+        way()
+        registry.clock.time += 30 * DAY
+        registry.writer.renew()  # the timestamp, which ends sooner
+        assert read(server, registry.clock) == b""
 
 
 def test_a_clock_years_off_is_named(registry: SignedRegistry, server: HostileSource) -> None:

@@ -16,6 +16,7 @@ from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import find_line, parse_reference, parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
+from modpkg.core import system
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import (
     IntegrityError,
@@ -289,6 +290,11 @@ def _publish(
         restored = human_bytes(writer.restored)
         lost = f"{restored} of {line.name} {line.version}"
         project.progress.warn(f"{place.url} had lost {lost}, and has them again")
+    if not isinstance(place, ServerPlace) and registry_at(place).info.tuf is not None:
+        project.progress.warn(
+            f"the index of {place.url} is signed, and nobody reads this release until its "
+            f"maintainers run: modpkg registry trust sign {system.shell_word(place.url)}"
+        )
     return Publication(published, place.url, already, kept, writer.copied)
 
 
