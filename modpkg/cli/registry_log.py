@@ -13,6 +13,7 @@ from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.core.errors import UsageError
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.opening import open_place
+from modpkg.registry.reader import Registry
 
 
 class WitnessedLog(Struct, frozen=True, kw_only=True):
@@ -32,6 +33,16 @@ class WitnessedLog(Struct, frozen=True, kw_only=True):
     """Whether it is the registry's now."""
 
 
+def _signed(workspace: Workspace, address: str) -> Registry:
+    """Return a registry itself, whose index is as it is signed, if it is."""
+    from modpkg.trust.signed_index import SignedIndex
+
+    registry = registry_alone(workspace, address)
+    files = registry.files
+    files.checks = SignedIndex(files.source, files.home, files.info)
+    return registry
+
+
 @click.command("audit")
 @click.argument("address", metavar="URL")
 @json_option
@@ -45,8 +56,13 @@ def audit_log_command(workspace: Workspace, address: str, as_json: bool) -> None
     from modpkg.trust.log.audit import audit_log
     from modpkg.trust.log.memory import LogMemory
 
-    memory = LogMemory(registry_alone(workspace, address).url)
-    found = audit_log(lambda: registry_alone(workspace, address), memory, workspace.progress)
+    registry = _signed(workspace, address)
+    found = audit_log(
+        lambda: _signed(workspace, address),
+        LogMemory(registry.url),
+        workspace.progress,
+        logged_in=workspace.settings.of(registry.source.url).login is not None,
+    )
     if as_json:
         print_json(found)
     else:
@@ -85,7 +101,7 @@ def witness_command(
 
     if not is_note_name(name):
         raise UsageError("M901", message="--name has neither spaces nor a '+', nor is it empty.")
-    registry, signer = registry_alone(workspace, address), open_signer(key)
+    registry, signer = _signed(workspace, address), open_signer(key)
     checkpoint = witnessed(registry, LogMemory(registry.url), signer, name, int(time.time()))
     if write:
         place = open_place(location_of(workspace, address).address, workspace.settings)

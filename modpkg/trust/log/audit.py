@@ -18,7 +18,7 @@ from modpkg.core import bounds
 from modpkg.core.errors import InvalidValue, TrustError
 from modpkg.core.names import parse_version
 from modpkg.core.progress import Progress
-from modpkg.core.records import SPEC, IndexLine
+from modpkg.core.records import SPEC, IndexLine, LogInfo
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.upkeep import all_names, fetch_indexes
@@ -159,7 +159,11 @@ class _Log:
 
 
 def audit_log(
-    open_registry: Callable[[], Registry], memory: LogMemory, progress: Progress
+    open_registry: Callable[[], Registry],
+    memory: LogMemory,
+    progress: Progress,
+    *,
+    logged_in: bool = False,
 ) -> LogAudit:
     """Return what a registry's log and index do not agree on.
 
@@ -167,6 +171,7 @@ def audit_log(
         open_registry: Returns the registry as it is now.
         memory: What was seen of its log before; what is seen now is kept there if it is right.
         progress: Is told of the stages.
+        logged_in: Whether private modules may be read: what is logged as one is public otherwise.
 
     Raises:
         TrustError: It has no log, or not the one that it had; its checkpoint is not signed.
@@ -178,21 +183,22 @@ def audit_log(
         raise TrustError("M558", registry=registry.url)
     progress.stage("Reading the index")
     indexes = {name: registry.index(name) for name in all_names(registry)}
-    checkpoint = read_checkpoint(registry, info)
-    if checkpoint.size > bounds.AUDITED_ENTRIES:
-        reason = f"it has {checkpoint.size:,} entries, and {bounds.AUDITED_ENTRIES:,} are read"
-        raise TrustError("M555", path=CHECKPOINT, reason=reason)
     progress.stage("Reading the log")
-    log = _Log()
-    broken = [*_read_log(registry, checkpoint, log), *_history(registry, checkpoint, seen, memory)]
+    checkpoint, log, broken = _whole_log(registry, info)
+    if hidden := log.releases.keys() - indexes.keys():  # no list is believed to be complete
+        registry = open_registry()
+        fetch_indexes(registry, hidden)
+        indexes |= {name: registry.index(name) for name in hidden}
+        checkpoint, log, broken = _whole_log(registry, info)  # for what came meanwhile
+    broken += _history(registry, checkpoint, seen, memory)
     if not broken:
         memory.keep(info, checkpoint)
-    found = [*_compared(indexes, {*indexes, *log.releases}, log, info.origin)]
+    found = [*_compared(indexes, log, info.origin, logged_in=logged_in)]
     if names := {one.name for one in found if one.name}:
         again = open_registry()
         fetch_indexes(again, names)
         later = {name: again.index(name) for name in names}
-        differ = _compared(later, names, log, info.origin)
+        differ = _compared(later, log, info.origin, logged_in=logged_in)
         still = {(one.kind, one.name, one.version) for one in differ}
         found = [one for one in found if (one.kind, one.name, one.version) in still]
     return LogAudit(
@@ -206,6 +212,18 @@ def audit_log(
         private=sum(map(len, log.private.values())),
         differences=[*broken, *log.differences, *found],
     )
+
+
+def _whole_log(
+    registry: Registry, info: LogInfo
+) -> tuple[LogCheckpoint, _Log, list[LogDifference]]:
+    """Return the checkpoint, what the entries say, and where they do not give its root."""
+    checkpoint = read_checkpoint(registry, info)
+    if checkpoint.size > bounds.AUDITED_ENTRIES:
+        reason = f"it has {checkpoint.size:,} entries, and {bounds.AUDITED_ENTRIES:,} are read"
+        raise TrustError("M555", path=CHECKPOINT, reason=reason)
+    log = _Log()
+    return checkpoint, log, [*_read_log(registry, checkpoint, log)]
 
 
 def _read_log(registry: Registry, checkpoint: LogCheckpoint, log: _Log) -> Iterator[LogDifference]:
@@ -263,10 +281,10 @@ def _history(
 
 
 def _compared(
-    indexes: Indexes, names: Iterable[str], log: _Log, origin: str
+    indexes: Indexes, log: _Log, origin: str, *, logged_in: bool
 ) -> Iterator[LogDifference]:
-    """Yield where an index and a log differ about these names."""
-    for name in sorted(names):
+    """Yield where an index and a log differ about names, those that only the log has too."""
+    for name in sorted({*indexes, *log.releases}):
         logged = log.releases.get(name, {})
         private = log.private.get(private_name(origin, name), set())
         if logged and private:
@@ -276,7 +294,10 @@ def _compared(
         for version, line in lines.items():
             one = logged.get(version)
             if one is None and not logged and line.release in private:
-                continue  # who audits may read it
+                if not logged_in:
+                    message = f"{name} {version} is public, and in the log as a private module's."
+                    yield LogDifference(kind="private", message=message, name=name, version=version)
+                continue
             yield from _of_line(line, one)
         for version, one in logged.items():
             if version not in lines:

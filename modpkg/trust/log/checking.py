@@ -99,7 +99,8 @@ def known_log(registry: Registry, seen: SeenLog | None, memory: LogMemory) -> Lo
             return seen.log
         with contextlib.suppress(FileMissing, RegistryUnreachable):
             data = registry.source.home.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
-            info = decode_record(data, RegistryInfo, f"{registry.url}/{REGISTRY_INFO}").log
+            own = decode_record(data, RegistryInfo, f"{registry.url}/{REGISTRY_INFO}").log
+            info = info or own  # nothing that is not signed takes away what is
     if seen is not None and info != seen.log:
         raise TrustError(
             "M551",

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, digest_bytes
 from modpkg.core.names import parse_version
-from modpkg.core.records import SPEC, DigestText, IndexLine, Line
+from modpkg.core.records import SPEC, DigestText, IndexLine, Line, canonical_json
 from modpkg.trust.log.tiles import LOG
 
 Action = Literal["publish", "yank", "unyank", "deprecate", "undeprecate", "remove", "transfer"]
@@ -73,6 +73,8 @@ def parse_entry(data: bytes) -> LogEntry:
         raise ValueError(str(error)) from None
     if entry.spec > SPEC:
         raise ValueError(f"it follows spec version {entry.spec}")
+    if canonical_json(entry) != data:  # others may read another of two keys
+        raise ValueError("it is not canonical JSON, or has what this version does not know")
     return entry
 
 

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from modpkg.core.progress import Progress
-from modpkg.core.records import canonical_json
+from modpkg.core.records import SPEC, canonical_json
 from modpkg.registry.reader import Registry
 from modpkg.registry.removing import remove_release
 from modpkg.trust.log.audit import LogAudit, audit_log
-from modpkg.trust.log.entries import parse_entry, private_entry, transfer_entry
+from modpkg.trust.log.entries import LogEntry, parse_entry, private_entry, transfer_entry
 from modpkg.trust.log.log_checkpoint import parse_checkpoint
 from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.log.witness import witnessed, write_witnessed
@@ -21,6 +21,7 @@ from modpkg.trust.private_key import new_key, read_key
 from tests.command import modpkg
 from tests.modules import publish_collection
 from tests.raising import raises
+from tests.registry.servers import serve
 from tests.trust.log.logged import ORIGIN, LoggedRegistry
 
 AT = "2026-01-01T00:00:00Z"
@@ -198,3 +199,42 @@ def test_the_command_of_a_witness(one: LoggedRegistry, tmp_path: Path) -> None:
     modpkg("registry", "witness", *options, "--write")
     assert "w.example" in (one.folder / "log/checkpoint").read_text()
     assert modpkg("registry", "witness", *options[:-1], "a b", check=False).returncode == 2
+
+
+def test_a_name_that_a_list_leaves_out_is_compared_too(one: LoggedRegistry, tmp_path: Path) -> None:
+    index = one.folder / "index" / "words.jsonl"
+    lines = [msgspec.json.decode(raw) for raw in index.read_bytes().splitlines()]
+    lines[2]["release"] = lines[0]["release"]
+    lines.append(lines[0] | {"version": "3.0"})
+    index.write_bytes(b"".join(canonical_json(line) + b"\n" for line in lines))
+    listed = one.folder / "modules.jsonl"
+    kept = [raw for raw in listed.read_bytes().splitlines(True) if b'"name":"words"' not in raw]
+    assert len(kept) == 1
+    listed.write_bytes(b"".join(kept))
+    with serve(one.folder) as served:
+        memory = LogMemory(served.url, tmp_path / "ada")
+        found = audit_log(lambda: Registry(served.url), memory, Progress())
+    assert kinds(found) == [("replaced", "words", "2.0"), ("not-logged", "words", "3.0")]
+
+
+def test_a_public_module_is_not_logged_as_a_private_one(
+    one: LoggedRegistry, tmp_path: Path
+) -> None:
+    aside = LoggedRegistry(tmp_path / "aside")
+    line = aside.publish("extra")
+    for part in ("index", "blobs"):
+        shutil.copytree(aside.folder / part, one.folder / part, dirs_exist_ok=True)
+    public = LogEntry(spec=SPEC, action="publish", at=AT, name="extra", release=line.release)
+    one.log.append([private_entry(public, ORIGIN)])
+    assert kinds(audit(one.folder, tmp_path / "ada")) == [("private", "extra", "1.0")]
+    memory = LogMemory("https://models.example", tmp_path / "bob")
+    reader = audit_log(lambda: Registry(str(one.folder)), memory, Progress(), logged_in=True)
+    assert kinds(reader) == []
+
+
+@pytest.mark.parametrize("more", [b'"name":"other",', b'"unknown":1,', b" "])
+def test_an_entry_has_one_spelling(more: bytes) -> None:
+    raw = canonical_json(transfer_entry("tools", "bob", AT))
+    assert parse_entry(raw).name == "tools"
+    with pytest.raises(ValueError, match="canonical"):
+        parse_entry(raw[:1] + more + raw[1:])
