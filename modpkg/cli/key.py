@@ -18,7 +18,7 @@ from modpkg.core.files import shown
 from modpkg.core.names import module_name
 from modpkg.core.regular_file import read_text
 from modpkg.registry.opening import writable_place
-from modpkg.registry.place import is_registry
+from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.signature_files import add_bundles, successors_path
 from modpkg.trust.agent import AGENT, agent_key
 from modpkg.trust.ambient import OIDC, AmbientIdentity
@@ -195,6 +195,8 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
     place = writable_place(None, registry)
     if not is_registry(place):
         raise NotFound("M301", url=place.url, remedy="check the address")
+    if not (found := registry_at(place)).knows(module):
+        raise found.not_found(module, "any")
     bundle = sign_statement(succession_statement(module, signer.public, successor), signer)
     place.change(lambda change: add_bundles(change, successors_path(module), [bundle]))
     if as_json:

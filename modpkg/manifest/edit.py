@@ -90,13 +90,15 @@ def set_registry(text: str, alias: str, address: str) -> str:
 
 
 def set_trust(text: str, pattern: str, signer: str) -> str:
-    """Return the manifest ``text`` with a new entry under ``[trust]``.
+    """Return the manifest ``text`` with an entry under ``[trust]``, in the place of its pattern's.
 
     Raises:
         ManifestError: ``text`` is not TOML, or cannot be edited.
     """
     edited = EditableText.of(text, TRUST)
     wanted = {**edited.entries, pattern: signer}
+    if (pair := edited.pair((*edited.path, pattern))) is not None:
+        return edited.cut(pair.value, pair.end, toml_value(signer)).checked(wanted)
     return edited.added(toml_key(pattern), toml_value(signer)).checked(wanted)
 
 

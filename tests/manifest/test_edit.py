@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from modpkg.manifest.edit import (
     remove_dependency,
     set_dependency,
+    set_trust,
     toml_value,
     with_absolute_registries,
 )
@@ -295,3 +296,9 @@ def test_registry_paths_become_absolute(text: str) -> None:
     assert manifest.registries == {"near": "/work/app/../r", "far": "https://x.example"}
     assert moved.replace('"/work/app/../r"', "'../r'") == text.replace('"../r"', "'../r'")
     assert with_absolute_registries(moved, Path("/elsewhere")) == moved
+
+
+def test_another_signer_takes_the_place_of_the_one_of_a_pattern() -> None:
+    text = '[trust]\n"acme-*" = "key:one"  # ours\n'
+    assert set_trust(text, "acme-*", "key:two") == text.replace("one", "two")
+    assert set_trust(text, "b-*", "key:two") == text + '"b-*" = "key:two"\n'

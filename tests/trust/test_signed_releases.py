@@ -87,6 +87,8 @@ def test_a_key_names_its_successor(
 ) -> None:
     release(capfd, tmp_path, "1.0", "ada")
     assert run(capfd, "lock")[0] == 0
+    status, _, err = run(capfd, "key", "succeed", "wrods", "--from", "ada", "--to", keys["bob"])
+    assert (status, "error[M304]" in err) == (1, True)
     status, _, err = run(capfd, "key", "succeed", "words", "--from", "ada", "--to", keys["bob"])
     assert status == 0, err
     release(capfd, tmp_path, "1.1", "bob")
