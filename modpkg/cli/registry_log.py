@@ -35,11 +35,10 @@ class WitnessedLog(Struct, frozen=True, kw_only=True):
 
 def _signed(workspace: Workspace, address: str) -> Registry:
     """Return a registry itself, whose index is as it is signed, if it is."""
-    from modpkg.trust.signed_index import SignedIndex
+    from modpkg.environment.signed_registries import verify_index
 
     registry = registry_alone(workspace, address)
-    files = registry.files
-    files.checks = SignedIndex(files.source, files.home, files.info)
+    verify_index(registry.files)
     return registry
 
 

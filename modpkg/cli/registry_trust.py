@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import shutil
 from contextlib import suppress
-from pathlib import Path
 
 import click
 from msgspec import Struct, structs
@@ -13,16 +12,14 @@ from msgspec import Struct, structs
 from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, table, tell
-from modpkg.cli.registry_address import location_of
+from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError, UsageError
-from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import write_atomically
+from modpkg.environment.signed_registries import verify_index
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.open_source import open_configured
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place
-from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import recorded_address, same_place
 from modpkg.registry.source import FileMissing
 from modpkg.resolve.lock import format_lock
@@ -75,7 +72,7 @@ _life = click.option(
     type=click.IntRange(1, 3650),
     default=30,
     show_default=True,
-    help="For how long readers take it without its being signed anew.",
+    help="For how long readers take it without its being signed again.",
 )
 _online = click.option(
     "--online-key", required=True, metavar="KEY", help="The key that signs the index."
@@ -264,7 +261,7 @@ def show_command(workspace: Workspace, address: str, as_json: bool) -> None:
     trusted = signed.metadata()
     seen = signed.seen()
     if trusted is None or seen is None:
-        _ = Registry(location_of(workspace, address).address, settings=workspace.settings).info
+        _ = registry_alone(workspace, address).info
         raise UsageError("M901", message=f"The index of {signed.url} is not signed.")
     _show(_document(signed.url, seen.root, trusted), as_json=as_json)
 
@@ -303,14 +300,7 @@ def _place(workspace: Workspace, text: str) -> Place:
 
 
 def _signed(workspace: Workspace, text: str) -> SignedIndex:
-    source = open_configured(location_of(workspace, text).address, Path.cwd(), workspace.settings)
-
-    def info() -> bytes | None:
-        with suppress(FileMissing):
-            return source.read(REGISTRY_INFO)
-        return None
-
-    return SignedIndex(source, source, info)
+    return verify_index(registry_alone(workspace, text).files)
 
 
 def _keys(texts: tuple[str, ...]) -> tuple[list[PublicKey], list[Signer]]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.tree import BlobTree
+from modpkg.environment.signed_registries import verify_index
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.registry.reader import Registry
-from modpkg.trust.signed_index import SignedIndex
 
 if TYPE_CHECKING:
     from modpkg.environment.hub_modules import HubModules
@@ -67,7 +67,7 @@ class OpenRegistries:
             files = self._open[key].files
             files.needed = self.needed
             if not is_hub_address(address):  # its commit names every byte
-                files.checks = SignedIndex(files.source, files.home, files.info)
+                verify_index(files)
         return self._open[key]
 
     def hub(self) -> HubModules:

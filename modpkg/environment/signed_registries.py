@@ -10,9 +10,17 @@ from collections.abc import Callable, Iterable
 
 from msgspec import structs
 
+from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedRegistry
 from modpkg.trust.signed_index import SeenRegistry, SignedIndex
+
+
+def verify_index(files: MutableFiles) -> SignedIndex:
+    """Let files of a registry be verified by its signed metadata, if it has any; return that."""
+    signed = SignedIndex(files.source, files.home, files.info)
+    files.checks = signed
+    return signed
 
 
 def expect_seen(registry: Registry, locked: LockedRegistry) -> None:

@@ -27,7 +27,7 @@ from modpkg.core.names import module_name
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
-from modpkg.registry.revalidation import asked, revalidated, write_changed
+from modpkg.registry.revalidation import asked, keep_nothing, revalidated, write_changed
 from modpkg.registry.source import FileMissing, Source
 
 if TYPE_CHECKING:
@@ -130,13 +130,13 @@ class MutableFiles:
         except FileMissing:
             if not is_checked:
                 raise
-            data, keep = None, _nothing
+            data, keep = None, keep_nothing
         if self.checks is not None and is_checked:
             found = self.checks.checked(path, data, lambda: self._own(path, most))
             if found is None:
                 raise FileMissing(path)
             if found is not data:
-                data, keep = found, _nothing
+                data, keep = found, keep_nothing
                 if copy is not None:
                     write_changed(copy, data)
         if data is None:
@@ -167,13 +167,13 @@ class MutableFiles:
     def _asked_now(self, path: str, most: int) -> tuple[bytes, Callable[[], None]]:
         copy = self.copy(path)
         if copy is None:
-            return self._source.read(path, most), _nothing
+            return self._source.read(path, most), keep_nothing
         if (data := _read(copy)) is not None:
             if path == REGISTRY_MODULES:
                 if self._digests and len(data) <= most:
-                    return data, _nothing  # it was asked for already
+                    return data, keep_nothing  # it was asked for already
             elif self._current().get(path) == digest_bytes(data):
-                return data, _nothing
+                return data, keep_nothing
         before = data
         data, keep = asked(self._source, path, copy, most)
         if path == REGISTRY_MODULES and len(data) <= self._most_ahead():
@@ -274,10 +274,6 @@ def _digests(data: bytes) -> dict[str, str]:
             if line.registry is not None:
                 found.setdefault(REGISTRY_INFO, line.registry)
     return found
-
-
-def _nothing() -> None:
-    """Keep no copy."""
 
 
 def _read(path: Path) -> bytes | None:

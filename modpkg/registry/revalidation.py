@@ -61,7 +61,7 @@ def asked(source: Source, path: str, cached: Path, most: int) -> tuple[bytes, Ca
     if content is None:
         if before is None:
             raise AssertionError(f"{path} was asked for without a condition")
-        return before, _nothing
+        return before, keep_nothing
 
     def keep() -> None:
         write_changed(cached, content.data, before)
@@ -72,8 +72,8 @@ def asked(source: Source, path: str, cached: Path, most: int) -> tuple[bytes, Ca
     return content.data, keep
 
 
-def _nothing() -> None:
-    """Keep nothing: it is there already."""
+def keep_nothing() -> None:
+    """Keep no copy, as where it is there already."""
 
 
 def write_changed(path: Path, data: bytes, before: bytes | None = None) -> None:
