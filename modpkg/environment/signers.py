@@ -15,14 +15,15 @@ from msgspec import Struct, structs
 
 from modpkg.core.errors import TrustError
 from modpkg.core.names import module_name
+from modpkg.core.records import IndexLine
 from modpkg.environment.generations import ModuleState
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
-from modpkg.trust.policy import NOBODY, NewRelease, missing_extra, rule_of, signer_of
-from modpkg.trust.signatures import follows, signers_of
+from modpkg.trust.policy import NOBODY, NewRelease, missing_extra, rule_of, signer_of, who_signed
+from modpkg.trust.signatures import Signers, follows, signers_of
 
 
 class SignedLock(Struct, frozen=True):
@@ -32,8 +33,8 @@ class SignedLock(Struct, frozen=True):
     refused: Mapping[str, TrustError]
     """By module, why its release cannot take the place of the one so far (M544)."""
     notes: tuple[str, ...]
-    """A sentence for each that may, since it was accepted, and for signatures that cannot be
-    verified on this machine."""
+    """A sentence for each that may, since it was accepted, and for each release whose signatures
+    count for nothing, or cannot be verified on this machine."""
 
 
 def with_signers(
@@ -110,13 +111,21 @@ def with_signers(
                 continue
             signers[module.name] = decide(structs.replace(new, was=None))
             notes.append(f"{error.values['change']}, which was accepted")
-        missing = missing_extra(who)
-        if signers[module.name] == NOBODY and missing is not None:
-            notes.append(f"{module.name} {module.version} is locked without a signer: {missing}")
+        if signers[module.name] == NOBODY and (why := _unsigned(who, release.line)) is not None:
+            notes.append(f"{module.name} {module.version} is locked without a signer: {why}")
     modules = [
         structs.replace(module, signer=signers.get(module.name, NOBODY)) for module in lock.module
     ]
     return SignedLock(structs.replace(lock, module=modules), refused, tuple(notes))
+
+
+def _unsigned(who: Signers, line: IndexLine) -> str | None:
+    """Return why nobody counts as the signer of a release that somebody seems to have signed."""
+    if (missing := missing_extra(who)) is not None:
+        return str(missing)
+    if who.refused:
+        return who_signed(who).removeprefix("nobody: ")
+    return "its index line says that it is signed, and nothing is" if line.signed is True else None
 
 
 def _so_far(

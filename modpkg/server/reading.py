@@ -2,8 +2,9 @@
 
 Only paths of the tree's own form are files; anything else is a page or a part of the API. What is
 asked for most, index files, is kept in memory for as long as ``stat`` finds the same file. Blobs
-never change, and are answered by name: their ETag is their digest. What strangers published may
-look like a page with a script, so nothing here is ever shown by a browser as one.
+never change, and are answered by name: their ETag is their digest; nor do full tiles of a log. What
+strangers published may look like a page with a script, so nothing here is ever shown by a browser
+as one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from modpkg.core.regular_file import open_descriptor, read_at_most
 from modpkg.registry.place import Place
 from modpkg.registry.source import FileMissing, Source
 from modpkg.registry.validator import Validator
-from modpkg.trust.log.tiles import LOG, TILE_PATHS, is_tile_path
+from modpkg.trust.log.tiles import LOG, TILE_PATHS, is_full_tile, is_tile_path
 
 _HEX = r"([0-9a-f]{2})/\2[0-9a-f]{62}"
 _NAME = r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?"
@@ -128,7 +129,8 @@ def answer_file(finder: FileFinder, path: str, method: str, header: HeaderOf) ->
 def _answer(
     found: StoredVersion, path: str, method: str, header: HeaderOf, *, is_blob: bool
 ) -> FileAnswer:
-    caching = _FOR_EVER if is_blob else _ASK_AGAIN
+    is_lasting = is_blob or is_full_tile(path.removeprefix("/"))
+    caching = _FOR_EVER if is_lasting else _ASK_AGAIN
     headers = [*_SAFE, ("etag", found.etag), ("cache-control", caching)]
     if (known := header("if-none-match")) is not None and _matches(known, found.etag):
         return FileAnswer(304, headers)

@@ -95,6 +95,25 @@ def test_no_other_path_reaches_a_file(
         assert client.get(path).status_code in (400, 404)
 
 
+def test_only_full_tiles_of_a_log_are_kept_for_ever(
+    client: TestClient[ServerApp], folder: Path
+) -> None:
+    """Full ones never change; all else that a log has is asked for again."""
+    release = f"log/releases/ab/{'ab' * 32}.json"
+    lasting = ("log/tile/0/000", "log/tile/entries/x001/x234/067", "log/tile/1/000")
+    changing = ("log/tile/0/001.p/7", "log/tile/entries/001.p/255", "log/checkpoint", release)
+    for path in (*lasting, *changing):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x" * 32)
+        answer = client.get(f"/{path}")
+        again = client.get(f"/{path}", headers={"If-None-Match": answer.headers["etag"]})
+        assert (answer.status_code, again.status_code) == (200, 304)
+        for one in (answer, again):
+            assert ("immutable" in one.headers["cache-control"]) == (path in lasting), path
+            assert (one.headers["cache-control"] == "no-cache") == (path in changing), path
+    assert client.get("/log/tile/0/002").headers["cache-control"] == "no-cache"  # not there yet
+
+
 def test_what_is_published_is_never_shown_as_a_page(
     client: TestClient[ServerApp], folder: Path
 ) -> None:

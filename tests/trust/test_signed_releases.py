@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,33 @@ def test_signatures_of_something_else_count_for_nothing(
     files[1].write_bytes(one)
     status, _, err = run(capfd, "lock", "--require-signed")
     assert (status, "error[M545]" in err, "none counts" in err) == (1, True, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda data: data.replace(b'"sig":"', b'"sig":"AAAA'), "not one of key:"),
+        (lambda _: b"{}\n", "malformed"),
+        (lambda _: b"", "and nothing is"),
+    ],
+)
+def test_signatures_that_count_for_nothing_are_said_where_none_is_needed(
+    app: Path,
+    home: Path,
+    tmp_path: Path,
+    keys: dict[str, str],
+    capfd: Capture,
+    change: Callable[[bytes], bytes],
+    why: str,
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    (path,) = (home / "registry" / "signatures").rglob("*.jsonl")
+    path.write_bytes(change(path.read_bytes()))
+    status, _, err = run(capfd, "lock")
+    assert (status, signers(app)) == (0, {"words": ""})
+    (line,) = [line for line in err.splitlines() if "words 1.0 is locked without" in line]
+    assert why in line
+    assert "without a signer" not in run(capfd, "lock")[2]  # once, as it is locked
 
 
 def test_a_key_that_cannot_sign_changes_nothing(

@@ -79,6 +79,15 @@ def is_tile_path(path: str) -> bool:
     return _FORM.fullmatch(path) is not None
 
 
+def is_full_tile(path: str) -> bool:
+    """Return whether a path is one of a tile that is full, which never changes.
+
+    >>> is_full_tile("log/tile/0/000"), is_full_tile("log/tile/0/000.p/7")
+    (True, False)
+    """
+    return is_tile_path(path) and ".p/" not in path
+
+
 def tile_of(node: Node, size: int) -> Tile:
     """Return the tile of which a node of a tree is made."""
     level, index = node
