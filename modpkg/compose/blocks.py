@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -94,9 +94,13 @@ class BoundTerm:
         self.importance: RowReader | None = None
         if term.importance is not None:
             self.importance = RowReader(term.importance, trusted=term.importance.file in trusted)
-        source_fields = {key: term.key_fields()[key] for key in _STREAM_FIELDS}
-        self.key = digest_bytes(canonical_json([tensor, source_fields])).encode()
+
+    @cached_property
+    def key(self) -> bytes:
         """`Contribution.key`."""
+        fields = self.term.key_fields()
+        source_fields = {key: fields[key] for key in _STREAM_FIELDS}
+        return digest_bytes(canonical_json([self._tensor, source_fields])).encode()
 
     def prepare(self, base: RowReader) -> None:
         """Run the operator's `prepare`, which computes once what all rows need."""
@@ -279,8 +283,12 @@ class TensorBlocks:
             raise
         self.count, self.shape = self.base.count, self.base.shape
         self.steps: Sequence[dict[str, Any]] = [term.settings for term in computed.terms]
-        self.keys = [term.key for term in self.terms]
         self.columns, self.ranges = self.base.columns, self.base.ranges
+
+    @cached_property
+    def keys(self) -> Sequence[bytes]:
+        """`Contribution.key` of each step."""
+        return [term.key for term in self.terms]
 
     def __enter__(self) -> TensorBlocks:
         return self

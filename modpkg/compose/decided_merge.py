@@ -9,6 +9,7 @@ Differences that are exact in float64 have certain comparisons with thresholds, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from modpkg.compose.arrays import Array, Stored, in_double
 from modpkg.compose.composition import Term
 from modpkg.compose.reducers.trimming import Bounds, TrimBounds
 from modpkg.compose.sums import DecidedSum, Sum, off, sign_of, sum_in_parts
+
+_METHODS = frozenset(["ties-mergekit", "ties-peft", "ties"])
 
 _MOST_TERMS = 4
 """Elements are sorted into 2^n kinds."""
@@ -47,9 +50,9 @@ class Disjoint(NamedTuple):
         return Sum(divisor, [self.factor * weight for weight in chosen])
 
 
-def _disjoint(method: str, terms: Sequence[Term], settings: Mapping[str, Any]) -> Disjoint | None:
+def _disjoint(method: str, scales: Sequence[float], settings: Mapping[str, Any]) -> Disjoint | None:
     """Return what a method computes, see `modpkg.compose.reducers.exactly`; or None."""
-    weights = [Fraction(term.scale) for term in terms]
+    weights = [Fraction(scale) for scale in scales]
     ones = [Fraction(1)] * len(weights)
     if method == "ties-mergekit":
         divide = "weights" if settings["normalize"] else ""
@@ -139,10 +142,22 @@ def decided_merge(
 
     All parameters are finite.
     """
-    merge = _disjoint(method, terms, settings)
-    if merge is None or len(terms) > _MOST_TERMS or min(*merge.weights, merge.factor) <= 0:
+    if method not in _METHODS:
         return None
     if any(each.low_exact or each.high_draws is not None or each.factor != 1.0 for each in bounds):
+        return None
+    scales = tuple(term.scale for term in terms)
+    parts = _parts_of(method, scales, tuple(sorted(settings.items())), dtype)
+    return None if parts is None else DecidedMerge(*parts, bounds)
+
+
+@functools.lru_cache(maxsize=64)  # most tensors of a model have the same weights
+def _parts_of(
+    method: str, scales: Sequence[float], settings: Sequence[tuple[str, Any]], dtype: str
+) -> tuple[Sequence[Sequence[float]], Mapping[int, DecidedSum]] | None:
+    """Return the weights of a method's votes in parts, and its sum of each kind."""
+    merge = _disjoint(method, scales, dict(settings))
+    if merge is None or len(scales) > _MOST_TERMS or min(*merge.weights, merge.factor) <= 0:
         return None
     votes = Sum(Fraction(1), merge.votes).parts()
     sums = {
@@ -152,4 +167,4 @@ def decided_merge(
     found = {kind: total for kind, total in sums.items() if total is not None}
     if votes is None or len(found) < len(sums):
         return None
-    return DecidedMerge(votes[1:], found, bounds)
+    return votes[1:], found

@@ -18,6 +18,7 @@ from modpkg.compose.arrays import Array, Stored, in_double, in_single
 from modpkg.compose.memory import BLOCK_ELEMENTS, SINGLE_ELEMENTS
 from modpkg.compose.reducers.single import SinglePrecision
 from modpkg.compose.rows import RowReader
+from modpkg.compose.weighted_means import places_of, weighted_mean
 
 Exact = Callable[[Stored, Sequence[Stored], Any], Stored]
 """``exact(base, others, places)``: the rounded results of k elements, from their values, as stored,
@@ -66,7 +67,7 @@ class NarrowReduction:
         self._base, self._others = base, others
         self._layout = LAYOUTS[dtype]
         # Memory that is used again stays in a core's cache.
-        self._wide = [np.empty(_STEP_ELEMENTS, np.float32) for _ in (base, *others)]
+        self._wide = np.empty((1 + len(others)) * min(_STEP_ELEMENTS, base.count), np.float32)
 
     def within(self, start: int, stop: int) -> Iterator[Stored]:
         """Yield some rows of the result as stored in a pack, block by block, in order."""
@@ -82,7 +83,7 @@ class NarrowReduction:
             some = slice(start, start + _STEP_ELEMENTS)
             models = [each[some] for each in (base, *others)]
             self._step(first + start, models, doubt[some], result[some].view(np.uint16))
-        where = np.flatnonzero(doubt)
+        where = places_of(doubt)
         if where.size > result.size // 4:  # computing the whole block in float64 is faster
             return self._in_double(base, others, first)
         if where.size:
@@ -96,10 +97,12 @@ class NarrowReduction:
         single, layout = self._single, self._layout
         cuts = single.cuts(self._measured, first) or ()
         base, *others = models
-        start, *wide = (
-            in_single(each, out=own[: each.size])
-            for each, own in zip(models, self._wide, strict=True)
-        )
+        rows = self._wide[: len(models) * base.size].reshape(-1, base.size)
+        if single.mean is not None and not layout.bias:
+            bounds = layout.small, layout.large
+            doubt |= weighted_mean(single.mean, models, rows, result, bounds)
+            return
+        start, *wide = (in_single(each, out=own) for each, own in zip(models, rows, strict=True))
         if not single.of_values:
             for each in wide:
                 each -= start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator
 from io import FileIO
 from typing import Any
@@ -47,7 +48,7 @@ class RowReader:
                 are zeros.
         """
         self.shape = tuple(ref.shape) if rows is None else (rows, *ref.shape[1:])
-        self.count = int(np.prod(self.shape, dtype=np.int64))
+        self.count = math.prod(self.shape)
         self.rows = self.shape[0] if self.shape else 1
         self.columns = self.count // self.rows if self.count else 0
         self.height = max(1, min(self.rows, BLOCK_ELEMENTS // max(self.columns, 1)))

@@ -19,6 +19,7 @@ numpy's and torch's.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -34,6 +35,8 @@ from modpkg.compose.reducers.exactly import usable_divisor
 SPARE = 6
 """Rounded operations of an element besides its products and their sums: scaling a factor twice,
 adding the base, subtracting the bound; and the bound itself is rounded."""
+
+_METHODS = frozenset(["sum", "mean", "linear", "task-arithmetic"])
 
 _PART = 26
 """Bits: a product with a float32 has less than 53."""
@@ -248,7 +251,21 @@ def decided_sum(
 
     All parameters are finite.
     """
-    total = sum_of(method, terms, settings)
+    if method not in _METHODS:
+        return None
+    given = tuple((term.weight, term.scale) for term in terms)
+    return _decided_sum(method, given, tuple(sorted(settings.items())), dtype)
+
+
+@functools.lru_cache(maxsize=64)  # most tensors of a model have the same weights
+def _decided_sum(
+    method: str,
+    weights: Sequence[tuple[float, float]],
+    settings: Sequence[tuple[str, Any]],
+    dtype: str,
+) -> DecidedSum | None:
+    terms = [Term(op="", weight=weight, scale=scale, inputs={}) for weight, scale in weights]
+    total = sum_of(method, terms, dict(settings))
     return sum_in_parts(total, dtype) if total is not None else None
 
 

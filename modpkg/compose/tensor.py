@@ -225,7 +225,7 @@ class Reduction:
         if others is None or reducer is None or reducer.single is None:
             return None
         summed = reducer.name == "sum"  # the weights are in the deltas already
-        weights = [term.weight if summed else term.scale for term in computed.terms]
+        weights = tuple(term.weight if summed else term.scale for term in computed.terms)
         dtype = self._job.place.dtype
         if dtype != computed.source.dtype or not (
             summed or all(term.weight == 1.0 for term in computed.terms)

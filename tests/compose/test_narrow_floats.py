@@ -314,6 +314,16 @@ def _in_double(
     return np.asarray(found).reshape(-1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tie_is_broken_by_the_smallest_weight(dtype: str) -> None:
+    """Weights whose float64 sum is not exact make no short factors."""
+    for kind in ("near", "ties"):
+        made = world(5, kind, dtype)
+        steps = [(name, 0.5) for name in NAMES[:2]]
+        single, double, _ = both_ways(made, "linear", steps, base_weight=1e-17)
+        assert single == double
+
+
 def test_out_of_range_values_are_flagged() -> None:
     every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
     ends = (0x2180, 0x217F, 0x5D80, 0x5DFF, 0x0C00, 0x0BFF, 0x7000, 0x7001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,8 +73,10 @@ class Blocks(Protocol):
     """The tensor's; of a model, its number of elements."""
     steps: Sequence[Mapping[str, Any]]
     """Parameters of each step."""
-    keys: Sequence[bytes]
-    """`Contribution.key` of each step; of all tensors of a model there are none."""
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """`Contribution.key` of each step; of all tensors of a model there are none."""
 
     def __call__(self) -> Iterator[Block]:
         """Yield all blocks, in order."""
@@ -195,7 +198,7 @@ class Reducer(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Parameter] = {}
     """The method's settings, and those that each of its steps may have."""
     single: (
-        Callable[[NarrowFloat, Sequence[float], Mapping[str, Any]], SinglePrecision | None] | None
+        Callable[[NarrowFloat, tuple[float, ...], Mapping[str, Any]], SinglePrecision | None] | None
     ) = None
     """``single(dtype, weights, parameters)``: the method in float32, for fine-tunes of that dtype,
     or None if there is none for these parameters. It must match `reduce` within its bounds."""
@@ -278,5 +281,11 @@ def reducer(
 
 def as_arguments(reducer: Reducer, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's parameters keyed by its function's argument names."""
-    names = {name.rstrip("_"): name for name in inspect.signature(reducer.reduce).parameters}
+    names = _argument_names(reducer.reduce)
     return {names[key]: value for key, value in parameters.items()}
+
+
+@functools.cache
+def _argument_names(function: Callable[..., Array]) -> Mapping[str, str]:
+    """Return the names of a function's arguments by those of a method's parameters."""
+    return {name.rstrip("_"): name for name in inspect.signature(function).parameters}

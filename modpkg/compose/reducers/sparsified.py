@@ -161,7 +161,7 @@ def _trimmed(
 
 
 def _ties_mergekit(
-    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: tuple[float, ...], parameters: Mapping[str, Any]
 ) -> _Single:
     divide = "weights" if parameters["normalize"] else ""
     return single.disjoint_merge(
@@ -203,7 +203,7 @@ def ties_mergekit(
 
 
 def _ties_peft(
-    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: tuple[float, ...], parameters: Mapping[str, Any]
 ) -> _Single:
     votes = parameters["majority_sign"]
     return single.disjoint_merge(narrow, weights, threshold_cuts, votes=votes, divide="count")
@@ -253,7 +253,7 @@ def _over_the_model(blocks: Blocks, **_: Any) -> Bounds:
 
 
 def _ties(
-    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: tuple[float, ...], parameters: Mapping[str, Any]
 ) -> _Single:
     factor = parameters["lambda"]
     return single.disjoint_merge(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from modpkg.compose.reducers import exactly, single, together
@@ -55,10 +56,17 @@ def sum_reducer(base: Array, contributions: Sequence[Contribution]) -> Array:
 
 
 def _task(
-    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: tuple[float, ...], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
-    below = divisor(math.fsum(weights)) if parameters["normalize"] else 1.0
+    below = exactly.usable_divisor(_sum_of(weights)) if parameters["normalize"] else Fraction(1)
     return single.weighted_sum(narrow, weights, below, parameters["lambda"])
+
+
+def _sum_of(weights: Sequence[float]) -> Fraction:
+    """Return the exact sum of weights; 0 if one is not finite."""
+    if not all(map(math.isfinite, weights)):
+        return Fraction(0)
+    return sum(map(Fraction, weights), Fraction(0))
 
 
 @reducer("task-arithmetic", exact=exactly.TASK_ARITHMETIC, additive=True, single=_task)
@@ -85,11 +93,11 @@ def divisor(weights: float) -> float:
 
 
 def _linear(
-    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: tuple[float, ...], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
     if not parameters["normalize"]:
         return None  # the base is scaled too
-    return single.weighted_sum(narrow, weights, math.fsum([parameters["base_weight"], *weights]))
+    return single.weighted_sum(narrow, weights, _sum_of([parameters["base_weight"], *weights]))
 
 
 @reducer(
@@ -121,7 +129,7 @@ def linear(
 
 
 def _mean(
-    narrow: single.NarrowFloat, weights: Sequence[float], parameters: Mapping[str, Any]
+    narrow: single.NarrowFloat, weights: tuple[float, ...], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
     return single.weighted_sum(narrow, weights, len(weights) + parameters["with_base"])
 

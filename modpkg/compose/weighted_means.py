@@ -1,0 +1,76 @@
+"""Weighted means of bfloat16, where all values of an element have the same sign.
+
+Nothing cancels there. With k products of factors c_i >= 0, float32 is off from X = Σ c_i x_i by at
+most γ_(k+1) · |X|, see `modpkg.compose.reducers.single`: a few units of its last place, so that one
+element in thousands is next to a tie. If all factors are short, and exponents not far apart, each
+product and sum has at most 24 bits, and float32 is exact, ties included. Which elements are so is
+seen in the highest bits of b XOR x_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modpkg.compose.arrays import Stored, in_single
+from modpkg.compose.reducers.single import WeightedMean
+
+
+def weighted_mean(
+    mean: WeightedMean,
+    models: Sequence[Stored],
+    wide: NDArray[np.float32],
+    result: NDArray[np.uint16],
+    bounds: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """Compute the bits of means, and return where they are in doubt.
+
+    Args:
+        mean: What to compute.
+        models: Base and fine-tunes as stored, flat.
+        wide: float32 [models, elements], overwritten.
+        result: The bits; of any value where they are in doubt.
+        bounds: Bits of the smallest and the largest magnitude of results that are not in doubt.
+    """
+    for own, stored in zip(wide, models, strict=True):
+        in_single(stored, out=own)
+    bits: Any = np.dot(mean.shares, wide).view(np.uint32)
+    if mean.ulps:
+        bits += np.uint32((1 << 15) + mean.ulps)
+        np.copyto(result, bits, casting="unsafe")  # the distance to the tie, from -ulps on
+        doubt: NDArray[np.bool_] = result <= np.uint16(2 * mean.ulps)
+        bits >>= np.uint32(16)
+    else:
+        odd = bits >> np.uint32(16)
+        odd &= np.uint32(1)
+        odd += np.uint32((1 << 15) - 1)
+        bits += odd  # ties go to even
+        bits >>= np.uint32(16)
+        doubt = np.zeros(result.shape, np.bool_)
+    np.copyto(result, bits, casting="unsafe")
+    base, *others = (stored.view(np.uint16) for stored in models)
+    apart = base ^ others[0]
+    for other in others[1:]:
+        apart |= base ^ other
+    doubt |= apart >= np.uint16(mean.apart)
+    doubled = np.add(result, result, out=apart)  # without the sign
+    least, most = (2 * bound for bound in bounds)
+    if not least <= int(doubled.min()) <= int(doubled.max()) <= most:
+        doubled -= np.uint16(least)  # smaller ones become large
+        doubt |= doubled > np.uint16(most - least)
+    return doubt
+
+
+def places_of(mask: NDArray[np.bool_]) -> Any:
+    """Return the ascending indices of what a flat mask has set; there should be few of them."""
+    whole = mask.size // 8 * 8
+    rows = mask[:whole].reshape(-1, 8)
+    some = np.flatnonzero(rows.view(np.uint64) != 0)
+    inside = np.flatnonzero(rows.take(some, axis=0))
+    places = some.take(inside >> 3)
+    places <<= 3
+    places += inside & 7
+    return np.concatenate([places, np.flatnonzero(mask[whole:]) + whole])
