@@ -85,7 +85,7 @@ def install_command(
     if not (changed or strict or require_signed or resolution or exclude_newer):
         if frozen and workspace.lock_text() is None:
             raise LockError("M411", path=workspace.project.lock_path, remedy=TO_LOCK)
-        if workspace.is_up_to_date():
+        if workspace.is_up_to_date() and not workspace.waits_for_log():
             workspace.environment.tidy()
             for warning in yanked_since(workspace):
                 workspace.progress.warn(warning)

@@ -7,7 +7,7 @@ import shutil
 from contextlib import suppress
 
 import click
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, with_workspace
@@ -16,7 +16,7 @@ from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError, UsageError
 from modpkg.core.files import write_atomically
-from modpkg.environment.signed_registries import verify_index
+from modpkg.environment.signed_registries import verify_index, without_seen
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place
@@ -25,6 +25,7 @@ from modpkg.registry.source import FileMissing
 from modpkg.resolve.lock import format_lock
 from modpkg.trust.bins import MOST_BITS
 from modpkg.trust.bundle import Signer
+from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.metadata import RootMetadata, key_of
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.public_key import PublicKey, parse_key
@@ -61,7 +62,7 @@ class SignedAgain(Struct, frozen=True):
 
 
 class Forgotten(Struct, frozen=True):
-    """A registry of which nothing is remembered any more."""
+    """A registry of whose signed index, or log, nothing is remembered any more."""
 
     address: str
     was_known: bool
@@ -268,31 +269,36 @@ def show_command(workspace: Workspace, address: str, as_json: bool) -> None:
 
 @registry_trust_command.command("forget")
 @click.argument("address", metavar="URL")
+@click.option("--log", is_flag=True, help="Forget its log instead: its key, and how far it came.")
 @json_option
 @with_workspace
-def forget_command(workspace: Workspace, address: str, as_json: bool) -> None:
+def forget_command(workspace: Workspace, address: str, log: bool, as_json: bool) -> None:
     """Forget that the registry at URL is signed, and by whom, here and in the project's lock.
 
     The next command believes what it finds there, as the first one did: ask who runs it before.
     """
     signed = _signed(workspace, address)
-    folder = remembered_folder(signed.address)
-    known = folder.is_dir()
-    shutil.rmtree(folder, ignore_errors=True)
+    if log:
+        known = LogMemory(signed.url).forget()
+        what = f"the log of {signed.url}"
+    else:
+        folder = remembered_folder(signed.address)
+        known = folder.is_dir()
+        shutil.rmtree(folder, ignore_errors=True)
+        what = f"who signs {signed.url}"
     lock = None
     with suppress(ModpkgError):
         lock = workspace.lock
     if lock is not None and lock.registry:
         own, base = recorded_address(signed.address, workspace.manifest), workspace.manifest.folder
-        kept = [one for one in lock.registry if not same_place(one.address, own, base)]
-        if kept != lock.registry:
+        kept = without_seen(lock, lambda where: same_place(where, own, base), log=log)
+        if kept != lock:
             known = True
-            text = format_lock(structs.replace(lock, registry=kept))
-            write_atomically(workspace.project.lock_path, text.encode())
+            write_atomically(workspace.project.lock_path, format_lock(kept).encode())
     if as_json:
         print_json(Forgotten(signed.url, known))
     else:
-        tell(f"{good('Forgot')} who signs {signed.url}." if known else "Nothing was known of it.")
+        tell(f"{good('Forgot')} {what}." if known else "Nothing was known of it.")
 
 
 def _place(workspace: Workspace, text: str) -> Place:

@@ -51,7 +51,8 @@ def verify_command(
         say(f"{strong(model.name)} {model.version}: {_shown(model)}")
     for flaw in proof.flaws:
         where = f" ({flaw.path})" if flaw.path else ""
-        say(f"{strong('flawed')} {flaw.of}: {flaw.reason}{where}")
+        code = f"[{flaw.code}]" if flaw.code else ""
+        say(f"{strong(f'flawed{code}')} {flaw.of}: {flaw.reason}{where}")
     what = (
         f"{counted(len(proof.modules), 'module')}, {counted(len(proof.models), 'model')}, "
         f"{human_bytes(proof.bytes)}"

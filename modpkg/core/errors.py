@@ -162,7 +162,9 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M451", "M452", "M453", "M454", "M455", "M456", "M457", "M458"], PublishError),
     "M520": RegistryUnreachable,
     **dict.fromkeys(["M522", "M525"], RegistryError),
-    **dict.fromkeys(["M540", "M541", "M543", "M544", "M545", "M547", "M548", "M549"], TrustError),
+    **dict.fromkeys(
+        ["M540", "M541", "M542", "M543", "M544", "M545", "M547", "M548", "M549"], TrustError
+    ),
     **dict.fromkeys(["M590", "M591"], TrustError),
     **dict.fromkeys([f"M56{digit}" for digit in range(10)], TrustError),
     **dict.fromkeys(

@@ -458,6 +458,10 @@ MESSAGES: dict[str, str] = {
         "'modpkg key list' shows them."
     ),
     "M541": "A signature counts for nothing: {reason}.",
+    "M542": (
+        "The registry {registry} had a log, as {where} says, and cannot be asked now for releases "
+        "in it: {reason}; try again, or leave registries out: modpkg verify --offline"
+    ),
     "M543": (
         "{name} {version} has to be signed by {wanted} ({where}), and is signed by {found}; if "
         "that is right, correct the entry of [trust]."
@@ -476,19 +480,21 @@ MESSAGES: dict[str, str] = {
     "M549": "There is no key {path}; run 'modpkg key new' to make one, or name another.",
     "M550": "The log of {registry} has no valid checkpoint: {reason}; ask who runs the registry.",
     "M551": (
-        "The registry {registry} had a log with the key {was} when it was read before, and now "
-        "{found}; ask who runs it, and if it is right, remove {path}, which remembers that."
+        "The registry {registry} had a log with the key {was}, as {where} says, and now {found}; "
+        "ask who runs it, and if it is right, run: modpkg registry trust forget --log {word}"
     ),
     "M552": (
-        "The log of {registry} does not continue what it showed before: it had {before} entries "
+        "The log of {registry} does not continue what {where} has of it: it had {before} entries "
         "then, and the {now} that it has now do not begin with them; it shows different things to "
         "different people, or was replaced. Do not install from it, and send {path}, which has "
-        "both checkpoints, to who runs it."
+        "both checkpoints, to who runs it. Only if he replaced it, run: modpkg registry trust "
+        "forget --log {word}"
     ),
     "M553": (
-        "The log of {registry} has {now} entries, and had {before} when it was read before: it is "
-        "an old copy, or was replaced; try again later, or ask who runs it and send {path}, which "
-        "has both checkpoints."
+        "The log of {registry} has {now} entries, and {before} as {where} has it: it is an old "
+        "copy, or was replaced; try again later, or ask who runs it and send {path}, which has "
+        "both checkpoints. Only if it was restored so, run: modpkg registry trust forget --log "
+        "{word}"
     ),
     "M554": (
         "{name} {version} is not in the log of {registry}: {reason}; do not use it, and ask who "

@@ -8,13 +8,13 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
-from modpkg.core.errors import NotFound, RegistryUnreachable, TrustError
-from modpkg.core.records import IndexLine
+from modpkg.core.errors import ModpkgError, NotFound, RegistryUnreachable, TrustError
+from modpkg.environment.logged import LockedLog, locked_line
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.lock import LockedModule
-from modpkg.trust.log.checking import check_logged
-from modpkg.trust.log.memory import LogMemory
+from modpkg.trust.log.checking import check_logged, earlier_states
+from modpkg.trust.log.memory import LogMemory, LogState
 from modpkg.trust.policy import NOBODY, missing_extra, who_signed
 from modpkg.trust.signatures import is_signer, signers_of
 
@@ -26,19 +26,30 @@ class Attested(Struct, frozen=True):
     """Whose signatures count; None if it was not asked."""
     logged: bool | None = None
     """Whether the release is in its log; None if it has none, or was not asked."""
-    flaws: tuple[str, ...] = ()
+    flaws: tuple[str | TrustError, ...] = ()
     """How that differs from the lock."""
 
 
 def attested(
     modules: Sequence[LockedModule],
     by_name: Mapping[str, Registry],
+    locked: LockedLog,
     warn: Callable[[str], None],
+    *,
+    offline: bool = False,
 ) -> dict[str, Attested]:
     """Return what the registries of locked modules have for them, by name.
 
-    A model of a hub has nothing. Registries that are not to be asked are not, and for one that
-    cannot be reached ``warn`` is called. What indexes say does not count.
+    A model of a hub has nothing. Registries that are not to be asked are not. For one that cannot
+    be reached ``warn`` is called, unless it is known to have a log: who hides that has a reason.
+    What indexes say does not count.
+
+    Args:
+        modules: The modules.
+        by_name: The registry of each.
+        locked: What the lock has seen of logs.
+        warn: Is called with a sentence.
+        offline: Whether none has to be reached, a folder included.
 
     Raises:
         RegistryError: What a registry has is too large.
@@ -50,7 +61,14 @@ def attested(
             own.setdefault(by_name[module.name], []).append(module)
     found = {module.name: Attested() for module in modules}
     for registry, several in own.items():
-        _add(registry, several, found, warn)
+        flaw = _add(registry, several, found, locked(registry))
+        if isinstance(flaw, TrustError) and (flaw.code != "M542" or not offline):
+            for module in several:
+                flaws = (*found[module.name].flaws, flaw)
+                found[module.name] = replace(found[module.name], flaws=flaws)
+        elif flaw is not None:
+            reason = flaw.values["reason"] if flaw.code == "M542" else flaw
+            warn(f"what vouches for modules was not read again: {reason}")
     return found
 
 
@@ -58,23 +76,26 @@ def _add(
     registry: Registry,
     modules: Sequence[LockedModule],
     found: dict[str, Attested],
-    warn: Callable[[str], None],
-) -> None:
+    locked: LogState | None,
+) -> ModpkgError | None:
+    """Add what a registry has; return why that is not all."""
     try:
         _ = registry.info  # else a registry that is gone has signed nothing
         found |= _signatures(registry, modules)
-        _add_log(registry, modules, found)
-    except (RegistryUnreachable, NotFound) as error:
-        warn(f"what vouches for modules was not read again: {error}")
+        _add_log(registry, modules, found, locked)
     except TrustError as error:
-        for module in modules:
-            flaws = (*found[module.name].flaws, str(error))
-            found[module.name] = replace(found[module.name], flaws=flaws)
+        return error
+    except (RegistryUnreachable, NotFound) as error:
+        memory = LogMemory(registry.url)
+        for where in earlier_states(memory.read(), memory, locked):
+            return TrustError("M542", registry=registry.url, where=where, reason=str(error))
+        return error
+    return None
 
 
 def _signatures(registry: Registry, modules: Sequence[LockedModule]) -> dict[str, Attested]:
     signers = asked_at_once(
-        [partial(signers_of, registry, _line(module)) for module in modules],
+        [partial(signers_of, registry, locked_line(module)) for module in modules],
         is_remote=registry.folder is None,
     )
     found = {}
@@ -93,7 +114,10 @@ def _signatures(registry: Registry, modules: Sequence[LockedModule]) -> dict[str
 
 
 def _add_log(
-    registry: Registry, modules: Sequence[LockedModule], found: dict[str, Attested]
+    registry: Registry,
+    modules: Sequence[LockedModule],
+    found: dict[str, Attested],
+    locked: LogState | None,
 ) -> None:
     """Add whether modules are in their registry's log; candidates are in none.
 
@@ -101,25 +125,18 @@ def _add_log(
         TrustError: The log itself is not what it has to be.
     """
     memory = LogMemory(registry.url)
-    left = {module.name: _line(module) for module in modules if not module.candidate}
+    left = {module.name: locked_line(module) for module in modules if not module.candidate}
     while left:
         try:
-            check_logged(registry, [*left.values()], memory)
+            state = check_logged(registry, [*left.values()], memory, locked)
         except TrustError as error:
             name = str(error.values.get("name"))
             if error.code != "M554" or name not in left:
                 raise
-            flaws = (*found[name].flaws, str(error))
+            flaws = (*found[name].flaws, error)
             found[name] = replace(found[name], logged=False, flaws=flaws)
             del left[name]
             continue
-        for name in left if memory.read() is not None else ():
+        for name in left if state is not None else ():
             found[name] = replace(found[name], logged=True)
         return
-
-
-def _line(module: LockedModule) -> IndexLine:
-    """Return what a registry's index has to have of a module, by the lock."""
-    return IndexLine(
-        name=module.name, version=module.version, kind=module.kind, release=module.release
-    )

@@ -37,11 +37,13 @@ from modpkg.environment.generations import (
     Generation,
     text_digest,
 )
+from modpkg.environment.logged import check_locked_releases
 from modpkg.environment.models import ModelRecipe, lay_out_model
 from modpkg.environment.module_states import module_states
 from modpkg.environment.patch_notes import conflict_notes
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
+from modpkg.environment.signed_registries import log_of
 from modpkg.environment.undo import undone_on_error
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import note_yanked
@@ -78,6 +80,7 @@ def install(workspace: Workspace, request: InstallRequest) -> Installation:
         # Another command may have changed the project while this one waited.
         plan = plan_install(workspace.for_project(workspace.project), request)
         current = environment.readable()
+        plan = _logged(plan, is_new=current is None or not _is_installed(plan))
         if current is not None and _is_installed(plan):
             environment.prune()
             return Installation(plan, current, changed=False)
@@ -103,6 +106,21 @@ def _notes(plan: InstallPlan) -> Iterator[str]:
     for name, reason in plan.not_alone.items():
         if name not in used:
             yield f"{name} cannot be loaded by itself: {reason}"
+
+
+def _logged(plan: InstallPlan, *, is_new: bool) -> InstallPlan:
+    """Return a plan whose lock was checked against logs, as far as it was not when it was made."""
+    registries = plan.workspace.registries_for(plan.manifest)
+    fetched = [module.name for module in plan.lock.module if plan.transfer.missing_of(module.name)]
+    lock = check_locked_releases(
+        plan.lock,
+        registries.by_name(plan.lock),
+        lambda registry: log_of(registries.locked(registry, plan.lock)),
+        is_new=is_new,
+        fetched=fetched,
+        warn=plan.workspace.progress.warn,
+    )
+    return plan if lock is plan.lock else structs.replace(plan, lock=lock)
 
 
 def _is_installed(plan: InstallPlan) -> bool:

@@ -19,7 +19,7 @@ from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.generations import ModuleState
-from modpkg.environment.logged import check_new_releases
+from modpkg.environment.logged import CheckedLogs, check_new_releases
 from modpkg.environment.policy import (
     bounds_of,
     changed_policy,
@@ -31,7 +31,7 @@ from modpkg.environment.policy import (
 from modpkg.environment.project import Project
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
-from modpkg.environment.signed_registries import with_seen, without_progress
+from modpkg.environment.signed_registries import log_of, with_seen, without_progress
 from modpkg.environment.signers import with_signers
 from modpkg.environment.tried_candidates import try_candidates
 from modpkg.environment.trust_news import TrustNews, trust_news
@@ -308,7 +308,13 @@ def make_lock(
     promise = msgspec.structs.replace(
         registries.promise(previous, installed, accepted), candidates=tried.free
     )
-    check_logs: Callable[[], None] = partial(check_new_releases, lock, previous, resolution)
+    check_logs: Callable[[], CheckedLogs] = partial(
+        check_new_releases,
+        lock,
+        previous,
+        resolution,
+        lambda registry: log_of(registries.locked(registry, previous)),
+    )
     is_remote = any(one.release.registry.folder is None for one in resolution.modules.values())
     with fetch_pool() if is_remote else nullcontext() as pool:
         if pool is not None:  # logs are asked while signatures are
@@ -317,9 +323,11 @@ def make_lock(
             lock, previous, resolution, manifest, accepted=accepted, installed=installed
         )
     lock = promise.keep(signed.lock, lost, signed.refused)
-    check_logs()
+    logs = check_logs()
     chosen = [one.release.registry for one in resolution.modules.values()]
-    lock = with_seen(lock, previous, dict.fromkeys(chosen), registries.recorded)
+    lock = with_seen(
+        logs.marked(lock), previous, dict.fromkeys(chosen), registries.recorded, logs.states
+    )
     notes = registries.notes(lock, previous)
     notes += [*tried.notes, *signed.notes, *(one.sentence for one in lost.values())]
     notes += _warn_future(resolution, previous, now)

@@ -1,38 +1,147 @@
-"""Whether what a lock takes in is in the logs of its registries, of those that have one."""
+"""Whether what a lock takes in is in the logs of its registries, of those that have one.
+
+What stays was checked when it was locked, and the lock has how far the log had come. So a log is
+asked again only for what was locked offline, or before the registry had one; and by a machine that
+does not know yet that the log continues what the lock has.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+
+from msgspec import Struct, structs
+
+from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.names import module_name
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
-from modpkg.resolve.lock import Lock
+from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
 from modpkg.trust.log.checking import check_logged
-from modpkg.trust.log.memory import LogMemory
+from modpkg.trust.log.memory import LogMemory, LogState
+
+LockedLog = Callable[[Registry], LogState | None]
+"""Returns what a lock has seen of a registry's log."""
 
 
-def check_new_releases(lock: Lock, previous: Lock | None, resolution: Resolution) -> None:
+class CheckedLogs(Struct, frozen=True):
+    """What was found out about the releases of a new lock."""
+
+    states: Mapping[Registry, LogState]
+    """How far the logs had come that were asked."""
+    unlogged: Collection[str]
+    """Modules for which a log could not be asked, since it is read offline."""
+
+    def marked(self, lock: Lock) -> Lock:
+        """Return the lock, with what a log has to be asked for yet."""
+        return _marked(lock, self.unlogged)
+
+
+def check_new_releases(
+    lock: Lock, previous: Lock | None, resolution: Resolution, locked: LockedLog
+) -> CheckedLogs:
     """Check that the releases which are new in a lock are in the logs of their registries.
 
-    What stays was checked when it was locked. A candidate is no release yet, and of what is read
-    offline nobody can tell.
+    A candidate is no release yet, and of what is read offline nobody can tell.
 
     Args:
         lock: The new lock.
         previous: The one so far.
         resolution: What the new one is made of.
+        locked: What ``previous`` has seen of logs.
 
     Raises:
         What `modpkg.trust.log.checking.check_logged` raises.
     """
-    new: dict[Registry, list[IndexLine]] = {}
+    asked: dict[Registry, list[IndexLine]] = {}
+    unlogged: set[str] = set()
     for module in lock.module:
-        was = previous.find(module.name) if previous is not None else None
-        is_kept = was is not None and was.release == module.release and not was.candidate
-        if is_kept or module.candidate:
+        if module.candidate:
             continue
         release = resolution.modules[module_name(module.name)].release
-        if not release.registry.offline:
-            new.setdefault(release.registry, []).append(release.line)
-    for registry, lines in new.items():
-        check_logged(registry, lines, LogMemory(registry.url))
+        registry = release.registry
+        lines = asked.setdefault(registry, [])
+        was = previous.find(module.name) if previous is not None else None
+        is_kept = was is not None and was.release == module.release and not was.candidate
+        if registry.offline:
+            is_asked_for = was is not None and is_kept and not was.unlogged
+            if not is_asked_for and (locked(registry) or registry.info.log) is not None:
+                unlogged.add(module.name)
+        elif not is_kept or (was is not None and was.unlogged) or _begins(registry, locked):
+            lines.append(release.line)
+    states: dict[Registry, LogState] = {}
+    for registry, lines in asked.items():
+        if registry.offline:
+            continue
+        state = check_logged(registry, lines, LogMemory(registry.url), locked(registry))
+        if state is not None:
+            states[registry] = state
+    return CheckedLogs(states, unlogged)
+
+
+def _begins(registry: Registry, locked: LockedLog) -> bool:
+    """Return whether a registry has a log of which the lock knows nothing."""
+    return locked(registry) is None and registry.info.log is not None
+
+
+def check_locked_releases(
+    lock: Lock,
+    by_name: Mapping[str, Registry],
+    locked: LockedLog,
+    *,
+    is_new: bool,
+    fetched: Collection[str],
+    warn: Callable[[str], None],
+) -> Lock:
+    """Ask logs for what was locked offline, and whether they continue what the lock has of them.
+
+    Args:
+        lock: The lock.
+        by_name: The registry of each of its modules.
+        locked: What it has seen of logs.
+        is_new: Whether it is not installed yet; else a registry is only asked for what was locked
+            offline.
+        fetched: Modules of which anything is fetched.
+        warn: Is called if a registry cannot be reached of which nothing is fetched.
+
+    Returns:
+        The lock, without the marks of what is in a log.
+
+    Raises:
+        What `modpkg.trust.log.checking.check_logged` raises.
+    """
+    asked: dict[Registry, list[LockedModule]] = {}
+    needed = {by_name[name] for name in fetched}
+    for module in lock.module:
+        registry = by_name[module.name]
+        if not registry.offline and not module.listing:
+            if is_new:
+                asked.setdefault(registry, [])
+            if module.unlogged:
+                asked.setdefault(registry, []).append(module)
+    left = {module.name for module in lock.module if module.unlogged}
+    for registry, modules in asked.items():
+        lines = [locked_line(module) for module in modules]
+        try:
+            check_logged(registry, lines, LogMemory(registry.url), locked(registry))
+        except RegistryUnreachable as error:
+            if registry in needed:
+                raise
+            warn(f"the log was not asked for what was locked offline: {error}")
+            continue
+        left -= {module.name for module in modules}
+    return _marked(lock, left)
+
+
+def locked_line(module: LockedModule) -> IndexLine:
+    """Return what a registry's index has to have of a module, by the lock."""
+    return IndexLine(
+        name=module.name, version=module.version, kind=module.kind, release=module.release
+    )
+
+
+def _marked(lock: Lock, unlogged: Collection[str]) -> Lock:
+    if all(module.unlogged == (module.name in unlogged) for module in lock.module):
+        return lock
+    modules = [structs.replace(module, unlogged=module.name in unlogged) for module in lock.module]
+    return structs.replace(lock, module=modules)

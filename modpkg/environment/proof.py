@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 from modpkg.compose.composition import Composition
 from modpkg.compose.plan import COMPOSE_ENGINE
 from modpkg.core.digests import digest_bytes, parse_digest
-from modpkg.core.errors import EnvironmentDamaged, InstallError
+from modpkg.core.errors import EnvironmentDamaged, InstallError, TrustError
 from modpkg.core.filenames import CONFIG
 from modpkg.core.installed import InstalledModel, Prompt, TensorRef, read_installed
 from modpkg.core.jsonfile import json_text
@@ -31,6 +31,7 @@ from modpkg.environment.generations import Generation, text_digest
 from modpkg.environment.models import ModelRecipe
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.recomposition import recomposed
+from modpkg.environment.signed_registries import log_of
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose, Task
 from modpkg.resolve.lock import LockedModule, LockedResult
@@ -48,6 +49,8 @@ class Flaw(Struct, frozen=True):
     reason: str
     path: str = ""
     """The file, if it is one."""
+    code: str = ""
+    """Of the error, if it is one of a registry's log."""
 
 
 class ProvenModule(Struct, frozen=True, kw_only=True):
@@ -165,8 +168,8 @@ class _Prover:
     def _recipe(self, name: str) -> ModelRecipe | None:
         return next((each for each in self._plan.recipes if each.name == name), None)
 
-    def _flaw(self, of: str, reason: str, path: Path | None = None) -> None:
-        self._flaws.append(Flaw(of, reason, "" if path is None else str(path)))
+    def _flaw(self, of: str, reason: str, path: Path | None = None, code: str = "") -> None:
+        self._flaws.append(Flaw(of, reason, "" if path is None else str(path), code))
 
     def _expect(self, of: str, items: Iterable[Corruption]) -> int:
         """Note bytes that are to be hashed, once for all links to a file; return their number."""
@@ -232,11 +235,19 @@ class _Prover:
     ) -> list[ProvenModule]:
         """Return modules with what their registries have for them now."""
         workspace = self._plan.workspace
-        by_name = workspace.registries_for(self._plan.manifest).by_name(self._plan.lock)
-        said = attested(modules, by_name, workspace.progress.warn)
+        lock, registries = self._plan.lock, workspace.registries_for(self._plan.manifest)
+        by_name = registries.by_name(lock)
+        said = attested(
+            modules,
+            by_name,
+            lambda registry: log_of(registries.locked(registry, lock)),
+            workspace.progress.warn,
+            offline=workspace.options.offline,
+        )
         for module in modules:
             for reason in said[module.name].flaws:
-                self._flaw(f"{module.name} {module.version}", reason)
+                code = reason.code if isinstance(reason, TrustError) else ""
+                self._flaw(f"{module.name} {module.version}", str(reason), code=code)
         return [
             structs.replace(one, signatures=said[one.name].signatures, logged=said[one.name].logged)
             for one in found

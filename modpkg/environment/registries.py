@@ -37,7 +37,7 @@ from modpkg.registry.location import (
 from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import BUILT_IN, recorded_address, same_place
 from modpkg.resolve.catalog import Catalog
-from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.lock import Lock, LockedModule, LockedRegistry
 from modpkg.resolve.policy import VersionRange
 
 if TYPE_CHECKING:
@@ -97,13 +97,19 @@ class Registries:
         registry = self._opened.at(
             location.address, self._manifest.folder, origin=location.origin, quiet=quiet
         )
-        for one in self._lock.registry if self._lock is not None else ():
-            if same_place(one.address, self.recorded(registry), self._owner.folder):
-                expect_seen(registry, one)
+        if (one := self.locked(registry, self._lock)) is not None:
+            expect_seen(registry, one)
         if alias == DEFAULT and (locked := self.of_lock_alone):
             address = next(iter(locked))
             registry.remedy = f"use '--registry {address}', which modpkg.lock has modules from"
         return registry
+
+    def locked(self, registry: Registry, lock: Lock | None) -> LockedRegistry | None:
+        """Return what a lock has seen of a registry."""
+        for one in lock.registry if lock is not None else ():
+            if same_place(one.address, self.recorded(registry), self._owner.folder):
+                return one
+        return None
 
     @cached_property
     def of_lock_alone(self) -> dict[str, list[str]]:

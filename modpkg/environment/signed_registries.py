@@ -1,19 +1,27 @@
-"""What a lock records of registries whose index is signed: how far each had come.
+"""What a lock records of registries that have a signed index or a log: how far each had come.
 
 By it, another machine sees whether a registry goes back behind what this one has seen, and whether
-one that was signed is not any more.
+one that was signed is not any more, or has another log or none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from msgspec import structs
 
+from modpkg.core.records import LogInfo
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedRegistry
+from modpkg.trust.log.log_checkpoint import LogCheckpoint
+from modpkg.trust.log.memory import LogState
 from modpkg.trust.signed_index import SeenRegistry, SignedIndex
+
+_INDEX: dict[str, Any] = {"root": "", "root_version": 0, "snapshot": 0}
+_LOG: dict[str, Any] = {"log": "", "log_key": "", "log_size": 0, "log_root": ""}
+"""What a lock has of a registry without either."""
 
 
 def verify_index(files: MutableFiles) -> SignedIndex:
@@ -26,8 +34,17 @@ def verify_index(files: MutableFiles) -> SignedIndex:
 def expect_seen(registry: Registry, locked: LockedRegistry) -> None:
     """Hold a registry to what a lock has seen of it, before it is read."""
     checks = registry.files.checks
-    if isinstance(checks, SignedIndex):
+    if isinstance(checks, SignedIndex) and locked.root:
         checks.locked = SeenRegistry(locked.root, locked.root_version, locked.snapshot)
+
+
+def log_of(locked: LockedRegistry | None) -> LogState | None:
+    """Return what a lock has seen of the log of a registry."""
+    if locked is None or not locked.log:
+        return None
+    root = bytes.fromhex(locked.log_root.removeprefix("sha256:"))
+    checkpoint = LogCheckpoint(locked.log, locked.log_size, root)
+    return LogState(LogInfo(locked.log, locked.log_key), checkpoint)
 
 
 def with_seen(
@@ -35,6 +52,7 @@ def with_seen(
     previous: Lock | None,
     registries: Iterable[Registry],
     address: Callable[[Registry], str],
+    logs: Mapping[Registry, LogState],
 ) -> Lock:
     """Return a lock with how far its registries have come.
 
@@ -43,6 +61,7 @@ def with_seen(
         previous: The one so far: of a registry that was not read now, what it says stays.
         registries: Those of the lock's modules.
         address: Returns what a lock records of where one is.
+        logs: How far the logs had come that were asked.
     """
     found: dict[str, LockedRegistry] = {}
     before = {one.address: one for one in (previous.registry if previous is not None else ())}
@@ -50,19 +69,40 @@ def with_seen(
         where = address(registry)
         checks = registry.files.checks
         seen = checks.seen() if isinstance(checks, SignedIndex) else None
+        new = was = before.get(where, LockedRegistry(address=where))
         if seen is not None:
-            found[where] = LockedRegistry(
-                address=where,
-                root=seen.root,
-                root_version=seen.root_version,
-                snapshot=seen.snapshot,
+            new = structs.replace(
+                new, root=seen.root, root_version=seen.root_version, snapshot=seen.snapshot
             )
-        elif where in before:
-            found[where] = before[where]
+        if (state := logs.get(registry)) is not None:
+            new = structs.replace(
+                new,
+                log=state.log.origin,
+                log_key=state.log.key,
+                log_size=state.checkpoint.size,
+                log_root=f"sha256:{state.checkpoint.root.hex()}",
+            )
+        if new is not was or where in before:
+            found[where] = new
     return structs.replace(lock, registry=[found[where] for where in sorted(found)])
 
 
 def without_progress(lock: Lock) -> Lock:
     """Return a lock without how far its registries have come, to compare it with another."""
-    registries = [structs.replace(one, root_version=1, snapshot=1) for one in lock.registry]
+    registries = [
+        structs.replace(one, root_version=0, snapshot=0, log_key="", log_size=0, log_root="")
+        for one in lock.registry
+    ]
     return structs.replace(lock, registry=registries)
+
+
+def without_seen(lock: Lock, is_of: Callable[[str], bool], *, log: bool) -> Lock:
+    """Return a lock without what it has of the log, or of the signed index, of a registry.
+
+    ``is_of`` returns whether an address is the registry's.
+    """
+    what = _LOG if log else _INDEX
+    registries = [
+        structs.replace(one, **what) if is_of(one.address) else one for one in lock.registry
+    ]
+    return structs.replace(lock, registry=[one for one in registries if one.root or one.log])

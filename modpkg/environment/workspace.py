@@ -142,6 +142,10 @@ class Workspace:
         known = self.store.projects.knows(self.project.lock_path, self.project.environment)
         return known and self.environment.is_up_to_date(self.text, self.lock_text())
 
+    def waits_for_log(self) -> bool:
+        """Return whether the lock has releases that a log has to be asked for yet, and can be."""
+        return not self.options.offline and "\nunlogged = true\n" in (self.lock_text() or "")
+
     def lock_text(self) -> str | None:
         """Return the text of the lock file; None if there is none that is text."""
         try:

@@ -16,7 +16,7 @@ import msgspec
 import tomli
 from msgspec import Meta, Struct
 
-from modpkg.core.bounds import CANDIDATES, LOCK_ADDRESS, LOCK_BYTES, LOCK_SIGNER
+from modpkg.core.bounds import CANDIDATES, LOCK_ADDRESS, LOCK_BYTES, LOCK_SIGNER, LOG_ENTRIES
 from modpkg.core.errors import LockError, ModpkgError
 from modpkg.core.names import module_name, parse_version, read_requirement
 from modpkg.core.oidc_identity import PATTERN as OIDC_PATTERN
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LOCK_SPEC = 1
 _DIGEST_OR_NONE = "^(sha256:[0-9a-f]{64})?$"
 _SIGNER_OR_NONE = f"^(key:[a-z0-9-]+:[A-Za-z0-9+/=]+|{OIDC_PATTERN})?$"
+_LOG_KEY_OR_NONE = "^(key:ed25519:[A-Za-z0-9+/]{43}=)?$"
 _MOMENT = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 
 
@@ -53,21 +54,37 @@ class LockedModule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `modpkg.core.oidc_identity` does; empty if nobody has."""
     candidate: Annotated[int, Meta(ge=0, le=CANDIDATES)] = 0
     """The number of the candidate that it is; 0 for a release."""
+    unlogged: bool = False
+    """Whether it was locked offline, so that the log of its registry has to be asked for it yet."""
     extras: list[str] = []
     requires: list[str] = []
 
 
 class LockedRegistry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
-    """One ``[[registry]]``: how far a registry whose index is signed had come."""
+    """One ``[[registry]]``: how far a registry had come that has a signed index or a log."""
 
     address: Annotated[str, Meta(max_length=LOCK_ADDRESS)]
     """Where it is, as modules have it."""
-    root: DigestText
-    """Digest of its first root, which says which registry it is."""
-    root_version: Annotated[int, Meta(ge=1, le=1 << 53)]
+    root: Annotated[str, Meta(pattern=_DIGEST_OR_NONE, max_length=71)] = ""
+    """Digest of its first root, which says which registry it is; empty if it is not signed."""
+    root_version: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
     """Version of its root."""
-    snapshot: Annotated[int, Meta(ge=1, le=1 << 53)]
+    snapshot: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
     """Version of its snapshot."""
+    log: Annotated[str, Meta(pattern="^[!-*,-~]*$", max_length=200)] = ""
+    """What its log calls itself; empty if it has none."""
+    log_key: Annotated[str, Meta(pattern=_LOG_KEY_OR_NONE, max_length=56)] = ""
+    """What its log was signed with."""
+    log_size: Annotated[int, Meta(ge=0, le=LOG_ENTRIES)] = 0
+    """How many entries its log had."""
+    log_root: Annotated[str, Meta(pattern=_DIGEST_OR_NONE, max_length=71)] = ""
+    """The root of the tree of these entries."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has all of a signed index and of a log, or nothing of it."""
+        signed = {bool(self.root), bool(self.root_version), bool(self.snapshot)}
+        return len(signed) == len({bool(self.log), bool(self.log_key), bool(self.log_root)}) == 1
 
 
 class LockedPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -112,7 +129,7 @@ class Lock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
     module: list[LockedModule] = []
     """Breadth first from the requirements."""
     registry: list[LockedRegistry] = []
-    """Registries whose index is signed, by their addresses."""
+    """Registries that have a signed index or a log, by their addresses."""
     composed: list[LockedResult] = []
 
     def find(self, name: str) -> LockedModule | None:
@@ -154,6 +171,10 @@ def parse_lock(text: str, path: Path) -> Lock:
         names = [module_name(module.name) for module in lock.module]
         for module in lock.module:
             parse_version(module.version)
+        for one in lock.registry:
+            if not one.is_whole:
+                reason = f"of the registry {one.address} it has only a part"
+                raise LockError("M410", path=path, reason=reason)
         if names != [module.name for module in lock.module] or len(set(names)) != len(names):
             raise LockError(
                 "M410", path=path, reason="a name is there twice, or not in normal form"

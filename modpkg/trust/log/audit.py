@@ -25,6 +25,7 @@ from modpkg.registry.upkeep import all_names, fetch_indexes
 from modpkg.trust.log.checking import (
     CHECKPOINT,
     check_history,
+    earlier_states,
     known_log,
     read_checkpoint,
     read_tile,
@@ -37,7 +38,7 @@ from modpkg.trust.log.entries import (
     private_name,
 )
 from modpkg.trust.log.log_checkpoint import LogCheckpoint
-from modpkg.trust.log.memory import LogMemory, SeenLog
+from modpkg.trust.log.memory import LogMemory, LogState
 from modpkg.trust.log.merkle import GrowingTree, leaf_hash
 from modpkg.trust.log.tiles import (
     TILE_WIDTH,
@@ -178,8 +179,8 @@ def audit_log(
         RegistryUnreachable, RegistryError: It cannot be read.
     """
     registry = open_registry()
-    seen = memory.read()
-    if (info := known_log(registry, seen, memory)) is None:
+    earlier = earlier_states(memory.read(), memory)
+    if (info := known_log(registry, earlier)) is None:
         raise TrustError("M558", registry=registry.url)
     progress.stage("Reading the index")
     indexes = {name: registry.index(name) for name in all_names(registry)}
@@ -190,7 +191,7 @@ def audit_log(
         fetch_indexes(registry, hidden)
         indexes |= {name: registry.index(name) for name in hidden}
         checkpoint, log, broken = _whole_log(registry, info)  # for what came meanwhile
-    broken += _history(registry, checkpoint, seen, memory)
+    broken += _history(registry, checkpoint, earlier, memory)
     if not broken:
         memory.keep(info, checkpoint)
     found = [*_compared(indexes, log, info.origin, logged_in=logged_in)]
@@ -271,11 +272,14 @@ def _other_tile(tile: Tile, hashes: list[bytes], data: bytes) -> Iterator[LogDif
 
 
 def _history(
-    registry: Registry, checkpoint: LogCheckpoint, seen: SeenLog | None, memory: LogMemory
+    registry: Registry,
+    checkpoint: LogCheckpoint,
+    earlier: Mapping[str, LogState],
+    memory: LogMemory,
 ) -> Iterator[LogDifference]:
     """Yield that the log does not continue what was seen of it."""
     try:
-        check_history(registry, seen, checkpoint, memory)
+        check_history(registry, earlier, checkpoint, memory)
     except TrustError as error:
         yield LogDifference(kind="history", message=str(error))
 

@@ -8,15 +8,15 @@ the one that is signed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
-from modpkg.core import bounds
+from modpkg.core import bounds, system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import RegistryUnreachable, TrustError
-from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.filenames import LOCK_NAME, REGISTRY_INFO
 from modpkg.core.files import shown
 from modpkg.core.records import IndexLine, LogInfo, RegistryInfo, decode_record
 from modpkg.registry.mirrors import MirroredSource
@@ -25,7 +25,7 @@ from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing
 from modpkg.trust.log.entries import LoggedRelease, is_release_of, logged_path, parse_entry
 from modpkg.trust.log.log_checkpoint import LogCheckpoint, verified_checkpoint
-from modpkg.trust.log.memory import LogMemory, SeenLog
+from modpkg.trust.log.memory import LogMemory, LogState, SeenLog
 from modpkg.trust.log.merkle import (
     NodeHash,
     consistency_ranges,
@@ -40,11 +40,30 @@ from modpkg.trust.log.tiles import LOG, Tile, TileHashes, hashes_in, tile_of
 from modpkg.trust.public_key import parse_key
 
 CHECKPOINT = f"{LOG}/checkpoint"
+_MOST = {
+    CHECKPOINT: bounds.CHECKPOINT_BYTES,
+    REGISTRY_INFO: bounds.REGISTRY_INFO_BYTES,
+}
 _LOGGED = msgspec.json.Decoder(LoggedRelease)
 
 
-def check_logged(registry: Registry, lines: Sequence[IndexLine], memory: LogMemory) -> None:
+def check_logged(
+    registry: Registry,
+    lines: Sequence[IndexLine],
+    memory: LogMemory,
+    locked: LogState | None = None,
+) -> LogState | None:
     """Check that releases are in the log of their registry, if it has or had one.
+
+    Args:
+        registry: The registry.
+        lines: The releases. If there are none, the log is asked only where it is not known yet
+            that it continues what the lock has.
+        memory: What was seen of the log before.
+        locked: What the lock has seen of it.
+
+    Returns:
+        How far it has come; None if it was not asked, or there is none.
 
     Raises:
         TrustError: A release is not; or the log is not the one that was seen before, goes back
@@ -52,16 +71,21 @@ def check_logged(registry: Registry, lines: Sequence[IndexLine], memory: LogMemo
         RegistryUnreachable, RegistryError: It cannot be read.
     """
     seen = memory.read()  # before the log is asked, which others may do at the same time
-    if (info := known_log(registry, seen, memory)) is None:
-        return
-    questions: list[Callable[[], bytes | None]] = [partial(_read_checkpoint, registry)]
+    earlier = earlier_states(seen, memory, locked)
+    if not lines and not earlier:
+        return None
+    info = known_log(registry, earlier)
+    if info is None or (not lines and (locked is None or LOCK_NAME not in earlier)):
+        return None
+    questions: list[Callable[[], bytes | None]] = [partial(_own, registry, CHECKPOINT)]
     for line in lines:
         path = logged_path(parse_digest(line.release))
         questions.append(partial(_read, registry, path, bounds.LOGGED_RELEASE_BYTES))
     data, *places = asked_at_once(questions, is_remote=registry.folder is None)
-    checkpoint = signed_checkpoint(registry, info, data)
-    if seen is not None and checkpoint.size <= seen.last.size:
-        check_continues(registry, seen, checkpoint, TileHashes(0, {}), memory)
+    info, checkpoint = _signed_now(registry, info, data, earlier)
+    for where, state in earlier.items():
+        if checkpoint.size <= state.checkpoint.size:
+            check_continues(registry, where, state, checkpoint, TileHashes(0, {}), memory)
     found: dict[str, LoggedRelease] = {}
     missing: list[TrustError] = []
     for line, place in zip(lines, places, strict=True):
@@ -70,9 +94,9 @@ def check_logged(registry: Registry, lines: Sequence[IndexLine], memory: LogMemo
         except TrustError as error:  # noqa: PERF203
             missing.append(error)
     indexes = [one.index for one in found.values()]
-    node = _hashes(registry, checkpoint, 0 if seen is None else seen.last.size, indexes)
-    if seen is not None:  # that a log has shown two things is told before what it lacks
-        check_continues(registry, seen, checkpoint, node, memory)
+    node = _hashes(registry, checkpoint, earlier.values(), indexes)
+    for where, state in earlier.items():  # that a log has shown two things is told before its gaps
+        check_continues(registry, where, state, checkpoint, node, memory)
     if missing:
         raise missing[0]
     for line in lines:
@@ -81,10 +105,24 @@ def check_logged(registry: Registry, lines: Sequence[IndexLine], memory: LogMemo
         leaf = leaf_hash(one.entry.encode())
         if not is_included(leaf, one.index, checkpoint.size, proof, checkpoint.root):
             raise _not_logged(registry, line, "its entry is none of the tree that is signed")
-    memory.keep(info, checkpoint)
+    memory.keep(info, checkpoint, locked)
+    return LogState(info, checkpoint)
 
 
-def known_log(registry: Registry, seen: SeenLog | None, memory: LogMemory) -> LogInfo | None:
+def earlier_states(
+    seen: SeenLog | None, memory: LogMemory, locked: LogState | None = None
+) -> dict[str, LogState]:
+    """Return what a log has to continue, by where that is written.
+
+    What the lock has is left out where the log is known to continue it.
+    """
+    found = {} if seen is None else {shown(memory.path): seen.state}
+    if locked is not None and (seen is None or not seen.knows(locked)):
+        found[LOCK_NAME] = locked
+    return found
+
+
+def known_log(registry: Registry, earlier: Mapping[str, LogState]) -> LogInfo | None:
     """Return what a registry says of its log; None if it has and had none.
 
     A mirror may have none of it. What was seen is kept to then, and else the registry itself asked,
@@ -93,23 +131,58 @@ def known_log(registry: Registry, seen: SeenLog | None, memory: LogMemory) -> Lo
     Raises:
         TrustError: It had another, or has none any more.
     """
-    info = registry.info.log
-    if isinstance(registry.source, MirroredSource):
-        if seen is not None:
-            return seen.log
-        with contextlib.suppress(FileMissing, RegistryUnreachable):
-            data = registry.source.home.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
-            own = decode_record(data, RegistryInfo, f"{registry.url}/{REGISTRY_INFO}").log
-            info = info or own  # nothing that is not signed takes away what is
-    if seen is not None and info != seen.log:
-        raise TrustError(
-            "M551",
-            registry=registry.url,
-            was=seen.log.key,
-            found="has none" if info is None else f"has one with {info.key} ({info.origin})",
-            path=shown(memory.path),
-        )
+    info = _told(registry, earlier)
+    for where, state in earlier.items():
+        if info is None or not _is_same(registry, state.log, info):
+            raise TrustError(
+                "M551",
+                registry=registry.url,
+                was=state.log.key,
+                where=where,
+                found="has none" if info is None else f"has one with {info.key} ({info.origin})",
+                word=system.shell_word(registry.url),
+            )
     return info
+
+
+def _told(registry: Registry, earlier: Mapping[str, LogState]) -> LogInfo | None:
+    info = registry.info.log
+    if not isinstance(registry.source, MirroredSource):
+        return info
+    if len(logs := {state.log for state in earlier.values()}) == 1:
+        return logs.pop()
+    return info or _own_log(registry)  # nothing that is not signed takes away what is
+
+
+def _own_log(registry: Registry) -> LogInfo | None:
+    """Return what a registry itself says of its log, and none of its mirrors."""
+    data = _own(registry, REGISTRY_INFO)
+    what = f"{registry.url}/{REGISTRY_INFO}"
+    return None if data is None else decode_record(data, RegistryInfo, what).log
+
+
+def _is_same(registry: Registry, old: LogInfo, new: LogInfo) -> bool:
+    """Return whether a log is another one, perhaps with a key that the other's has named."""
+    return new == old
+
+
+def _signed_now(
+    registry: Registry, info: LogInfo, data: bytes | None, earlier: Mapping[str, LogState]
+) -> tuple[LogInfo, LogCheckpoint]:
+    """Return a log's checkpoint by its file, and the log by what the registry itself says.
+
+    Raises:
+        TrustError: It is missing, malformed, or not signed by the log.
+    """
+    try:
+        return info, signed_checkpoint(registry, info, data)
+    except TrustError:
+        if not isinstance(registry.source, MirroredSource):
+            raise
+        own = _own_log(registry)  # the key of a mirror, or what was seen, may be an earlier one
+        if own is None or not all(_is_same(registry, one.log, own) for one in earlier.values()):
+            raise
+        return own, signed_checkpoint(registry, own, data)
 
 
 def signed_checkpoint(registry: Registry, info: LogInfo, data: bytes | None) -> LogCheckpoint:
@@ -129,39 +202,51 @@ def read_checkpoint(registry: Registry, info: LogInfo) -> LogCheckpoint:
     Raises:
         What `signed_checkpoint` and reading can raise.
     """
-    return signed_checkpoint(registry, info, _read_checkpoint(registry))
+    return signed_checkpoint(registry, info, _own(registry, CHECKPOINT))
 
 
 def check_history(
-    registry: Registry, seen: SeenLog | None, now: LogCheckpoint, memory: LogMemory
+    registry: Registry, earlier: Mapping[str, LogState], now: LogCheckpoint, memory: LogMemory
 ) -> None:
     """Check that a log begins with what was seen of it, by its tiles.
 
     Raises:
         What `check_continues` and reading can raise.
     """
-    if seen is not None:
-        tiles = tiles_to_continue(seen.last.size, now.size)
+    for where, state in earlier.items():
+        tiles = tiles_to_continue(state.checkpoint.size, now.size)
         node = log_hashes(registry, now.size, tiles)
-        check_continues(registry, seen, now, node, memory)
+        check_continues(registry, where, state, now, node, memory)
 
 
 def check_continues(
-    registry: Registry, seen: SeenLog, now: LogCheckpoint, node: NodeHash, memory: LogMemory
+    registry: Registry,
+    where: str,
+    earlier: LogState,
+    now: LogCheckpoint,
+    node: NodeHash,
+    memory: LogMemory,
 ) -> None:
     """Check that a log begins with what was seen of it.
 
     Raises:
         TrustError: It does not.
     """
-    last = seen.last
+    last = earlier.checkpoint
     proof = proof_over(consistency_ranges(last.size, now.size), node)
     if is_consistent(last.size, last.root, now.size, now.root, proof):
         return
-    path = shown(memory.keep_evidence(last, now))
+    values = {
+        "registry": registry.url,
+        "where": where,
+        "path": shown(memory.keep_evidence(last, now)),
+        "before": last.size,
+        "now": now.size,
+        "word": system.shell_word(registry.url),
+    }
     if now.size < last.size:
-        raise TrustError("M553", registry=registry.url, path=path, before=last.size, now=now.size)
-    raise TrustError("M552", registry=registry.url, path=path, before=last.size, now=now.size)
+        raise TrustError("M553", **values)
+    raise TrustError("M552", **values)
 
 
 def log_hashes(registry: Registry, size: int, tiles: Collection[Tile]) -> NodeHash:
@@ -200,10 +285,14 @@ def read_tile(registry: Registry, tile: Tile) -> bytes:
 
 
 def _hashes(
-    registry: Registry, checkpoint: LogCheckpoint, before: int, indexes: Sequence[int]
+    registry: Registry,
+    checkpoint: LogCheckpoint,
+    earlier: Iterable[LogState],
+    indexes: Sequence[int],
 ) -> NodeHash:
-    size = checkpoint.size
-    tiles = tiles_to_continue(before, size)
+    size, tiles = checkpoint.size, set[Tile]()
+    for state in earlier:
+        tiles |= tiles_to_continue(state.checkpoint.size, size)
     for index in indexes:
         tiles |= {tile_of(node, size) for node in nodes_of(inclusion_ranges(index, size))}
     return log_hashes(registry, size, tiles)
@@ -216,12 +305,13 @@ def _read(registry: Registry, path: str, most: int) -> bytes | None:
         return None
 
 
-def _read_checkpoint(registry: Registry) -> bytes | None:
-    """Return the checkpoint, of the registry itself: that of a mirror may be old."""
+def _own(registry: Registry, path: str) -> bytes | None:
+    """Return a file as the registry itself has it, if it can be reached: a mirror's may be old."""
+    most = _MOST[path]
     if isinstance(registry.source, MirroredSource):
         with contextlib.suppress(FileMissing, RegistryUnreachable):
-            return registry.source.home.read(CHECKPOINT, bounds.CHECKPOINT_BYTES)
-    return _read(registry, CHECKPOINT, bounds.CHECKPOINT_BYTES)
+            return registry.source.home.read(path, most)
+    return _read(registry, path, most)
 
 
 def _logged(

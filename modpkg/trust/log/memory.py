@@ -1,8 +1,8 @@
 """What was seen of registries' logs: the last checkpoint of each, in modpkg's home.
 
 A log's key is believed the first time that it is seen, and from then on a checkpoint has to be
-signed by it and to continue the one before. If it does not, both are kept, as evidence: the log has
-signed two things of which only one can be true.
+signed by it, or by one that it has named as its successor, and to continue the one before. If it
+does not, both are kept, as evidence: the log has signed two things of which only one can be true.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
@@ -22,6 +23,22 @@ from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal, unseal
 from modpkg.trust.log.log_checkpoint import LogCheckpoint, parse_checkpoint
 
+EARLIER = 100
+"""How many earlier states of a log are remembered."""
+
+
+class LogState(Struct, frozen=True):
+    """How far a log had come when somebody saw it: this machine, or the one that wrote a lock."""
+
+    log: LogInfo
+    checkpoint: LogCheckpoint
+    """As a lock has it, without a signature."""
+
+    @property
+    def text(self) -> str:
+        """It in one line, by which it is known again."""
+        return f"{self.checkpoint.size} {self.checkpoint.root.hex()}"
+
 
 class SeenLog(Struct, frozen=True):
     """The log of a registry, as it was when it was read last."""
@@ -30,6 +47,8 @@ class SeenLog(Struct, frozen=True):
     """Its address, as it is shown."""
     log: LogInfo
     checkpoint: str
+    earlier: list[str] = []
+    """States that it is known to continue: those it had here, and those that locks have."""
 
     @property
     def last(self) -> LogCheckpoint:
@@ -39,6 +58,17 @@ class SeenLog(Struct, frozen=True):
             TrustError: It is malformed.
         """
         return parse_checkpoint(self.checkpoint.encode(), self.registry)
+
+    @property
+    def state(self) -> LogState:
+        """How far it had come."""
+        return LogState(self.log, self.last)
+
+    def knows(self, state: LogState) -> bool:
+        """Return whether a state is known to be one that the log had."""
+        return self.log.origin == state.log.origin and (
+            state.text == self.state.text or state.text in self.earlier
+        )
 
 
 class LogMemory:
@@ -58,13 +88,32 @@ class LogMemory:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
-    def keep(self, log: LogInfo, checkpoint: LogCheckpoint) -> None:
-        """Remember a checkpoint, if none of more entries was seen meanwhile."""
+    def keep(self, log: LogInfo, checkpoint: LogCheckpoint, locked: LogState | None = None) -> None:
+        """Remember a checkpoint, if none of more entries was seen meanwhile.
+
+        ``locked`` is what a lock has of the log, which the checkpoint continues.
+        """
         with file_lock(self.path.with_suffix(".lock"), exclusive=True):
             seen = self.read()
-            if seen is None or seen.log != log or seen.last.size < checkpoint.size:
-                found = SeenLog(self._registry, log, bytes(checkpoint).decode())
+            earlier = [] if seen is None or seen.log.origin != log.origin else [*seen.earlier]
+            states = [LogState(log, checkpoint), *([] if locked is None else [locked])]
+            found = SeenLog(self._registry, log, bytes(checkpoint).decode())
+            if seen is not None and seen.log == log and seen.last.size >= checkpoint.size:
+                found = seen
+            elif seen is not None and seen.log.origin == log.origin:
+                states.append(seen.state)
+            known = {*earlier, found.state.text}
+            earlier += dict.fromkeys(one.text for one in states if one.text not in known)
+            found = replace(found, earlier=earlier[-EARLIER:])
+            if found != seen:
                 write_atomically(self.path, seal(found))
+
+    def forget(self) -> bool:
+        """Forget what was seen; return whether anything was."""
+        with file_lock(self.path.with_suffix(".lock"), exclusive=True):
+            known = self.path.exists()
+            self.path.unlink(missing_ok=True)
+        return known
 
     def keep_evidence(self, before: LogCheckpoint, now: LogCheckpoint) -> Path:
         """Keep two checkpoints that cannot both be true, and return the file."""

@@ -11,7 +11,13 @@ from modpkg.core.errors import TrustError
 from modpkg.registry.place import Place, RegistryChange
 from modpkg.registry.reader import Registry
 from modpkg.trust.bundle import Signer
-from modpkg.trust.log.checking import CHECKPOINT, check_history, known_log, read_checkpoint
+from modpkg.trust.log.checking import (
+    CHECKPOINT,
+    check_history,
+    earlier_states,
+    known_log,
+    read_checkpoint,
+)
 from modpkg.trust.log.log_checkpoint import LogCheckpoint, parse_checkpoint, with_cosignatures
 from modpkg.trust.log.memory import LogMemory
 
@@ -34,11 +40,11 @@ def witnessed(
     """
     if signer.public.algorithm != "ed25519":
         raise TrustError("M547", what=str(signer.public), reason="a witness has an Ed25519 key")
-    seen = memory.read()
-    if (info := known_log(registry, seen, memory)) is None:
+    earlier = earlier_states(memory.read(), memory)
+    if (info := known_log(registry, earlier)) is None:
         raise TrustError("M558", registry=registry.url)
     checkpoint = read_checkpoint(registry, info)
-    check_history(registry, seen, checkpoint, memory)
+    check_history(registry, earlier, checkpoint, memory)
     signed = checkpoint.cosigned_by(name, signer, at)
     memory.keep(info, checkpoint)
     return signed
