@@ -6,7 +6,9 @@ import click
 
 from modpkg.cli.options import with_workspace
 from modpkg.cli.output import good, print_json, strong, tell
+from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.cli.review_options import candidate_argument, desk_of
+from modpkg.community.review.desk import PlaceDesk
 from modpkg.environment.workspace import Workspace
 
 
@@ -23,6 +25,8 @@ def accept_command(
     """Publish a release candidate, as it was reviewed."""
     desk, name, number = desk_of(workspace, candidate)
     decided = desk.accept(name, number, reason=reason, anyway=anyway)
+    if isinstance(desk, PlaceDesk):
+        warn_if_unsigned(desk.place)
     if as_json:
         print_json(decided)
     else:

@@ -8,6 +8,7 @@ from msgspec import Struct
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import counted, good, print_json, tell
+from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.community.modules.reference import parse_reference
 from modpkg.core.errors import UsageError
 from modpkg.core.names import parse_requirement, requirement_text
@@ -47,9 +48,9 @@ def deprecate_command(
         raise UsageError("M901", message="--undo takes neither --reason nor --successor.")
     reference = parse_reference(release)
     instead = "" if successor is None else _normal(successor)
-    lines = existing_registry(registry).deprecate(
-        reference.name, reference.version, None if undo else reason, instead
-    )
+    writer = existing_registry(registry)
+    lines = writer.deprecate(reference.name, reference.version, None if undo else reason, instead)
+    warn_if_unsigned(writer.place)
     if as_json:
         print_json(DeprecatedReleases(lines))
         return

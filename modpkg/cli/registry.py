@@ -9,8 +9,8 @@ import click
 from msgspec import Struct
 
 from modpkg.cli.options import json_option, project_options, span_option, with_workspace
-from modpkg.cli.output import counted, good, print_json, say, strong, table, tell
-from modpkg.cli.registry_address import location_of, registry_alone
+from modpkg.cli.output import counted, good, note, print_json, say, strong, table, tell
+from modpkg.cli.registry_address import location_of, registry_alone, warn_if_unsigned
 from modpkg.cli.registry_advisory import advisory_command
 from modpkg.cli.registry_log import audit_log_command, witness_command
 from modpkg.cli.registry_remove import remove_release_command
@@ -99,6 +99,8 @@ class RegistryCopied(Copied, frozen=True, kw_only=True):
 
     source: str
     target: str
+    signed: bool
+    """Whether the index of the target is signed; the source's metadata and log are not copied."""
 
 
 class RegistryFreed(Freed, frozen=True, kw_only=True):
@@ -191,6 +193,8 @@ def init_registry(
     RegistryWriter(place).describe_all()
     if cool_down is not None:
         set_cool_down(place, datetime.timedelta(seconds=cool_down))
+        if not made:
+            warn_if_unsigned(place)
     if as_json:
         print_json(MadeRegistry(place.url, actual, made, registry_at(place).info.cool_down))
     elif made:
@@ -266,6 +270,9 @@ def copy_registry(
     With NAME, or a range like 'NAME>=2', only these releases are copied, and what they need. What
     TO has already is not copied again, so that the same command brings it up to date, and goes on
     with what was interrupted. Times of publication and yanks travel along.
+
+    What FROM has signed is verified, and copied is what follows of it. The copy has an index of its
+    own: neither the signatures of FROM's index nor its log are copied.
     """
     origin = registry_alone(workspace, source)
     place = open_place(location_of(workspace, target).address, workspace.settings)
@@ -280,10 +287,18 @@ def copy_registry(
     done = copy_releases(origin, writer, releases, workspace.progress)
     if not isinstance(place, ServerPlace):  # there, only administrators publish them
         copy_advisories(origin, place)
+    signed = registry_at(place).info.tuf is not None
+    if signed and (done.releases or done.yanks):
+        warn_if_unsigned(place)
     if as_json:
         print_json(
             RegistryCopied(
-                done.releases, done.yanks, done.already, source=origin.url, target=place.url
+                done.releases,
+                done.yanks,
+                done.already,
+                source=origin.url,
+                target=place.url,
+                signed=signed,
             )
         )
         return
@@ -292,6 +307,12 @@ def copy_registry(
         f"{good('Copied')} {counted(done.releases, 'release')} to {place.url}{yanks}; "
         f"{done.already} {'was' if done.already == 1 else 'were'} there."
     )
+    if origin.info.tuf is not None and not signed:
+        note(
+            f"The index of {origin.url} is signed, and that of the copy is not. As a mirror it "
+            f"serves packs and files, and readers ask {origin.url} what is current. To sign the "
+            "copy by itself: modpkg registry trust init"
+        )
 
 
 @registry_command.command("gc")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 
+from modpkg.cli.output import warn
 from modpkg.core.errors import ModpkgError
+from modpkg.core.hub_address import is_hub_address
+from modpkg.environment.signed_registries import verify_index
 from modpkg.environment.workspace import Workspace
+from modpkg.registry.left_unsigned import left_unsigned
 from modpkg.registry.location import Location, default_location
+from modpkg.registry.place import Place
 from modpkg.registry.reader import Registry
 from modpkg.registry.upkeep import open_alone
 
@@ -19,7 +24,19 @@ def location_of(workspace: Workspace, text: str) -> Location:
     return default_location(manifest, text, lambda: workspace.settings)
 
 
+def warn_if_unsigned(place: Place) -> None:
+    """Warn that the index at a place, which was changed, has to be signed again, if it has to."""
+    if (left := left_unsigned(place)) is not None:
+        warn(left)
+
+
 def registry_alone(workspace: Workspace, text: str) -> Registry:
-    """Return the registry that a folder, URL or alias names, without copies and mirrors."""
+    """Return the registry that a folder, URL or alias names, without copies and mirrors.
+
+    Its index is read as it is signed, if it is.
+    """
     address = location_of(workspace, text).address
-    return open_alone(address, workspace.settings, workspace.progress.warn)
+    registry = open_alone(address, workspace.settings, workspace.progress.warn)
+    if not is_hub_address(address):  # its commit names every byte
+        verify_index(registry.files)
+    return registry

@@ -13,7 +13,6 @@ from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.core.errors import UsageError
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.opening import open_place
-from modpkg.registry.reader import Registry
 
 
 class WitnessedLog(Struct, frozen=True, kw_only=True):
@@ -33,15 +32,6 @@ class WitnessedLog(Struct, frozen=True, kw_only=True):
     """Whether it is the registry's now."""
 
 
-def _signed(workspace: Workspace, address: str) -> Registry:
-    """Return a registry itself, whose index is as it is signed, if it is."""
-    from modpkg.environment.signed_registries import verify_index
-
-    registry = registry_alone(workspace, address)
-    verify_index(registry.files)
-    return registry
-
-
 @click.command("audit")
 @click.argument("address", metavar="URL")
 @json_option
@@ -55,9 +45,9 @@ def audit_log_command(workspace: Workspace, address: str, as_json: bool) -> None
     from modpkg.trust.log.audit import audit_log
     from modpkg.trust.log.memory import LogMemory
 
-    registry = _signed(workspace, address)
+    registry = registry_alone(workspace, address)
     found = audit_log(
-        lambda: _signed(workspace, address),
+        lambda: registry_alone(workspace, address),
         LogMemory(registry.url),
         workspace.progress,
         logged_in=workspace.settings.of(registry.source.url).login is not None,
@@ -100,7 +90,7 @@ def witness_command(
 
     if not is_note_name(name):
         raise UsageError("M901", message="--name has neither spaces nor a '+', nor is it empty.")
-    registry, signer = _signed(workspace, address), open_signer(key)
+    registry, signer = registry_alone(workspace, address), open_signer(key)
     checkpoint = witnessed(registry, LogMemory(registry.url), signer, name, int(time.time()))
     if write:
         place = open_place(location_of(workspace, address).address, workspace.settings)

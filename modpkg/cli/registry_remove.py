@@ -8,6 +8,7 @@ from msgspec import Struct
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, tell
+from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.community.modules.reference import parse_reference
 from modpkg.core.errors import UsageError
 from modpkg.core.files import human_bytes
@@ -51,6 +52,7 @@ def remove_release_command(workspace: Workspace, release: str, reason: str, as_j
     writer = existing_registry(workspace.options.registry)
     what = f"{reference.name} {reference.version or '(all releases)'}"
     done = remove_release(writer, reference.name, reference.version, reason, workspace.progress)
+    warn_if_unsigned(writer.place)
     if as_json:
         print_json(RemovedDocument(done.lines, done.files, done.freed, done.shared))
         return

@@ -14,6 +14,7 @@ from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.files import human_bytes
 from modpkg.core.names import ModuleName, listed, module_name
+from modpkg.environment.index_report import IndexReport
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.config import normal_address
 from modpkg.registry.damage import Damage, Mending, Verification, Verified, mend_all, without_others
@@ -22,6 +23,7 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.unnamed import PRIVATE_TREE, private_address
 from modpkg.registry.upkeep import all_names, open_alone
 from modpkg.registry.writer import RegistryWriter
+from modpkg.trust.signed_index import SignedIndex
 
 
 class RegistryVerified(Verified, frozen=True, kw_only=True):
@@ -62,6 +64,7 @@ def verify_command(
     trees = [registry]
     if (inner := private_address(registry)) is not None:
         trees.append(open_alone(inner, workspace.settings, workspace.progress.warn))
+    _report_index(trees)
     wanted = _wanted(trees, [*dict.fromkeys(map(module_name, names))])
     found = [
         _verified(workspace, trees, tree, of_tree, sample, mends=mends, quiet=as_json)
@@ -87,6 +90,14 @@ def verify_command(
     else:
         _show(document, left)
     return 1 if left else 0
+
+
+def _report_index(trees: list[Registry]) -> None:
+    """Let what is not as it is signed be told with all other damage, if anything is signed."""
+    signed = trees[0].files.checks
+    if isinstance(signed, SignedIndex):
+        for tree in trees:
+            tree.files.checks = IndexReport(signed, private=tree is not trees[0])
 
 
 def _wanted(
@@ -124,7 +135,7 @@ def _verified(
             tell(f"{good('Mended')} {prefix}{path}.")
 
     verification = Verification(tree, workspace.progress)
-    verified = verification.run(names, sample)
+    verified = _with_refused(verification.run(names, sample), tree)
     done = mend_all(
         verification,
         verified,
@@ -144,6 +155,25 @@ def _verified(
         [_within(prefix, one) for one in of] for of in (done.verified.damaged, done.left)
     )
     return Mending(replace(done.verified, damaged=damaged), left)
+
+
+def _with_refused(verified: Verified, tree: Registry) -> Verified:
+    """Return what was verified of a tree, with what its readers refuse as it is not signed."""
+    report = tree.files.checks
+    if not isinstance(report, IndexReport):
+        return verified
+    known = {damage.path for damage in verified.damaged}
+    refused = [
+        Damage(path=path, releases=_named_by(path), code=error.code, reason=str(error))
+        for path, error in sorted(report.refused.items())
+        if path not in known
+    ]
+    return replace(verified, damaged=[*verified.damaged, *refused])
+
+
+def _named_by(path: str) -> list[str]:
+    folder, _, file = path.partition("/")
+    return [file.removesuffix(".jsonl")] if folder == "index" else []
 
 
 def _within(prefix: str, damage: Damage) -> Damage:

@@ -7,6 +7,7 @@ import click
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
+from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.community.modules.reference import parse_release
 from modpkg.core.errors import UsageError
 from modpkg.core.printable import one_line
@@ -26,7 +27,9 @@ def yank_command(
     if one_line(reason) != reason:
         raise UsageError("M901", message="--reason is one line of text.")
     name, version = parse_release(release)
-    line = existing_registry(registry).yank(name, version, None if undo else reason)
+    writer = existing_registry(registry)
+    line = writer.yank(name, version, None if undo else reason)
+    warn_if_unsigned(writer.place)
     if as_json:
         print_json(line)
     elif undo:

@@ -1,8 +1,13 @@
-"""Searching registries for modules, by what their names and ``modules.jsonl`` say."""
+"""Searching registries for modules, by what their names and ``modules.jsonl`` say.
+
+Nobody signs ``modules.jsonl``. So of a registry that signs its index, it only says what may be
+shown: what is shown of it is read from the index and from release records.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
@@ -11,6 +16,8 @@ from modpkg.core.records import ModuleLine
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.module_lines import module_line, shown_release
 from modpkg.registry.reader import Registry
+from modpkg.registry.standing import is_removed
+from modpkg.registry.upkeep import AT_ONCE, fetch_indexes
 
 
 class FoundModule(Struct, frozen=True, kw_only=True):
@@ -59,7 +66,7 @@ def search(
         NotFound, RegistryUnreachable, InstallError: The registry cannot be read.
     """
     wanted = [word.casefold() for word in words]
-    found: list[tuple[int, FoundModule]] = []
+    found: list[tuple[int, ModuleLine, Registry]] = []
     failures: list[ModpkgError] = []
     searched = workspace.registries.searched()
     for registry in searched:
@@ -71,13 +78,44 @@ def search(
         for line in lines:
             rank = found_at(line.name, texts_about(line), wanted)
             if rank is not None and kind in (None, line.kind) and line.removed is None:
-                found.append((rank, _found(line, registry)))
+                found.append((rank, line, registry))
     if len(failures) == len(searched):
         raise failures[0]
     for failure in failures:
         workspace.progress.warn(str(failure))
-    found.sort(key=lambda item: (item[0], item[1].name, item[1].registry))
-    return SearchResult([module for _, module in found[:most]], len(found))
+    found.sort(key=lambda item: (item[0], item[1].name, item[2].url))
+    shown = _signed([(line, registry) for _, line, registry in found[:most]])
+    return SearchResult(
+        [_found(*one) for one in shown], len(found) - len(found[:most]) + len(shown)
+    )
+
+
+def _signed(shown: Sequence[tuple[ModuleLine, Registry]]) -> list[tuple[ModuleLine, Registry]]:
+    """Return what is shown as the index has it, if that is signed; without what it does not have.
+
+    Raises:
+        TrustError: A part of the index is not what is signed.
+        RegistryUnreachable, RegistryError, IntegrityError: It cannot be read.
+    """
+    names: dict[Registry, list[str]] = {}
+    for line, registry in shown:
+        names.setdefault(registry, []).append(line.name)
+    signed = {one for one in names if not one.offline and one.info.tuf is not None}
+    for registry in signed:
+        fetch_indexes(registry, names[registry])
+    newest = [
+        shown_release(registry.index(line.name)) if registry in signed else None
+        for line, registry in shown
+    ]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for index_line, (_, registry) in zip(newest, shown, strict=True):
+            if index_line is not None and not is_removed(index_line):
+                registry.prefetch_blob(index_line.release, "a release record", pool)
+    return [
+        (line if index_line is None else module_line(index_line, registry.record), registry)
+        for index_line, (line, registry) in zip(newest, shown, strict=True)
+        if registry not in signed or (index_line is not None and not is_removed(index_line))
+    ]
 
 
 def _lines(registry: Registry, words: Sequence[str], most: int) -> Iterable[ModuleLine]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from modpkg.core.errors import ModpkgError
+from modpkg.core.errors import ModpkgError, TrustError
 from modpkg.core.files import write_atomically
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import parse_version
@@ -40,6 +40,9 @@ def yanked_releases(
 
     Registries in folders are read, and others for the names that ``consulted`` returns true for:
     an install with nothing to do needs no network.
+
+    Raises:
+        TrustError: The index of a registry that is consulted is not what is signed.
     """
     warnings = []
     for module in lock.module:
@@ -57,6 +60,8 @@ def yanked_releases(
                 continue
             line = registry.line(module.name, module.version)
         except ModpkgError as error:
+            if isinstance(error, TrustError) and consulted(module.name):
+                raise  # who was asked to say so cannot
             # the lock has the digest, and fetching tells what is missing
             if error.code in ("M304", "M312"):
                 warnings.append(

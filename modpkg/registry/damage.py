@@ -401,5 +401,7 @@ def without_others(damage: Damage) -> str:
     """Return what to do about a damaged file that nothing that is known has undamaged."""
     if damage.code in ("M877", "M879"):  # nothing of it lies in the registry
         return "whoever has the project runs 'modpkg publish --upload'"
+    if damage.code.startswith("M56"):  # it is not what is signed
+        return "restore it, or sign it as it is: modpkg registry trust sign"
     first = "" if damage.code == "M306" else "remove that file, and "
     return f"{first}publish the release again"

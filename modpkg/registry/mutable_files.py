@@ -70,6 +70,14 @@ class FileCheck(Protocol):
         """Begin to fetch what `checked` will need for a file."""
         ...
 
+    def names(self) -> list[str] | None:
+        """Return the modules whose index files are signed; None if the registry is not.
+
+        Raises:
+            TrustError: What says so is not what it has to be.
+        """
+        ...
+
 
 class MutableFiles:
     """The files of one registry that may change.

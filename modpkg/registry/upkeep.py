@@ -37,10 +37,11 @@ def open_alone(
 
 
 def all_names(registry: Registry) -> list[str]:
-    """Return the names of all modules of a registry, sorted.
+    """Return the names of all modules of a registry, sorted: those that are signed are among them.
 
     Raises:
         RegistryError: They cannot be told.
+        TrustError: The registry is signed, and what says so is not what it has to be.
     """
     names = registry.names()
     if names is None:
@@ -49,6 +50,8 @@ def all_names(registry: Registry) -> list[str]:
             raise RegistryError("M870", registry=registry.shown)
         names = sorted(modules)
     _ = registry.info  # raises if this is not a registry
+    if (checks := registry.files.checks) is not None:
+        names = sorted({*names, *(checks.names() or [])})  # none is kept back from a copy
     fetch_indexes(registry, names)
     return names
 

@@ -343,6 +343,25 @@ def _unusable(what: str, reason: str) -> TrustError:
     return TrustError("M565", what=what, reason=reason.rstrip("."))
 
 
+class _Versioned(Struct, frozen=True):
+    version: int
+
+
+class _SignedVersion(Struct, frozen=True):
+    signed: _Versioned
+
+
+_VERSION = msgspec.json.Decoder(_SignedVersion)
+
+
+def version_of(data: bytes) -> int:
+    """Return the version of a file of metadata that nobody verifies; 0 of one that is damaged."""
+    try:
+        return _VERSION.decode(data).signed.version
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return 0
+
+
 def is_signed_path(path: str) -> bool:
     """Return whether a file of a registry is signed where anything is."""
     return path == REGISTRY_INFO or path.startswith("index/")

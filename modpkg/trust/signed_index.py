@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from modpkg.core import bounds, system
@@ -44,7 +43,8 @@ from modpkg.core.regular_file import read_file
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, Source
 from modpkg.trust.fetched_metadata import FetchedMetadata
-from modpkg.trust.metadata import FOLDER, BinKeys, is_signed_path, private_path
+from modpkg.trust.metadata import FOLDER, BinKeys, is_signed_path, private_path, version_of
+from modpkg.trust.signed_names import signed_names
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 T = TypeVar("T")
@@ -163,6 +163,11 @@ class SignedIndex:
             TrustError: It is not what it has to be.
         """
         return self._believed()
+
+    def names(self) -> list[str] | None:
+        """Return the modules whose index files are signed; None if the registry is not."""
+        trusted = self._believed()
+        return None if trusted is None else signed_names(trusted, self._load_bin)
 
     def seen(self) -> SeenRegistry | None:
         """Return what was seen of the registry by this command; None if it is not signed."""
@@ -293,7 +298,7 @@ class SignedIndex:
         for role in roles:
             meta = named.get(f"{role}.json")
             known = self._remembered(f"{role}.json")
-            if meta is not None and (known is None or _version(known) != meta.version):
+            if meta is not None and (known is None or version_of(known) != meta.version):
                 wanted.append((f"{meta.version}.{role}.json", bounds.TUF_FILE_BYTES))
         if len(wanted) > 1:
             ahead.fetch(wanted)
@@ -408,27 +413,8 @@ class SignedIndex:
             with file_lock(self._folder / ".lock", exclusive=True):
                 for name, data in changed.items():
                     known = self._remembered(name)
-                    if known is None or not is_after or _version(known) <= _version(data):
+                    if known is None or not is_after or version_of(known) <= version_of(data):
                         write_atomically(self._folder / name, data)
-
-
-class _Versioned(Struct, frozen=True):
-    version: int
-
-
-class _SignedVersion(Struct, frozen=True):
-    signed: _Versioned
-
-
-_VERSION = msgspec.json.Decoder(_SignedVersion)
-
-
-def _version(data: bytes) -> int:
-    """Return the version of a file that is remembered; 0 of one that is damaged."""
-    try:
-        return _VERSION.decode(data).signed.version
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return 0
 
 
 def _tried(take: Callable[[], object]) -> bool:

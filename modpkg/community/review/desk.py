@@ -72,7 +72,7 @@ class PlaceDesk:
     """The candidates of a registry whose files whoever uses it may write, in the user's name."""
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        self.place = place
         self._writer = CandidateWriter(place)
 
     def say(
@@ -88,14 +88,14 @@ class PlaceDesk:
         return self._writer.say(name, number, entry)
 
     def accept(self, name: ModuleName, number: int, *, reason: str, anyway: bool) -> CandidateLine:
-        registry = registry_at(self._place)
+        registry = registry_at(self.place)
         thread = read_thread(registry, name, number)
         one = read_candidate(registry, name, number)
         if any(line.published >= one.at for line in registry.index(name)):
             from modpkg.community.semver.version_check import check_version  # imports numpy
 
             check_open(one)  # its version was checked against the releases before
-            check_version(self._place, registry, one.line)
+            check_version(self.place, registry, one.line)
         return self._writer.accept(
             name,
             number,

@@ -16,7 +16,6 @@ from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import find_line, parse_reference, parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
-from modpkg.core import system
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import (
     IntegrityError,
@@ -34,6 +33,7 @@ from modpkg.core.version import __version__
 from modpkg.environment.models import manifest_of
 from modpkg.environment.registries import Registries
 from modpkg.environment.workspace import Workspace
+from modpkg.registry.left_unsigned import left_unsigned
 from modpkg.registry.opening import writable_place
 from modpkg.registry.place import Place, is_registry, registry_at
 from modpkg.registry.reader import Registry
@@ -290,11 +290,8 @@ def _publish(
         restored = human_bytes(writer.restored)
         lost = f"{restored} of {line.name} {line.version}"
         project.progress.warn(f"{place.url} had lost {lost}, and has them again")
-    if not isinstance(place, ServerPlace) and registry_at(place).info.tuf is not None:
-        project.progress.warn(
-            f"the index of {place.url} is signed, and nobody reads this release until its "
-            f"maintainers run: modpkg registry trust sign {system.shell_word(place.url)}"
-        )
+    if (left := left_unsigned(place, "this release")) is not None:
+        project.progress.warn(left)
     return Publication(published, place.url, already, kept, writer.copied)
 
 

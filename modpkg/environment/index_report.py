@@ -1,0 +1,57 @@
+"""What of a registry is not as it is signed, for who looks after it and has to read all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from modpkg.core.errors import TrustError
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.trust.metadata import FOLDER
+from modpkg.trust.signed_index import SignedIndex
+
+_NOT_SIGNED = "M564"
+
+
+class IndexReport:
+    """Notes what a reader would refuse, and returns files as they are.
+
+    Args:
+        signed: What says what is signed.
+        private: Whether the files are those of the tree of private modules, beside the registry.
+    """
+
+    def __init__(self, signed: SignedIndex, *, private: bool = False) -> None:
+        self._signed = signed
+        self._private = private
+        self.refused: dict[str, TrustError] = {}
+        """By path: a file, or ``tuf`` if the metadata itself is refused."""
+
+    def covers(self, path: str) -> bool:
+        """Return whether a file is signed where anything is."""
+        own = self._private and path == REGISTRY_INFO
+        return FOLDER not in self.refused and not own and self._signed.covers(path)
+
+    def checked(
+        self, path: str, data: bytes | None, again: Callable[[], bytes | None]
+    ) -> bytes | None:
+        """Return a file as it is."""
+        try:
+            return self._signed.checked(path, data, again)
+        except TrustError as error:
+            self.refused.setdefault(path if error.code == _NOT_SIGNED else FOLDER, error)
+            return data
+
+    def prefetch(self, path: str, pool: Executor) -> None:
+        """Begin to fetch what `checked` will need for a file."""
+        self._signed.prefetch(path, pool)
+
+    def names(self) -> list[str] | None:
+        """Return the modules whose index files are signed, as far as that can be told."""
+        if self._private or FOLDER in self.refused:
+            return None
+        try:
+            return self._signed.names()
+        except TrustError as error:
+            self.refused.setdefault(FOLDER, error)
+            return None

@@ -1,0 +1,163 @@
+"""Each command that reads a signed registry refuses what its maintainers have not signed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import modpkg
+from modpkg.trust import signed_index
+from tests.cli.test_everywhere import run
+from tests.cli.test_registry_trust import Capture, Trust
+from tests.command import check_shape
+
+READERS = (
+    ("lock", "--upgrade"),
+    ("update",),
+    ("add", "words==1.0"),
+    ("search", "words"),
+    ("registry", "search", "words"),
+    ("outdated",),
+    ("audit",),
+    ("info", "words"),
+    ("why-not", "words==1.0"),
+    ("vendor", "vendored"),
+    ("fork", "words", "mine"),
+    ("diff", "words==1.0", "words==1.0"),
+)
+
+
+@pytest.fixture
+def trust(home: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> Trust:
+    """A registry whose index is signed, with words 1.0, and a project that has locked it."""
+    monkeypatch.setattr(signed_index, "PAUSE", 0)
+    made = Trust(capfd, tmp_path / "registry")
+    made.publish("1.0")
+    made.init()
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nwords = "*"\n'
+        f'[registries]\ndefault = "{made.folder.as_posix()}"\n'
+    )
+    monkeypatch.chdir(folder)
+    made.run("lock")
+    return made
+
+
+def tamper(folder: Path) -> None:
+    """Let somebody who has the storage, and no key, yank a release."""
+    path = folder / "index" / "words.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"yanked":null', b'"yanked":"no"'))
+    assert b'"yanked":"no"' in path.read_bytes()
+
+
+def test_what_is_not_signed_is_read_by_no_command(trust: Trust, tmp_path: Path) -> None:
+    tamper(trust.folder)
+    taken = []
+    for words in READERS:
+        status, _, err = run(trust.capfd, *words)
+        if (status, "error[M564]" in err) != (1, True):
+            taken.append((words, status, err))
+    assert not taken
+
+
+def test_a_copy_launders_nothing(trust: Trust, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    words = ("registry", "copy", str(trust.folder), str(copy))
+    status, _, err = run(trust.capfd, *words)
+    assert (status, "trust init" in err) == (0, True)
+    document = json.loads(trust.run(*words, "--json"))
+    check_shape(document, *words)
+    assert (document["signed"], document["already"]) == (False, 1)
+    shutil.rmtree(copy)
+    whole = (trust.folder / "index" / "words.jsonl").read_bytes()
+    tamper(trust.folder)
+    assert "error[M564]" in trust.refused(*words)
+    assert not copy.exists()
+    (trust.folder / "index" / "words.jsonl").unlink()
+    (trust.folder / "modules.jsonl").write_bytes(b"")
+    assert "error[M564]" in trust.refused(*words)  # what is hidden is missed
+    assert "error[M564]" in trust.refused("registry", "info", str(trust.folder))
+    (trust.folder / "index" / "words.jsonl").write_bytes(whole)
+    trust.run(*words)
+
+
+def test_verifying_tells_all_that_is_not_signed(trust: Trust) -> None:
+    words = ("registry", "verify", str(trust.folder))
+    trust.run(*words)
+    whole = (trust.folder / "registry.json").read_bytes()
+    tamper(trust.folder)
+    (trust.folder / "registry.json").write_bytes(whole.replace(b"{", b'{"more":1,', 1))
+    (trust.folder / "index" / "evil.jsonl").write_bytes(b"")
+    status, out, _ = run(trust.capfd, *words, "--json")
+    document = json.loads(out)
+    check_shape(document, *words)
+    assert status == 1
+    assert {(one["path"], one["code"]) for one in document["damaged"]} >= {
+        ("index/evil.jsonl", "M564"),
+        ("index/words.jsonl", "M564"),
+        ("registry.json", "M564"),
+    }
+    (trust.folder / "tuf" / "timestamp.json").unlink()
+    status, out, _ = run(trust.capfd, *words)
+    assert (status, "damaged tuf [M56" in out) == (1, True)
+
+
+def test_who_changes_a_signed_index_by_hand_is_told_what_to_do(trust: Trust) -> None:
+    storage = str(trust.folder)
+    sign = f"modpkg registry trust sign {storage} --online-key KEY"
+    here = ("--registry", storage)
+    for words in (
+        ("registry", "init", storage, "--cool-down", "1 day"),
+        ("yank", "words==1.0", *here),
+        ("deprecate", "words", *here),
+        ("registry", "remove", "words==1.0", "--reason", "it is bad", *here),
+    ):
+        status, _, err = run(trust.capfd, *words)
+        assert (status, sign in " ".join(err.split())) == (0, True), words
+        assert "error[M564]" in trust.refused("lock", "--upgrade")
+        trust.run(*sign.replace("KEY", trust.key("online")).split()[1:])
+        status, _, err = run(trust.capfd, "lock", "--upgrade")
+        assert "M564" not in err
+
+
+VERIFYING = {
+    "environment/open_registries.py": "the registries of a project and of the settings",
+    "cli/registry_address.py": "the registry that a command names",
+}
+PLAIN = {
+    "community/modules/recipe_models.py": "a folder that a build has written",
+    "community/modules/view.py": "a folder that a build has written",
+    "community/semver/releases.py": "a folder that a build has written; who publishes, writes",
+    "community/semver/version_check.py": "who accepts a candidate, writes",
+    "community/patch/base.py": "who publishes next, writes",
+    "community/review/desk.py": "who decides, writes",
+    "community/review/submit.py": "who submits, writes",
+    "environment/hub_modules.py": "a hub's commit names every byte; a folder of the store",
+    "cli/key.py": "who signs a successor, writes; nothing of the index is believed",
+    "cli/registry.py": "who makes a registry or copies to it, writes; the private tree",
+    "cli/registry_verify.py": "the private tree, reported by the signed index; blobs by digest",
+}
+OPENING = {"Registry", "registry_at", "open_alone"}
+
+
+def test_every_place_that_opens_a_registry_is_known() -> None:
+    """What is opened elsewhere is read as it is signed, or says here why not."""
+    root = Path(modpkg.__file__).parent
+    found = set()
+    for room in ("environment", "community", "cli", "runtime", "interop"):
+        for path in sorted((root / room).rglob("*.py")):
+            calls = (one for one in ast.walk(ast.parse(path.read_text())))
+            names = {
+                one.func.id
+                for one in calls
+                if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)
+            }
+            if names & OPENING:
+                found.add(path.relative_to(root).as_posix())
+    assert found == {*VERIFYING, *PLAIN}
