@@ -116,6 +116,11 @@ def _serve_by_several(settings: ServerSettings, listening: socket.socket, worker
     class ServingProcesses(Multiprocess):
         """Processes that answer; one that dies is replaced."""
 
+        def keep_subprocess_alive(self) -> None:
+            for process in self.processes:  # else one that has died is waited for as if it hung:
+                process.child_conn.close()  # its end of the pipe would still be open here
+            super().keep_subprocess_alive()
+
         def terminate_all(self) -> None:
             listening.close()  # else who connects now would wait for an answer
             super().terminate_all()
