@@ -67,7 +67,7 @@ def candidates_command(workspace: Workspace, name: str, as_json: bool) -> None:
 def _list(workspace: Workspace, name: ModuleName, as_json: bool) -> None:
     registry = workspace.registries.of(name)
     found = read_candidates(registry, name)
-    if not found and not registry.index(name):
+    if not found and not registry.known_index(name):
         raise no_such_module(name, registry)
     if as_json:
         print_json(CandidatesDocument(name=name, registry=registry.url, candidates=found))

@@ -110,10 +110,11 @@ def module_info(workspace: Workspace, text: str) -> ModuleInfo:
     requirement = parse_requirement(text)
     name, registries = module_name(requirement.name), workspace.registries
     registry = registries.of(name)
-    lines = registry.index(name)
+    lines = registry.known_index(name)
     if not lines:
         if not (elsewhere := registries.elsewhere(name)):
             raise no_such_module(name, registry)
+        registry.warn_of_lost()
         raise NotFound("M304", name=name, registry=registry.shown, hint=elsewhere)
     line = newest_release(lines, requirement.specifier, or_yanked=True)
     if line is None:

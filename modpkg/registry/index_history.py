@@ -47,6 +47,8 @@ class IndexMemory:
         self._names: frozenset[str] | None = None
         self._digests: dict[str, str] = {}
         self._noted: dict[str, bytes] = {}
+        self._lost: dict[str, str] = {}
+        self._unreported: set[str] = set()
         self.same: set[str] = set()
         """Names of which the copy is what was read."""
 
@@ -74,7 +76,7 @@ class IndexMemory:
     ) -> list[str]:
         """Return what `taken_back` yields for an index that was read after it was noted.
 
-        ``data`` is the index file, and ``now`` has its lines.
+        ``data`` is the index file, and ``now`` has its lines. A file that is missing is in `lost`.
         """
         known = self._digests.get(name)
         if known is not None and known == digest_bytes(data):
@@ -90,8 +92,25 @@ class IndexMemory:
             return []
         with suppress(ModpkgError):  # the copy has two lines of one version
             before = parse_index(earlier, name, registry)
+            if not data:
+                self._lost[name] = _in_order([line.version for line in before])
+                self._unreported.add(name)
+                return []
             return list(taken_back(name, registry, before, now, expected))
         return []
+
+    def lost(self, name: str) -> str:
+        """Return the versions of a module that had an index file, which is missing; else nothing.
+
+        Whoever asks says so, in an error.
+        """
+        self._unreported.discard(name)
+        return self._lost.get(name, "")
+
+    def unreported(self, registry: str) -> Iterator[str]:
+        """Yield a sentence for each module that is lost, unless somebody has asked for it."""
+        for name in sorted(self._unreported):
+            yield _gone(name, registry, self.lost(name))
 
     def keep(self, names: Iterable[str], read: Callable[[str], bytes]) -> None:
         """Keep copies of the index files that can be ``read``, by name."""
@@ -143,10 +162,7 @@ def taken_back(
         elif line.yanked is not None and same.yanked is None:
             unyanked.append(f"{line.version} ({line.yanked or 'no reason was given'})")
     if gone:
-        yield (
-            f"the registry {registry} had {name} {_in_order(gone)} and does not have it any more: "
-            "its index went back behind what was read of it before"
-        )
+        yield _gone(name, registry, _in_order(gone))
     if replaced:
         yield (
             f"the registry {registry} has another release as {name} {_in_order(replaced)} than "
@@ -154,6 +170,13 @@ def taken_back(
         )
     if unyanked:
         yield f"the registry {registry} has taken back the yank of {name} {_in_order(unyanked)}"
+
+
+def _gone(name: str, registry: str, versions: str) -> str:
+    return (
+        f"the registry {registry} had {name} {versions} and does not have it any more: "
+        "its index went back behind what was read of it before"
+    )
 
 
 def _in_order(versions: list[str]) -> str:

@@ -28,16 +28,23 @@ class AskedRegistry(Protocol):
     def info(self) -> RegistryInfo: ...
     def likely_names(self) -> Sequence[str]: ...
     def knows(self, name: str) -> bool: ...
+    def lost(self, name: str) -> str: ...
 
 
 def no_such_module(name: str, registry: AskedRegistry) -> NotFound:
     """Return the error for a name of which a registry has no release."""
     import difflib  # slow to import
 
-    hint, names = "", registry.likely_names()
     if registry.knows(name):
         hint = " that can be read (its index file has no valid line)"
-    elif close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
+    if versions := registry.lost(name):
+        hint = f" any more: it had {versions} when it was read before"
+        if login := _login(registry):
+            hint += f"; if it is private, run {login!r} as somebody who may read it"
+        return NotFound("M304", name=name, registry=registry.shown, hint=hint)
+    hint, names = "", registry.likely_names()
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         hint = f"; did you mean {close[0]!r}?"
     elif registry.folder is not None and not names:
         hint = " (it has no modules)"

@@ -87,14 +87,12 @@ class Registry:
         self.elsewhere = ElsewhereBlobs(read, self.url, hosts, warn, offline)
         self.expected: Mapping[str, str] = {}
         """By name, a version of which whoever resolves tells by himself that it was lost."""
-        self.offline = offline and not isinstance(self.source, FolderSource)
+        self.offline = offline and self.folder is None
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._counted: set[str] = set()
-        copies = None
-        if cache is not None and not isinstance(self.source, FolderSource):
-            copies = self._site(cache)
+        copies = None if cache is None or self.folder is not None else self._site(cache)
         self.files = MutableFiles(self.source, copies, offline=self.offline, home=self._home)
         self._present: set[str] = set()
         self._memory = None if cache is None else IndexMemory(self._site(cache) / "index")
@@ -147,6 +145,12 @@ class Registry:
 
     def index(self, name: str) -> list[IndexLine]:
         """Return the releases of a module, in the index's order; empty when it has none."""
+        lines = self.known_index(name)
+        self.warn_of_lost()
+        return lines
+
+    def known_index(self, name: str) -> list[IndexLine]:
+        """Return what `index` does, for who raises `no_such_module`, which says what was lost."""
         if name not in self._indexes:
             try:
                 ahead = self._ahead.get(name)  # kept if it failed: it was retried often enough
@@ -182,7 +186,7 @@ class Registry:
         Raises:
             RegistryError: What the command may take from the registry is spent.
         """
-        lines = self.index(name)
+        lines = self.known_index(name)
         if name not in self._counted:
             self._counted.add(name)
             size, values = self._sizes[name]
@@ -208,7 +212,17 @@ class Registry:
 
     def knows(self, name: str) -> bool:
         """Return whether there is an index file of a name, be it one without a valid line."""
-        return bool(self.index(name)) or name in self._present
+        return bool(self.known_index(name)) or name in self._present
+
+    def lost(self, name: str) -> str:
+        """Return the versions that a module had when its index was read, if it has none now."""
+        return "" if self._memory is None else self._memory.lost(name)
+
+    def warn_of_lost(self) -> None:
+        """Warn of modules that have no index any more, unless errors have said so."""
+        if self._memory is not None and self.warn is not None:
+            for sentence in self._memory.unreported(self.url):
+                self.warn(sentence)
 
     def prefetch(self, name: str, pool: Executor) -> None:
         """Begin to fetch a module's index file; `index` waits for it, and raises its errors."""
@@ -239,8 +253,7 @@ class Registry:
     def names(self) -> list[str] | None:
         """Return the names of all modules, sorted; None if the source cannot list them."""
         if self._names is None:
-            files = self.source.names("index")
-            if files is None:
+            if (files := self.source.names("index")) is None:
                 return None
             self._names = [file[: -len(".jsonl")] for file in files if file.endswith(".jsonl")]
         return self._names
@@ -276,7 +289,7 @@ class Registry:
             NotFound: The registry does not have it.
         """
         wanted = parse_version(version)
-        for line in self.index(name):
+        for line in self.known_index(name):
             if parse_version(line.version) == wanted:
                 return line
         raise self.not_found(name, version)
@@ -287,14 +300,14 @@ class Registry:
         Raises:
             NotFound: The registry has none.
         """
-        line = newest_release(self.index(name), specifier)
+        line = newest_release(self.known_index(name), specifier)
         if line is None:
             raise self.not_found(name, str(specifier) or "any")
         return line
 
     def not_found(self, name: str, version: str) -> NotFound:
         """Return the error for a version, or a range of versions, that the registry lacks."""
-        lines = self.index(name)
+        lines = self.known_index(name)
         if not lines:
             return no_such_module(name, self)
         newest = sorted(lines, key=lambda line: parse_version(line.version))[-5:]

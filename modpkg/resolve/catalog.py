@@ -158,6 +158,11 @@ class Catalog:
         for registry in (self._default, *self._assigned.values()):
             registry.allowance.check()
 
+    def warn_of_lost(self) -> None:
+        """Warn of names that registries had before and lack now, unless errors have said so."""
+        for registry in (self._default, *self._assigned.values()):
+            registry.warn_of_lost()
+
     @property
     def solver_work(self) -> int:
         """How many steps the solver may take, by the user's settings."""
@@ -184,6 +189,7 @@ class Catalog:
             return None
         registry = self.registry(name)
         if self._elsewhere and (hint := self._elsewhere(name)):
+            registry.warn_of_lost()
             return NotFound("M304", name=name, registry=registry.shown, hint=hint)
         return no_such_module(name, registry)
 

@@ -97,6 +97,8 @@ def resolve(
             smallest=not work.exceeded,
             tried=not resolver.budget.exceeded,
         )
+    finally:
+        catalog.warn_of_lost()
     raise ResolutionImpossible("M401", explanation=explanation)
 
 

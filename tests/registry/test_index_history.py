@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from modpkg.core.records import IndexLine
 from modpkg.core.tree import BlobTree
@@ -15,8 +16,12 @@ from modpkg.registry.index_history import taken_back
 from modpkg.registry.names import new_name, plain_name
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
+from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.need import root_needs
+from modpkg.resolve.resolve import resolve
 from tests.cli.test_everywhere import run
 from tests.modules import publish_collection
+from tests.raising import raises
 from tests.registry.servers import serve
 
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -67,6 +72,35 @@ def test_over_http_it_is_told_once(tmp_path: Path) -> None:
         assert read() == 1
     (warning,) = warnings
     assert "had lib 1.1 and does not have it any more" in warning
+
+
+def test_of_a_module_that_is_gone_one_sentence_says_so(tmp_path: Path) -> None:
+    publish_collection(tmp_path / "registry", "lib", "1.0")
+    publish_collection(tmp_path / "registry", "other", "1.0")
+    warnings: list[str] = []
+    with serve(tmp_path / "registry") as server:
+
+        def opened() -> Registry:
+            cache = BlobTree(tmp_path / "store")
+            return Registry(server.url, cache=cache, warn=warnings.append)
+
+        assert len(opened().index("lib")) == 1
+        (tmp_path / "registry" / "index" / "lib.jsonl").unlink()
+        RegistryWriter(tmp_path / "registry").describe_all()
+        for _ in range(2):  # its copy stays
+            with raises("M304", match="any more: it had 1.0 when it was read before"):
+                opened().line("lib", "1.0")
+        registry = opened()
+        with raises("M304", match="any more: it had 1.0"):
+            resolve(root_needs("lib", (), SpecifierSet(), ""), Catalog(registry))
+        assert registry.index("other")
+        assert not warnings
+        assert opened().index("lib") == []
+        resolve(root_needs("other", (), SpecifierSet(), ""), catalog := Catalog(opened()))
+        assert not catalog.releases("lib")  # as of a dependency that versions can do without
+        resolve(root_needs("other", (), SpecifierSet(), ""), catalog)
+    assert len(warnings) == 2
+    assert all("had lib 1.0 and does not have it any more" in text for text in warnings)
 
 
 def test_of_a_folder_it_is_told_by_what_was_locked(

@@ -61,6 +61,12 @@ class MemoryRegistry:
     def knows(self, name: str) -> bool:
         return name in self.lines
 
+    def lost(self, name: str) -> str:
+        return ""
+
+    def warn_of_lost(self) -> None:
+        pass
+
     def likely_names(self) -> list[str]:
         return sorted(self.lines)
 
