@@ -26,7 +26,7 @@ from modpkg.trust.bundle import sign_statement
 from modpkg.trust.private_key import PASSPHRASE, key_path, keys_folder, new_key, read_key
 from modpkg.trust.public_key import Algorithm, PublicKey, parse_key
 from modpkg.trust.signatures import parse_signer
-from modpkg.trust.statement import succession_statement
+from modpkg.trust.statement import keys_of_module, succession_statement
 
 if TYPE_CHECKING:
     from modpkg.trust.bundle import Signer, StatementSigner
@@ -197,7 +197,8 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
         raise NotFound("M301", url=place.url, remedy="check the address")
     if not (found := registry_at(place)).knows(module):
         raise found.not_found(module, "any")
-    bundle = sign_statement(succession_statement(module, signer.public, successor), signer)
+    statement = succession_statement(keys_of_module(module), signer.public, successor)
+    bundle = sign_statement(statement, signer)
     place.change(lambda change: add_bundles(change, successors_path(module), [bundle]))
     if as_json:
         print_json(Succession(str(module), str(signer.public), str(successor)))

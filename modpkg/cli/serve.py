@@ -97,6 +97,11 @@ def _opened(settings: ServerSettings) -> Iterator[Server]:
     metavar="KEY",
     help="Keep a log of all releases, signed by this key of 'modpkg key', or file.",
 )
+@click.option(
+    "--log-key-before",
+    metavar="KEY",
+    help="The key that has signed the log so far, if --log-key takes its place.",
+)
 @server_options
 def serve_command(
     storage: str,
@@ -109,6 +114,7 @@ def serve_command(
     tuf_keys: str | None,
     workers: int,
     log_key: str | None,
+    log_key_before: str | None,
     config: Path | None,
 ) -> None:
     """Serve the registry in STORAGE (a folder, or an object store's URL), with its pages.
@@ -118,7 +124,7 @@ def serve_command(
     """
     given = {"storage": storage, "database": database, "name": name, "moved": moved or None}
     given["tuf_keys"] = tuf_keys
-    given |= {"log_key": log_key}
+    given |= {"log_key": log_key, "log_key_before": log_key_before}
     settings = _settings(config, **given, url=url)
     if url is None and settings.url == type(settings)(storage="").url:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

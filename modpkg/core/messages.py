@@ -502,8 +502,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M555": "The log of a registry is damaged: {path}: {reason}; ask who runs it.",
     "M556": (
-        "The log of {registry} has the key {known}, and cannot be written with {given}; name the "
-        "key it began with."
+        "The log of {registry} has the key {known}, and cannot be written with {given}; name that "
+        "key, or, if another one is to take its place, both, with --log-key-before for that key."
     ),
     "M557": (
         "{url} has a log, and nothing is released there without its key: publish to its server, "

@@ -37,7 +37,8 @@ FILES = re.compile(
     r"|tuf/(?:timestamp|[1-9][0-9]{0,15}\.(?:root|snapshot|targets|index-[0-9a-f]{1,4}))\.json"
     r"|elsewhere/([0-9a-f]{2})/\3[0-9a-f]{62}\.json"
     rf"|signatures/([0-9a-f]{{2}})/\4[0-9a-f]{{62}}\.jsonl|successors/{_NAME}\.jsonl"
-    rf"|{LOG}/checkpoint|{LOG}/releases/([0-9a-f]{{2}})/\5[0-9a-f]{{62}}\.json|{TILE_PATHS})"
+    rf"|{LOG}/checkpoint|{LOG}/successors\.jsonl"
+    rf"|{LOG}/releases/([0-9a-f]{{2}})/\5[0-9a-f]{{62}}\.json|{TILE_PATHS})"
 )
 """Paths of files; the first group is there in those of blobs."""
 KEPT_FILE = 1 << 20

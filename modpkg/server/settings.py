@@ -65,6 +65,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What a new registry calls itself."""
     log_key: str | None = None
     """The key of the registry's log: a name of `modpkg key`, or a file; None for no log."""
+    log_key_before: str | None = None
+    """The key that has signed the log so far, if ``log_key`` takes its place."""
     open_registration: bool = True
     """Whether anybody may make an account."""
     login_issuers: tuple[LoginIssuer, ...] = ()

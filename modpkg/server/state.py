@@ -29,7 +29,7 @@ from modpkg.server.request_log import log
 from modpkg.server.settings import ServerSettings
 from modpkg.server.signing import metadata_writer, sign_anew
 from modpkg.server.traffic import Traffic
-from modpkg.trust.log.appending import keep_log, origin_of
+from modpkg.trust.log.appending import keep_log, open_log, origin_of
 from modpkg.trust.signing_place import SigningPlace
 
 COMMITS_AT_ONCE = 4
@@ -74,6 +74,8 @@ class Server:
         """Where those of private modules lie; None where there can be none."""
         self.log = keep_log(self.place, self.private, settings.log_key)
         """The registry's log, which is written before its index; None if it has none."""
+        before = settings.log_key_before
+        self._log_before = None if before is None else open_log(self.place, before)
         self.metadata = metadata_writer(self.place, self.private, settings.tuf_keys)
         """What signs the index; None if nothing does."""
         if self.metadata is not None:
@@ -112,7 +114,8 @@ class Server:
             raise TrustError("M568", url=self.place.url, reason=reason)
         self._announce()
         if self.log is not None:
-            self.log.begin(origin_of(self.settings.url), self.place, self.private)
+            origin = origin_of(self.settings.url)
+            self.log.begin(origin, self.place, self.private, self._log_before)
         elif self.registry().info.log is not None:
             raise TrustError("M557", url=self.place.url)
         self.database.upgrade()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
@@ -17,7 +18,7 @@ from modpkg.registry.signature_files import bundles_in, signatures_path, success
 from modpkg.registry.source import FileMissing
 from modpkg.trust.bundle import Signed, verify_bundle
 from modpkg.trust.public_key import PublicKey, parse_key
-from modpkg.trust.statement import is_about, successor_in
+from modpkg.trust.statement import is_about, keys_of_module, successor_in
 
 _STEPS = 32
 """How many keys may follow one another."""
@@ -84,21 +85,34 @@ def follows(registry: Registry, name: str, old: str, new: PublicKey | OidcIdenti
 
     It is None if it is another one than ``new``.
     """
-    known = [
-        found for found in _bundles(registry, successors_path(name)) if isinstance(found, Signed)
-    ]
+    bundles = _bundles(registry, successors_path(name))
+    reached = successors_of(bundles, keys_of_module(name), old)
+    return next((one for one in sorted(reached) if _is_named(one, new)), None)
+
+
+def successors_of(
+    bundles: Iterable[Signed | ModpkgError], subject: str, old: str
+) -> AbstractSet[str]:
+    """Return the signers that a key, or one that follows it, has named as its successor; it too.
+
+    Args:
+        bundles: What was signed.
+        subject: What is to be signed by them, as `modpkg.trust.statement` writes it.
+        old: The key.
+    """
+    known = [found for found in bundles if isinstance(found, Signed)]
     reached = {old}
     for _ in range(_STEPS):
         more = {
             successor
             for found in known
             if str(found.signer) in reached
-            and (successor := successor_in(found.statement, name, found.signer)) is not None
+            and (successor := successor_in(found.statement, subject, found.signer)) is not None
         }
         if more <= reached:
             break
         reached |= more
-    return next((one for one in sorted(reached) if _is_named(one, new)), None)
+    return reached
 
 
 def _is_named(text: str, signer: PublicKey | OidcIdentity) -> bool:
@@ -113,6 +127,11 @@ def _bundles(registry: Registry, path: str) -> Iterator[Signed | ModpkgError]:
         data = registry.source.read(path, bounds.SIGNATURES_BYTES)
     except FileMissing:
         return
+    yield from verified_bundles(data)
+
+
+def verified_bundles(data: bytes) -> Iterator[Signed | ModpkgError]:
+    """Yield what each bundle of a file of signatures says, or why it counts for nothing."""
     for bundle in bundles_in(data):
         try:
             yield verify_bundle(bundle)

@@ -104,25 +104,34 @@ def is_about(statement: InTotoStatement, name: str, version: str, release: Diges
     return statement.predicate_type == PROVENANCE and statement.subject == [wanted]
 
 
-def succession_statement(name: str, old: PublicKey, new: PublicKey | OidcIdentity) -> bytes:
-    """Return the statement by which a key names its successor for a module."""
-    subject = InTotoSubject(f"pkg:modpkg/{name}", {"key": str(new)})
+def keys_of_module(name: str) -> str:
+    """Return the subject of a succession of the keys that sign a module."""
+    return f"pkg:modpkg/{name}"
+
+
+def keys_of_log(origin: str) -> str:
+    """Return the subject of a succession of the keys that sign a log."""
+    return f"urn:modpkg:log:{origin}"
+
+
+def succession_statement(subject: str, old: PublicKey, new: PublicKey | OidcIdentity) -> bytes:
+    """Return the statement by which a key names its successor."""
     return canonical_json(
         InTotoStatement(
-            subject=[subject], predicate_type=SUCCESSION, predicate={"successorOf": str(old)}
+            subject=[InTotoSubject(subject, {"key": str(new)})],
+            predicate_type=SUCCESSION,
+            predicate={"successorOf": str(old)},
         )
     )
 
 
 def successor_in(
-    statement: InTotoStatement, name: str, old: PublicKey | OidcIdentity
+    statement: InTotoStatement, subject: str, old: PublicKey | OidcIdentity
 ) -> str | None:
-    """Return the signer that a statement of ``old`` names as the next one for a module."""
+    """Return the signer that a statement of ``old`` names as the next one."""
     if statement.predicate_type != SUCCESSION or len(statement.subject) != 1:
         return None
-    subject = statement.subject[0]
-    if subject.name != f"pkg:modpkg/{name}":
+    (named,) = statement.subject
+    if named.name != subject or statement.predicate.get("successorOf") != str(old):
         return None
-    if statement.predicate.get("successorOf") != str(old):
-        return None
-    return subject.digest.get("key")
+    return named.digest.get("key")

@@ -118,7 +118,7 @@ def test_servers_on_one_bucket_have_one_log(
         use_s3(monkeypatch, url)
         httpx.put(f"{url}/bucket", trust_env=False)
         settings = ServerSettings(
-            storage="s3://bucket/models",
+            storage="s3://bucket/logged",
             database=f"sqlite:///{tmp_path / 'server.sqlite3'}",
             name="test",
             log_key=key,
@@ -137,7 +137,7 @@ def test_servers_on_one_bucket_have_one_log(
             thread.start()
         for thread in threads:
             thread.join()
-        memory = LogMemory("s3://bucket/models", tmp_path / "seen")
+        memory = LogMemory("s3://bucket/logged", tmp_path / "seen")
         found = audit_log(servers[0].registry, memory, Progress())
         assert (found.entries, found.differences) == (12, [])
         for server in servers:

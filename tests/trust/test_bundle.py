@@ -16,6 +16,7 @@ from modpkg.trust.statement import (
     InTotoSubject,
     canonical_json,
     is_about,
+    keys_of_module,
     succession_statement,
     successor_in,
 )
@@ -90,11 +91,15 @@ def test_a_successor_is_named_for_one_module_by_the_key_before_it(
     key: PrivateKey, tmp_path: Path
 ) -> None:
     new = new_key(tmp_path / "new.pem", "ecdsa-p256", None)
-    signed = verify_bundle(sign_statement(succession_statement("words", key.public, new), key))
-    assert successor_in(signed.statement, "words", key.public) == str(new)
-    assert successor_in(signed.statement, "other", key.public) is None
-    assert successor_in(signed.statement, "words", new) is None
+    signed = verify_bundle(
+        sign_statement(succession_statement(keys_of_module("words"), key.public, new), key)
+    )
+    assert successor_in(signed.statement, keys_of_module("words"), key.public) == str(new)
+    assert successor_in(signed.statement, keys_of_module("other"), key.public) is None
+    assert successor_in(signed.statement, keys_of_module("words"), new) is None
     assert (
-        successor_in(verify_bundle(sign_statement(statement(), key)).statement, "words", new)
+        successor_in(
+            verify_bundle(sign_statement(statement(), key)).statement, keys_of_module("words"), new
+        )
         is None
     )

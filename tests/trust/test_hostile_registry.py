@@ -28,7 +28,12 @@ from modpkg.trust.log.appending import LogWriter
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import PrivateKey, key_path, new_key, read_key
 from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
-from modpkg.trust.statement import InTotoStatement, InTotoSubject, succession_statement
+from modpkg.trust.statement import (
+    InTotoStatement,
+    InTotoSubject,
+    keys_of_module,
+    succession_statement,
+)
 from tests.cli.test_everywhere import run
 from tests.modules import write_module
 from tests.registry.servers import Server, serve
@@ -130,7 +135,7 @@ def _with_the_signatures_of_another_version(hostile: HostileRegistry) -> None:
 
 def _names_itself_the_successor(hostile: HostileRegistry) -> None:
     ada, mallory = key("ada"), key("mallory")
-    statement = succession_statement("words", ada.public, mallory.public)
+    statement = succession_statement(keys_of_module("words"), ada.public, mallory.public)
     path = hostile.folder / successors_path("words")
     path.parent.mkdir(exist_ok=True)
     forged = [sign_statement(statement, mallory, hint=str(k.public)) for k in (ada, mallory)]
@@ -140,7 +145,9 @@ def _names_itself_the_successor(hostile: HostileRegistry) -> None:
 
 def _a_successor_of_another_name(hostile: HostileRegistry) -> None:
     """What ada has said of ``other`` counts for ``words`` as little."""
-    statement = succession_statement("other", key("ada").public, key("mallory").public)
+    statement = succession_statement(
+        keys_of_module("other"), key("ada").public, key("mallory").public
+    )
     path = hostile.folder / successors_path("words")
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(sign_statement(statement, key("ada")) + b"\n")

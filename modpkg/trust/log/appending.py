@@ -34,6 +34,7 @@ from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.identity import set_info
 from modpkg.registry.index import parse_index
 from modpkg.registry.place import INDEX, Place, RegistryChange, is_registry, registry_at
+from modpkg.registry.signature_files import add_bundles
 from modpkg.registry.source import FileMissing
 from modpkg.registry.upkeep import all_names
 from modpkg.trust.bundle import Signer
@@ -45,8 +46,13 @@ from modpkg.trust.log.entries import (
     parse_entry,
     private_entry,
 )
-from modpkg.trust.log.log_checkpoint import LogCheckpoint, verified_checkpoint
+from modpkg.trust.log.log_checkpoint import (
+    LogCheckpoint,
+    parse_checkpoint,
+    verified_checkpoint,
+)
 from modpkg.trust.log.merkle import EMPTY_ROOT, leaf_hash, subtree_hash
+from modpkg.trust.log.succession import SUCCESSORS, named_successor
 from modpkg.trust.log.tiles import (
     LOG,
     Tile,
@@ -58,7 +64,7 @@ from modpkg.trust.log.tiles import (
     hashes_in,
 )
 from modpkg.trust.private_key import PASSPHRASE, key_path, read_key
-from modpkg.trust.public_key import parse_key
+from modpkg.trust.public_key import PublicKey, parse_key
 
 CHECKPOINT = f"{LOG}/checkpoint"
 DECIDED = f"{LOG}/decided.json"
@@ -102,7 +108,13 @@ class LogWriter:
             raise TrustError("M556", registry=self._place.url, known=known, given=given)
         return info
 
-    def begin(self, origin: str, public: Place, private: Place | None = None) -> None:
+    def begin(
+        self,
+        origin: str,
+        public: Place,
+        private: Place | None = None,
+        before: LogWriter | None = None,
+    ) -> None:
         """Begin the log, if the registry has none: with what is in the index already.
 
         Who is killed goes on with it. The registry says that it has one when all is in it.
@@ -111,12 +123,18 @@ class LogWriter:
             origin: What its checkpoints call it.
             public: The place, in which changes of ``registry.json`` may be signed.
             private: Where private modules lie, if there are any.
+            before: The log with the key that has signed it so far, if this one takes its place.
 
         Raises:
             TrustError: It has one, with another key.
         """
-        if registry_at(self._place).info.log is not None:
+        known = registry_at(self._place).info.log
+        if known is not None:
+            if before is not None and known.key == str(before._signer.public):
+                before._hand_over(self._signer, public)
             _ = self.info
+            if before is not None:
+                self._sign_alone(before._signer.public)
             return
         info = LogInfo(origin, str(self._signer.public))
         self.__dict__["info"] = info
@@ -133,6 +151,39 @@ class LogWriter:
             set_info(public, "log", msgspec.to_builtins(info))
         finally:
             del self.__dict__["info"]
+
+    def _hand_over(self, new: Signer, public: Place) -> None:
+        """Let another key sign the log from now on.
+
+        Both sign the checkpoint before the registry names the new one, so that no reader is refused
+        meanwhile.
+        """
+        self.append([])
+        origin = self.info.origin
+        bundle = named_successor(origin, self._signer, new.public)
+
+        def sign(change: RegistryChange) -> None:
+            both = self._checkpoint(change).signed_by(origin, new)
+            change.replace(CHECKPOINT, bytes(both))
+
+        self._place.change(lambda change: add_bundles(change, SUCCESSORS, [bundle]))
+        self._place.change(sign)
+        set_info(public, "log", msgspec.to_builtins(LogInfo(origin, str(new.public))))
+
+    def _sign_alone(self, before: PublicKey) -> None:
+        """Take the signature of the key before off the checkpoint: who has that adds no more."""
+        origin, own = self.info.origin, self._signer.public
+
+        def edit(change: RegistryChange) -> None:
+            data = change.read(CHECKPOINT, bounds.CHECKPOINT_BYTES) or b""
+            found = parse_checkpoint(data, self._place.url)
+            if not (found.is_signed(origin, before) or found.is_signed(origin, own)):
+                self._checkpoint(change)  # raises
+            alone = found.without(origin, before).signed_by(origin, self._signer)
+            if alone != found:
+                change.replace(CHECKPOINT, bytes(alone))
+
+        self._place.change(edit)
 
     def _unlogged(self) -> Iterator[LogEntry]:
         """Yield the entries for what is in the index and not in the log."""

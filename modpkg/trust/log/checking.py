@@ -36,11 +36,13 @@ from modpkg.trust.log.merkle import (
     nodes_of,
     proof_over,
 )
+from modpkg.trust.log.succession import SUCCESSORS, is_successor
 from modpkg.trust.log.tiles import LOG, Tile, TileHashes, hashes_in, tile_of
 from modpkg.trust.public_key import parse_key
 
 CHECKPOINT = f"{LOG}/checkpoint"
 _MOST = {
+    SUCCESSORS: bounds.SIGNATURES_BYTES,
     CHECKPOINT: bounds.CHECKPOINT_BYTES,
     REGISTRY_INFO: bounds.REGISTRY_INFO_BYTES,
 }
@@ -163,7 +165,10 @@ def _own_log(registry: Registry) -> LogInfo | None:
 
 def _is_same(registry: Registry, old: LogInfo, new: LogInfo) -> bool:
     """Return whether a log is another one, perhaps with a key that the other's has named."""
-    return new == old
+    if new == old or new.origin != old.origin:
+        return new == old
+    data = _own(registry, SUCCESSORS)
+    return data is not None and is_successor(data, old, new)
 
 
 def _signed_now(

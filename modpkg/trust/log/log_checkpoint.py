@@ -95,6 +95,12 @@ class LogCheckpoint(Struct, frozen=True):
         data = at.to_bytes(_TIME_BYTES, "big") + signer.sign(self._seen(at))
         return self._with(NoteSignature(name, key_id(name, signer.public, COSIGNATURE), data))
 
+    def without(self, name: str, key: PublicKey) -> LogCheckpoint:
+        """Return it without the signature of a log."""
+        own = (name, key_id(name, key, ED25519))
+        kept = tuple(one for one in self.signatures if (one.name, one.key_id) != own)
+        return replace(self, signatures=kept)
+
     def _with(self, new: NoteSignature) -> LogCheckpoint:
         others = [
             one for one in self.signatures if (one.name, one.key_id) != (new.name, new.key_id)

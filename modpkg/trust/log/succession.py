@@ -1,0 +1,35 @@
+"""The keys of a log, one after the other: each is named by the one before it, which signs that.
+
+A log keeps its origin and its entries. So who has seen it with an earlier key takes the new one,
+and holds the log to what he has seen of it as before.
+"""
+
+from __future__ import annotations
+
+from modpkg.core.records import LogInfo
+from modpkg.trust.bundle import Signer, sign_statement
+from modpkg.trust.log.tiles import LOG
+from modpkg.trust.public_key import PublicKey
+from modpkg.trust.signatures import successors_of, verified_bundles
+from modpkg.trust.statement import keys_of_log, succession_statement
+
+SUCCESSORS = f"{LOG}/successors.jsonl"
+"""The file of what a log's keys have signed of the ones after them."""
+
+
+def named_successor(origin: str, old: Signer, new: PublicKey) -> bytes:
+    """Return the bundle by which the key of a log names its successor."""
+    return sign_statement(succession_statement(keys_of_log(origin), old.public, new), old)
+
+
+def is_successor(data: bytes, old: LogInfo, new: LogInfo) -> bool:
+    """Return whether a log's key was named, directly or through others, by an earlier one of it.
+
+    Args:
+        data: The file at `SUCCESSORS`.
+        old: The log as it was.
+        new: The log as it is.
+    """
+    if old.origin != new.origin:
+        return False
+    return new.key in successors_of(verified_bundles(data), keys_of_log(old.origin), old.key)
