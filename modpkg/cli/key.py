@@ -12,21 +12,25 @@ import click
 from msgspec import Struct
 
 from modpkg.cli.options import json_option, registry_option
-from modpkg.cli.output import good, print_json, say, table, tell
+from modpkg.cli.output import counted, good, print_json, say, table, tell
+from modpkg.core import bounds
 from modpkg.core.errors import ModpkgError, NotFound, TrustError, UsageError
 from modpkg.core.files import shown
 from modpkg.core.names import module_name
+from modpkg.core.oidc_identity import SCHEME as OIDC_SCHEME
+from modpkg.core.oidc_identity import OidcIdentity, parse_identity
 from modpkg.core.regular_file import read_text
 from modpkg.registry.opening import writable_place
 from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.signature_files import add_bundles, successors_path
 from modpkg.trust.agent import AGENT, agent_key
 from modpkg.trust.ambient import OIDC, AmbientIdentity
-from modpkg.trust.bundle import sign_statement
+from modpkg.trust.bundle import sign_statement, verify_bundle
 from modpkg.trust.private_key import PASSPHRASE, key_path, keys_folder, new_key, read_key
 from modpkg.trust.public_key import Algorithm, PublicKey, parse_key
-from modpkg.trust.signatures import parse_signer
+from modpkg.trust.signatures import is_signer, parse_signer
 from modpkg.trust.statement import keys_of_module, succession_statement
+from modpkg.trust.successors import check_may_name, signed_so_far, successions_of
 
 if TYPE_CHECKING:
     from modpkg.trust.bundle import Signer, StatementSigner
@@ -56,6 +60,10 @@ class Succession(Struct, frozen=True):
     module: str
     before: str
     after: str
+    releases: list[str]
+    """What the key has signed until now, as package URLs; it signs no other ones."""
+    left_out: int
+    """How many older ones it has signed beside these, more than can be named."""
 
 
 @click.group("key")
@@ -179,7 +187,13 @@ def open_signer(text: str) -> Signer:
 
 @key_command.command("succeed")
 @click.argument("name")
-@click.option("--from", "old", required=True, metavar="KEY", help="The key that has signed so far.")
+@click.option(
+    "--from",
+    "old",
+    required=True,
+    metavar="KEY",
+    help="The key that has signed so far; or the identity (oidc:…) of the CI job that runs.",
+)
 @click.option("--to", "new", required=True, metavar="SIGNER", help="The one that signs from now.")
 @registry_option
 @json_option
@@ -187,9 +201,16 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
     """Let another key sign the module NAME in the place of yours.
 
     Whoever has a release locked that your key signed takes those of the other one from now on, and
-    none of yours any more.
+    of yours only what it has signed until now. Remove first what somebody else has signed with it.
     """
-    module, signer, successor = module_name(name), open_signer(old), parse_signer(new)
+    module, successor = module_name(name), parse_signer(new)
+    before: PublicKey | OidcIdentity
+    signer: Signer | StatementSigner
+    if old.startswith(OIDC_SCHEME):
+        before, signer = parse_identity(old), AmbientIdentity()
+    else:
+        signer = open_signer(old)
+        before = signer.public
     if isinstance(successor, PublicKey):
         successor.opened()
     place = writable_place(None, registry)
@@ -197,10 +218,23 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
         raise NotFound("M301", url=place.url, remedy="check the address")
     if not (found := registry_at(place)).knows(module):
         raise found.not_found(module, "any")
-    statement = succession_statement(keys_of_module(module), signer.public, successor)
+    successions = successions_of(found, module)
+    check_may_name(successions, module, before, successor)
+    signed = signed_so_far(found, module, str(before))
+    named = signed[: bounds.SUCCEEDED_RELEASES]
+    statement = succession_statement(keys_of_module(module), successor, named)
     bundle = sign_statement(statement, signer)
+    by = verify_bundle(bundle).signer
+    if not is_signer(str(before), by):
+        raise TrustError("M547", what=f"{by}, who runs here,", reason=f"it is not {before}")
+    check_may_name(successions, module, by, successor)  # of which --from may say less
     place.change(lambda change: add_bundles(change, successors_path(module), [bundle]))
+    left = len(signed) - len(named)
     if as_json:
-        print_json(Succession(str(module), str(signer.public), str(successor)))
-    else:
-        tell(f"{good('Signed')}: {successor} signs {module} from now on.")
+        names = [one.name for one in named]
+        print_json(Succession(str(module), str(before), str(successor), names, left))
+        return
+    tell(f"{good('Signed')}: {successor} signs {module} from now on.")
+    tell(f"It names {counted(len(named), 'release')} that {before} has signed; no other counts.")
+    if left:
+        tell(f"Sign the {counted(left, 'older one')} with {successor} ('modpkg publish --sign').")

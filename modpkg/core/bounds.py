@@ -72,10 +72,12 @@ THREAD_BYTES = 16 << 20
 COMMENT_CHARACTERS = 20_000
 #: A report about a candidate, bytes of its JSON.
 CANDIDATE_REPORT_BYTES = 1 << 20
-#: Signatures of one release, and keys that one module's keys name.
+#: Signatures of one release, its yanks too, and keys that one module's keys name.
 SIGNATURES = 64
 #: The file that has them, bytes.
 SIGNATURES_BYTES = 4 << 20
+#: Releases that a signer stands by when it names its successor, the newest ones.
+SUCCEEDED_RELEASES = 2_000
 #: An entry of a registry's log, bytes.
 LOG_ENTRY_BYTES = 8192
 #: The successor of a release in an entry, characters.

@@ -551,6 +551,12 @@ MESSAGES: dict[str, str] = {
     "M570": (
         "{path} was installed from another lock than {lock} is now; run 'modpkg install' first."
     ),
+    "M571": (
+        "{change}; ask who maintains it, for whoever has its key now may have made it. To take "
+        "another version, require {name}!={version}; if it is right, run the command again with "
+        "--accept-changed {name}."
+    ),
+    "M572": "{old} cannot name {new} as its successor for {name}: {reason}.",
     "M590": (
         "{text!r} is no signer: one is a key, or like 'oidc:https://ISSUER repo=OWNER/NAME', with "
         "owner-id=, workflow=, ref= and subject= after it, in this order, as locks write it."

@@ -8,11 +8,12 @@ has. A registry that hides this hides a signature that nobody knows of yet, as i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct, structs
 
+from modpkg.core.digests import parse_digest
 from modpkg.core.errors import TrustError
 from modpkg.core.names import module_name
 from modpkg.core.records import IndexLine
@@ -23,7 +24,9 @@ from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
 from modpkg.trust.policy import NOBODY, NewRelease, missing_extra, rule_of, signer_of, who_signed
-from modpkg.trust.signatures import Signers, follows, signers_of
+from modpkg.trust.signatures import Signers, signers_of
+from modpkg.trust.statement import release_subject
+from modpkg.trust.successors import Successions, successions_of
 
 
 class SignedLock(Struct, frozen=True):
@@ -31,7 +34,8 @@ class SignedLock(Struct, frozen=True):
 
     lock: Lock
     refused: Mapping[str, TrustError]
-    """By module, why its release cannot take the place of the one so far (M544)."""
+    """By module, why its release cannot take the place of the one so far (M544), or be locked at
+    all, since its signer signs no more (M571)."""
     notes: tuple[str, ...]
     """A sentence for each that may, since it was accepted, and for each release whose signatures
     count for nothing, or cannot be verified on this machine."""
@@ -80,16 +84,22 @@ def with_signers(
         trusted = was is not None and was.signer != NOBODY
         if needed or trusted or release.line.signed is True:
             asked.append((module, release, was))
-    found = asked_at_once(
-        [partial(signers_of, one.registry, one.line) for _, one, _ in asked],
-        is_remote=any(one.registry.folder is None for _, one, _ in asked),
-    )
+    questions: list[Callable[[], Signers | Successions]] = []
+    for module, release, _ in asked:
+        questions.append(partial(signers_of, release.registry, release.line))
+        questions.append(partial(successions_of, release.registry, module.name))
+    is_remote = any(one.registry.folder is None for _, one, _ in asked)
+    answers = asked_at_once(questions, is_remote=is_remote)
+    found = [one for one in answers if isinstance(one, Signers)]
+    successions = [one for one in answers if isinstance(one, Successions)]
     refused: dict[str, TrustError] = {}
     notes = []
-    for (module, release, was), who in zip(asked, found, strict=True):
+    for (module, release, was), who, named in zip(asked, found, successions, strict=True):
+        line = release.line
         new = NewRelease(
             name=module.name,
             version=module.version,
+            subject=release_subject(line.name, line.version, parse_digest(line.release)),
             signers=who,
             was=None if was is None else was.signer,
             was_version="" if was is None else was.version,
@@ -98,20 +108,19 @@ def with_signers(
         decide = partial(
             signer_of,
             rule=rule_of(manifest.trust, module.name),
-            follows=partial(follows, release.registry, module.name),
             is_required=manifest.resolution.require_signed,
         )
         try:
-            signers[module.name] = decide(new)
+            signers[module.name] = decide(new, successions=named)
         except TrustError as error:
-            if error.code != "M544":
+            if error.code not in ("M544", "M571"):
                 raise
             if module.name not in passed:
                 refused[module.name] = error
                 continue
             signers[module.name] = decide(structs.replace(new, was=None))
             notes.append(f"{error.values['change']}, which was accepted")
-        if signers[module.name] == NOBODY and (why := _unsigned(who, release.line)) is not None:
+        if signers[module.name] == NOBODY and (why := _unsigned(who, line)) is not None:
             notes.append(f"{module.name} {module.version} is locked without a signer: {why}")
     modules = [
         structs.replace(module, signer=signers.get(module.name, NOBODY)) for module in lock.module

@@ -116,7 +116,9 @@ def signed_bytes(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
     )
 
 
-def sign_statement(payload: bytes, signer: Signer, *, hint: str | None = None) -> bytes:
+def sign_statement(
+    payload: bytes, signer: Signer | StatementSigner, *, hint: str | None = None
+) -> bytes:
     """Return the bundle of a signed statement, as one line of JSON.
 
     ``hint`` is how the bundle says which key has signed; None for the key itself.
@@ -124,6 +126,8 @@ def sign_statement(payload: bytes, signer: Signer, *, hint: str | None = None) -
     Raises:
         TrustError: The signer cannot sign now.
     """
+    if isinstance(signer, StatementSigner):
+        return signer.sign_statement(payload)
     signature = signer.sign(signed_bytes(payload))
     envelope = Envelope(
         base64.b64encode(payload).decode(),

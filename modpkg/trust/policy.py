@@ -2,12 +2,13 @@
 
 Trust on first use: the lock records who signed a module, and a version that takes its place has to
 be signed by the same key, or by one that it has named as its successor. After signed releases there
-is none without a signature.
+is none without a signature. Whoever has named a successor signs nothing more but what it had signed
+until then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
@@ -18,8 +19,11 @@ from modpkg.core.oidc_identity import PARTS, OidcIdentity
 from modpkg.manifest.schema import TrustRule
 from modpkg.trust.public_key import PublicKey
 from modpkg.trust.signatures import Signers, is_signer, lasting_text
+from modpkg.trust.statement import InTotoSubject
+from modpkg.trust.successors import NamedSuccessor, Successions
 
 NOBODY = ""
+_NONE = Successions()
 
 
 class NewRelease(Struct, frozen=True, kw_only=True):
@@ -27,6 +31,8 @@ class NewRelease(Struct, frozen=True, kw_only=True):
 
     name: str
     version: str
+    subject: InTotoSubject
+    """It, as statements name it."""
     signers: Signers
     was: str | None = None
     """Who signed the release that is locked now: `NOBODY`, or None if none is."""
@@ -43,7 +49,7 @@ def rule_of(rules: Sequence[TrustRule], name: str) -> TrustRule | None:
 def signer_of(
     release: NewRelease,
     rule: TrustRule | None,
-    follows: Callable[[str, PublicKey | OidcIdentity], str | None],
+    successions: Successions = _NONE,
     *,
     is_required: bool = False,
 ) -> str:
@@ -52,18 +58,27 @@ def signer_of(
     Args:
         release: The release, and what was locked before.
         rule: The project's rule for its name.
-        follows: Returns the named successor of a signer that somebody is, or None.
+        successions: Which signers of the module have named another one.
         is_required: Whether only signed releases are taken.
 
     Raises:
-        TrustError: Somebody else has signed it, or nobody.
+        TrustError: Somebody else has signed it, or nobody, or who signs no more.
         MissingExtra: Who has signed it cannot be verified here.
     """
-    found = release.signers.found
+    found, left = [], []
+    for signer in release.signers.found:
+        one = successions.disowned(signer, release.subject)
+        if one is None:
+            found.append(signer)
+        else:
+            left.append(one)
     if rule is not None:
         for wanted in rule.signers:
             if any(is_signer(wanted, one) for one in found):
                 return wanted
+        for one in left:
+            if any(is_signer(wanted, one.signer) for wanted in rule.signers):
+                raise _signs_no_more(release, one)
         _check_verifiable(release.signers)
         raise TrustError(
             "M543",
@@ -75,26 +90,77 @@ def signer_of(
         )
     if release.was:
         for signer in found:
-            if is_signer(release.was, signer):
-                return release.was
-            if (successor := follows(release.was, signer)) is not None:
-                return successor
+            if (follower := _is_or_follows(release.was, signer, successions)) is not None:
+                return follower
+        for one in left:
+            if _is_or_follows(release.was, one.signer, successions) is not None:
+                raise _signs_no_more(release, one)
         _check_verifiable(release.signers)
-        who = who_signed(release.signers, [release.was])
-        how = "is locked" if release.was_locked else "was installed"
-        change = (
-            f"{release.name} {release.was_version} {how} with the signer {release.was}, and "
-            f"{release.name} {release.version} is signed by {who}"
-        )
-        raise TrustError("M544", name=release.name, change=change)
+        raise TrustError("M544", name=release.name, change=_change(release, successions))
+    if left:
+        for one in left:
+            for signer in found:
+                if (successor := successions.follows(one.after, signer)) is not None:
+                    return successor
+        raise _signs_no_more(release, left[0])
     if found:
-        return lasting_text(found[0])
+        lasting = [one for one in found if not successions.of(one)]
+        return lasting_text((lasting or found)[0])
     if is_required:
         _check_verifiable(release.signers)
         raise TrustError(
             "M545", name=release.name, version=release.version, found=who_signed(release.signers)
         )
     return NOBODY
+
+
+def may_sign(
+    signer: PublicKey | OidcIdentity,
+    was: str,
+    rule: TrustRule | None,
+    successions: Successions,
+) -> bool:
+    """Return whether somebody signs for a module now: nobody does who has named a successor.
+
+    Args:
+        signer: Who it is.
+        was: Who has signed the release that is locked.
+        rule: The project's rule for its name, which holds if there is one.
+        successions: Which signers of the module have named another one.
+    """
+    if successions.of(signer):
+        return False
+    if rule is not None:
+        return any(is_signer(wanted, signer) for wanted in rule.signers)
+    return was != NOBODY and _is_or_follows(was, signer, successions) is not None
+
+
+def _is_or_follows(
+    was: str, signer: PublicKey | OidcIdentity, successions: Successions
+) -> str | None:
+    return was if is_signer(was, signer) else successions.follows(was, signer)
+
+
+def _signs_no_more(release: NewRelease, one: NamedSuccessor) -> TrustError:
+    signer = lasting_text(one.signer)
+    change = (
+        f"{release.name} {release.version} is signed by {signer}, which has named {one.after} as "
+        "its successor, and this release is not among those that it had signed until then"
+    )
+    return TrustError("M571", name=release.name, version=release.version, change=change)
+
+
+def _change(release: NewRelease, successions: Successions) -> str:
+    how = "is locked" if release.was_locked else "was installed"
+    was = release.was or NOBODY
+    change = (
+        f"{release.name} {release.was_version} {how} with the signer {was}, and {release.name} "
+        f"{release.version} is signed by {who_signed(release.signers, [was])}"
+    )
+    if (rivals := successions.rivals(was)) is not None:
+        named, several = rivals
+        change += f"; {named} has named several successors, {listed(several, 3)}, so none counts"
+    return change
 
 
 def missing_extra(signers: Signers) -> MissingExtra | None:

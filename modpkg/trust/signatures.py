@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -14,14 +13,11 @@ from modpkg.core.oidc_identity import SCHEME as OIDC_SCHEME
 from modpkg.core.oidc_identity import OidcIdentity, parse_identity
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
-from modpkg.registry.signature_files import bundles_in, signatures_path, successors_path
+from modpkg.registry.signature_files import bundles_in, signatures_path
 from modpkg.registry.source import FileMissing
 from modpkg.trust.bundle import Signed, verify_bundle
 from modpkg.trust.public_key import PublicKey, parse_key
-from modpkg.trust.statement import is_about, keys_of_module, successor_in
-
-_STEPS = 32
-"""How many keys may follow one another."""
+from modpkg.trust.statement import YANK, SaidYank, is_about, yank_in
 
 
 class Signers(Struct, frozen=True):
@@ -43,16 +39,41 @@ def signers_of(registry: Registry, line: IndexLine) -> Signers:
     release = parse_digest(line.release)
     signers: dict[str, PublicKey | OidcIdentity] = {}
     refused = []
-    for found in _bundles(registry, signatures_path(release)):
+    for found in bundles_at(registry, signatures_path(release)):
         if not isinstance(found, Signed):
             refused.append(found)
         elif is_about(found.statement, line.name, line.version, release):
             signers.setdefault(str(found.signer), found.signer)
+        elif found.statement.predicate_type == YANK:
+            continue
         else:
             names = " and ".join(subject.name for subject in found.statement.subject[:2])
             reason = f"it is of {names}, and not of {line.name} {line.version}"
             refused.append(TrustError("M541", reason=reason))
     return Signers(tuple(signers.values()), tuple(refused))
+
+
+class SignedYank(Struct, frozen=True):
+    """What somebody has signed of whether a release is yanked."""
+
+    signer: PublicKey | OidcIdentity
+    said: SaidYank
+
+
+def signed_yanks(registry: Registry, line: IndexLine) -> list[SignedYank]:
+    """Return what has been signed of whether a release is yanked, the first first.
+
+    Raises:
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    release = parse_digest(line.release)
+    found = [
+        SignedYank(one.signer, said)
+        for one in bundles_at(registry, signatures_path(release))
+        if not isinstance(one, ModpkgError)
+        and (said := yank_in(one.statement, line.name, line.version, release)) is not None
+    ]
+    return sorted(found, key=lambda one: one.said.number)
 
 
 def parse_signer(text: str) -> PublicKey | OidcIdentity:
@@ -80,49 +101,8 @@ def lasting_text(found: PublicKey | OidcIdentity) -> str:
     return str(found if isinstance(found, PublicKey) else found.lasting())
 
 
-def follows(registry: Registry, name: str, old: str, new: PublicKey | OidcIdentity) -> str | None:
-    """Return the signer that a key, or one that follows it, has named as its successor.
-
-    It is None if it is another one than ``new``.
-    """
-    bundles = _bundles(registry, successors_path(name))
-    reached = successors_of(bundles, keys_of_module(name), old)
-    return next((one for one in sorted(reached) if _is_named(one, new)), None)
-
-
-def successors_of(
-    bundles: Iterable[Signed | ModpkgError], subject: str, old: str
-) -> AbstractSet[str]:
-    """Return the signers that a key, or one that follows it, has named as its successor; it too.
-
-    Args:
-        bundles: What was signed.
-        subject: What is to be signed by them, as `modpkg.trust.statement` writes it.
-        old: The key.
-    """
-    known = [found for found in bundles if isinstance(found, Signed)]
-    reached = {old}
-    for _ in range(_STEPS):
-        more = {
-            successor
-            for found in known
-            if str(found.signer) in reached
-            and (successor := successor_in(found.statement, subject, found.signer)) is not None
-        }
-        if more <= reached:
-            break
-        reached |= more
-    return reached
-
-
-def _is_named(text: str, signer: PublicKey | OidcIdentity) -> bool:
-    try:
-        return is_signer(text, signer)
-    except TrustError:  # a key can sign that anything is its successor
-        return False
-
-
-def _bundles(registry: Registry, path: str) -> Iterator[Signed | ModpkgError]:
+def bundles_at(registry: Registry, path: str) -> Iterator[Signed | ModpkgError]:
+    """Yield the bundles of a file of them, or why they count for nothing; none if it is missing."""
     try:
         data = registry.source.read(path, bounds.SIGNATURES_BYTES)
     except FileMissing:

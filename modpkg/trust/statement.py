@@ -6,21 +6,25 @@ SLSA's provenance (https://slsa.dev/provenance/v1): what it was built from, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-from modpkg.core.digests import Digest
+from modpkg.core import bounds
+from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import TrustError
 from modpkg.core.oidc_identity import OidcIdentity
-from modpkg.core.records import ReleaseRecord, canonical_json
+from modpkg.core.records import Line, ReleaseRecord, canonical_json
 from modpkg.trust.public_key import PublicKey
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 SUCCESSION = "urn:modpkg:succession:v1"
-"""The predicate by which a key names the one that signs in its place."""
+"""The predicate by which a signer names the one that signs in its place."""
+YANK = "urn:modpkg:yank:v1"
+"""The predicate by which a signer yanks a release, or undoes that."""
 BUILD = "urn:modpkg:build:v1"
 _SUBJECTS = 16
 
@@ -39,6 +43,18 @@ class InTotoStatement(Struct, frozen=True, kw_only=True):
     subject: Annotated[list[InTotoSubject], Meta(min_length=1, max_length=_SUBJECTS)]
     predicate_type: str = field(name="predicateType")
     predicate: dict[str, Any] = {}
+
+
+_Releases = Annotated[list[InTotoSubject], Meta(max_length=bounds.SUCCEEDED_RELEASES)]
+
+
+class SaidYank(Struct, frozen=True):
+    """What a signer says of whether a release is yanked."""
+
+    number: Annotated[int, Meta(ge=1, le=bounds.SIGNATURES)]
+    """The largest one of a release counts."""
+    yanked: Line | None
+    """The reason; None for not, or not any more."""
 
 
 _DECODER = msgspec.json.Decoder(InTotoStatement)
@@ -69,6 +85,11 @@ def release_name(name: str, version: str) -> str:
     return f"pkg:modpkg/{name}@{version}"
 
 
+def release_subject(name: str, version: str, release: Digest) -> InTotoSubject:
+    """Return a release as a statement names it."""
+    return InTotoSubject(release_name(name, version), {"sha256": release.removeprefix("sha256:")})
+
+
 def release_statement(record: ReleaseRecord, release: Digest, modpkg: str) -> bytes:
     """Return the statement about a release that whoever publishes it signs.
 
@@ -90,9 +111,7 @@ def release_statement(record: ReleaseRecord, release: Digest, modpkg: str) -> by
         },
         "runDetails": {"builder": {"id": BUILD, "version": {"modpkg": modpkg}}},
     }
-    subject = InTotoSubject(
-        release_name(record.name, record.version), {"sha256": release.removeprefix("sha256:")}
-    )
+    subject = release_subject(record.name, record.version, release)
     return canonical_json(
         InTotoStatement(subject=[subject], predicate_type=PROVENANCE, predicate=predicate)
     )
@@ -100,8 +119,8 @@ def release_statement(record: ReleaseRecord, release: Digest, modpkg: str) -> by
 
 def is_about(statement: InTotoStatement, name: str, version: str, release: Digest) -> bool:
     """Return whether a statement is about a release: by name, version and digest."""
-    wanted = InTotoSubject(release_name(name, version), {"sha256": release.removeprefix("sha256:")})
-    return statement.predicate_type == PROVENANCE and statement.subject == [wanted]
+    wanted = [release_subject(name, version, release)]
+    return statement.predicate_type == PROVENANCE and statement.subject == wanted
 
 
 def keys_of_module(name: str) -> str:
@@ -114,24 +133,67 @@ def keys_of_log(origin: str) -> str:
     return f"urn:modpkg:log:{origin}"
 
 
-def succession_statement(subject: str, old: PublicKey, new: PublicKey | OidcIdentity) -> bytes:
-    """Return the statement by which a key names its successor."""
+def succession_statement(
+    subject: str, new: PublicKey | OidcIdentity, releases: Iterable[InTotoSubject] = ()
+) -> bytes:
+    """Return the statement by which a signer names its successor.
+
+    ``releases`` are those of a module that it has signed so far: it signs no other ones.
+    """
     return canonical_json(
         InTotoStatement(
-            subject=[InTotoSubject(subject, {"key": str(new)})],
+            subject=[_successor_subject(subject, str(new))],
             predicate_type=SUCCESSION,
-            predicate={"successorOf": str(old)},
+            predicate={"successor": str(new), "releases": msgspec.to_builtins([*releases])},
         )
     )
 
 
-def successor_in(
-    statement: InTotoStatement, subject: str, old: PublicKey | OidcIdentity
-) -> str | None:
-    """Return the signer that a statement of ``old`` names as the next one."""
-    if statement.predicate_type != SUCCESSION or len(statement.subject) != 1:
+def _successor_subject(subject: str, new: str) -> InTotoSubject:
+    """Return the subject of such a statement: other readers of statements allow hashes alone."""
+    return InTotoSubject(subject, {"sha256": digest_bytes(new.encode()).removeprefix("sha256:")})
+
+
+def successor_in(statement: InTotoStatement, subject: str) -> str | None:
+    """Return the signer that a statement names as the next one."""
+    new = statement.predicate.get("successor")
+    if statement.predicate_type != SUCCESSION or not isinstance(new, str):
         return None
-    (named,) = statement.subject
-    if named.name != subject or statement.predicate.get("successorOf") != str(old):
+    return new if statement.subject == [_successor_subject(subject, new)] else None
+
+
+def releases_in(statement: InTotoStatement) -> list[InTotoSubject]:
+    """Return the releases that a statement about a successor names; a malformed list has none."""
+    try:
+        return msgspec.convert(statement.predicate.get("releases"), _Releases)
+    except msgspec.ValidationError:
+        return []
+
+
+def yank_statement(
+    name: str, version: str, release: Digest, reason: str | None, number: int
+) -> bytes:
+    """Return the statement that a release is yanked with a reason, or with None that it is not.
+
+    ``number`` is larger than that of any statement before it.
+    """
+    return canonical_json(
+        InTotoStatement(
+            subject=[release_subject(name, version, release)],
+            predicate_type=YANK,
+            predicate=msgspec.to_builtins(SaidYank(number, reason)),
+        )
+    )
+
+
+def yank_in(
+    statement: InTotoStatement, name: str, version: str, release: Digest
+) -> SaidYank | None:
+    """Return what a statement says of whether a release is yanked; None if it does not."""
+    wanted = [release_subject(name, version, release)]
+    if statement.predicate_type != YANK or statement.subject != wanted:
         return None
-    return named.digest.get("key")
+    try:
+        return msgspec.convert(statement.predicate, SaidYank)
+    except msgspec.ValidationError:
+        return None

@@ -9,20 +9,30 @@ from typing import Any
 
 import pytest
 
+from modpkg.core.digests import parse_digest
 from modpkg.trust.bundle import sign_statement, verify_bundle
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
 from modpkg.trust.statement import (
+    SUCCESSION,
+    YANK,
     InTotoStatement,
     InTotoSubject,
+    SaidYank,
     canonical_json,
     is_about,
     keys_of_module,
+    parse_statement,
+    release_subject,
+    releases_in,
     succession_statement,
     successor_in,
+    yank_in,
+    yank_statement,
 )
 from tests.raising import raises
 
 RELEASE = "sha256:" + "ab" * 32
+OF_WORDS = parse_digest(RELEASE)
 
 
 def statement(name: str = "words", version: str = "1.0", digest: str = "ab" * 32) -> bytes:
@@ -91,15 +101,38 @@ def test_a_successor_is_named_for_one_module_by_the_key_before_it(
     key: PrivateKey, tmp_path: Path
 ) -> None:
     new = new_key(tmp_path / "new.pem", "ecdsa-p256", None)
-    signed = verify_bundle(
-        sign_statement(succession_statement(keys_of_module("words"), key.public, new), key)
+    releases, of_words = [release_subject("words", "1.0", OF_WORDS)], keys_of_module("words")
+    signed = verify_bundle(sign_statement(succession_statement(of_words, new, releases), key))
+    assert successor_in(signed.statement, of_words) == str(new)
+    assert releases_in(signed.statement) == releases
+    assert successor_in(signed.statement, keys_of_module("other")) is None
+    assert successor_in(parse_statement(statement()), of_words) is None
+
+
+@pytest.mark.parametrize("listed", [None, "words", [1], [{"name": "words"}], [{}] * 3000])
+def test_a_list_of_releases_that_is_malformed_has_none(listed: Any) -> None:
+    assert releases_in(parse_statement(said(SUCCESSION, {"releases": listed}))) == []
+
+
+def test_a_yank_is_of_one_release() -> None:
+    made = parse_statement(yank_statement("words", "1.0", OF_WORDS, "bad", 2))
+    assert yank_in(made, "words", "1.0", OF_WORDS) == SaidYank(2, "bad")
+    assert yank_in(made, "words", "1.1", OF_WORDS) is None
+    assert not is_about(made, "words", "1.0", OF_WORDS)
+    assert yank_in(parse_statement(statement()), "words", "1.0", OF_WORDS) is None
+    malformed: tuple[Any, ...] = (
+        {},
+        {"number": 0, "yanked": "x"},
+        {"number": 1, "yanked": "a\nb"},
+        {"number": 1, "yanked": 1},
     )
-    assert successor_in(signed.statement, keys_of_module("words"), key.public) == str(new)
-    assert successor_in(signed.statement, keys_of_module("other"), key.public) is None
-    assert successor_in(signed.statement, keys_of_module("words"), new) is None
-    assert (
-        successor_in(
-            verify_bundle(sign_statement(statement(), key)).statement, keys_of_module("words"), new
-        )
-        is None
+    for predicate in malformed:
+        assert yank_in(parse_statement(said(YANK, predicate)), "words", "1.0", OF_WORDS) is None
+
+
+def said(kind: str, predicate: Any) -> bytes:
+    """Return a statement about words 1.0 with any predicate."""
+    subject = [release_subject("words", "1.0", OF_WORDS)]
+    return canonical_json(
+        InTotoStatement(subject=subject, predicate_type=kind, predicate=predicate)
     )

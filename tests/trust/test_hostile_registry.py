@@ -32,6 +32,7 @@ from modpkg.trust.statement import (
     InTotoStatement,
     InTotoSubject,
     keys_of_module,
+    release_subject,
     succession_statement,
 )
 from tests.cli.test_everywhere import run
@@ -39,7 +40,7 @@ from tests.modules import write_module
 from tests.registry.servers import Server, serve
 
 Capture = pytest.CaptureFixture[str]
-NAMES = ("ada", "mallory", "root", "online", "log")
+NAMES = ("ada", "bob", "mallory", "root", "online", "log")
 
 
 def key(name: str) -> PrivateKey:
@@ -135,7 +136,7 @@ def _with_the_signatures_of_another_version(hostile: HostileRegistry) -> None:
 
 def _names_itself_the_successor(hostile: HostileRegistry) -> None:
     ada, mallory = key("ada"), key("mallory")
-    statement = succession_statement(keys_of_module("words"), ada.public, mallory.public)
+    statement = succession_statement(keys_of_module("words"), mallory.public, [])
     path = hostile.folder / successors_path("words")
     path.parent.mkdir(exist_ok=True)
     forged = [sign_statement(statement, mallory, hint=str(k.public)) for k in (ada, mallory)]
@@ -145,9 +146,7 @@ def _names_itself_the_successor(hostile: HostileRegistry) -> None:
 
 def _a_successor_of_another_name(hostile: HostileRegistry) -> None:
     """What ada has said of ``other`` counts for ``words`` as little."""
-    statement = succession_statement(
-        keys_of_module("other"), key("ada").public, key("mallory").public
-    )
+    statement = succession_statement(keys_of_module("other"), key("mallory").public, [])
     path = hostile.folder / successors_path("words")
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(sign_statement(statement, key("ada")) + b"\n")
@@ -483,6 +482,111 @@ def test_its_own_modules_take_no_name_of_another_registry(
     (victim.app / "modpkg.lock").unlink()  # nothing says any more which of both is meant
     if not options:
         assert "error[M319]" in run(capfd, "lock")[2]
+
+
+@pytest.fixture
+def retired(victim: Victim, hostile: HostileRegistry, capfd: Capture) -> HostileRegistry:
+    """The registry after ada has named bob; it has ada's key, and signs 9.0 with it."""
+    named = ("--from", "ada", "--to", str(key("bob").public), "--registry", str(hostile.folder))
+    status, _, err = run(capfd, "key", "succeed", "words", *named)
+    assert status == 0, err
+    line = hostile.forged("9.0")
+    hostile.sign(line, "ada")
+    hostile.write([*hostile.lines(), line])
+    return hostile
+
+
+def names_another(hostile: HostileRegistry, name: str, releases: list[InTotoSubject]) -> None:
+    """Let ada's key name another successor, or the same one with other releases."""
+    statement = succession_statement(keys_of_module("words"), key(name).public, releases)
+    with open(hostile.folder / successors_path("words"), "ab") as file:
+        file.write(sign_statement(statement, key("ada")) + b"\n")
+
+
+def _names_bob_again(hostile: HostileRegistry) -> None:
+    """The thief says that ada had signed all that there is."""
+    lines = hostile.lines()
+    names_another(hostile, "bob", [subject_of(line) for line in lines])
+
+
+def _names_itself(hostile: HostileRegistry) -> None:
+    names_another(hostile, "mallory", [subject_of(line) for line in hostile.lines()])
+
+
+def _says_another_form(hostile: HostileRegistry) -> None:
+    """A succession without a list of releases names none."""
+    path = hostile.folder / successors_path("words")
+    bob = str(key("bob").public)
+    digest = {"sha256": digest_bytes(bob.encode()).removeprefix("sha256:")}
+    statement = InTotoStatement(
+        subject=[InTotoSubject("pkg:modpkg/words", digest)],
+        predicate_type="urn:modpkg:succession:v1",
+        predicate={"successor": bob},
+    )
+    path.write_bytes(sign_statement(canonical_json(statement), key("ada")) + b"\n")
+
+
+def _signs_with_its_own_key_too(hostile: HostileRegistry) -> None:
+    line = hostile.lines()[-1]
+    path = hostile.signatures(line["release"])
+    before = path.read_bytes()
+    hostile.sign(line, "mallory")
+    path.write_bytes(path.read_bytes() + before)
+
+
+def subject_of(line: dict[str, Any]) -> InTotoSubject:
+    return release_subject(line["name"], line["version"], parse_digest(line["release"]))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [None, _names_bob_again, _names_itself, _says_another_form, _signs_with_its_own_key_too],
+)
+def test_a_retired_key_signs_no_new_release(
+    attack: Callable[[HostileRegistry], None] | None,
+    victim: Victim,
+    retired: HostileRegistry,
+    capfd: Capture,
+) -> None:
+    """Who has locked a release of ada's, who installs for the first time, and who names her."""
+    if attack is not None:
+        attack(retired)
+    manifest = (victim.app / "modpkg.toml").read_bytes()
+    for command in (("update",), ("lock", "--upgrade"), ("install", "words>=1.1", "--upgrade")):
+        status, _, err = run(capfd, *command)
+        assert (status, "error[M571]" in err, "words 9.0" in err) == (1, True, True), err
+        assert (victim.ada in err and str(key("bob").public) in err) or attack is _names_itself
+        (victim.app / "modpkg.toml").write_bytes(manifest)
+        victim.check(command)
+    (victim.app / "modpkg.lock").unlink()
+    shutil.rmtree(victim.app / ".modpkg")  # a new machine
+    rule = f'[trust]\n"words" = "{victim.ada}"\n'.encode()
+    for text in (manifest, manifest + rule):
+        (victim.app / "modpkg.toml").write_bytes(text)
+        for command in (("lock",), ("install",)):
+            status, _, err = run(capfd, *command)
+            assert (status, "error[M571]" in err) == (1, True), err
+            assert not (victim.app / "modpkg.lock").exists()
+    (victim.app / "modpkg.toml").write_bytes(manifest)
+    if attack is None:
+        assert run(capfd, "install", "words!=9.0")[0] == 0
+        victim.check(("install",))
+        (victim.app / "modpkg.toml").write_bytes(manifest)
+        status, _, err = run(capfd, "update", "--accept-changed", "words")
+        assert (status, "which was accepted" in err) == (0, True)
+
+
+def test_of_two_successors_none_counts(
+    victim: Victim, retired: HostileRegistry, capfd: Capture
+) -> None:
+    _names_itself(retired)
+    for name in ("mallory", "bob"):
+        line = retired.forged("9.1")
+        retired.sign(line, name)
+        retired.write([*retired.lines()[:2], line])
+        status, _, err = run(capfd, "update")
+        assert (status, "error[M544]" in err, "several successors" in err) == (1, True, True), err
+        victim.check(("update",))
 
 
 OF_A_MIRROR = {

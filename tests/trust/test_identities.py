@@ -283,6 +283,31 @@ def test_a_key_names_a_job_as_its_successor(
     assert signers(app) == {"words": new}
 
 
+def test_a_job_names_its_successor(
+    app: Path, tmp_path: Path, job: Callable[..., None], keys: dict[str, str], capfd: Capture
+) -> None:
+    job()
+    release(capfd, tmp_path, "1.0", "oidc")
+    assert run(capfd, "lock")[0] == 0
+    named = ("key", "succeed", "words", "--to", keys["ada"], "--from")
+    status, _, err = run(capfd, *named, ACME.replace("release.yml", "test.yml"))
+    assert (status, "error[M547]" in err) == (1, True), err
+    job(ref="refs/heads/main")
+    status, _, err = run(capfd, *named, ACME)
+    assert status == 0, err
+    (app / "modpkg.lock").unlink()
+    assert run(capfd, "lock")[0] == 0  # it names 1.0
+    assert signers(app) == {"words": ACME}
+    job(ref="refs/tags/v1.1")
+    release(capfd, tmp_path, "1.1", "oidc")
+    status, _, err = run(capfd, "update")
+    assert (status, "error[M571]" in err, keys["ada"] in err) == (1, True, True)
+    release(capfd, tmp_path, "1.2", "ada")
+    assert run(capfd, "update")[0] == 0
+    assert signers(app) == {"words": keys["ada"]}
+    assert "error[M572]" in run(capfd, *named, f"oidc:{GITHUB} repo=acme/models")[2]
+
+
 def test_a_bundle_of_another_release_counts_for_nothing(
     app: Path, home: Path, tmp_path: Path, job: Callable[..., None], capfd: Capture
 ) -> None:

@@ -302,8 +302,6 @@ def signature_of(built: Registry, line: IndexLine, signer: Signer | StatementSig
         TrustError: The signer cannot sign now.
     """
     statement = release_statement(built.record(line), parse_digest(line.release), __version__)
-    if isinstance(signer, StatementSigner):
-        return signer.sign_statement(statement)
     return sign_statement(statement, signer)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from modpkg.core.records import LogInfo
 from modpkg.trust.bundle import Signer, sign_statement
 from modpkg.trust.log.tiles import LOG
-from modpkg.trust.public_key import PublicKey
-from modpkg.trust.signatures import successors_of, verified_bundles
+from modpkg.trust.public_key import PublicKey, parse_key
+from modpkg.trust.signatures import verified_bundles
 from modpkg.trust.statement import keys_of_log, succession_statement
+from modpkg.trust.successors import successions_in
 
 SUCCESSORS = f"{LOG}/successors.jsonl"
 """The file of what a log's keys have signed of the ones after them."""
@@ -19,7 +20,7 @@ SUCCESSORS = f"{LOG}/successors.jsonl"
 
 def named_successor(origin: str, old: Signer, new: PublicKey) -> bytes:
     """Return the bundle by which the key of a log names its successor."""
-    return sign_statement(succession_statement(keys_of_log(origin), old.public, new), old)
+    return sign_statement(succession_statement(keys_of_log(origin), new), old)
 
 
 def is_successor(data: bytes, old: LogInfo, new: LogInfo) -> bool:
@@ -32,4 +33,5 @@ def is_successor(data: bytes, old: LogInfo, new: LogInfo) -> bool:
     """
     if old.origin != new.origin:
         return False
-    return new.key in successors_of(verified_bundles(data), keys_of_log(old.origin), old.key)
+    said = successions_in(verified_bundles(data), keys_of_log(old.origin))
+    return said.follows(old.key, parse_key(new.key)) is not None

@@ -1,0 +1,168 @@
+"""Which signers of a module have named another one, and which releases they stand by since.
+
+Who has named a successor signs no more: whoever has taken its key could go on. What it had signed
+until then is named in the statement itself, so that nobody's clock decides it; a release that it
+does not name counts as signed by whoever else has signed it. A key that is stolen can sign as many
+statements as its thief likes, so what all of them name is what counts, and of two successors none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from msgspec import Struct
+
+from modpkg.core.digests import parse_digest
+from modpkg.core.errors import ModpkgError, TrustError
+from modpkg.core.names import parse_version
+from modpkg.core.oidc_identity import OidcIdentity
+from modpkg.registry.reader import Registry
+from modpkg.registry.signature_files import asked_at_once, successors_path
+from modpkg.registry.standing import without_removed
+from modpkg.trust.bundle import Signed
+from modpkg.trust.public_key import PublicKey
+from modpkg.trust.signatures import bundles_at, is_signer, lasting_text, signers_of
+from modpkg.trust.statement import (
+    InTotoSubject,
+    keys_of_module,
+    release_subject,
+    releases_in,
+    successor_in,
+)
+
+_STEPS = 32
+"""How many signers may follow one another."""
+
+
+class NamedSuccessor(Struct, frozen=True):
+    """What a signer has said of the one after it, for one module."""
+
+    signer: PublicKey | OidcIdentity
+    after: str
+    releases: tuple[InTotoSubject, ...] = ()
+    """What it had signed until then, and stands by."""
+
+
+class Successions(Struct, frozen=True):
+    """What signers have said of the ones after them."""
+
+    named: tuple[NamedSuccessor, ...] = ()
+
+    def disowned(
+        self, signer: PublicKey | OidcIdentity, release: InTotoSubject
+    ) -> NamedSuccessor | None:
+        """Return a statement by which a signer stands by other releases only than by this one."""
+        return next((one for one in self.of(signer) if release not in one.releases), None)
+
+    def of(self, signer: PublicKey | OidcIdentity) -> list[NamedSuccessor]:
+        """Return what a signer has said of the one after it."""
+        return [one for one in self.named if lasting_text(one.signer) == lasting_text(signer)]
+
+    def follows(self, old: str, new: PublicKey | OidcIdentity) -> str | None:
+        """Return the signer that one, or one that follows it, has named as its successor.
+
+        It is None if it is another one than ``new``.
+        """
+        reached = self._reached(old)
+        return next((one for one in sorted(reached) if _is_named(one, new)), None)
+
+    def rivals(self, old: str) -> tuple[str, list[str]] | None:
+        """Return who of a signer and those that follow it has named several, and these."""
+        after, reached = self._after(), self._reached(old)
+        for one in self.named:
+            rivals = after[lasting_text(one.signer)]
+            if len(rivals) > 1 and any(_is_named(text, one.signer) for text in reached):
+                return lasting_text(one.signer), sorted(rivals)
+        return None
+
+    def _after(self) -> dict[str, set[str]]:
+        """Return whom each signer has named."""
+        after: dict[str, set[str]] = {}
+        for one in self.named:
+            after.setdefault(lasting_text(one.signer), set()).add(one.after)
+        return after
+
+    def _reached(self, old: str) -> set[str]:
+        after = self._after()
+        known = [one for one in self.named if len(after[lasting_text(one.signer)]) == 1]
+        reached, new = {old}, {old}
+        for _ in range(_STEPS):
+            new = {
+                one.after for one in known if any(_is_named(text, one.signer) for text in new)
+            } - reached
+            reached |= new
+        return reached
+
+
+def successions_of(registry: Registry, name: str) -> Successions:
+    """Return what the signers of a module have said of the ones after them.
+
+    What is malformed, or of another module, is passed over.
+
+    Raises:
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    return successions_in(bundles_at(registry, successors_path(name)), keys_of_module(name))
+
+
+def successions_in(bundles: Iterable[Signed | ModpkgError], subject: str) -> Successions:
+    """Return what bundles say of the ones who sign a subject after others."""
+    return Successions(
+        tuple(
+            NamedSuccessor(found.signer, after, tuple(releases_in(found.statement)))
+            for found in bundles
+            if isinstance(found, Signed)
+            and (after := successor_in(found.statement, subject)) is not None
+        )
+    )
+
+
+def signed_so_far(registry: Registry, name: str, signer: str) -> list[InTotoSubject]:
+    """Return the releases of a module that somebody has signed, the newest first.
+
+    What was removed is not among them.
+
+    Raises:
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    lines = [one for one in without_removed(registry.index(name)) if one.signed is True]
+    lines.sort(key=lambda one: parse_version(one.version), reverse=True)
+    signers = asked_at_once(
+        [partial(signers_of, registry, line) for line in lines],
+        is_remote=registry.folder is None,
+    )
+    return [
+        release_subject(line.name, line.version, parse_digest(line.release))
+        for line, who in zip(lines, signers, strict=True)
+        if any(is_signer(signer, one) for one in who.found)
+    ]
+
+
+def check_may_name(
+    successions: Successions,
+    name: str,
+    old: PublicKey | OidcIdentity,
+    new: PublicKey | OidcIdentity,
+) -> None:
+    """Check that a signer of a module may name another one as its successor.
+
+    Raises:
+        TrustError: It has named one already, or the other one signs no more itself.
+    """
+    reason = None
+    if lasting_text(old) == lasting_text(new):
+        reason = "they are one"
+    elif named := successions.of(old):
+        reason = f"it has named {named[0].after} already, which can name the next one"
+    elif named := successions.of(new):
+        reason = f"that has named {named[0].after} as its own, and signs no more"
+    if reason is not None:
+        raise TrustError("M572", name=name, old=lasting_text(old), new=new, reason=reason)
+
+
+def _is_named(text: str, signer: PublicKey | OidcIdentity) -> bool:
+    try:
+        return is_signer(text, signer)
+    except TrustError:  # a key can sign that anything is its successor
+        return False
