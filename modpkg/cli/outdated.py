@@ -39,7 +39,7 @@ def outdated_command(workspace: Workspace, as_json: bool) -> None:
                 [
                     row.name,
                     _locked(row),
-                    row.update or "(not needed)",
+                    row.update or ("(none)" if row.reason else "(not needed)"),
                     row.newest or "(all yanked)",
                     row.reason,
                 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
-from modpkg.core.errors import LockError
+from modpkg.core.errors import LockError, NotFound, ResolutionImpossible
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import ModuleName, requirement_text
@@ -16,6 +17,7 @@ from modpkg.environment.yanked import replaced_release
 from modpkg.registry.select import newest_release
 from modpkg.registry.standing import NO_REASON
 from modpkg.resolve.catalog import Release
+from modpkg.resolve.lock import Lock
 from modpkg.resolve.need import Candidate, Need, dependencies
 from modpkg.resolve.resolve import Resolution
 
@@ -26,11 +28,14 @@ class Outdated(Struct, frozen=True, kw_only=True):
     name: str
     locked: str
     update: str | None
-    """The version that ``modpkg update`` would install; None if nothing would need it any more."""
+    """The version that ``modpkg update`` would install; None if nothing would need it any more.
+
+    None as well if there is no update, as where the only release was removed: ``reason`` says so.
+    """
     newest: str | None
     """The newest release that is not yanked; None if all were."""
     reason: str = ""
-    """Why an update does not install the newest."""
+    """Why an update does not install the newest, or why there is none."""
     yanked: str | None = None
     """Why the locked release was yanked; None if it was not."""
     deprecated: str | None = None
@@ -42,28 +47,49 @@ class Outdated(Struct, frozen=True, kw_only=True):
     replaced: str | None = None
     """How the registry differs from the lock in that version, as a clause; None if it does not."""
 
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether the registry has not got the locked release any more, or yanked it."""
+        return any(one is not None for one in (self.yanked, self.removed, self.replaced))
+
+
+_NO_UPDATE = "no versions satisfy all requirements; see: modpkg update --dry-run"
+
 
 def outdated(preview: Preview) -> list[Outdated]:
     """Return the locked modules that `Outdated` is about, in the lock's order.
 
     Raises:
         LockError: There is no lock.
-        ResolutionImpossible: No versions fit together.
-        NotFound: A registry lacks a module.
+        ResolutionImpossible: No versions fit together, although no locked release was taken back.
+        NotFound: A registry lacks a module that is not locked.
     """
     if preview.lock is None:
         path = preview.manifest.folder / LOCK_NAME
         raise LockError("M411", path=path, remedy=TO_LOCK)
-    updated = preview.resolve(upgrade=None)
+    try:
+        updated = preview.resolve(upgrade=None)
+    except (ResolutionImpossible, NotFound) as error:
+        rows = _rows(preview, preview.lock, None)
+        if not any(row.is_taken_back for row in rows):
+            raise
+        reason = f"no update: {error}" if isinstance(error, NotFound) else _NO_UPDATE
+        return [replace(row, reason=reason) for row in rows]
+    return _rows(preview, preview.lock, updated)
+
+
+def _rows(preview: Preview, lock: Lock, updated: Resolution | None) -> list[Outdated]:
+    """Return the rows; without the resolution of an update, those know of none."""
     rows = []
-    for module in preview.lock.module:
+    for module in lock.module:
         name = ModuleName(module.name)
-        chosen = updated.modules.get(name)
+        chosen = None if updated is None else updated.modules.get(name)
         update = str(chosen.release.version) if chosen is not None else None
         newest = _newest(preview, name)
         line = _line(preview, name, module.version)
         yanked = None if line is None or line.yanked is None else line.yanked or NO_REASON
-        current = newest is None or module.version == update == str(newest.version)
+        others = {module.version if updated is None else update, module.version}
+        current = newest is None or others == {str(newest.version)}
         lines = [release.line for release in preview.catalog.releases(name)]
         replaced = replaced_release(module, lines)
         if (moved := preview.newest_of_hub(name)) is not None and module.version != moved:
@@ -73,8 +99,8 @@ def outdated(preview: Preview) -> list[Outdated]:
         if current and yanked is None and deprecated is None and replaced is None:
             continue
         reason = ""
-        if chosen is not None and newest is not None and chosen.release is not newest:
-            reason = _reason(preview, updated, newest)
+        if updated is not None and chosen is not None and newest is not None:
+            reason = "" if chosen.release is newest else _reason(preview, updated, newest)
         rows.append(
             Outdated(
                 name=name,

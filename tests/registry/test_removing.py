@@ -219,6 +219,34 @@ def test_a_lock_with_a_removed_release_says_so(registry: Path, home: Path) -> No
     assert "was removed from its registry" in refused("install", "tiny==2.0")
 
 
+def test_an_only_release_that_was_removed_or_lost_is_listed(home: Path) -> None:
+    folder = home / "registry"
+    publish_collection(folder, "lib", "1.0")
+    publish_collection(folder, "other", "1.0")
+    text = '[app]\nname = "app"\n[dependencies]\nlib = "*"\nother = "*"\n'
+    Path("modpkg.toml").write_text(text)
+    modpkg("lock")
+    publish_collection(folder, "other", "1.1")
+    remove(folder, "lib", "1.0", "leaked")
+    one, other = modpkg_json("outdated")["modules"]
+    assert (one["name"], one["removed"], one["update"], one["newest"]) == (
+        "lib",
+        "leaked",
+        None,
+        None,
+    )
+    assert (other["name"], other["update"], other["newest"]) == ("other", None, "1.1")
+    assert "update --dry-run" in one["reason"]
+    assert "lib" in refused("update", "--dry-run")
+    (folder / "index" / "lib.jsonl").unlink()
+    one, _ = modpkg_json("outdated")["modules"]
+    assert "not have it any more" in one["replaced"]
+    assert "no module named 'lib'" in one["reason"]
+    Path("modpkg.toml").write_text(text.replace("other", "nothing"))
+    publish_collection(folder, "lib", "1.0")
+    assert "M304" in refused("outdated")
+
+
 def test_the_command(registry: Path) -> None:
     before = blobs(registry)
     assert "--reason" in refused("registry", "remove", "tiny==1.0", status=2)
