@@ -119,8 +119,8 @@ def close_account(name: str, registry: str | None, as_json: bool) -> None:
     """Close the account NAME: its tokens and logins end at once, and what it published stays.
 
     Yours needs your password, and another owner of all that you own alone ('modpkg owner
-    transfer', 'modpkg organisation add'). Administrators close those of others; 'modpkg account
-    open' opens one again.
+    transfer', 'modpkg organisation add'), who has accepted. Administrators close those of
+    others; 'modpkg account open' opens one again.
     """
     api = registry_api(registry)
     if who_am_i(api).name == module_name(name):

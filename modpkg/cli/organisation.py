@@ -9,9 +9,15 @@ import click
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, say, strong, table, tell
 from modpkg.core.errors import UsageError
+from modpkg.core.names import module_name
 from modpkg.core.printable import one_line
 from modpkg.registry.account_client import registry_api, who_am_i
-from modpkg.registry.api_records import MemberRequest, OrganisationInfo, OrganisationRequest
+from modpkg.registry.api_records import (
+    MemberRequest,
+    OrganisationInfo,
+    OrganisationInvitations,
+    OrganisationRequest,
+)
 from modpkg.registry.server_api import ServerApi, api_path
 
 MemberRole = Literal["owner", "member"]
@@ -22,7 +28,7 @@ def organisation_command() -> None:
     """Found organisations, and change who is in them.
 
     An organisation has roles for modules as a person has ('modpkg owner add'), and each of its
-    members has them with it. Its owners decide who is in it.
+    members has them with it. Its owners decide who is invited to it.
     """
 
 
@@ -56,7 +62,9 @@ def show_organisation(name: str, registry: str | None, as_json: bool) -> None:
         print_json(found)
         return
     say(strong(found.name) + (f": {found.full_name}" if found.full_name else ""))
-    table([[one.name, one.role] for one in found.members], ["Name", "Role"])
+    rows = [[one.name, one.role] for one in found.members]
+    rows += [[one.name, f"{one.role} (invited)"] for one in found.invited]
+    table(rows, ["Name", "Role"])
 
 
 @organisation_command.command("add")
@@ -74,11 +82,54 @@ def show_organisation(name: str, registry: str | None, as_json: bool) -> None:
 def add_member(
     name: str, person: str, role: MemberRole, registry: str | None, as_json: bool
 ) -> None:
-    """Take PERSON into the organisation NAME, or give another role there."""
+    """Invite PERSON to the organisation NAME, or give a member another role there."""
     api = registry_api(registry)
     api.check_login(f"change who is in {name}")
-    api.send("PUT", api_path("organisations", name, "members", person), MemberRequest(role))
-    _tell(api, name, f"{good('Added')} {person} to {name} as {role}.", as_json)
+    path = api_path("organisations", name, "members", person)
+    changed = api.request("PUT", path, OrganisationInfo, MemberRequest(role))
+    if as_json:
+        print_json(changed)
+    elif any(one.name == module_name(person) for one in changed.invited):
+        tell(f"{good('Invited')} {person} to {name} as {role}.")
+        tell(f"{person} accepts with: modpkg organisation accept {name}")
+    else:
+        tell(f"{person} is {'an' if role == 'owner' else 'a'} {role} of {name} now.")
+
+
+@organisation_command.command("accept")
+@click.argument("name")
+@registry_option
+@json_option
+def accept_organisation(name: str, registry: str | None, as_json: bool) -> None:
+    """Join the organisation NAME, which has invited you."""
+    api = registry_api(registry)
+    api.check_login(f"join {name}")
+    api.send("POST", api_path("organisations", name, "accept"))
+    _tell(api, name, f"{good('Joined')} {name}.", as_json)
+
+
+@organisation_command.command("decline")
+@click.argument("name")
+@registry_option
+@json_option
+def decline_organisation(name: str, registry: str | None, as_json: bool) -> None:
+    """Decline the invitation to the organisation NAME."""
+    _leave(name, registry, f"{good('Declined')} {name}.", as_json)
+
+
+@organisation_command.command("invitations")
+@registry_option
+@json_option
+def list_invitations(registry: str | None, as_json: bool) -> None:
+    """List the organisations that you are invited to."""
+    api = registry_api(registry)
+    api.check_login("list invitations")
+    found = api.request("GET", "me/invitations", OrganisationInvitations)
+    if as_json:
+        print_json(found)
+        return
+    rows = [[one.organisation, one.role, one.by, one.invited[:10]] for one in found.invitations]
+    table(rows, ["Organisation", "Role", "From", "Since"])
 
 
 @organisation_command.command("remove")
@@ -87,7 +138,7 @@ def add_member(
 @registry_option
 @json_option
 def remove_member(name: str, person: str, registry: str | None, as_json: bool) -> None:
-    """Take PERSON out of the organisation NAME; its last owner stays."""
+    """Take PERSON out of the organisation NAME, or the invitation back; its last owner stays."""
     api = registry_api(registry)
     api.check_login(f"change who is in {name}")
     api.send("DELETE", api_path("organisations", name, "members", person))
@@ -100,10 +151,14 @@ def remove_member(name: str, person: str, registry: str | None, as_json: bool) -
 @json_option
 def leave_organisation(name: str, registry: str | None, as_json: bool) -> None:
     """Leave the organisation NAME; its last owner stays."""
+    _leave(name, registry, f"{good('Left')} {name}.", as_json)
+
+
+def _leave(name: str, registry: str | None, text: str, as_json: bool) -> None:
     api = registry_api(registry)
     me = who_am_i(api)
     api.send("DELETE", api_path("organisations", name, "members", me.name))
-    _tell(api, name, f"{good('Left')} {name}.", as_json)
+    _tell(api, name, text, as_json)
 
 
 def _found(api: ServerApi, name: str) -> OrganisationInfo:

@@ -220,13 +220,35 @@ class OrganisationInfo(Struct, frozen=True, kw_only=True):
     name: Line
     full_name: Line
     members: Annotated[list[OrganisationMember], Meta(max_length=10_000)]
+    invited: Annotated[list[OrganisationMember], Meta(max_length=10_000)] = field(
+        default_factory=list
+    )
+    """Who has not accepted yet: for the organisation's owners all, for others themselves."""
 
 
 class MemberRequest(Struct, frozen=True):
-    """The role that a person gets: ``PUT organisations/NAME/members/PERSON``; ``DELETE`` there
-    takes it away."""
+    """The role that a person gets: ``PUT organisations/NAME/members/PERSON``.
+
+    Who is no member is invited, and becomes one by ``POST organisations/NAME/accept``. ``DELETE``
+    of the same takes the role or the invitation away.
+    """
 
     role: Literal["owner", "member"] = "member"
+
+
+class OrganisationInvitation(Struct, frozen=True):
+    """An organisation that wants somebody as a member."""
+
+    organisation: Line
+    role: Literal["owner", "member"]
+    by: Line
+    invited: Line
+
+
+class OrganisationInvitations(Struct, frozen=True):
+    """The organisations that whoever asks is invited to: ``GET me/invitations``."""
+
+    invitations: Annotated[list[OrganisationInvitation], Meta(max_length=10_000)]
 
 
 class PublisherRequest(Struct, frozen=True, kw_only=True):

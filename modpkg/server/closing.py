@@ -16,7 +16,7 @@ from modpkg.server.addresses import address_of
 from modpkg.server.callers import Caller, check_known
 from modpkg.server.database import Database
 from modpkg.server.events import log_event
-from modpkg.server.organisations import check_other_member
+from modpkg.server.organisations import check_other_member, forget_invitations
 from modpkg.server.owners import check_other_owner
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Membership, Module, Role
@@ -44,6 +44,7 @@ def close_own_account(database: Database, caller: Caller, password: str, address
         for row in db.scalars(rows.order_by(Membership.organisation_id)).all():
             group = db.get_one(Account, row.organisation_id, with_for_update=True)
             check_other_member(db, group, row, account)
+        forget_invitations(db, account)
         end_account(db, account)
         log_event(db, account.name, "account.close", account=account.name)
 

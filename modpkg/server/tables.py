@@ -97,6 +97,18 @@ class Membership(ServerTable):
     """``owner`` or ``member``."""
 
 
+class MemberInvitation(ServerTable):
+    """A person whom an organisation wants as a member, until he accepts."""
+
+    __tablename__ = "member_invitations"
+    organisation_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True, index=True)
+    role: Mapped[str]
+    """``owner`` or ``member``."""
+    by_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    invited: Mapped[datetime.datetime]
+
+
 class Identity(ServerTable):
     """Who a person is for an issuer of OpenID Connect."""
 

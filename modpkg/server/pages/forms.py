@@ -24,6 +24,7 @@ from modpkg.server.api_tokens import create_token, revoke_token, tokens_of
 from modpkg.server.callers import ACTIONS, Caller
 from modpkg.server.linked_logins import logins_of, prove_again, unlink_login
 from modpkg.server.openid_login import SentAway, begin_openid, login_issuer
+from modpkg.server.organisations import accept_invitation, invitations_of, take_membership
 from modpkg.server.pages.rendering import frame_of, page
 from modpkg.server.pages.site import ERRORS
 from modpkg.server.passwords import SHORTEST
@@ -91,6 +92,14 @@ class LinkForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     csrf: Field = ""
     issuer: Field = ""
     password: Field = ""
+
+
+class InvitationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the buttons beside an organisation's invitation send."""
+
+    csrf: Field = ""
+    organisation: Field = ""
+    answer: Literal["accept", "decline"] = "decline"
 
 
 def _form() -> Any:
@@ -244,6 +253,7 @@ def _account_page(
     with server.database.begin() as db:
         tokens = tokens_of(db, caller)
         logins = logins_of(server, db, caller)
+        invitations = invitations_of(db, caller)
     return page(
         frame_of(server, caller),
         "account.html",
@@ -252,6 +262,7 @@ def _account_page(
         cookies=[] if away is None else [away.cookie],
         tokens=tokens,
         logins=logins,
+        invitations=invitations,
         away="" if away is None else away.url,
         actions=ACTIONS,
         made=made,
@@ -297,6 +308,26 @@ def revoke_api_token(
     check_form(server, request, caller, data.csrf)
     with server.database.begin() as db:
         revoke_token(db, caller, token_id)
+    return _seen("/account")
+
+
+@post("/account/invitations", sync_to_thread=True)
+def answer_invitation(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    request: Asking,
+    data: Annotated[InvitationForm, _form()],
+) -> Response[Any]:
+    """Join an organisation, or decline its invitation."""
+    check_form(server, request, caller, data.csrf)
+    try:
+        with server.database.begin() as db:
+            if data.answer == "accept":
+                accept_invitation(db, caller, data.organisation)
+            else:
+                take_membership(db, caller, data.organisation, caller.name)
+    except ModpkgError as error:
+        return _account_page(server, caller, problem=error)
     return _seen("/account")
 
 
@@ -371,6 +402,7 @@ FORMS = Router(
     route_handlers=[
         *(login_page, log_in, log_out, register_page, make_account, account_page),
         *(make_api_token, revoke_api_token, set_new_password, link_issuer, unlink_issuer),
+        answer_invitation,
     ],
     exception_handlers=ERRORS,
     include_in_schema=False,

@@ -13,6 +13,7 @@ from modpkg.server.app import make_app
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import ApiToken, WebLogin
+from tests.server.conftest import sent_with, token_for
 from tests.server.pages.parsed import ParsedPage
 
 Browser = TestClient[Litestar]
@@ -130,6 +131,26 @@ def test_one_action_and_none_are_forms_too(ada: Browser) -> None:
     assert ParsedPage(problem.text).foreign == []
 
 
+def test_an_invitation_is_answered_on_the_page_of_the_account(ada: Browser, server: Server) -> None:
+    bob = sent_with(token_for(server, "bob"))
+    for name in ("acme", "other"):
+        ada.post("/api/1/organisations", json={"name": name}, headers=bob)
+        where = f"/api/1/organisations/{name}/members/ada"
+        assert ada.put(where, json={"role": "owner"}, headers=bob).status_code == 200
+    shown = ada.get("/account").text
+    assert "bob invites you" in shown
+    to = "/account/invitations"
+    assert ada.post(to, data={"organisation": "acme", "answer": "accept"}).status_code == 403
+    for name, answer in (("acme", "accept"), ("other", "decline")):
+        sent = send(ada, "/account", to, organisation=name, answer=answer)
+        assert sent.headers["location"] == "/account"
+    assert "invites you" not in ada.get("/account").text
+    assert send(ada, "/account", to, organisation="other", answer="accept").status_code == 404
+    mine = ada.get("/people/ada").text
+    assert "/organisations/acme" in mine
+    assert "/organisations/other" not in mine
+
+
 def test_a_new_password_ends_other_logins(ada: Browser, server: Server) -> None:
     wrong = send(ada, "/account", "/account/password", old="wrong one", new="another long one")
     assert wrong.status_code in (401, 403)
@@ -142,7 +163,7 @@ def test_a_new_password_ends_other_logins(ada: Browser, server: Server) -> None:
 
 FORMS = [
     *("/login", "/logout", "/register", "/account/tokens", "/account/tokens/1/revoke"),
-    "/account/password",
+    *("/account/password", "/account/invitations"),
 ]
 
 
