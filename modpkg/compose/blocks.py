@@ -431,10 +431,7 @@ class TensorBlocks:
         if not ranges:
             return np.empty(0)
         if (other := self._unweighted_fine_tune(index)) is not None:  # one call for all ranges
-            start, end = (
-                np.concatenate([rows.stored(*each) for each in ranges]).reshape(-1)
-                for rows in (self.base, other)
-            )
+            start, end = self.base.some(ranges), other.some(ranges)
             return distance(start, end, slice(None))
         term = self.terms[index]
         return np.concatenate([term.delta(*each, self.columns).reshape(-1) for each in ranges])

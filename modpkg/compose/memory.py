@@ -74,7 +74,7 @@ _FIXED = 16 << 20
 
 def run_elements(count: int) -> int:
     """Return the elements per sample run; all runs are 1/128 of a large tensor."""
-    return max(1 << 9, count >> 11)
+    return max(1 << 10, count >> 11)
 
 
 def needs_torch(composition: Composition) -> bool:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modpkg.compose.arrays import Array, Stored, in_double, in_single
+from modpkg.compose.kept_values import Several, both_kept, kept_values
 from modpkg.compose.memory import BLOCK_ELEMENTS, SINGLE_ELEMENTS
-from modpkg.compose.reducers.single import SinglePrecision
+from modpkg.compose.reducers.single import Cuts, SinglePrecision, ThresholdCut
 from modpkg.compose.rows import RowReader
-from modpkg.compose.weighted_means import places_of, weighted_mean
+from modpkg.compose.weighted_means import weighted_mean
 
 Exact = Callable[[Stored, Sequence[Stored], Any], Stored]
 """``exact(base, others, places)``: the rounded results of k elements, from their values, as stored,
@@ -43,6 +44,11 @@ class BitLayout(NamedTuple):
     is a normal number."""
     bias: int = 0
     """float32's exponent bias minus this dtype's."""
+
+    @property
+    def infinity(self) -> int:
+        """The bits of infinity."""
+        return (0x1F if self.bias else 0xFF) << self.fraction
 
 
 LAYOUTS = {
@@ -78,12 +84,13 @@ class NarrowReduction:
     def _block(self, first: int, last: int) -> Stored:
         base = self._base.flat(first, last)
         others = [rows.flat(first, last) for rows in self._others]
-        result, doubt = np.empty_like(base), np.zeros(base.size, np.bool_)
-        for start in range(0, base.size, _STEP_ELEMENTS):
-            some = slice(start, start + _STEP_ELEMENTS)
-            models = [each[some] for each in (base, *others)]
-            self._step(first + start, models, doubt[some], result[some].view(np.uint16))
-        where = places_of(doubt)
+        if self._single.alone:
+            cuts = self._single.cuts(self._measured, first) or ()
+            result = np.empty_like(base)
+            several = kept_values(base, others, cuts, self._layout.infinity, result.view(np.uint16))
+            if several is not None:
+                return self._with_several(base, others, first, result, several)
+        result, where = self._all(base, others, lambda start: self._cuts(first + start))
         if where.size > result.size // 4:  # computing the whole block in float64 is faster
             return self._in_double(base, others, first)
         if where.size:
@@ -92,16 +99,61 @@ class NarrowReduction:
             )
         return result
 
-    def _step(self, first: int, models: Sequence[Stored], doubt: Any, result: Any) -> None:
+    def _cuts(self, first: int) -> Cuts:
+        return self._single.cuts(self._measured, first) or ()
+
+    def _with_several(
+        self, base: Stored, others: Sequence[Stored], first: int, result: Stored, several: Several
+    ) -> Stored:
+        """Return a result with its values where several fine-tunes' are kept."""
+        places = several.places
+        models = [each.take(places) for each in (base, *others)]
+        some, doubt = self._all(
+            models[0],
+            models[1:],
+            lambda start: [
+                ThresholdCut(0.0, mask=mask[start : start + _STEP_ELEMENTS])
+                for mask in several.kept
+            ],
+        )
+        result[places] = some
+        where = places.take(doubt)
+        bits = result.view(np.uint16)
+        if int(bits.view(np.int16).min(initial=0)) == -(1 << 15):  # -0.0, which may be 0
+            where = np.union1d(where, np.flatnonzero(bits == np.uint16(1 << 15)))
+        if where.size:
+            result[where] = self._exact(
+                base.take(where), [each.take(where) for each in others], where + first
+            )
+        return result
+
+    def _all(
+        self, base: Stored, others: Sequence[Stored], cuts: Callable[[int], Cuts]
+    ) -> tuple[Stored, Any]:
+        """Return results in float32, and the indices of those that are in doubt.
+
+        ``cuts`` are those of up to `_STEP_ELEMENTS` from an index on.
+        """
+        result, doubt = np.empty_like(base), np.zeros(base.size, np.bool_)
+        for start in range(0, base.size, _STEP_ELEMENTS):
+            some = slice(start, start + _STEP_ELEMENTS)
+            models = [each[some] for each in (base, *others)]
+            self._step(cuts(start), models, doubt[some], result[some].view(np.uint16))
+        return result, np.flatnonzero(doubt)
+
+    def _step(self, cuts: Cuts, models: Sequence[Stored], doubt: Any, result: Any) -> None:
         """Compute some results in float32: their bits, and where they are in doubt."""
         single, layout = self._single, self._layout
-        cuts = single.cuts(self._measured, first) or ()
         base, *others = models
         rows = self._wide[: len(models) * base.size].reshape(-1, base.size)
-        if single.mean is not None and not layout.bias:
+        if not layout.bias:
             bounds = layout.small, layout.large
-            doubt |= weighted_mean(single.mean, models, rows, result, bounds)
-            return
+            if single.mean is not None:
+                doubt |= weighted_mean(single.mean, models, rows, result, bounds)
+                return
+            if single.pair is not None and all(cut.mask is not None for cut in cuts):
+                doubt |= both_kept(single.pair, models, rows, result, bounds)
+                return
         start, *wide = (in_single(each, out=own) for each, own in zip(models, rows, strict=True))
         if not single.of_values:
             for each in wide:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from typing import Any
 
@@ -98,6 +98,17 @@ class RowReader:
             PackError: The pack cannot be read.
         """
         return self.flat(start * self.columns, stop * self.columns).reshape(-1, self.columns)
+
+    def some(self, ranges: Sequence[tuple[int, int]]) -> Stored:
+        """Return ranges of rows as stored in the pack, flat.
+
+        Raises:
+            PackError: The pack cannot be read.
+        """
+        if self._keep:
+            rows = np.concatenate([np.arange(*each) for each in ranges])
+            return self.stored(0, self.rows).take(rows, axis=0).reshape(-1)
+        return np.concatenate([self.stored(*each) for each in ranges]).reshape(-1)
 
     def flat(self, first: int, last: int) -> Stored:
         """Return elements as stored in the pack, flat, read-only.

@@ -62,15 +62,3 @@ def weighted_mean(
         doubled -= np.uint16(least)  # smaller ones become large
         doubt |= doubled > np.uint16(most - least)
     return doubt
-
-
-def places_of(mask: NDArray[np.bool_]) -> Any:
-    """Return the ascending indices of what a flat mask has set; there should be few of them."""
-    whole = mask.size // 8 * 8
-    rows = mask[:whole].reshape(-1, 8)
-    some = np.flatnonzero(rows.view(np.uint64) != 0)
-    inside = np.flatnonzero(rows.take(some, axis=0))
-    places = some.take(inside >> 3)
-    places <<= 3
-    places += inside & 7
-    return np.concatenate([places, np.flatnonzero(mask[whole:]) + whole])

@@ -11,7 +11,7 @@ import pytest
 from modpkg.compose.arrays import in_double
 from modpkg.compose.narrow_floats import LAYOUTS
 from modpkg.compose.reducers.single import NARROW, weighted_sum
-from modpkg.compose.weighted_means import places_of, weighted_mean
+from modpkg.compose.weighted_means import weighted_mean
 from tests.compose.test_exact import nearest
 
 BOUNDS = (LAYOUTS["BF16"].small, LAYOUTS["BF16"].large)
@@ -61,11 +61,3 @@ def test_means_with_negative_or_tiny_factors_are_none() -> None:
         single = weighted_sum(NARROW["BF16"], weights)
         assert single is not None
         assert single.mean is None
-
-
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 64, 1001])
-def test_places_of_a_mask(count: int) -> None:
-    rng = np.random.default_rng(count)
-    for share in (0, 0.01, 0.5, 1):
-        mask = rng.random(count) < share
-        assert places_of(mask).tolist() == np.flatnonzero(mask).tolist()

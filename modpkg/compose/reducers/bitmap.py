@@ -66,7 +66,12 @@ class Bitmap:
         """Return int32 for elements: all bits set for those in the set, none for others."""
         before = first % 8
         own = self._bits[first // 8 : (first + size + 7) // 8]
-        return _all_bits().take(own, axis=0).reshape(-1)[before : before + size]
+        return as_wide_bits(own, before + size, np.int32)[before:]
+
+    def packed(self, first: int, size: int) -> Any:
+        """Return the bits of elements, eight to a byte, the first one lowest; None if they do not
+        begin a byte."""
+        return None if first % 8 else self._bits[first // 8 : (first + size + 7) // 8]
 
     def mask(self, first: int, size: int) -> Any:
         """Return a mask of elements: numbers of one byte, 1 for those in the set."""
@@ -88,8 +93,18 @@ class Bitmap:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
+def as_wide_bits(packed: Any, size: int, dtype: Any) -> Any:
+    """Return integers for packed bits: all of their bits set, or none."""
+    return _wide_bits(dtype).take(packed, axis=0).reshape(-1)[:size]
+
+
+def places_in(packed: Any, size: int) -> Any:
+    """Return the ascending indices of packed bits that are set."""
+    return np.flatnonzero(np.unpackbits(packed, count=size, bitorder="little").view(np.bool_))
+
+
 @functools.cache
-def _all_bits() -> Any:
-    """Return int32 [256, 8]: for each byte what its bits become."""
+def _wide_bits(dtype: Any) -> Any:
+    """Return integers [256, 8]: for each byte what its bits become."""
     byte = np.arange(256, dtype=np.uint8)[:, np.newaxis]
-    return -np.unpackbits(byte, axis=1, bitorder="little").astype(np.int32)
+    return np.negative(np.unpackbits(byte, axis=1, bitorder="little").astype(dtype))

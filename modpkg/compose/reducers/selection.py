@@ -87,14 +87,25 @@ def kth_largest(
     """Return the ``k``-th largest of ``count`` magnitudes (k from 1), exactly.
 
     A ``sample`` gives two bounds that most likely enclose the answer; of the blocks of
-    ``approximate`` only candidates between the bounds are kept and partitioned. If the bounds
-    were wrong or enclose too many values, a radix selection runs over ``magnitudes()``, flat
+    ``approximate`` only candidates between the bounds are kept and partitioned. Narrow dtypes have
+    many equal values, so that both bounds are often the answer. If bounds were wrong or enclose too
+    many values, wider ones are tried, and then a radix selection runs over ``magnitudes()``, flat
     blocks of non-negative float64.
     """
-    low, high = _guess(sample, k, count)
+    for low, high in _guesses(sample, k, count):
+        if (found := _between(approximate, low, high, k, count)) is not None:
+            return found
+    return _by_digits(magnitudes, k)
+
+
+def _between(
+    approximate: Approximate, low: float, high: float, k: int, count: int
+) -> RankedMagnitude | None:
+    """Return the ``k``-th largest of ``count`` magnitudes, if it is between two bounds, which may
+    be it."""
     certain = True
     rounded: set[float] = set()
-    # Narrow dtypes have many equal values, the bounds among them: those are counted separately.
+    # Those that are bounds are counted separately, as there may be many.
     above, at_high, at_low = (_Elements(count) for _ in range(3))
     inside = _Candidates()
     for block in approximate(high):
@@ -130,7 +141,7 @@ def kth_largest(
     above.add_candidates(inside)
     if above.count < k <= above.count + at_low.count:
         return at_low.ranked(low, above, certain and low not in rounded)
-    return _by_digits(magnitudes, k)
+    return None
 
 
 def _same(bound: float, values: Any) -> bool:
@@ -185,7 +196,7 @@ def _with(mask: Any, places: Any) -> Any:
 def _select(values: Array, k: int) -> float:
     """Return the ``k``-th largest of values in memory."""
     while values.size > 2 * _FEW:
-        low, high = _guess(values[:: values.size // _FEW], k, values.size)
+        low, high = _bounds(values[:: values.size // _FEW], k, values.size, _FAR)
         over = values >= high
         above = int(np.count_nonzero(over))
         if k <= above:
@@ -352,13 +363,39 @@ def _equal(approximate: Approximate, value: float) -> Iterator[SomePlaces]:
         yield SomePlaces(block.first, values.size, equal)
 
 
-def _guess(sample: Array, k: int, count: int) -> tuple[float, float]:
-    """Return bounds of the k-th largest, wide enough for tensors whose rows differ in scale."""
+def _guesses(sample: Array, k: int, count: int) -> Iterator[tuple[float, float]]:
+    """Yield bounds of the k-th largest, each wider than the one before."""
+    with np.errstate(over="ignore"):
+        single: Any = sample.astype(np.float32)
+    if bool((single == sample).all()):  # takes less time, and has the same values
+        sample = single
+    low, high = _bounds(sample, k, count, _NEAR)
+    if low == high:
+        yield low, high
+    last = low, high
+    for deviations in (_APART, _FAR):
+        bounds = _bounds(sample, k, count, deviations)
+        if bounds != last:
+            yield bounds
+        last = bounds
+
+
+_NEAR, _APART, _FAR = 1.5, 5.0, 12.0
+"""Standard deviations of a rank in a sample: within the first a single value is tried, and within
+the last are tensors whose rows differ in scale."""
+
+
+def _bounds(sample: Array, k: int, count: int, deviations: float) -> tuple[float, float]:
+    """Return bounds of the k-th largest, from a sample."""
     size = sample.size
-    if size >= count:
-        return 0.0, float("inf")
     share = k / count
-    rank, slack = share * size, 12 * (size * share * (1 - share)) ** 0.5 + 16
+    rank = share * size
+    if size >= count:
+        if deviations == _FAR:
+            return 0.0, math.inf
+        value = float(np.partition(sample, size - k)[size - k])
+        return value, value
+    slack = deviations * (size * share * (1 - share)) ** 0.5 + deviations
     upper, lower = int(rank - slack), int(rank + slack)
     wanted = [size - 1 - place for place in (upper, lower) if 0 <= place < size]
     values = np.partition(sample, wanted) if wanted else sample

@@ -55,6 +55,8 @@ class ThresholdCut(NamedTuple):
     """The first element's flat index in the tensor."""
     kept: Bitmap | None = None
     """The elements of the tensor that are not dropped, if it is known which they are."""
+    mask: Mask | None = None
+    """The same of these elements alone."""
 
 
 Cuts = Sequence[ThresholdCut]
@@ -93,6 +95,18 @@ class WeightedMean(NamedTuple):
     values have the same sign, or exponents in the same aligned range of 2^n."""
 
 
+class KeptPair(NamedTuple):
+    """What two values become that are both kept, see `modpkg.compose.kept_values`."""
+
+    mean: WeightedMean
+    """Of the two, where they differ from the base in the same direction."""
+    votes: tuple[float, float]
+    """What their differences are multiplied with otherwise: the larger product is taken."""
+    slack: float
+    """Products that differ by no more than this share of their sum may be equal; 0: they are exact.
+    """
+
+
 class SinglePrecision(NamedTuple):
     """A method in float32."""
 
@@ -110,6 +124,10 @@ class SinglePrecision(NamedTuple):
     """j, if it is not."""
     of_values: bool = False
     """Whether `reduce` gets the fine-tunes themselves."""
+    alone: bool = False
+    """Whether an element has a fine-tune's value where that is the only one that is kept."""
+    pair: KeptPair | None = None
+    """What two fine-tunes of bfloat16 that are both kept become, if it is `alone`."""
     mean: WeightedMean | None = None
     """What it is of bfloat16 too, faster."""
 
@@ -120,6 +138,9 @@ _MOST_REACH = 8
 """Largest Σ |c_i|."""
 _MARGIN = Fraction(33, 32)
 """Covers that 1 / (1 − k·u) and X's own rounding are not 1, and products that underflow."""
+SAME_RANGE = 1 << 11
+"""If two bfloat16 differ in no bit from this one on, they have the same sign, and exponents that
+differ in their last four bits: their difference has at most 23 bits."""
 _MAGNITUDE = (1 << 31) - 1
 """The bits of a float32 without its sign."""
 _LEAST = 2.0**-20
@@ -187,7 +208,7 @@ def _mean_of(factors: Sequence[Fraction]) -> WeightedMean | None:
         # Multiples of 2^-p: sums are below 2^(e+1), and multiples of 2^(e' - 7 - p), if e is the
         # largest and e' the smallest exponent of values. They have 24 bits if e - e' <= 16 - p.
         halves = all((2 * factor).denominator == 1 for factor in factors)
-        return WeightedMean(shares, 0, 1 << (11 if halves else 10))
+        return WeightedMean(shares, 0, SAME_RANGE if halves else SAME_RANGE >> 1)
     rounded = len(factors) + 4  # factors twice, products, sums, and the error of float64 itself
     return WeightedMean(shares, math.ceil(rounded * _MARGIN), 1 << 15)
 
@@ -220,7 +241,9 @@ def disjoint_merge(
         mask = np.empty(base.shape, np.int32)
         for delta, cut, weight in zip(deltas, trimmed, singles, strict=True):
             bits = delta.view(np.int32)
-            if cut.kept is not None:
+            if cut.mask is not None:
+                bits *= cut.mask
+            elif cut.kept is not None:
                 bits &= cut.kept.all_bits(cut.first, base.size)
             elif cut.threshold > 0:
                 np.bitwise_and(bits, np.int32(_MAGNITUDE), out=mask)
@@ -268,11 +291,25 @@ def disjoint_merge(
         base += total
         return base
 
+    ones = divide == "weights" or all(weight == 1 for weight in weights)
+    alone = ones and factor == 1.0
+    pair = _pair_of(plain, votes) if alone and divide and count == 2 else None
     if exact:
-        return SinglePrecision(0, reduce, cuts, steps=narrow.exact << narrow.fraction)
+        steps = narrow.exact << narrow.fraction
+        return SinglePrecision(0, reduce, cuts, steps=steps, alone=alone, pair=pair)
     cancelled = narrow.cancelled - 1
     ulps = math.ceil((2 * count + 8) * 2 ** (cancelled + 1) * _MARGIN)
-    return SinglePrecision(ulps, reduce, cuts, cancelled=cancelled)
+    return SinglePrecision(ulps, reduce, cuts, cancelled=cancelled, alone=alone, pair=pair)
+
+
+def _pair_of(weights: Sequence[Fraction], votes: str) -> KeptPair | None:
+    """Return what two values become whose weights are positive, and divide their sum."""
+    mean = _mean_of([weight / sum(weights) for weight in weights])
+    if mean is None:
+        return None
+    voting = weights if votes == "weighted" and weights[0] != weights[1] else [Fraction(1)] * 2
+    slack = 0.0 if all(map(_power_of_two, voting)) else 5 * 2.0**-22
+    return KeptPair(mean, (float(voting[0]), float(voting[1])), slack)
 
 
 def _lost(cut: ThresholdCut, under: NDArray[np.int32]) -> Any:
