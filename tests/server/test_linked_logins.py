@@ -14,12 +14,14 @@ from litestar.testing import TestClient
 from sqlalchemy import select
 
 from modpkg.registry.api_records import Registration
+from modpkg.server import closing
 from modpkg.server.accounts import register
 from modpkg.server.app import make_app
 from modpkg.server.file_answers import ServerApp
 from modpkg.server.settings import LoginIssuer, ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import Event, Identity
+from tests.server.conftest import sent_with, token_for
 from tests.server.issuer import LocalIssuer
 from tests.server.test_web_logins import PASSWORD, come_back, log_in, secret_in, sent_away
 
@@ -68,6 +70,11 @@ def begin(browser: Browser, issuer: LocalIssuer) -> dict[str, str]:
     assert found is not None
     sent = parse_qs(urlsplit(html.unescape(found[1])).query)
     return {name: one[0] for name, one in sent.items()}
+
+
+def close(browser: Browser, **fields: str) -> Any:
+    data = {"csrf": secret_in(browser.get("/account")), "sure": "yes"}
+    return browser.post("/account/close", data=data | fields)
 
 
 def identities(server: Server) -> list[str]:
@@ -152,3 +159,32 @@ def test_a_login_is_of_one_account(ada: Browser, server: Server, issuer: LocalIs
     refused = come_back(ada, issuer, begin(ada, issuer))
     assert (refused.status_code, "another account" in refused.text) == (409, True)
     assert identities(server) == ["7"]
+
+
+def test_who_has_no_password_closes_his_account_after_a_fresh_login(
+    ada: Browser, server: Server, issuer: LocalIssuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada.cookies.clear()
+    come_back(ada, issuer, sent_away(ada), sub="8", preferred_username="eve")
+    assert who(ada) == "eve"
+    token = sent_with(token_for(server, "eve"))
+    refused = ada.post("/api/1/me/close", json={"password": "any"}, headers=token)
+    assert (refused.status_code, refused.json()["code"]) == (409, "M449")
+    assert "/login" in refused.json()["message"]
+    assert close(ada, sure="").status_code == 200
+    assert who(ada) == "eve"
+    assert close(ada, csrf="x" * 43).status_code == 403
+    monkeypatch.setattr(closing, "FRESH_MINUTES", -1)
+    assert "log in again" in close(ada).text
+    monkeypatch.undo()
+    answer = close(ada)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert who(ada) == ""
+    assert ada.get("/api/1/me", headers=token).status_code == 401
+    assert come_back(ada, issuer, sent_away(ada), sub="8").status_code == 401
+
+
+def test_who_has_a_password_closes_his_account_with_it(ada: Browser, server: Server) -> None:
+    assert close(ada).status_code == 401  # however fresh the login is
+    assert close(ada, password=PASSWORD).status_code == 303
+    assert who(ada) == ""

@@ -22,6 +22,7 @@ from modpkg.server.addresses import address_of
 from modpkg.server.answers import sentence_for_callers, status_of
 from modpkg.server.api_tokens import create_token, revoke_token, tokens_of
 from modpkg.server.callers import ACTIONS, Caller
+from modpkg.server.closing import FRESH_MINUTES, close_own_account
 from modpkg.server.linked_logins import logins_of, prove_again, unlink_login
 from modpkg.server.openid_login import SentAway, begin_openid, login_issuer
 from modpkg.server.organisations import accept_invitation, invitations_of, take_membership
@@ -29,6 +30,7 @@ from modpkg.server.pages.rendering import frame_of, page
 from modpkg.server.pages.site import ERRORS
 from modpkg.server.passwords import SHORTEST
 from modpkg.server.state import Server
+from modpkg.server.tables import Account
 from modpkg.server.web_logins import (
     begin_login,
     check_form,
@@ -100,6 +102,14 @@ class InvitationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     csrf: Field = ""
     organisation: Field = ""
     answer: Literal["accept", "decline"] = "decline"
+
+
+class CloseForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the form sends that closes one's account."""
+
+    csrf: Field = ""
+    password: Field = ""
+    sure: Literal["", "yes"] = ""
 
 
 def _form() -> Any:
@@ -254,6 +264,7 @@ def _account_page(
         tokens = tokens_of(db, caller)
         logins = logins_of(server, db, caller)
         invitations = invitations_of(db, caller)
+        has_password = db.get_one(Account, caller.account_id).password is not None
     return page(
         frame_of(server, caller),
         "account.html",
@@ -263,6 +274,8 @@ def _account_page(
         tokens=tokens,
         logins=logins,
         invitations=invitations,
+        has_password=has_password,
+        fresh_minutes=FRESH_MINUTES,
         away="" if away is None else away.url,
         actions=ACTIONS,
         made=made,
@@ -387,6 +400,24 @@ def unlink_issuer(
     return _account_page(server, caller, said="That login is not yours here any more.")
 
 
+@post("/account/close", sync_to_thread=True)
+def close_account(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    request: Asking,
+    data: Annotated[CloseForm, _form()],
+) -> Response[Any]:
+    """Close one's own account; its logins end with it."""
+    check_form(server, request, caller, data.csrf)
+    if not data.sure:
+        return _account_page(server, caller)
+    try:
+        close_own_account(server, caller, data.password, address_of(server.settings, request))
+    except ModpkgError as error:
+        return _account_page(server, caller, problem=error)
+    return _seen("/", ended_cookie(server))
+
+
 def _said(server: Server, problem: ModpkgError | None) -> str:
     """Return what a page says of a problem, without a word of where the storage lies."""
     return "" if problem is None else sentence_for_callers(server, problem)
@@ -402,7 +433,7 @@ FORMS = Router(
     route_handlers=[
         *(login_page, log_in, log_out, register_page, make_account, account_page),
         *(make_api_token, revoke_api_token, set_new_password, link_issuer, unlink_issuer),
-        answer_invitation,
+        *(answer_invitation, close_account),
     ],
     exception_handlers=ERRORS,
     include_in_schema=False,

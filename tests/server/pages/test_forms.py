@@ -163,7 +163,7 @@ def test_a_new_password_ends_other_logins(ada: Browser, server: Server) -> None:
 
 FORMS = [
     *("/login", "/logout", "/register", "/account/tokens", "/account/tokens/1/revoke"),
-    *("/account/password", "/account/invitations"),
+    *("/account/password", "/account/invitations", "/account/close"),
 ]
 
 
