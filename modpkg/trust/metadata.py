@@ -13,6 +13,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -29,6 +30,8 @@ from modpkg.trust.public_key import PublicKey
 SPEC_VERSION = "1.0.31"
 FOLDER = "tuf"
 """Where the files lie in a registry."""
+EXPECTED = datetime.timedelta(days=1)
+"""For how long readers take what was announced and is not settled."""
 _MOMENT = "%Y-%m-%dT%H:%M:%SZ"
 Counter = Annotated[int, Meta(ge=1, le=1 << 53)]
 Bytes = Annotated[int, Meta(ge=0, le=1 << 53)]
@@ -107,8 +110,13 @@ class SignedFile(Struct, frozen=True, omit_defaults=True):
 
     @property
     def digests(self) -> set[str]:
-        """The digests that it may have now."""
+        """The digests that it may have, however long ago they were announced."""
         return {f"sha256:{self.hashes.get('sha256')}", *self.custom.coming}
+
+    def digests_at(self, now: datetime.datetime) -> set[str]:
+        """Return the digests that it may have at a time, to who reads it."""
+        young = {one for one, since in self.custom.coming.items() if _is_young(since, now)}
+        return young if self.custom.new else young | {f"sha256:{self.hashes.get('sha256')}"}
 
 
 class _Metadata(Struct, frozen=True, kw_only=True):
@@ -333,6 +341,12 @@ def key_of(key: MetadataKey) -> str:
 def moment_text(moment: datetime.datetime) -> str:
     """Return a moment as metadata has it: in UTC and whole seconds."""
     return moment.astimezone(datetime.timezone.utc).strftime(_MOMENT)
+
+
+def _is_young(since: str, now: datetime.datetime) -> bool:
+    with suppress(ValueError):
+        return now - _moment(since) < EXPECTED
+    return False
 
 
 def _moment(text: str) -> datetime.datetime:

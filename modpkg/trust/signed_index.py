@@ -184,7 +184,7 @@ class SignedIndex:
             return None if file is None or file.custom.new else "it is missing"
         digest = digest_bytes(data)
         if file is not None:
-            return None if digest in file.digests else "it has another digest"
+            return None if trusted.may_have(file, digest) else "it has another digest"
         private = private_path(digest)
         self._load_bin(trusted, trusted.bin_of(private))
         return "it is not listed" if trusted.file(private) is None else None

@@ -201,6 +201,10 @@ class TrustedMetadata:
         """Return what is signed of a file, whose bin is loaded; None if there is no such file."""
         return self.bins[self.bin_of(path)].file(path)
 
+    def may_have(self, file: SignedFile, digest: str) -> bool:
+        """Return whether a file may have a digest now."""
+        return digest in (file.digests if self._now is None else file.digests_at(self._now))
+
     def same_online_keys(self, version: int) -> bool:
         """Return whether a root of this version had the keys that now sign what is current."""
         before = self.roots.get(version)

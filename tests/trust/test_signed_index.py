@@ -12,7 +12,7 @@ from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.trust import bins, signed_index
 from modpkg.trust.metadata import canonical, metadata_key
-from modpkg.trust.metadata_writer import MetadataWriter
+from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.signed_index import SeenRegistry, SignedIndex, remembered_folder
 from tests.raising import raises
 from tests.trust.signed_registry import (
@@ -554,6 +554,23 @@ def test_what_was_announced_and_never_came_is_forgotten(
     server.shown["index/new.jsonl"] = b"x\n"
     with raises("M564", match="listed"):
         read(server, registry.clock, "new")
+
+
+def test_an_announcement_counts_for_a_day(registry: SignedRegistry, server: HostileSource) -> None:
+    """Who was killed left it, and nobody has signed anything since."""
+    registry.writer = registry.opened(Lives(30 * DAY, 30 * DAY))
+    registry.writer.announce("index/new.jsonl", None, b"x\n")
+    registry.writer.announce(WORDS, b"", b"x\n")
+    server.shown |= {WORDS: b"x\n", "index/new.jsonl": b"x\n"}
+    registry.clock.time += datetime.timedelta(hours=23)
+    assert read(server, registry.clock) == read(server, registry.clock, "new") == b"x\n"
+    registry.clock.time += datetime.timedelta(hours=2)
+    for name in ("words", "new"):
+        with raises("M564", match="another digest"):
+            read(server, registry.clock, name)
+    server.shown |= {WORDS: b"", "index/new.jsonl": None}
+    assert read(server, registry.clock) == b""
+    assert read(server, registry.clock, "new") is None
 
 
 def test_a_reader_between_two_publications_asks_again(
