@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import click
 from msgspec import Struct
@@ -34,29 +35,51 @@ class WitnessedLog(Struct, frozen=True, kw_only=True):
 
 @click.command("audit")
 @click.argument("address", metavar="URL")
+@click.option(
+    "--void",
+    metavar="KEY",
+    help="With the log's key: say in the log that releases count no more which the index lacks.",
+)
 @json_option
 @with_workspace
-def audit_log_command(workspace: Workspace, address: str, as_json: bool) -> None:
+def audit_log_command(workspace: Workspace, address: str, void: str | None, as_json: bool) -> None:
     """Compare the whole log of the registry at URL with its index, and name each difference.
 
     The root of the log's tree is worked out anew from its entries, and has to be the one that is
     signed, and to continue what was seen of the log before. Exit status 1 if anything differs.
+
+    With --void, URL is the storage, and nobody may publish meanwhile. A release that was logged,
+    and whose publisher was killed then, is no difference any more, but listed by each audit.
     """
     from modpkg.trust.log.audit import audit_log
     from modpkg.trust.log.memory import LogMemory
 
     registry = registry_alone(workspace, address)
-    found = audit_log(
+    audit = partial(
+        audit_log,
         lambda: registry_alone(workspace, address),
         LogMemory(registry.url),
         workspace.progress,
         logged_in=workspace.settings.of(registry.source.url).login is not None,
     )
+    found = audit()
+    if void is not None:
+        from modpkg.trust.log.appending import open_log
+        from modpkg.trust.log.voiding import void_missing
+
+        place = open_place(location_of(workspace, address).address, workspace.settings)
+        if void_missing(place, open_log(place, void), found.differences):
+            found = audit()
     if as_json:
         print_json(found)
     else:
         for one in found.differences:
             say(one.message)
+        for gone in found.void:
+            say(
+                f"{gone.name} {gone.version} was logged (entry {gone.entry}), and is void (entry "
+                f"{gone.void}): who runs the registry says that it never came into the index."
+            )
         entries = counted(found.entries, "entry", "entries")
         releases = counted(found.releases, "release")
         tell(

@@ -338,7 +338,7 @@ class LogWriter:
             raise TrustError("M555", path=tile.path, reason="it is missing") from None
 
     def _point_to(self, index: int, entry: bytes) -> None:
-        """Write where a release is in the log."""
+        """Write where a release is in the log, as far as it is one."""
         try:
             parsed = parse_entry(entry)
         except ValueError:  # a newer modpkg has decided it
@@ -346,6 +346,8 @@ class LogWriter:
         if parsed.action == "publish" and parsed.release is not UNSET:
             found = canonical_json(LoggedRelease(index, entry.decode())) + b"\n"
             self._place.write(logged_path(parse_digest(parsed.release)), found)
+        elif parsed.action == "void" and parsed.release is not UNSET:
+            self._place.remove(logged_path(parse_digest(parsed.release)))  # it may be logged again
 
     def _remove_partial(self, path: str) -> None:
         """Remove the partial files of a tile that is full."""

@@ -1,5 +1,7 @@
 """Auditing a registry: all of its log and its index are read, and each difference is named.
 
+So is each release for which the registry does not say where in the log it is, or says it wrongly.
+
 The index is read first, and the log after it, so that a release which is published meanwhile is in
 the log. What differs is read once more: an entry is there a moment before its index line.
 """
@@ -15,6 +17,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from modpkg.core import bounds
+from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InvalidValue, TrustError
 from modpkg.core.names import parse_version
 from modpkg.core.progress import Progress
@@ -28,13 +31,16 @@ from modpkg.trust.log.checking import (
     earlier_states,
     known_log,
     read_checkpoint,
+    read_logged,
     read_tile,
 )
 from modpkg.trust.log.entries import (
     LogEntry,
     LoggedStanding,
+    logged_path,
     logged_standing,
     parse_entry,
+    parse_logged,
     private_name,
 )
 from modpkg.trust.log.log_checkpoint import LogCheckpoint
@@ -50,10 +56,12 @@ from modpkg.trust.log.tiles import (
 )
 
 _BUNDLES_AT_ONCE = 64
+_RELEASES_AT_ONCE = 512
 Indexes = Mapping[str, list[IndexLine]]
 DifferenceKind = Literal[
     "not-logged",
     "missing",
+    "place",
     "replaced",
     "standing",
     "private",
@@ -72,8 +80,23 @@ class LogDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """It in one sentence."""
     name: str = ""
     version: str = ""
+    release: str = ""
+    """The release digest, of what is missing."""
     entry: int | None = None
     """The number of the log's entry that it is about; the first has 0."""
+
+
+class VoidRelease(Struct, frozen=True, kw_only=True):
+    """A release that was logged and, as the log says since, never came into the index."""
+
+    name: str
+    version: str
+    release: str
+    """The release digest."""
+    entry: int
+    """The number of the entry that it was logged with."""
+    void: int
+    """The number of the entry that says so."""
 
 
 class LogAudit(Struct, frozen=True, kw_only=True):
@@ -91,6 +114,8 @@ class LogAudit(Struct, frozen=True, kw_only=True):
     """In the index."""
     private: int
     """Releases of private modules in the log, of which the index says nothing."""
+    void: list[VoidRelease]
+    """Those that count no more, which is no difference; who runs the registry has said so."""
     differences: list[LogDifference]
 
 
@@ -102,6 +127,8 @@ class _Release(Struct):
 
     release: str
     entry: int
+    leaves: dict[int, bytes]
+    """The hashes of the entries that say that it was published, by their numbers."""
     standing: LoggedStanding = LoggedStanding()
 
 
@@ -111,16 +138,17 @@ class _Log:
     def __init__(self) -> None:
         self.releases: dict[str, dict[str, _Release]] = {}
         """By name and normal version."""
-        self.private: dict[str, set[str]] = {}
-        """By what stands for a name, the releases of a private module."""
+        self.private: dict[str, dict[str, dict[int, bytes]]] = {}
+        """By what stands for a name, the releases of a private module, each with its entries."""
+        self.void: list[VoidRelease] = []
         self.differences: list[LogDifference] = []
 
-    def add(self, number: int, data: bytes) -> None:
-        """Take an entry in; what is wrong with it is a difference."""
+    def add(self, number: int, data: bytes, leaf: bytes) -> None:
+        """Take an entry in, whose hash is ``leaf``; what is wrong with it is a difference."""
         entry = _NO_ENTRY
         try:
             entry = parse_entry(data)
-            self._add(number, entry)
+            self._add(number, entry, leaf)
         except (ValueError, InvalidValue) as error:
             about = f" ({entry.action} {entry.name} {entry.version})" if entry.name else ""
             self.differences.append(
@@ -133,7 +161,7 @@ class _Log:
                 )
             )
 
-    def _add(self, number: int, entry: LogEntry) -> None:
+    def _add(self, number: int, entry: LogEntry, leaf: bytes) -> None:
         """Take an entry in.
 
         Raises:
@@ -144,7 +172,8 @@ class _Log:
         if entry.release is UNSET:
             raise ValueError("it names no release")
         if entry.private is not UNSET:
-            self.private.setdefault(entry.private, set()).add(entry.release)
+            own = self.private.setdefault(entry.private, {})
+            own.setdefault(entry.release, {})[number] = leaf
             return
         version = str(parse_version(entry.version))
         known = self.releases.setdefault(entry.name, {})
@@ -152,11 +181,33 @@ class _Log:
         if entry.action != "publish":
             if before is None or before.release != entry.release:
                 raise ValueError("it is about a release that the log does not have")
+            if entry.action == "void":
+                del known[version]
+                self.void.append(
+                    VoidRelease(
+                        name=entry.name,
+                        version=entry.version,
+                        release=entry.release,
+                        entry=before.entry,
+                        void=number,
+                    )
+                )
             before.standing = before.standing.after(entry)
         elif before is None:
-            known[version] = _Release(entry.release, number)
+            known[version] = _Release(entry.release, number, {number: leaf})
         elif before.release != entry.release:
             raise ValueError(f"it is another release of the version than entry {before.entry}")
+        else:
+            before.leaves[number] = leaf
+
+    def places(self) -> Iterator[tuple[str, str, str, Mapping[int, bytes]]]:
+        """Yield name, version, digest and entries of each release; a private one has no name."""
+        for name, versions in self.releases.items():
+            for version, one in versions.items():
+                yield name, version, one.release, one.leaves
+        for releases in self.private.values():
+            for release, leaves in releases.items():
+                yield "", "", release, leaves
 
 
 def audit_log(
@@ -194,6 +245,8 @@ def audit_log(
     broken += _history(registry, checkpoint, earlier, memory)
     if not broken:
         memory.keep(info, checkpoint)
+    progress.stage("Reading where releases are in the log")
+    broken += _misplaced(registry, log)
     found = [*_compared(indexes, log, info.origin, logged_in=logged_in)]
     if names := {one.name for one in found if one.name}:
         again = open_registry()
@@ -211,6 +264,7 @@ def audit_log(
         modules=sum(map(bool, indexes.values())),
         releases=sum(map(len, indexes.values())),
         private=sum(map(len, log.private.values())),
+        void=log.void,
         differences=[*broken, *log.differences, *found],
     )
 
@@ -240,7 +294,7 @@ def _read_log(registry: Registry, checkpoint: LogCheckpoint, log: _Log) -> Itera
             entries = entries_in(bundle, read[bundle])
             leaves = [leaf_hash(entry) for entry in entries]
             for entry, leaf in zip(entries, leaves, strict=True):
-                log.add(number, entry)
+                log.add(number, entry, leaf)
                 tree.add(leaf)
                 number += 1
             yield from _other_tile(tile, leaves, read[tile])
@@ -271,6 +325,44 @@ def _other_tile(tile: Tile, hashes: list[bytes], data: bytes) -> Iterator[LogDif
         yield LogDifference(kind="tile", message=message)
 
 
+def _misplaced(registry: Registry, log: _Log) -> Iterator[LogDifference]:
+    """Yield each release for which the registry does not rightly say where in the log it is.
+
+    Whoever locks one finds it there, or is refused.
+    """
+    releases = log.places()
+    while batch := [*islice(releases, _RELEASES_AT_ONCE)]:
+        paths = [logged_path(parse_digest(release)) for _, _, release, _ in batch]
+        read = asked_at_once(
+            [partial(read_logged, registry, path) for path in paths],
+            is_remote=registry.folder is None,
+        )
+        for (name, version, release, leaves), path, data in zip(batch, paths, read, strict=True):
+            reason = _misplacement(data, leaves)
+            if reason is not None:
+                what = f"{name} {version}" if name else f"the private release {release}"
+                yield LogDifference(
+                    kind="place",
+                    message=f"{path} {reason}, and nobody can lock {what}.",
+                    name=name,
+                    version=version,
+                    entry=max(leaves),
+                )
+
+
+def _misplacement(data: bytes | None, leaves: Mapping[int, bytes]) -> str | None:
+    """Return what is wrong with a file that says where a release is; None if nothing is."""
+    if data is None:
+        return "is missing"
+    try:
+        found = parse_logged(data)
+    except ValueError as error:
+        return f"is malformed ({error})"
+    if leaves.get(found.index) != leaf_hash(found.entry.encode()):
+        return f"has another entry than the log, as number {found.index}"
+    return None
+
+
 def _history(
     registry: Registry,
     checkpoint: LogCheckpoint,
@@ -290,7 +382,7 @@ def _compared(
     """Yield where an index and a log differ about names, those that only the log has too."""
     for name in sorted({*indexes, *log.releases}):
         logged = log.releases.get(name, {})
-        private = log.private.get(private_name(origin, name), set())
+        private = log.private.get(private_name(origin, name), {})
         if logged and private:
             message = f"The log has releases of {name}, and others as those of a private module."
             yield LogDifference(kind="private", message=message, name=name)
@@ -311,6 +403,7 @@ def _compared(
                     "index.",
                     name=name,
                     version=version,
+                    release=one.release,
                     entry=one.entry,
                 )
 

@@ -11,8 +11,6 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-import msgspec
-
 from modpkg.core import bounds, system
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import RegistryUnreachable, TrustError
@@ -23,7 +21,13 @@ from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing
-from modpkg.trust.log.entries import LoggedRelease, is_release_of, logged_path, parse_entry
+from modpkg.trust.log.entries import (
+    LoggedRelease,
+    is_release_of,
+    logged_path,
+    parse_entry,
+    parse_logged,
+)
 from modpkg.trust.log.log_checkpoint import LogCheckpoint, verified_checkpoint
 from modpkg.trust.log.memory import LogMemory, LogState, SeenLog
 from modpkg.trust.log.merkle import (
@@ -46,7 +50,6 @@ _MOST = {
     CHECKPOINT: bounds.CHECKPOINT_BYTES,
     REGISTRY_INFO: bounds.REGISTRY_INFO_BYTES,
 }
-_LOGGED = msgspec.json.Decoder(LoggedRelease)
 
 
 def check_logged(
@@ -82,7 +85,7 @@ def check_logged(
     questions: list[Callable[[], bytes | None]] = [partial(_own, registry, CHECKPOINT)]
     for line in lines:
         path = logged_path(parse_digest(line.release))
-        questions.append(partial(_read, registry, path, bounds.LOGGED_RELEASE_BYTES))
+        questions.append(partial(read_logged, registry, path))
     data, *places = asked_at_once(questions, is_remote=registry.folder is None)
     info, checkpoint = _signed_now(registry, info, data, earlier)
     for where, state in earlier.items():
@@ -289,6 +292,15 @@ def read_tile(registry: Registry, tile: Tile) -> bytes:
     raise TrustError("M555", path=tile.path, reason="it is missing")
 
 
+def read_logged(registry: Registry, path: str) -> bytes | None:
+    """Return the file that says where a release is in the log; None if there is none.
+
+    Raises:
+        RegistryUnreachable, RegistryError: It cannot be read.
+    """
+    return _read(registry, path, bounds.LOGGED_RELEASE_BYTES)
+
+
 def _hashes(
     registry: Registry,
     checkpoint: LogCheckpoint,
@@ -330,9 +342,9 @@ def _logged(
     if data is None:
         raise _not_logged(registry, line, "the registry does not say where")
     try:
-        found = _LOGGED.decode(data)
+        found = parse_logged(data)
         entry = parse_entry(found.entry.encode())
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except ValueError as error:  # msgspec's are such
         raise _not_logged(registry, line, f"what stands there is malformed ({error})") from None
     if not is_release_of(entry, line, checkpoint.origin):
         raise _not_logged(registry, line, "its entry is about something else")

@@ -19,7 +19,10 @@ from modpkg.core.names import parse_version
 from modpkg.core.records import SPEC, DigestText, IndexLine, Line, canonical_json
 from modpkg.trust.log.tiles import LOG
 
-Action = Literal["publish", "yank", "unyank", "deprecate", "undeprecate", "remove", "transfer"]
+Action = Literal[
+    "publish", "yank", "unyank", "deprecate", "undeprecate", "remove", "transfer", "void"
+]
+"""``void`` says that a release was logged, and its index line never written."""
 
 
 class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,6 +62,22 @@ def logged_path(release: Digest) -> str:
     'log/releases/ab/abab'
     """
     return f"{LOG}/releases/{blob_path(release).removeprefix('blobs/sha256/')}.json"
+
+
+_LOGGED = msgspec.json.Decoder(LoggedRelease)
+"""Made before threads use it: msgspec may crash where several use a record for the first time."""
+
+
+def parse_logged(data: bytes) -> LoggedRelease:
+    """Return what a file says of where a release is in the log.
+
+    Raises:
+        ValueError: It is malformed.
+    """
+    try:
+        return _LOGGED.decode(data)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def parse_entry(data: bytes) -> LogEntry:
@@ -171,6 +190,11 @@ def is_release_of(entry: LogEntry, line: IndexLine, origin: str) -> bool:
     if entry.private is not UNSET:
         return entry.private == private_name(origin, line.name)
     return (entry.name, entry.version) == (line.name, line.version)
+
+
+def void_entry(name: str, version: str, release: str, at: str) -> LogEntry:
+    """Return the entry for a release that was logged, and never came into the index."""
+    return LogEntry(spec=SPEC, action="void", at=at, name=name, version=version, release=release)
 
 
 def transfer_entry(name: str, owner: str, at: str) -> LogEntry:

@@ -8,14 +8,26 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from modpkg.core.digests import parse_digest
 from modpkg.core.progress import Progress
 from modpkg.core.records import SPEC, canonical_json
 from modpkg.registry.reader import Registry
 from modpkg.registry.removing import remove_release
 from modpkg.trust.log.audit import LogAudit, audit_log
-from modpkg.trust.log.entries import LogEntry, parse_entry, private_entry, transfer_entry
+from modpkg.trust.log.checking import check_logged
+from modpkg.trust.log.entries import (
+    LogEntry,
+    LoggedRelease,
+    logged_path,
+    parse_entry,
+    parse_logged,
+    private_entry,
+    transfer_entry,
+    void_entry,
+)
 from modpkg.trust.log.log_checkpoint import parse_checkpoint
 from modpkg.trust.log.memory import LogMemory
+from modpkg.trust.log.voiding import void_missing
 from modpkg.trust.log.witness import witnessed, write_witnessed
 from modpkg.trust.private_key import new_key, read_key
 from tests.command import modpkg
@@ -115,6 +127,9 @@ def test_entries_that_the_index_does_not_have(one: LoggedRegistry, tmp_path: Pat
     )
     found = audit(one.folder, tmp_path / "ada")
     assert [(one.kind, one.entry) for one in found.differences] == [
+        ("place", 0),  # for the same release, the last entry is where the others were
+        ("place", 8),
+        ("place", 13),
         ("entry", 9),
         ("entry", 10),
         ("entry", 11),
@@ -238,3 +253,79 @@ def test_an_entry_has_one_spelling(more: bytes) -> None:
     assert parse_entry(raw).name == "tools"
     with pytest.raises(ValueError, match="canonical"):
         parse_entry(raw[:1] + more + raw[1:])
+
+
+def test_where_releases_are_said_to_be(one: LoggedRegistry, tmp_path: Path) -> None:
+    """Of each release there is a file, which who locks it is refused without."""
+    lines = one.read().index("words")
+    paths = [one.folder / logged_path(parse_digest(line.release)) for line in lines]
+    whole = [path.read_bytes() for path in paths]
+    first = parse_logged(whole[0])
+    for data in (
+        b"{",
+        whole[1],
+        canonical_json(LoggedRelease(3, first.entry)),
+        canonical_json(LoggedRelease(0, first.entry.replace("1.0", "1.1"))),
+        b"[" * 5000,
+    ):
+        paths[0].write_bytes(data)
+        assert kinds(audit(one.folder, tmp_path / "ada")) == [("place", "words", "1.0")]
+    paths[0].write_bytes(whole[0])
+    paths[2].unlink()
+    (found,) = audit(one.folder, tmp_path / "ada").differences
+    assert (found.kind, found.version, found.entry) == ("place", "2.0", 2)
+    paths[2].write_bytes(whole[2])
+    release = "sha256:" + "ab" * 32
+    hidden = LogEntry(spec=SPEC, action="publish", at=AT, name="hidden", release=release)
+    one.log.append([private_entry(hidden, ORIGIN)])
+    assert kinds(audit(one.folder, tmp_path / "ada")) == []
+    (one.folder / logged_path(parse_digest(release))).unlink()
+    assert kinds(audit(one.folder, tmp_path / "ada")) == [("place", "", "")]
+
+
+def killed_before_its_line(one: LoggedRegistry, version: str) -> None:
+    """Log a release of words whose index line is not written."""
+    path = one.folder / "index" / "words.jsonl"
+    before = path.read_bytes()
+    one.publish("words", version)
+    path.write_bytes(before)
+
+
+def test_what_never_came_into_the_index_is_void(one: LoggedRegistry, tmp_path: Path) -> None:
+    killed_before_its_line(one, "3.0")
+    found = audit(one.folder, tmp_path / "ada")
+    assert kinds(found) == [("missing", "words", "3.0")]
+    (entry,) = void_missing(one.place, one.log, found.differences)
+    assert (entry.action, entry.name, entry.version) == ("void", "words", "3.0")
+    found = audit(one.folder, tmp_path / "ada")
+    assert kinds(found) == []
+    assert [(gone.version, gone.entry, gone.void) for gone in found.void] == [("3.0", 8, 9)]
+    assert void_missing(one.place, one.log, found.differences) == []
+    shutil.rmtree(one.folder.parent / "projects" / "words-3.0")
+    line = one.publish("words", "3.0")  # it is logged again
+    found = audit(one.folder, tmp_path / "ada")
+    assert (kinds(found), found.entries, len(found.void)) == ([], 11, 1)
+    check_logged(one.read(), [line], LogMemory("https://models.example", tmp_path / "ada"))
+
+
+def test_nothing_is_void_that_is_in_the_index(one: LoggedRegistry, tmp_path: Path) -> None:
+    killed_before_its_line(one, "3.0")
+    found = audit(one.folder, tmp_path / "ada")
+    one.publish("words", "3.0")
+    assert void_missing(one.place, one.log, found.differences) == []
+    first = one.read().index("words")[0]
+    one.log.append([void_entry("words", "1.0", first.release, AT)])
+    one.log.append([void_entry("words", "1.1", first.release, AT)])
+    assert kinds(audit(one.folder, tmp_path / "ada")) == [
+        ("entry", "words", "1.1"),
+        ("not-logged", "words", "1.0"),
+    ]
+
+
+def test_the_command_says_what_is_void(one: LoggedRegistry) -> None:
+    killed_before_its_line(one, "3.0")
+    command = ("registry", "audit", str(one.folder))
+    assert modpkg(*command, check=False).returncode == 1
+    told = modpkg(*command, "--void", str(one.folder.parent / "models.pem")).stdout
+    assert "words 3.0 was logged (entry 8), and is void (entry 9)" in told
+    assert "is void" in modpkg(*command).stdout
