@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from modpkg.compose.arrays import Stored, in_single
 from modpkg.compose.reducers.bitmap import as_wide_bits, places_in
 from modpkg.compose.reducers.single import SAME_RANGE, Cuts, KeptPair
-from modpkg.compose.weighted_means import weighted_mean
+from modpkg.compose.weighted_means import apart, mean_of_wide, out_of_bounds
 
 
 class Several(NamedTuple):
@@ -88,8 +88,8 @@ def both_kept(
 ) -> NDArray[np.bool_]:
     """Compute elements of bfloat16 of which two fine-tunes are kept, and differ from the base.
 
-    Differences of values with exponents in the same range are exact in float32, and a rounded sum
-    of two has the right sign.
+    Differences of values with exponents in the same range have at most 24 bits: they are exact in
+    float32, and a rounded sum of two has the right sign.
 
     Args:
         pair: What to compute.
@@ -101,14 +101,16 @@ def both_kept(
     Returns:
         A mask of the results that are in doubt.
     """
-    base, one, other = models
     start, first, second = wide
-    doubt = weighted_mean(pair.mean, (one, other), wide[1:], result, bounds)
-    in_single(base, out=start)
+    for own, stored in zip(wide, models, strict=True):
+        in_single(stored, out=own)
+    doubt = mean_of_wide(pair.mean, wide[1:], result)
+    doubt |= apart(models[1:]) >= np.uint16(pair.mean.apart)
     first -= start
     second -= start
     sign = first.view(np.int32) ^ second.view(np.int32)
     opposite = _all_bits_of(sign)
+    doubt &= opposite == 0
     for difference, vote in zip((first, second), pair.votes, strict=True):
         if vote != 1.0:
             difference *= np.float32(vote)
@@ -119,16 +121,17 @@ def both_kept(
         reach += np.abs(first, out=first)
         reach *= np.float32(pair.slack)
         doubt |= np.abs(total, out=total) <= reach
-    ones, others = one.view(np.uint16), other.view(np.uint16)
+    ones, others = (each.view(np.uint16) for each in models[1:])
     change = ones ^ others
     change &= _all_bits_of(sign)
     change ^= ones  # the second one, where the first one has not the elected sign
     change ^= result
     change &= opposite
     result ^= change
-    apart = np.bitwise_xor(base.view(np.uint16), ones, out=change)
-    apart |= base.view(np.uint16) ^ others
-    doubt |= apart >= np.uint16(SAME_RANGE)
+    exponents = apart(models)
+    exponents &= np.uint16(0x7FFF)
+    doubt |= exponents >= np.uint16(SAME_RANGE)
+    out_of_bounds(result, bounds, doubt)
     return doubt
 
 

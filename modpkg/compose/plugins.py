@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -16,6 +15,8 @@ def find(table: dict[str, Item], group: str, name: str) -> Item | None:
     """
     if name in table:
         return table[name]
+    from importlib.metadata import entry_points  # takes a hundredth of a second
+
     for point in entry_points(group=group, name=name):
         loaded: Item = point.load()
         return loaded
@@ -24,4 +25,6 @@ def find(table: dict[str, Item], group: str, name: str) -> Item | None:
 
 def known(table: dict[str, Item], group: str) -> str:
     """Return the names that `find` accepts, for error messages."""
+    from importlib.metadata import entry_points
+
     return ", ".join(sorted({*table, *entry_points(group=group).names}))

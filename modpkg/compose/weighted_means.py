@@ -37,11 +37,28 @@ def weighted_mean(
     """
     for own, stored in zip(wide, models, strict=True):
         in_single(stored, out=own)
+    doubt = mean_of_wide(mean, wide, result)
+    doubt |= apart(models) >= np.uint16(mean.apart)
+    out_of_bounds(result, bounds, doubt)
+    return doubt
+
+
+def mean_of_wide(
+    mean: WeightedMean, wide: NDArray[np.float32], result: NDArray[np.uint16]
+) -> NDArray[np.bool_]:
+    """Compute the bits of means of values that are not apart, and return which are next to a tie.
+
+    Args:
+        mean: What to compute.
+        wide: The values: float32 [models, elements].
+        result: Gets the bits.
+    """
     bits: Any = np.dot(mean.shares, wide).view(np.uint32)
+    doubt: NDArray[np.bool_]
     if mean.ulps:
         bits += np.uint32((1 << 15) + mean.ulps)
         np.copyto(result, bits, casting="unsafe")  # the distance to the tie, from -ulps on
-        doubt: NDArray[np.bool_] = result <= np.uint16(2 * mean.ulps)
+        doubt = result <= np.uint16(2 * mean.ulps)
         bits >>= np.uint32(16)
     else:
         odd = bits >> np.uint32(16)
@@ -51,14 +68,24 @@ def weighted_mean(
         bits >>= np.uint32(16)
         doubt = np.zeros(result.shape, np.bool_)
     np.copyto(result, bits, casting="unsafe")
+    return doubt
+
+
+def apart(models: Sequence[Stored]) -> NDArray[np.uint16]:
+    """Return in which bits any model's values differ from those of the first one."""
     base, *others = (stored.view(np.uint16) for stored in models)
-    apart = base ^ others[0]
+    found: NDArray[np.uint16] = base ^ others[0]
     for other in others[1:]:
-        apart |= base ^ other
-    doubt |= apart >= np.uint16(mean.apart)
-    doubled = np.add(result, result, out=apart)  # without the sign
+        found |= base ^ other
+    return found
+
+
+def out_of_bounds(
+    result: NDArray[np.uint16], bounds: tuple[int, int], doubt: NDArray[np.bool_]
+) -> None:
+    """Set ``doubt`` where a magnitude is smaller or larger than those of some bits."""
+    doubled = result + result  # without the sign
     least, most = (2 * bound for bound in bounds)
-    if not least <= int(doubled.min()) <= int(doubled.max()) <= most:
+    if doubled.size and not least <= int(doubled.min()) <= int(doubled.max()) <= most:
         doubled -= np.uint16(least)  # smaller ones become large
         doubt |= doubled > np.uint16(most - least)
-    return doubt

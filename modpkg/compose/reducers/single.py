@@ -140,7 +140,7 @@ _MARGIN = Fraction(33, 32)
 """Covers that 1 / (1 − k·u) and X's own rounding are not 1, and products that underflow."""
 SAME_RANGE = 1 << 11
 """If two bfloat16 differ in no bit from this one on, they have the same sign, and exponents that
-differ in their last four bits: their difference has at most 23 bits."""
+differ in their last four bits."""
 _MAGNITUDE = (1 << 31) - 1
 """The bits of a float32 without its sign."""
 _LEAST = 2.0**-20

@@ -39,11 +39,11 @@ def draws_at(stream: int, places: Any) -> Any:
     """Return uint64 for the elements at some flat indices: no two of a stream are equal."""
     x = np.asarray(places, np.int64).view(np.uint64) * np.uint64(_INCREMENT)
     x += np.uint64(stream + _INCREMENT & (1 << 64) - 1)  # index 0 has the first output
-    _mix(x, 30)
-    x *= np.uint64(_FIRST)
-    _mix(x, 27)
-    x *= np.uint64(_SECOND)
-    _mix(x, 31)
+    scratch = x >> np.uint64(30)
+    x ^= scratch
+    for factor, bits in ((_FIRST, 27), (_SECOND, 31)):
+        x *= np.uint64(factor)
+        x ^= np.right_shift(x, np.uint64(bits), out=scratch)
     return x
 
 
@@ -52,7 +52,3 @@ def _share(x: Any) -> Array:
     draws: Array = x.astype(np.float64)
     draws *= 2.0**-53
     return draws
-
-
-def _mix(x: Any, bits: int) -> None:
-    x ^= x >> np.uint64(bits)
