@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option
 from modpkg.cli.output import good, print_json, tell
-from modpkg.manifest.config import origin_text, read_settings
+from modpkg.manifest.config import read_settings
+from modpkg.manifest.normal_address import origin_text
 from modpkg.registry.account_client import log_out
 from modpkg.registry.location import default_location
 

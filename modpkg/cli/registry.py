@@ -23,8 +23,8 @@ from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.files import human_bytes
 from modpkg.core.redacted import redacted
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.config import normal_address
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.manifest.normal_address import normal_address
 from modpkg.registry.advisories import copy_advisories
 from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.copying import Copied, copy_releases

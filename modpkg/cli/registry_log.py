@@ -58,7 +58,7 @@ def audit_log_command(workspace: Workspace, address: str, void: str | None, as_j
     audit = partial(
         audit_log,
         lambda: registry_alone(workspace, address),
-        LogMemory(registry.url),
+        LogMemory(registry.source.url),
         workspace.progress,
         logged_in=workspace.settings.of(registry.source.url).login is not None,
     )
@@ -114,7 +114,7 @@ def witness_command(
     if not is_note_name(name):
         raise UsageError("M901", message="--name has neither spaces nor a '+', nor is it empty.")
     registry, signer = registry_alone(workspace, address), open_signer(key)
-    checkpoint = witnessed(registry, LogMemory(registry.url), signer, name, int(time.time()))
+    checkpoint = witnessed(registry, LogMemory(registry.source.url), signer, name, int(time.time()))
     if write:
         place = open_place(location_of(workspace, address).address, workspace.settings)
         checkpoint = write_witnessed(place, checkpoint)

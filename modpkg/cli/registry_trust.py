@@ -279,7 +279,7 @@ def forget_command(workspace: Workspace, address: str, log: bool, as_json: bool)
     """
     signed = _signed(workspace, address)
     if log:
-        known = LogMemory(signed.url).forget()
+        known = LogMemory(signed.address).forget()
         what = f"the log of {signed.url}"
     else:
         folder = remembered_folder(signed.address)

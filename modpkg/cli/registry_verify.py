@@ -16,7 +16,7 @@ from modpkg.core.files import human_bytes
 from modpkg.core.names import ModuleName, listed, module_name
 from modpkg.environment.index_report import IndexReport
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.config import normal_address
+from modpkg.manifest.normal_address import normal_address
 from modpkg.registry.damage import Damage, Mending, Verification, Verified, mend_all, without_others
 from modpkg.registry.opening import open_place
 from modpkg.registry.reader import Registry

@@ -86,7 +86,7 @@ def _add(
     except TrustError as error:
         return error
     except (RegistryUnreachable, NotFound) as error:
-        memory = LogMemory(registry.url)
+        memory = LogMemory(registry.source.url)
         for where in earlier_states(memory.read(), memory, locked):
             return TrustError("M542", registry=registry.url, where=where, reason=str(error))
         return error
@@ -124,7 +124,7 @@ def _add_log(
     Raises:
         TrustError: The log itself is not what it has to be.
     """
-    memory = LogMemory(registry.url)
+    memory = LogMemory(registry.source.url)
     left = {module.name: locked_line(module) for module in modules if not module.candidate}
     while left:
         try:

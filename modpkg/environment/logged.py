@@ -73,7 +73,7 @@ def check_new_releases(
     for registry, lines in asked.items():
         if registry.offline:
             continue
-        state = check_logged(registry, lines, LogMemory(registry.url), locked(registry))
+        state = check_logged(registry, lines, LogMemory(registry.source.url), locked(registry))
         if state is not None:
             states[registry] = state
     return CheckedLogs(states, unlogged)
@@ -123,7 +123,7 @@ def check_locked_releases(
     for registry, modules in asked.items():
         lines = [locked_line(module) for module in modules]
         try:
-            check_logged(registry, lines, LogMemory(registry.url), locked(registry))
+            check_logged(registry, lines, LogMemory(registry.source.url), locked(registry))
         except RegistryUnreachable as error:
             if registry in needed:
                 raise

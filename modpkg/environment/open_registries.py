@@ -11,6 +11,7 @@ from modpkg.core.hub_address import is_hub_address
 from modpkg.core.tree import BlobTree
 from modpkg.environment.signed_registries import verify_index
 from modpkg.manifest.config import Settings, read_settings
+from modpkg.manifest.normal_address import normal_address
 from modpkg.registry.reader import Registry
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class OpenRegistries:
         With ``quiet`` it does not warn: for a registry that is only read to give a hint.
         """
         place = address if "://" in address else str((base / Path(address).expanduser()).absolute())
-        key = (place, quiet)
+        key = (normal_address(place), quiet)
         if key not in self._open:
             self._open[key] = Registry(
                 address,

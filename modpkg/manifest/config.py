@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +19,6 @@ from modpkg.core import system
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import REGISTRY_VARIABLE, config_path
-from modpkg.core.hub_address import is_hub_address
 from modpkg.core.ownership import check_owner, dangers
 from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import (
@@ -32,6 +30,7 @@ from modpkg.manifest.keys import (
 )
 from modpkg.manifest.limits import DEFAULTS, Limits, parse_limits
 from modpkg.manifest.logins import Login, Password, Secret, SentToken, Token
+from modpkg.manifest.normal_address import normal_address, origin, origin_text
 from modpkg.manifest.stored_logins import TOKEN, check_token, stored_logins, token_of_environment
 from modpkg.manifest.values import has_login, is_alias
 from modpkg.toml.document import decoded, read_document
@@ -113,51 +112,6 @@ class Settings(Struct, frozen=True):
         return own
 
 
-def origin(address: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port of an address.
-
-    >>> origin("HTTPS://Models.example:443/acme")
-    ('https', 'models.example', 443)
-    """
-    parts = urlsplit(address)
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, parts.hostname or "", parts.port or default
-
-
-def origin_text(address: str) -> str:
-    """Return scheme, host and port of an address as text; the whole of one that has none.
-
-    >>> origin_text("HTTPS://Models.example:443/acme")
-    'https://models.example'
-    """
-    parts = urlsplit(address)
-    host = parts.netloc.rpartition("@")[2]
-    return normal_address(f"{parts.scheme}://{host}") if host else address
-
-
-def normal_address(address: str) -> str:
-    """Return a normalised address, to compare with others.
-
-    >>> normal_address("HTTPS://Models.example:443/acme/")
-    'https://models.example/acme'
-    """
-    if is_hub_address(address):
-        return address.rstrip("/")  # names of a hub have upper and lower case
-    try:
-        scheme, host, port = origin(address)
-    except ValueError:  # not a port
-        return address
-    if not scheme:
-        return address  # a folder's path
-    if port is None or (scheme, port) in (("http", 80), ("https", 443)):
-        place = host
-    else:
-        place = f"{host}:{port}"
-    user = urlsplit(address).username
-    place = f"{user}@{place}" if user else place
-    return f"{scheme}://{place}{urlsplit(address).path.rstrip('/')}"
-
-
 def read_settings(warn: Callable[[str], None] | None = None) -> Settings:
     """Read the user's settings; warn if the file has a secret and other users can read it.
 
@@ -225,9 +179,9 @@ def parse_settings(text: str, path: Path) -> Settings:
     registries: dict[str, RegistrySettings] = {}
     if (tables := root.get("registry")) is not None:
         for key, node in tables.entries().items():
-            address = normal_address(_address(node, key))
-            if origin(address)[0] == "file":
+            if origin(_address(node, key))[0] == "file":
                 raise node.fail("is a local folder, which has no settings")
+            address = normal_address(key)
             if address in registries:
                 raise node.fail("is set twice, in two spellings of one address; keep one")
             registries[address] = _registry(node, address)

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from modpkg.core.errors import AccessRefused, RegistryError
 from modpkg.core.home import config_path
 from modpkg.core.redacted import redacted
-from modpkg.manifest.config import Settings, origin_text, read_settings
+from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.logins import SentToken
+from modpkg.manifest.normal_address import origin_text
 from modpkg.manifest.schema import Manifest
 from modpkg.manifest.stored_logins import StoredLogin, check_token, forget_login, store_login
 from modpkg.registry.api_records import (

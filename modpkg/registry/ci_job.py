@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.errors import AccessRefused
-from modpkg.manifest.config import origin
 from modpkg.manifest.logins import SentToken
+from modpkg.manifest.normal_address import origin
 from modpkg.registry.api_records import IdentityToken, NewToken, TokenAudience
 from modpkg.registry.server_api import ServerApi
 

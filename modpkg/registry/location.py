@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -15,8 +15,9 @@ from modpkg.core import system
 from modpkg.core.errors import RegistryError
 from modpkg.core.files import shown
 from modpkg.core.home import REGISTRY_VARIABLE, config_path, default_registry
-from modpkg.manifest.config import Settings, normal_address, read_settings
+from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
+from modpkg.manifest.normal_address import normal_address
 from modpkg.manifest.schema import Manifest
 from modpkg.manifest.values import has_login, is_alias
 from modpkg.registry.address import check_address
@@ -38,7 +39,7 @@ class Location(Struct, frozen=True):
 
     def same(self, other: str) -> bool:
         """Return whether an address leads to the same place, as far as its text tells."""
-        return _normal(self.address) == _normal(other)
+        return normal_address(self.address) == normal_address(other)
 
 
 def default_location(
@@ -149,12 +150,6 @@ def _named(
     if Path(folder).is_dir() and not location.same(folder):
         raise RegistryError("M318", source=flag, alias=text, address=address)
     return location
-
-
-def _normal(address: str) -> str:
-    if address.startswith("file://"):
-        address = unquote(urlsplit(address).path)
-    return normal_address(address) if "://" in address else os.path.normpath(address)
 
 
 def _refuse_secret(address: str) -> None:

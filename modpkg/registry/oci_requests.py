@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from modpkg.core import bounds
 from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.oci_address import OciAddress
-from modpkg.manifest.config import origin
+from modpkg.manifest.normal_address import origin
 from modpkg.registry.attempts import retry_after
 from modpkg.registry.checked_requests import (
     CheckedRequests,

@@ -31,7 +31,7 @@ from modpkg.core.hub_address import (
     parse_hub_address,
 )
 from modpkg.core.version import __version__
-from modpkg.manifest.config import origin
+from modpkg.manifest.normal_address import origin
 from modpkg.registry.attempts import jittered, retry_after
 from modpkg.registry.connection import IpAddress, failure_of, open_connection
 from modpkg.registry.object_source import ARRIVAL

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core import bounds
-from modpkg.core.digests import Digest, blob_path, digest_bytes, parse_digest
+from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import InstallError, IntegrityError, ModpkgError, NotFound, RegistryError
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.names import parse_version
@@ -30,6 +30,7 @@ from modpkg.core.records import (
 from modpkg.core.redacted import redacted
 from modpkg.core.tree import BlobTree, check_digest
 from modpkg.manifest.config import Settings
+from modpkg.manifest.normal_address import site_name
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.elsewhere import ElsewhereBlobs
 from modpkg.registry.index import parse_index, requirements_of
@@ -446,4 +447,4 @@ class Registry:
         return path if path.exists() or not self.elsewhere.find(digest, "a blob") else None
 
     def _site(self, cache: BlobTree) -> Path:
-        return cache.root / "index-cache" / digest_bytes(self.source.url.encode())[7:23]
+        return cache.root / "index-cache" / site_name(self.source.url)

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from modpkg.core.home import default_registry
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.redacted import is_token
-from modpkg.manifest.config import normal_address
+from modpkg.manifest.normal_address import normal_address
 from modpkg.manifest.schema import Manifest
 
 BUILT_IN = "built-in"
@@ -56,7 +56,7 @@ def same_place(one: str, other: str, base: Path) -> bool:
         return True
     first, second = (_folder(_expanded(address), base) for address in (one, other))
     if first is None or second is None:
-        return False
+        return first is second and normal_address(one) == normal_address(other)
     return first == second or os.path.realpath(first) == os.path.realpath(second)
 
 

@@ -28,8 +28,9 @@ from modpkg.core.errors import (
 )
 from modpkg.core.home import config_path
 from modpkg.core.redacted import redacted
-from modpkg.manifest.config import Settings, normal_address, origin, origin_text
+from modpkg.manifest.config import Settings
 from modpkg.manifest.logins import Login
+from modpkg.manifest.normal_address import normal_address, origin, origin_text
 from modpkg.registry.api_records import ErrorAnswer
 from modpkg.registry.attempts import retry_after
 from modpkg.registry.checked_requests import (

@@ -40,6 +40,7 @@ from modpkg.core.home import home
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
+from modpkg.manifest.normal_address import site_name
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, Source
 from modpkg.trust.fetched_metadata import FetchedMetadata
@@ -428,4 +429,4 @@ def _tried(take: Callable[[], object]) -> bool:
 
 def remembered_folder(url: str) -> Path:
     """Return the folder of modpkg's home where what was seen of a signed registry is kept."""
-    return home() / "registries" / digest_bytes(url.encode())[7:39]
+    return home() / "registries" / site_name(url)

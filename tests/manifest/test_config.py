@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 
 import modpkg
-from modpkg.manifest.config import (
-    StoreAccess,
-    normal_address,
-    origin,
-    parse_settings,
-    read_settings,
-)
+from modpkg.manifest.config import StoreAccess, parse_settings, read_settings
+from modpkg.manifest.normal_address import normal_address, origin
 from tests.raising import raises
 
 REGISTRY = '[registry."https://models.acme.example"]\n'

@@ -19,8 +19,10 @@ from modpkg.core.file_lock import file_lock
 from modpkg.core.files import write_atomically
 from modpkg.core.home import home
 from modpkg.core.records import LogInfo
+from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import seal, unseal
+from modpkg.manifest.normal_address import site_name
 from modpkg.trust.log.log_checkpoint import LogCheckpoint, parse_checkpoint
 
 EARLIER = 100
@@ -75,10 +77,10 @@ class LogMemory:
     """What was seen of the log of one registry."""
 
     def __init__(self, registry: str, folder: Path | None = None) -> None:
-        """``registry`` is its address as it is shown; ``folder`` that of all logs."""
-        self._registry = registry
+        """``registry`` is its address; ``folder`` that of all logs."""
+        self._registry = redacted(registry)
         folder = home() / "logs" if folder is None else folder
-        self.path = folder / f"{digest_bytes(registry.encode())[7:23]}.json"
+        self.path = folder / f"{site_name(registry)}.json"
 
     def read(self) -> SeenLog | None:
         """Return what was seen last; None if nothing was, or the file is damaged."""
