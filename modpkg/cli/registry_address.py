@@ -7,7 +7,7 @@ import contextlib
 from modpkg.cli.output import warn
 from modpkg.core.errors import ModpkgError
 from modpkg.core.hub_address import is_hub_address
-from modpkg.environment.signed_registries import verify_index
+from modpkg.environment.signed_registries import expect_root, verify_index
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.left_unsigned import left_unsigned
 from modpkg.registry.location import Location, default_location
@@ -39,4 +39,6 @@ def registry_alone(workspace: Workspace, text: str) -> Registry:
     registry = open_alone(address, workspace.settings, workspace.progress.warn)
     if not is_hub_address(address):  # its commit names every byte
         verify_index(registry.files)
+        with contextlib.suppress(ModpkgError):
+            expect_root(registry, workspace.manifest)
     return registry

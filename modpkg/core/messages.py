@@ -557,6 +557,10 @@ MESSAGES: dict[str, str] = {
         "--accept-changed {name}."
     ),
     "M572": "{old} cannot name {new} as its successor for {name}: {reason}.",
+    "M573": (
+        "{where} says that the registry {url} is signed, with the first root {root}, and {reason}; "
+        "ask who runs it, and if that is right, correct 'root' under [registries] of {where}."
+    ),
     "M590": (
         "{text!r} is no signer: one is a key, or like 'oidc:https://ISSUER repo=OWNER/NAME', with "
         "owner-id=, workflow=, ref= and subject= after it, in this order, as locks write it."

@@ -24,7 +24,7 @@ from modpkg.environment.open_registries import OpenRegistries
 from modpkg.environment.policy import bounds_of
 from modpkg.environment.promise import Promise
 from modpkg.environment.rivals import Rivals
-from modpkg.environment.signed_registries import expect_seen
+from modpkg.environment.signed_registries import expect_root, expect_seen
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.location import (
@@ -94,14 +94,20 @@ class Registries:
 
     def _open(self, alias: str, *, quiet: bool = False) -> Registry:
         location = self._default if alias == DEFAULT else alias_location(self._manifest, alias)
-        registry = self._opened.at(
-            location.address, self._manifest.folder, origin=location.origin, quiet=quiet
-        )
-        if (one := self.locked(registry, self._lock)) is not None:
-            expect_seen(registry, one)
+        registry = self.at(location, quiet=quiet)
         if alias == DEFAULT and (locked := self.of_lock_alone):
             address = next(iter(locked))
             registry.remedy = f"use '--registry {address}', which modpkg.lock has modules from"
+        return registry
+
+    def at(self, location: Location, *, quiet: bool = False) -> Registry:
+        """Return the registry at a location, held to what manifest and lock say of it."""
+        registry = self._opened.at(
+            location.address, self._manifest.folder, origin=location.origin, quiet=quiet
+        )
+        expect_root(registry, self._owner)
+        if (one := self.locked(registry, self._lock)) is not None:
+            expect_seen(registry, one)
         return registry
 
     def locked(self, registry: Registry, lock: Lock | None) -> LockedRegistry | None:
@@ -201,7 +207,7 @@ class Registries:
         ]
         places = named if unused and named else [default, *named]
         return [
-            self._opened.at(place.address, self._manifest.folder, origin=place.origin)
+            self.at(place)
             for number, place in enumerate(places)
             if not any(place.same(earlier.address) for earlier in places[:number])
         ]
@@ -281,9 +287,7 @@ class Registries:
             if alias == DEFAULT or any(place.same(one.address) for one in seen):
                 continue
             seen.append(place)
-            others[alias] = self._opened.at(
-                place.address, self._manifest.folder, origin=place.origin
-            )
+            others[alias] = self.at(place)
         return Rivals(self._open(DEFAULT), others, self._opened.warn)
 
     def _contested(self) -> dict[str, RegistryError]:

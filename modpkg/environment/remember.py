@@ -85,7 +85,7 @@ def _remembered(workspace: Workspace, added: Collection[str]) -> Remembered:
         return Remembered(text, DEFAULT)
     if _is_secret(chosen) and not is_usual:
         raise RegistryError("M896", url=chosen.address, config=config_path())
-    registry = workspace.open_registries.at(chosen.address, manifest.folder, origin=chosen.origin)
+    registry = workspace.registries.at(chosen)
     if _is_secret(chosen):
         return Remembered(text)
     name = registry.name  # raises if there is none, so that none is written
@@ -114,7 +114,7 @@ def moved(workspace: Workspace, added: Collection[str]) -> list[str]:
         return []
     manifest = workspace.manifest
     chosen = default_location(manifest, option, lambda: workspace.settings)
-    registry = workspace.open_registries.at(chosen.address, manifest.folder, origin=chosen.origin)
+    registry = workspace.registries.at(chosen)
     return [
         module.name
         for module in lock.module

@@ -7,17 +7,21 @@ one that was signed is not any more, or has another log or none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
 from modpkg.core.records import LogInfo
+from modpkg.manifest.normal_address import normal_address
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedRegistry
+from modpkg.trust.known_registry import NamedRoot, SeenRegistry
 from modpkg.trust.log.log_checkpoint import LogCheckpoint
 from modpkg.trust.log.memory import LogState
-from modpkg.trust.signed_index import SeenRegistry, SignedIndex
+from modpkg.trust.signed_index import SignedIndex
 
 _INDEX: dict[str, Any] = {"root": "", "root_version": 0, "snapshot": 0}
 _LOG: dict[str, Any] = {"log": "", "log_key": "", "log_size": 0, "log_root": ""}
@@ -36,6 +40,23 @@ def expect_seen(registry: Registry, locked: LockedRegistry) -> None:
     checks = registry.files.checks
     if isinstance(checks, SignedIndex) and locked.root:
         checks.locked = SeenRegistry(locked.root, locked.root_version, locked.snapshot)
+
+
+def expect_root(registry: Registry, manifest: Manifest) -> None:
+    """Hold a registry to the first root that a manifest names, before it is read.
+
+    Then it is signed, whatever it, or a mirror of it, says.
+    """
+    checks = registry.files.checks
+    if not manifest.roots or not isinstance(checks, SignedIndex):
+        return
+    own = normal_address(registry.source.url)
+    for alias, root in manifest.roots.items():
+        address = manifest.registries[alias]
+        if "://" not in address:
+            address = str((manifest.folder / Path(address).expanduser()).absolute())
+        if normal_address(address) == own:
+            checks.named = NamedRoot(root, manifest.path.name)
 
 
 def log_of(locked: LockedRegistry | None) -> LogState | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
+from modpkg.core.digests import parse_digest
 from modpkg.core.names import ModuleName, Requirement, module_name
 from modpkg.manifest.hub_model import check_bases, read_hub_model
-from modpkg.manifest.keys import DEPENDENCY_KEYS, HUB_KEYS
+from modpkg.manifest.keys import DEPENDENCY_KEYS, HUB_KEYS, SOURCE_KEYS
 from modpkg.manifest.schema import ComposeAt, Dependency
 from modpkg.manifest.values import (
     address,
@@ -21,14 +22,18 @@ DEFAULT = "default"
 """The alias of the default registry; a dependency names it where another one has its name too."""
 
 
-def read_registries(node: Node | None) -> dict[str, str]:
-    """Return address by alias."""
-    if node is None:
-        return {}
-    registries = {}
-    for entry in node.entries().values():
-        registries[entry.key_parsed(parse_alias)] = address(entry)
-    return registries
+def read_registries(node: Node | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Return address by alias, and the digest of the first root of those that have to be signed."""
+    registries, roots = dict[str, str](), dict[str, str]()
+    for entry in node.entries().values() if node is not None else ():
+        alias, place = entry.key_parsed(parse_alias), entry
+        if isinstance(entry.value, dict):
+            table = entry.table(SOURCE_KEYS)
+            place = table.need("url", 'url = "https://models.example"')
+            if (root := table.get("root")) is not None:
+                roots[alias] = root.parsed(parse_digest)
+        registries[alias] = address(place)
+    return registries, roots
 
 
 def read_dependencies(

@@ -135,10 +135,16 @@ def with_absolute_registries(text: str, folder: Path) -> str:
     """
     edited = EditableText.of(text, REGISTRIES)
     for alias, address in edited.entries.items():
-        pair = edited.pair((*edited.path, alias))
-        if isinstance(address, str) and "://" not in address and pair is not None:
-            place = str((folder / Path(address).expanduser()).absolute())
+        written = address.get("url") if isinstance(address, dict) else address
+        if not isinstance(written, str) or "://" in written:
+            continue
+        place = str((folder / Path(written).expanduser()).absolute())
+        path = (*edited.path, alias)
+        if (pair := edited.pair((*path, "url"))) is not None:
             edited = edited.cut(pair.value, pair.end, toml_value(place))
+        elif (pair := edited.pair(path)) is not None:
+            value = {**address, "url": place} if isinstance(address, dict) else place
+            edited = edited.cut(pair.value, pair.end, toml_value(value))
     return edited.mark + edited.text
 
 

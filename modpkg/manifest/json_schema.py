@@ -271,7 +271,23 @@ def manifest_schema() -> JsonSchema:
             ),
             "What its model card says.",
         ),
-        "registries": named(string(most=2000), "Addresses or folders of registries, by alias."),
+        "registries": named(
+            {
+                "anyOf": [
+                    string(most=2000),
+                    table(
+                        keys.SOURCE_KEYS,
+                        {
+                            "url": string("Its address or folder.", 2000),
+                            "root": string("Digest of its first root: its index is signed."),
+                        },
+                        "A registry.",
+                    )
+                    | {"required": ["url"]},
+                ]
+            },
+            "Addresses or folders of registries, by alias.",
+        ),
         "constraints": named(text, bounds),
         "overrides": named(text, "Versions in place of every requirement on a name."),
         "resolution": table(

@@ -28,6 +28,8 @@ APP_KEYS = ("name", ENGINE)
 HUB_KEYS = ("hub", "rev", "against")
 """Of a dependency that is a model of a hub."""
 DEPENDENCY_KEYS = ("version", "extras", "registry", "compose-at", *HUB_KEYS)
+SOURCE_KEYS = ("url", "root")
+"""Of a registry that is a table."""
 COMPOSITION_KEYS = (
     "base",
     "method",

@@ -84,7 +84,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
     check_engine(root)
     table = root.table(MANIFEST_TABLES)
     module, app = _owner(table)
-    registries = read_registries(table.get("registries"))
+    registries, roots = read_registries(table.get("registries"))
     owner = module.name if module else None
     dependencies = read_dependencies(table.get("dependencies"), registries, owner)
     _check_tables(table, module)
@@ -118,6 +118,7 @@ def manifest_of(root: Node, path: Path) -> Manifest:
         merge=read_merge(table.get("provenance")),
         card=read_card(table.get("card")),
         registries=registries,
+        roots=roots,
         models=models,
         tasks=tasks,
         composed_at=composed_at,

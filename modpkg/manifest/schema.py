@@ -412,6 +412,9 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """``[provenance]``: how `modpkg merge` made it, if it did."""
     card: Card = Card()
     registries: dict[str, str] = {}
+    """Address by alias."""
+    roots: dict[str, str] = {}
+    """By alias, the digest of the first root of a registry whose index has to be signed."""
     models: dict[ModuleName, Compose] = {}
     tasks: dict[ModuleName, Task] = {}
     """``[models.NAME.task]`` of each assembly that has one."""

@@ -22,8 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Struct
-
 from modpkg.core import bounds, system
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import (
@@ -44,6 +42,7 @@ from modpkg.manifest.normal_address import site_name
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, Source
 from modpkg.trust.fetched_metadata import FetchedMetadata
+from modpkg.trust.known_registry import NamedRoot, SeenRegistry
 from modpkg.trust.metadata import FOLDER, BinKeys, is_signed_path, private_path, version_of
 from modpkg.trust.signed_names import signed_names
 from modpkg.trust.trusted_metadata import TrustedMetadata
@@ -53,15 +52,6 @@ TRIES = 3
 """How often a file is asked for that does not fit the metadata."""
 PAUSE = 0.2
 """Seconds before it is asked for again the first time."""
-
-
-class SeenRegistry(Struct, frozen=True):
-    """What was seen of a signed registry: what it may not go back behind."""
-
-    root: str
-    """Digest of its first root, which says which registry it is."""
-    root_version: int
-    snapshot: int
 
 
 class Unsigned(Exception):
@@ -105,6 +95,8 @@ class SignedIndex:
         self._root = ""
         self.locked: SeenRegistry | None = None
         """What the lock has seen of it."""
+        self.named: NamedRoot | None = None
+        """What the project's manifest says of it."""
 
     def checked(
         self, path: str, data: bytes | None, again: Callable[[], bytes | None]
@@ -223,10 +215,15 @@ class SignedIndex:
 
         Raises:
             Unsigned: There is none.
-            TrustError: The lock knows another one.
+            TrustError: The lock knows another one, or the manifest does.
         """
         data = self._remembered("1.root.json")
         locked = None if self.locked is None else self.locked.root
+        if self.named is not None:
+            known = locked if data is None else digest_bytes(data)
+            if known not in (None, self.named.root):
+                raise self._unlike_named(f"its first root is {known}")
+            locked = locked or self.named.root
         if data is not None:
             if locked is not None and (found := digest_bytes(data)) != locked:
                 raise self._other_root(LOCK_NAME, found, locked)
@@ -248,6 +245,8 @@ class SignedIndex:
             ahead.fetch([(name, bounds.TUF_ROOT_BYTES) for name in names])
             data = self._fetched(ahead, names[0], bounds.TUF_ROOT_BYTES)[names[0]]
             if (found := digest_bytes(data)) != first:
+                if self.named is not None:
+                    raise self._unlike_named(f"its first root is {found}")
                 raise self._other_root("its lock or registry.json", found, first)
             first = data
         trusted = TrustedMetadata(self._url, first, self._now())
@@ -376,6 +375,8 @@ class SignedIndex:
                 what = f"{FOLDER}/{name} of {self._url}"
                 raise TrustError("M565", what=what, reason="it is missing") from None
             reason = f"it has no {FOLDER}/{name}"
+            if self.named is not None:
+                raise self._unlike_named(reason) from None
             if self.locked is None and self._remembered("1.root.json") is None:
                 what = f"{REGISTRY_INFO} of {self._url}"
                 raise TrustError("M565", what=what, reason=f"{reason}, which it names") from None
@@ -389,6 +390,12 @@ class SignedIndex:
             return error
         what = f"{FOLDER}/{name} of {self._url}"
         return TrustError("M565", what=what, reason=f"it has over {error.values['most']}")
+
+    def _unlike_named(self, reason: str) -> TrustError:
+        if self.named is None:
+            raise AssertionError("nothing names a root")
+        where, root = self.named.where, self.named.root
+        return TrustError("M573", url=self._url, where=where, root=root, reason=reason)
 
     def _other_root(self, where: str, found: str, root: str) -> TrustError:
         word = system.shell_word(self._url)

@@ -14,6 +14,7 @@ from modpkg.trust import signed_index
 from tests.cli.test_everywhere import run
 from tests.cli.test_registry_trust import Capture, Trust
 from tests.command import check_shape
+from tests.registry.servers import serve
 
 READERS = (
     ("lock", "--upgrade"),
@@ -124,6 +125,69 @@ def test_who_changes_a_signed_index_by_hand_is_told_what_to_do(trust: Trust) -> 
         trust.run(*sign.replace("KEY", trust.key("online")).split()[1:])
         status, _, err = run(trust.capfd, "lock", "--upgrade")
         assert "M564" not in err
+
+
+def manifest(url: str, root: str) -> None:
+    Path("modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nwords = "*"\n'
+        f'[registries]\ndefault = {{ url = "{url}", root = "{root}" }}\n'
+    )
+
+
+def forget(home: Path) -> None:
+    """Let nothing be known of any registry."""
+    shutil.rmtree(home / "registries")
+    shutil.rmtree(home / "store", ignore_errors=True)
+    Path("modpkg.lock").unlink(missing_ok=True)
+
+
+def test_a_manifest_names_the_first_root(trust: Trust, home: Path) -> None:
+    storage, root = trust.folder.as_posix(), trust.trust("show")["root"]
+    manifest(storage, root)
+    trust.run("lock")
+    manifest(storage, f"sha256:{'0' * 64}")
+    assert "error[M573]" in trust.refused("lock", "--upgrade")
+    forget(home)
+    assert "error[M573]" in trust.refused("lock")
+    assert "error[M573]" in trust.refused("registry", "info", storage)
+    assert "error[M573]" in trust.refused("install", "words", "--registry", storage)
+    assert "error[M573]" in trust.refused("search", "words")
+    assert not (home / "registries").exists()
+    manifest(storage, root)
+    trust.run("lock")
+    forget(home)
+    shutil.rmtree(trust.folder / "tuf")
+    err = trust.refused("lock")
+    assert ("error[M573]" in err, "modpkg.toml" in err) == (True, True)
+    info = json.loads((trust.folder / "registry.json").read_bytes())
+    del info["tuf"]
+    (trust.folder / "registry.json").write_text(json.dumps(info))
+    assert "error[M573]" in trust.refused("lock")
+    for wrong in ('{ root = "sha256:0" }', '{ url = "x", root = "0" }', '{ url = "x", a = 1 }'):
+        Path("modpkg.toml").write_text(f'[app]\nname = "app"\n[registries]\ndefault = {wrong}\n')
+        assert "error[M110]" in trust.refused("lock")
+
+
+def test_a_mirror_cannot_hide_that_a_registry_is_signed(
+    trust: Trust, home: Path, tmp_path: Path
+) -> None:
+    root = trust.trust("show")["root"]
+    mirror = tmp_path / "mirror"
+    shutil.copytree(trust.folder, mirror)
+    shutil.rmtree(mirror / "tuf")
+    info = json.loads((mirror / "registry.json").read_bytes())
+    del info["tuf"]
+    (mirror / "registry.json").write_text(json.dumps(info))
+    trust.publish("1.1")
+    trust.trust("sign", "--online-key", trust.key("online"))
+    forget(home)
+    with serve(trust.folder) as server:
+        (home / "config.toml").write_text(
+            f'[registry."{server.url}"]\nmirrors = ["file://{mirror.as_posix()}"]\n'
+        )
+        manifest(server.url, root)
+        trust.run("lock")
+        assert 'version = "1.1"' in Path("modpkg.lock").read_text()
 
 
 VERIFYING = {

@@ -285,12 +285,17 @@ def test_an_edited_manifest_reads_back() -> None:
         '[app]\nname = "a"\n[registries]\nnear = "../r" # c\nfar = "https://x.example"\n',
         '[app]\nname = "a"\n[registries]\n"near" = \'../r\'\nfar = "https://x.example"\n',
         'registries.near = "../r"\nregistries.far = "https://x.example"\n[app]\nname = "a"\n',
+        '[app]\nname = "a"\n[registries]\nnear = { url = "../r", root = "sha256:ROOT" }\n'
+        'far = "https://x.example"\n',
+        '[app]\nname = "a"\n[registries.near]\nurl = "../r"\nroot = "sha256:ROOT"\n'
+        '[registries.far]\nurl = "https://x.example"\n',
         'registries = { near = "../r", far = "https://x.example" }\n[app]\nname = "a"\n',
         '[tool.modpkg]\nregistries = { near = "../r", far = "https://x.example" }\n'
         '[tool.modpkg.app]\nname = "a"\n',
     ],
 )
 def test_registry_paths_become_absolute(text: str) -> None:
+    text = text.replace("ROOT", "0" * 64)
     moved = with_absolute_registries(text, Path("/work/app"))
     manifest = parse_manifest(moved, Path("pyproject.toml" if "tool" in text else "modpkg.toml"))
     assert manifest.registries == {"near": "/work/app/../r", "far": "https://x.example"}

@@ -11,9 +11,10 @@ import pytest
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.trust import bins, signed_index
+from modpkg.trust.known_registry import SeenRegistry
 from modpkg.trust.metadata import canonical, metadata_key
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
-from modpkg.trust.signed_index import SeenRegistry, SignedIndex, remembered_folder
+from modpkg.trust.signed_index import SignedIndex, remembered_folder
 from tests.raising import raises
 from tests.trust.signed_registry import (
     BITS,

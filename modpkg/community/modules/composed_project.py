@@ -93,6 +93,7 @@ def composed_project(project: Workspace, name: ModuleName | None = None) -> Iter
                     for part in parts
                 ),
                 registries=manifest.registries,
+                roots=manifest.roots,
             )
             write_atomically(own.path, manifest_text(normal_form(own)).encode())
             made = project.for_project(Project(own.path))
@@ -117,6 +118,7 @@ def _app(manifest: Manifest, module: ModuleTable, recipe: Compose) -> Manifest:
         dependencies=manifest.dependencies,
         resolution=ResolutionTable(),
         registries=manifest.registries,
+        roots=manifest.roots,
         models={module.name: recipe},
         tasks={} if manifest.task is None else {module.name: manifest.task},
     )

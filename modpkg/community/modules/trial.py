@@ -72,6 +72,7 @@ def trial_manifest(
             **project_manifest.registries,
             **{alias: str(pin.tree) for alias, pin in trees.items()},
         },
+        roots=project_manifest.roots,
         models={name: compose for name, (compose, _) in models.items()},
         tasks={name: task for name, (_, task) in models.items() if task is not None},
     )

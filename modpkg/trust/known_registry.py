@@ -1,0 +1,23 @@
+"""What is known of a signed registry before it is read."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class SeenRegistry(Struct, frozen=True):
+    """What was seen of a signed registry: what it may not go back behind."""
+
+    root: str
+    """Digest of its first root, which says which registry it is."""
+    root_version: int
+    snapshot: int
+
+
+class NamedRoot(Struct, frozen=True):
+    """The first root that somebody has written down for a registry, which then is signed."""
+
+    root: str
+    """Its digest."""
+    where: str
+    """The file that says so."""
