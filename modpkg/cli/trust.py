@@ -8,9 +8,10 @@ from msgspec import Struct, structs
 from modpkg.cli.module_names import locked_names
 from modpkg.cli.options import json_option, project_options, with_workspace
 from modpkg.cli.output import counted, good, print_json, table, tell
+from modpkg.core.errors import UsageError
 from modpkg.core.files import shown, write_atomically
 from modpkg.core.names import module_name
-from modpkg.environment.locking import update_lock
+from modpkg.environment.locking import resolve_lock, write_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import set_trust
 from modpkg.trust.policy import rule_of
@@ -98,10 +99,19 @@ def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) 
 @json_option
 @with_workspace
 def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
-    """Lock the newest versions of NAME... although somebody else has signed them, or nobody."""
+    """Lock the newest versions of NAME... although somebody else has signed them, or nobody.
+
+    Something has to require each NAME.
+    """
     accepted = tuple(str(module_name(name)) for name in names)
     workspace.options = structs.replace(workspace.options, accepted=accepted)
-    lock = update_lock(workspace, workspace.manifest, upgrade=accepted).lock
+    previous = workspace.usable_lock()
+    lock = resolve_lock(workspace, workspace.manifest, previous, upgrade=accepted).lock
+    for name in accepted:
+        if lock.find(name) is None:
+            message = f"Nothing here requires {name}, so there is no signer of it to accept."
+            raise UsageError("M901", message=message)
+    write_lock(workspace, lock)
     if as_json:
         print_json(lock)
         return

@@ -484,14 +484,13 @@ MESSAGES: dict[str, str] = {
         "ask who runs it, and if it is right, run: modpkg registry trust forget --log {word}"
     ),
     "M552": (
-        "The log of {registry} does not continue what {where} has of it: it had {before} entries "
-        "then, and the {now} that it has now do not begin with them; it shows different things to "
-        "different people, or was replaced. Do not install from it, and send {path}, which has "
-        "both checkpoints, to who runs it. Only if he replaced it, run: modpkg registry trust "
-        "forget --log {word}"
+        "The log of {registry}, of size {now}, does not continue what {where} has of it, of size "
+        "{before}; it shows different things to different people, or was replaced. Do not install "
+        "from it, and send {path}, which has both checkpoints, to who runs it. Only if he replaced "
+        "it, run: modpkg registry trust forget --log {word}"
     ),
     "M553": (
-        "The log of {registry} has {now} entries, and {before} as {where} has it: it is an old "
+        "The log of {registry} is of size {now}, and of {before} as {where} has it: it is an old "
         "copy, or was replaced; try again later, or ask who runs it and send {path}, which has "
         "both checkpoints. Only if it was restored so, run: modpkg registry trust forget --log "
         "{word}"
@@ -500,7 +499,7 @@ MESSAGES: dict[str, str] = {
         "{name} {version} is not in the log of {registry}: {reason}; do not use it, and ask who "
         "runs the registry ('modpkg registry audit {registry}' tells more)."
     ),
-    "M555": "The log of a registry is damaged: {path}: {reason}; ask who runs it.",
+    "M555": "The log of {registry} is damaged: {path}: {reason}; ask who runs it.",
     "M556": (
         "The log of {registry} has the key {known}, and cannot be written with {given}; name that "
         "key, or, if another one is to take its place, both, with --log-key-before for that key."
@@ -847,8 +846,8 @@ MESSAGES: dict[str, str] = {
         "[registries] in config.toml."
     ),
     "M872": (
-        "{count} modules of {source} could not be copied as a whole, and what else there is was "
-        "copied:\n{facts}\nWhen that is settled, the same command goes on with what is missing."
+        "{count} of the modules of {source} could not be copied as a whole, and what else there is "
+        "was copied:\n{facts}\nWhen that is settled, the same command goes on with what is missing."
     ),
     "M873": "Nothing is removed from the registry at {url}: {reason}; {remedy}.",
     "M880": (

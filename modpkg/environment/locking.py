@@ -170,10 +170,15 @@ def update_lock(
     """Resolve a manifest and write the project's lock file, if it changes; see `make_lock`."""
     previous = workspace.usable_lock()
     locked = resolve_lock(workspace, manifest, previous, upgrade=upgrade)
-    text = format_lock(locked.lock)
+    write_lock(workspace, locked.lock)
+    return locked
+
+
+def write_lock(workspace: Workspace, lock: Lock) -> None:
+    """Write the project's lock file, if it changes."""
+    text = format_lock(lock)
     if workspace.lock_text() != text:
         write_atomically(workspace.project.lock_path, text.encode())
-    return locked
 
 
 def stale_reason(manifest: Manifest, lock: Lock) -> str | None:

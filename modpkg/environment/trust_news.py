@@ -164,6 +164,8 @@ def _parts(news: Iterable[TrustNews], now: datetime) -> Iterator[str]:
 def _age(news: TrustNews, now: datetime) -> str:
     age = now - parse_moment(news.published or "")
     hours = max(int(age.total_seconds()) // 3600, 0)
+    if hours == 0:
+        return "less than an hour old"
     count, unit = (hours, "hour") if hours < 48 else (hours // 24, "day")
     return f"{count} {unit}{'s' * (count != 1)} old"
 

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from modpkg.core import bounds
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError
 from modpkg.core.filenames import REGISTRY_INFO
@@ -162,8 +163,10 @@ class TargetsMetadata(_Metadata, frozen=True, kw_only=True):
     """Each a `SignedFile`, as which it is read when it is asked for: a bin has hundreds."""
     delegations: Delegations | UnsetType = UNSET
 
-    def file(self, path: str) -> SignedFile | None:
+    def file(self, path: str, registry: str = "") -> SignedFile | None:
         """Return what is signed of a file; None if it is not listed.
+
+        ``registry`` is whose it is, for messages.
 
         Raises:
             TrustError: It is malformed.
@@ -175,7 +178,8 @@ class TargetsMetadata(_Metadata, frozen=True, kw_only=True):
             with _MEETING:
                 return msgspec.convert(found, SignedFile)
         except msgspec.ValidationError as error:
-            raise _unusable(f"what is signed of {path}", str(error)) from None
+            what = f"what {registry or 'the registry'} has signed of {path}"
+            raise _unusable(what, decoding_reason(error)) from None
 
     def files(self) -> dict[str, SignedFile]:
         """Return what is signed of all files.
@@ -229,8 +233,10 @@ def read_metadata(data: bytes, kind: type[Struct], what: str) -> ReadMetadata:
             signed = msgspec.convert(envelope.signed, kind)
         message = canonical(envelope.signed)
         _moment(signed.expires)  # type: ignore[attr-defined]
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
-        raise _unusable(what, str(error)) from None
+    except msgspec.MsgspecError as error:
+        raise _unusable(what, decoding_reason(error)) from None
+    except (UnicodeError, RecursionError, ValueError):
+        raise _unusable(what, "it is no JSON of its form") from None
     if signed.spec_version.partition(".")[0] != "1":  # type: ignore[attr-defined]
         raise _unusable(what, "it follows another version of TUF; update modpkg")
     if len({one.keyid for one in envelope.signatures}) < len(envelope.signatures):

@@ -191,4 +191,6 @@ def who_signed(signers: Signers, wanted: Sequence[str] = ()) -> str:
         return "nobody"
     reason = str(signers.refused[0].values.get("reason", signers.refused[0].code))
     count = len(signers.refused)
+    if count == 1:
+        return f"nobody: the signature beside it does not count, since {reason}"
     return f"nobody: of {count} signatures beside it none counts, the first since {reason}"

@@ -199,7 +199,7 @@ class TrustedMetadata:
 
     def file(self, path: str) -> SignedFile | None:
         """Return what is signed of a file, whose bin is loaded; None if there is no such file."""
-        return self.bins[self.bin_of(path)].file(path)
+        return self.bins[self.bin_of(path)].file(path, self._url)
 
     def may_have(self, file: SignedFile, digest: str) -> bool:
         """Return whether a file may have a digest now."""

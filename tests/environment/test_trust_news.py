@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modpkg.environment.trust_news import taken_for, well_known
+from modpkg.environment.trust_news import TrustNews, shown_news, taken_for, well_known
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.identity import set_cool_down
 from modpkg.registry.reader import Registry
@@ -129,3 +129,6 @@ def test_a_release_that_has_not_cooled_down_is_news(shop: Path, capfd: Capture) 
     assert 'version = "1.0"' in Path("modpkg.lock").read_text()
     (one,) = news(capfd, "--exclude-newer", "0 days", "--upgrade")
     assert (one["kind"], one["version"], one["cool_down"]) == ("young", "1.1", "3 days")
+    young = TrustNews(**one)
+    for age, text in ((0.5, "less than an hour"), (1, "1 hour"), (30, "30 hours"), (50, "2 days")):
+        assert f" is {text} old," in shown_news([young], hours + timedelta(hours=age))

@@ -278,7 +278,7 @@ def test_an_entry_that_is_none_is_refused(registry: SignedRegistry, server: Host
     bin_0 = registry.folder / "tuf" / "1.index-0.json"
     for entry in ({}, {"length": -1, "hashes": {}}, {"length": 0, "hashes": 1}, [], "x"):
         server.shown["tuf/1.index-0.json"] = signed_by(9, bin_0, targets={WORDS: entry})
-        with raises("M564", "M565", match="words"):
+        with raises("M564", "M565", match="models.example has signed of index.words"):
             read(server, registry.clock)
         (remembered_folder(server.url) / "index-0.json").unlink()
 

@@ -24,6 +24,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct
 
 from modpkg.core import bounds
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ModpkgError, PublishError, TrustError
 from modpkg.core.files import shown
@@ -274,13 +275,15 @@ class LogWriter:
         try:
             return msgspec.json.decode(data, type=DecidedEntries)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise TrustError("M555", path=DECIDED, reason=str(error)) from None
+            raise TrustError(
+                "M555", registry=self._place.url, path=DECIDED, reason=decoding_reason(error)
+            ) from None
 
     def _checkpoint(self, change: RegistryChange) -> LogCheckpoint:
         data = change.read(CHECKPOINT, bounds.CHECKPOINT_BYTES)
         if data is None:
             reason = "it is missing, and has to come back from a back-up of the storage"
-            raise TrustError("M555", path=CHECKPOINT, reason=reason)
+            raise TrustError("M555", registry=self._place.url, path=CHECKPOINT, reason=reason)
         key = parse_key(self.info.key)
         return verified_checkpoint(data, self.info.origin, key, self._place.url)
 
@@ -289,8 +292,8 @@ class LogWriter:
     ) -> LogCheckpoint:
         """Write all that follows from entries that were decided, the checkpoint last."""
         if decided.size != before.size:
-            reason = f"it follows {decided.size} entries, and the checkpoint has {before.size}"
-            raise TrustError("M555", path=DECIDED, reason=reason)
+            reason = f"it follows size {decided.size}, and the checkpoint has size {before.size}"
+            raise TrustError("M555", registry=self._place.url, path=DECIDED, reason=reason)
         entries = [text.encode() for text in decided.entries]
         files, root = self._grown(before, entries)
         for path, data in files.items():
@@ -317,12 +320,12 @@ class LogWriter:
         for tile in edge_tiles(size):
             data = self._read(tile)
             if tile.level is None:
-                bundled = entries_in(tile, data)
+                bundled = entries_in(tile, data, self._place.url)
             else:
-                edge[tile] = hashes_in(tile, data)
+                edge[tile] = hashes_in(tile, data, self._place.url)
         if subtree_hash(0, size, TileHashes(size, edge)) != before.root:
             reason = "the tiles at the end of the log do not give its root"
-            raise TrustError("M555", path=CHECKPOINT, reason=reason)
+            raise TrustError("M555", registry=self._place.url, path=CHECKPOINT, reason=reason)
         new = grown_tiles(size, edge, [leaf_hash(entry) for entry in entries])
         files = {tile.path: b"".join(hashes) for tile, hashes in new.items()}
         first, row = size // 256, [*bundled, *entries]
@@ -335,7 +338,9 @@ class LogWriter:
         try:
             return self._place.source.read(tile.path, tile.most)
         except FileMissing:
-            raise TrustError("M555", path=tile.path, reason="it is missing") from None
+            raise TrustError(
+                "M555", registry=self._place.url, path=tile.path, reason="it is missing"
+            ) from None
 
     def _point_to(self, index: int, entry: bytes) -> None:
         """Write where a release is in the log, as far as it is one."""

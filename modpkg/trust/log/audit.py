@@ -275,8 +275,8 @@ def _whole_log(
     """Return the checkpoint, what the entries say, and where they do not give its root."""
     checkpoint = read_checkpoint(registry, info)
     if checkpoint.size > bounds.AUDITED_ENTRIES:
-        reason = f"it has {checkpoint.size:,} entries, and {bounds.AUDITED_ENTRIES:,} are read"
-        raise TrustError("M555", path=CHECKPOINT, reason=reason)
+        reason = f"its size is {checkpoint.size:,}, and {bounds.AUDITED_ENTRIES:,} entries are read"
+        raise TrustError("M555", registry=registry.url, path=CHECKPOINT, reason=reason)
     log = _Log()
     return checkpoint, log, [*_read_log(registry, checkpoint, log)]
 
@@ -291,13 +291,13 @@ def _read_log(registry: Registry, checkpoint: LogCheckpoint, log: _Log) -> Itera
         tiles = [Tile(0, bundle.index, bundle.width) for bundle in batch]
         read = _read_all(registry, [*batch, *tiles])
         for bundle, tile in zip(batch, tiles, strict=True):
-            entries = entries_in(bundle, read[bundle])
+            entries = entries_in(bundle, read[bundle], registry.url)
             leaves = [leaf_hash(entry) for entry in entries]
             for entry, leaf in zip(entries, leaves, strict=True):
                 log.add(number, entry, leaf)
                 tree.add(leaf)
                 number += 1
-            yield from _other_tile(tile, leaves, read[tile])
+            yield from _other_tile(registry, tile, leaves, read[tile])
             above += [perfect_hash(leaves)] if len(leaves) == TILE_WIDTH else []
     level = 1
     while above:
@@ -305,11 +305,11 @@ def _read_log(registry: Registry, checkpoint: LogCheckpoint, log: _Log) -> Itera
         upper = [Tile(level, index, len(row)) for index, row in enumerate(rows)]
         read = _read_all(registry, upper)
         for tile, row in zip(upper, rows, strict=True):
-            yield from _other_tile(tile, row, read[tile])
+            yield from _other_tile(registry, tile, row, read[tile])
         above = [perfect_hash(row) for row in rows if len(row) == TILE_WIDTH]
         level += 1
     if tree.root != checkpoint.root:
-        message = f"The {size} entries give the root {tree.root.hex()}, and another is signed."
+        message = f"Its entries give the root {tree.root.hex()} for size {size}; another is signed."
         yield LogDifference(kind="root", message=message)
 
 
@@ -319,8 +319,10 @@ def _read_all(registry: Registry, tiles: list[Tile]) -> dict[Tile, bytes]:
     return dict(zip(tiles, read, strict=True))
 
 
-def _other_tile(tile: Tile, hashes: list[bytes], data: bytes) -> Iterator[LogDifference]:
-    if hashes_in(tile, data) != hashes:
+def _other_tile(
+    registry: Registry, tile: Tile, hashes: list[bytes], data: bytes
+) -> Iterator[LogDifference]:
+    if hashes_in(tile, data, registry.url) != hashes:
         message = f"{tile.path} has other hashes than those of the entries."
         yield LogDifference(kind="tile", message=message)
 

@@ -269,7 +269,7 @@ def log_hashes(registry: Registry, size: int, tiles: Collection[Tile]) -> NodeHa
         is_remote=registry.folder is None,
     )
     found: Mapping[Tile, list[bytes]] = {
-        tile: hashes_in(tile, data) for tile, data in zip(wanted, read, strict=True)
+        tile: hashes_in(tile, data, registry.url) for tile, data in zip(wanted, read, strict=True)
     }
     return TileHashes(size, found)
 
@@ -289,7 +289,7 @@ def read_tile(registry: Registry, tile: Tile) -> bytes:
     for one in dict.fromkeys((tile, tile.full)):
         if (data := _read(registry, one.path, one.most)) is not None:
             return data
-    raise TrustError("M555", path=tile.path, reason="it is missing")
+    raise TrustError("M555", registry=registry.url, path=tile.path, reason="it is missing")
 
 
 def read_logged(registry: Registry, path: str) -> bytes | None:

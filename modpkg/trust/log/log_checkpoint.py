@@ -130,7 +130,7 @@ def parse_checkpoint(data: bytes, registry: str) -> LogCheckpoint:
     """
     try:
         if len(data) > bounds.CHECKPOINT_BYTES:
-            raise ValueError(f"it has {len(data)} bytes")
+            raise ValueError(f"it is longer than {bounds.CHECKPOINT_BYTES} bytes")
         text, _, rest = data.decode().partition("\n\n")
         origin, size, root, *others = text.split("\n")
         if others or not is_note_name(origin) or _SIZE.fullmatch(size) is None:
@@ -144,8 +144,13 @@ def parse_checkpoint(data: bytes, registry: str) -> LogCheckpoint:
         if int(size) > bounds.LOG_ENTRIES:
             raise ValueError(f"it has {int(size):,} entries")
         return LogCheckpoint(origin, int(size), hashed, tuple(map(_signature, lines)))
-    except (ValueError, binascii.Error) as error:  # UnicodeDecodeError is one
-        raise TrustError("M550", registry=registry, reason=str(error)) from None
+    except UnicodeDecodeError:
+        reason = "it is no text"
+    except binascii.Error:
+        reason = "its root, or a signature, is not in Base64"
+    except ValueError as error:
+        reason = str(error)
+    raise TrustError("M550", registry=registry, reason=reason)
 
 
 def _signature(line: str) -> NoteSignature:
@@ -164,7 +169,7 @@ def verified_checkpoint(data: bytes, origin: str, key: PublicKey, registry: str)
     """
     found = parse_checkpoint(data, registry)
     if found.origin != origin:
-        reason = f"it is that of {found.origin!r}, and not of {origin!r}"
+        reason = f"it is that of the log {found.origin}, and not of {origin}"
         raise TrustError("M550", registry=registry, reason=reason)
     if not found.is_signed(origin, key):
         raise TrustError("M550", registry=registry, reason=f"it is not signed by {key}")

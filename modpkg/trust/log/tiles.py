@@ -126,20 +126,24 @@ def _width(count: int, index: int) -> int:
     return min(count - index * TILE_WIDTH, TILE_WIDTH)
 
 
-def hashes_in(tile: Tile, data: bytes) -> list[bytes]:
+def hashes_in(tile: Tile, data: bytes, registry: str) -> list[bytes]:
     """Return the hashes of a tile, by its file, or by that of the tile when it is fuller.
+
+    ``registry`` is its address, for messages.
 
     Raises:
         TrustError: It has fewer.
     """
     if len(data) < tile.width * HASH_BYTES or len(data) % HASH_BYTES:
         reason = f"it has {len(data)} bytes, and not {tile.width} hashes"
-        raise TrustError("M555", path=tile.path, reason=reason)
+        raise TrustError("M555", registry=registry, path=tile.path, reason=reason)
     return [data[at : at + HASH_BYTES] for at in range(0, tile.width * HASH_BYTES, HASH_BYTES)]
 
 
-def entries_in(tile: Tile, data: bytes) -> list[bytes]:
+def entries_in(tile: Tile, data: bytes, registry: str) -> list[bytes]:
     """Return the entries of a bundle, by its file, or by that of the bundle when it is fuller.
+
+    ``registry`` is its address, for messages.
 
     Raises:
         TrustError: It has fewer, or one that is too long.
@@ -151,7 +155,7 @@ def entries_in(tile: Tile, data: bytes) -> list[bytes]:
         end = begin + int.from_bytes(data[at:begin], "big")
         if len(data) < end or begin > len(data) or end - begin > bounds.LOG_ENTRY_BYTES:
             reason = f"its entry {len(found)} is cut short or too long"
-            raise TrustError("M555", path=tile.path, reason=reason)
+            raise TrustError("M555", registry=registry, path=tile.path, reason=reason)
         found.append(data[begin:end])
         at = end
     return found

@@ -59,7 +59,7 @@ def entries_of(folder: Path) -> list[LogEntry]:
     checkpoint = read_checkpoint(registry, registry.info.log)
     tree, found = GrowingTree(), []
     for bundle in entry_bundles(checkpoint.size):
-        for entry in entries_in(bundle, (folder / bundle.path).read_bytes()):
+        for entry in entries_in(bundle, (folder / bundle.path).read_bytes(), str(folder)):
             tree.add(leaf_hash(entry))
             found.append(parse_entry(entry))
             assert canonical_json(found[-1]) == entry

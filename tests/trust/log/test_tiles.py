@@ -77,13 +77,13 @@ def test_a_tree_that_is_appended_to_is_in_its_tiles() -> None:
 def test_files_of_tiles() -> None:
     entries = [b"", b"one", b"x" * 500]
     data = bundle_of(entries)
-    assert entries_in(Tile(None, 0, 3), data) == entries
-    assert entries_in(Tile(None, 0, 2), data) == entries[:2]
+    assert entries_in(Tile(None, 0, 3), data, "models") == entries
+    assert entries_in(Tile(None, 0, 2), data, "models") == entries[:2]
     for wrong in (data[:-1], data[:1], b"", b"\xff\xff" + bytes(70_000)):
         with raises("M555", match="entry"):
-            entries_in(Tile(None, 0, 3), wrong)
+            entries_in(Tile(None, 0, 3), wrong, "models")
     hashes = [leaf_hash(entry) for entry in entries]
-    assert hashes_in(Tile(0, 0, 2), b"".join(hashes)) == hashes[:2]
+    assert hashes_in(Tile(0, 0, 2), b"".join(hashes), "models") == hashes[:2]
     for wrong in (b"", hashes[0], b"".join(hashes) + b"x"):
         with raises("M555", match="hashes"):
-            hashes_in(Tile(0, 0, 2), wrong)
+            hashes_in(Tile(0, 0, 2), wrong, "models")
