@@ -29,7 +29,14 @@ from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.metadata import RootMetadata, key_of
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.public_key import PublicKey, parse_key
-from modpkg.trust.root_metadata import name_root, new_root, roots_at, signed_root, write_root
+from modpkg.trust.root_metadata import (
+    name_root,
+    new_root,
+    no_root,
+    roots_at,
+    signed_root,
+    write_root,
+)
 from modpkg.trust.signed_index import SignedIndex, remembered_folder
 from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
@@ -51,6 +58,8 @@ class SignedRegistryDocument(Struct, frozen=True, kw_only=True):
     """Public keys that sign the index itself."""
     snapshot: int
     timestamp_expires: str
+    expired: bool = False
+    """Whether readers refuse it, since the root, the snapshot or the timestamp has expired."""
 
 
 class SignedAgain(Struct, frozen=True):
@@ -231,8 +240,7 @@ def rotate_command(
     place = _place(workspace, address)
     roots = roots_at(place)
     if roots is None:
-        reason = "it has no root yet; run 'modpkg registry trust init'"
-        raise TrustError("M568", url=place.url, reason=reason)
+        raise no_root(place)
     trusted, before = roots[1], roots[1].root
     keys, signers = _keys(people)
     signers += [open_signer(one) for one in others]
@@ -257,8 +265,12 @@ def rotate_command(
 @json_option
 @with_workspace
 def show_command(workspace: Workspace, address: str, as_json: bool) -> None:
-    """Show who signs the index of the registry at URL, as its readers verify it."""
-    signed = _signed(workspace, address)
+    """Show who signs the index of the registry at URL, as its readers verify it.
+
+    What has expired is shown too, and its readers refuse it.
+    """
+    files = registry_alone(workspace, address).files
+    signed = SignedIndex(files.source, files.home, files.info, now=lambda: None)
     trusted = signed.metadata()
     seen = signed.seen()
     if trusted is None or seen is None:
@@ -378,6 +390,7 @@ def _document(url: str, first: str, trusted: TrustedMetadata) -> SignedRegistryD
         online=[key_of(root.keys[one]) for one in _online_keys(root)],
         snapshot=0 if snapshot is None else snapshot.version,
         timestamp_expires="" if stamp is None else stamp.expires,
+        expired=any(one is not None and one.until <= _now() for one in (root, snapshot, stamp)),
     )
 
 
@@ -395,3 +408,5 @@ def _show(document: SignedRegistryDocument, *, as_json: bool) -> None:
         *(["", one] for one in document.online),
     ]
     table(rows, ["What", "Signed"])
+    if document.expired:
+        say("It has expired, and its readers refuse it.")

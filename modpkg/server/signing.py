@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from modpkg.registry.place import Place
 from modpkg.server.request_log import log
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import PrivateKey, read_key
+from modpkg.trust.root_metadata import roots_at
+
+ROOT_WARNING = datetime.timedelta(days=30)
+"""Before a root expires, and nobody reads the registry any more."""
 
 
 def metadata_writer(
@@ -41,6 +46,20 @@ def signing_keys(folder: Path) -> list[PrivateKey]:
 
 
 def sign_anew(metadata: MetadataWriter, *, thoroughly: bool) -> None:
-    """Sign what expires soon, and log what is in the storage that nobody has signed."""
+    """Sign what expires soon, and log what is in the storage that nobody has signed.
+
+    If it is done thoroughly, that the root expires soon is logged before, which people sign.
+    """
+    if thoroughly:
+        _warn_of_root(metadata)
     for path in metadata.renew(thoroughly=thoroughly):
         log("unsigned", level=logging.WARNING, path=path)
+
+
+def _warn_of_root(metadata: MetadataWriter) -> None:
+    if (found := roots_at(metadata.place)) is None:
+        return
+    root = found[1].root
+    if root.until - datetime.datetime.now(datetime.timezone.utc) < ROOT_WARNING:
+        remedy = "modpkg registry trust rotate"
+        log("root-expires", level=logging.WARNING, until=root.expires, remedy=remedy)

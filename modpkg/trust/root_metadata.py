@@ -9,7 +9,7 @@ from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import TrustError
 from modpkg.registry.identity import set_info
-from modpkg.registry.place import Place, RegistryChange
+from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.source import FileMissing
 from modpkg.trust.bundle import Signer
 from modpkg.trust.metadata import (
@@ -79,6 +79,21 @@ def write_root(place: Place, data: bytes, trusted: TrustedMetadata | None) -> in
 def name_root(place: Place, first: bytes) -> None:
     """Write into ``registry.json`` that it is signed, with the digest of its first root."""
     set_info(place, "tuf", digest_bytes(first))
+
+
+def no_root(place: Place) -> TrustError:
+    """Return the error for a registry that has no root: it was never signed, or has lost it."""
+    first = f"{FOLDER}/1.root.json"
+    named = registry_at(place).info.tuf
+    if named is None:
+        reason = "it has no root yet; run 'modpkg registry trust init'"
+    else:
+        reason = (
+            f"it lacks {first}, the root that it began with, whose digest is {named}. Put it back, "
+            "from a back-up or from who has read the registry: it is 1.root.json in a folder of "
+            "'registries' in modpkg's home. Another root is another registry to its readers"
+        )
+    return TrustError("M568", url=place.url, reason=reason)
 
 
 def roots_at(place: Place) -> tuple[list[bytes], TrustedMetadata] | None:

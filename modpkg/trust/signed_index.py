@@ -68,7 +68,7 @@ class SignedIndex:
         info: Callable[[], bytes | None],
         *,
         folder: Path | None = None,
-        now: Callable[[], datetime.datetime] | None = None,
+        now: Callable[[], datetime.datetime | None] | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -77,7 +77,7 @@ class SignedIndex:
             own: What reads it without them.
             info: Returns ``registry.json`` as it is sent, None if it is missing.
             folder: Where what was seen is remembered.
-            now: Returns what time it is.
+            now: Returns what time it is; None, if nothing is to expire.
         """
         self._sources = [source] if source is own else [source, own]
         self.address = own.url

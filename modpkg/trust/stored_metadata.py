@@ -13,6 +13,7 @@ from modpkg.core.errors import TrustError
 from modpkg.registry.place import Place, RegistryChange
 from modpkg.registry.source import FileMissing
 from modpkg.trust.metadata import FOLDER, TargetsMetadata
+from modpkg.trust.root_metadata import no_root
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 TIMESTAMP = f"{FOLDER}/timestamp.json"
@@ -67,7 +68,7 @@ class StoredMetadata:
                 self._roots.append(data)
             found = [*self._roots]
         if not found:
-            raise self.cannot("it has no root yet; run 'modpkg registry trust init'")
+            raise no_root(self._place)
         trusted = TrustedMetadata(self._place.url, found[0], None)
         for data in found[1:]:
             trusted.update_root(data)

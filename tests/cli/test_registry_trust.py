@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli
 
+from modpkg.registry.folder_place import FolderPlace
+from modpkg.trust.metadata_writer import MetadataWriter
+from modpkg.trust.private_key import read_key
+from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
 from tests.cli.test_everywhere import run
 from tests.command import check_shape
 from tests.modules import write_module
@@ -190,3 +195,37 @@ def test_a_root_key_is_no_online_key_and_nothing_is_shown_of_no_registry(
     assert "error[M901]" in err
     assert not (trust.folder / "tuf").exists()
     assert "error[M301]" in trust.refused("registry", "trust", "show", str(tmp_path / "absent"))
+
+
+def test_a_lost_root_is_put_back(trust: Trust, app: Path, home: Path) -> None:
+    trust.publish("1.0")
+    trust.init()
+    trust.run("lock")
+    root = trust.folder / "tuf" / "1.root.json"
+    root.unlink()
+    online = ("--online-key", trust.key("online"))
+    for command, *keys in (("sign",), ("rotate", *trust.root_keys("alice"))):
+        err = trust.refused("registry", "trust", command, str(trust.folder), *keys, *online)
+        assert "error[M568]" in err
+        assert "trust init" not in err
+        assert "lacks tuf/1.root.json" in err
+    (known,) = (home / "registries").glob("*/1.root.json")
+    shutil.copy(known, root)
+    trust.trust("sign", *online)
+    trust.run("lock", "--upgrade")
+
+
+def test_what_has_expired_is_shown(trust: Trust, app: Path) -> None:
+    trust.publish("1.0")
+    place, past = FolderPlace(trust.folder), datetime(2020, 2, 1, tzinfo=timezone.utc)
+    person, online = (read_key(Path(trust.key(name)), str) for name in ("alice", "online"))
+    root = new_root(1, [person.public], 1, online.public, past + timedelta(days=1))
+    data = signed_root(root, [person], None)
+    write_root(place, data, None)
+    name_root(place, data)
+    MetadataWriter(place, [online], now=lambda: past).sign_all(bits=2)
+    assert "error[M561]" in trust.refused("lock")
+    shown = trust.trust("show")
+    assert (shown["root_expires"], shown["expired"]) == ("2020-02-02T00:00:00Z", True)
+    out = trust.run("registry", "trust", "show", str(trust.folder))
+    assert ("2020-02-02" in out, "expired" in out) == (True, True)

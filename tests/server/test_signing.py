@@ -248,12 +248,29 @@ def test_what_nobody_announced_is_logged(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(signing, "log", lambda what, **fields: seen.append((what, fields["path"])))
+    monkeypatch.setattr(
+        signing, "log", lambda what, **fields: seen.append((what, fields.get("path")))
+    )
     assert server.metadata is not None
     server.metadata.announce("index/m.jsonl", None, b"one")
     (tmp_path / "registry" / "index" / "m.jsonl").write_bytes(b"other")
     sign_anew(server.metadata, thoroughly=True)
-    assert seen == [("unsigned", "index/m.jsonl")]
+    assert ("unsigned", "index/m.jsonl") in seen
+
+
+def test_that_the_root_expires_soon_is_logged(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(signing, "log", lambda what, **fields: seen.append(what))
+    assert server.metadata is not None
+    sign_anew(server.metadata, thoroughly=False)
+    assert seen == []
+    sign_anew(server.metadata, thoroughly=True)
+    assert seen == ["root-expires"]  # in 9 days
+    monkeypatch.setattr(signing, "ROOT_WARNING", datetime.timedelta(days=8))
+    sign_anew(server.metadata, thoroughly=True)
+    assert seen == ["root-expires"]
 
 
 def test_a_registry_with_a_log_is_signed_too(
