@@ -235,6 +235,8 @@ OCI_ANSWER_BYTES = 1 << 20
 OCI_SOURCES = 16
 #: The answer of a credential helper, seconds.
 HELPER_SECONDS = 30
+#: Signing with an identity, for which Sigstore's client asks three services, seconds.
+IDENTITY_SECONDS = 120
 
 # Environments -------------------------------------------------------------------------------
 

@@ -8,13 +8,20 @@ signed.
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import TypeVar
 
+from modpkg.core import bounds
 from modpkg.core.errors import TrustError
 from modpkg.core.extras import require_extra
 from modpkg.trust.sigstore_bundle import WHAT, client_config, trust_config, verify_certified
 
 OIDC = "oidc"
 ID_TOKEN = "SIGSTORE_ID_TOKEN"  # noqa: S105 - a variable's name
+T = TypeVar("T")
 _WHAT = "the OpenID Connect identity of this job"
 
 
@@ -43,10 +50,14 @@ class AmbientIdentity:
 
         config = trust_config()
         token = _token()  # again: those of some CIs hold for five minutes
-        try:
+
+        def sign() -> bytes:
             context = SigningContext.from_trust_config(client_config(config, offline=False))
             with context.signer(IdentityToken(token)) as signer:
-                bundle = signer.sign_dsse(Statement(payload)).to_json().encode()
+                return signer.sign_dsse(Statement(payload)).to_json().encode()
+
+        try:
+            bundle = _in_time(sign)
         except TrustError:
             raise
         except Exception as error:  # of three services, through two HTTP clients
@@ -55,6 +66,32 @@ class AmbientIdentity:
             raise TrustError("M547", what=_WHAT, reason=reason) from None
         verify_certified(bundle)
         return bundle
+
+
+def _in_time(work: Callable[[], T]) -> T:
+    """Return what work returns that may wait for ever: Sigstore's client sets no time for answers.
+
+    Raises:
+        TrustError: It takes too long.
+        Exception: What it raises.
+    """
+    found: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    # One that waits still when the command ends does not hold it up.
+    threading.Thread(target=run, name="modpkg-identity", daemon=True).start()
+    try:
+        return found.result(bounds.IDENTITY_SECONDS)
+    except FutureTimeout:  # of Python 3.10, which is no TimeoutError
+        if found.done():
+            raise
+        reason = f"a service has not answered in {bounds.IDENTITY_SECONDS} seconds; try again"
+        raise TrustError("M547", what=_WHAT, reason=reason) from None
 
 
 def _token() -> str:
@@ -66,7 +103,7 @@ def _token() -> str:
     from sigstore.oidc import IdentityError, detect_credential
 
     try:
-        found = os.environ.get(ID_TOKEN, "").strip() or detect_credential()
+        found = os.environ.get(ID_TOKEN, "").strip() or _in_time(detect_credential)
     except IdentityError as error:
         reason = " ".join(str(error).split())
         raise TrustError("M547", what=_WHAT, reason=reason[:300]) from None

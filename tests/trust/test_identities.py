@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from cryptography import x509
 from msgspec import structs
 
+from modpkg.core import bounds
 from modpkg.core.errors import TrustError
 from modpkg.core.records import IndexLine
 from modpkg.server.declaring import check_bundle
@@ -388,6 +391,45 @@ def test_a_job_that_cannot_sign_publishes_nothing(
     monkeypatch.setattr(trusted, "log_key", trusted.root_key)  # a log that promises falsely
     with raises("M541", match="not one of a trusted transparency log"):
         AmbientIdentity().sign_statement(statement())
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes requests, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("service", ["/api/v2/signingCert", "/api/v1/log/entries"])
+def test_a_sigstore_that_never_answers_is_waited_for_a_while(
+    service: str,
+    home: Path,
+    silent: str,
+    trusted: LocalSigstore,
+    job: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "IDENTITY_SECONDS", 1)
+    job()
+    config = json.loads(json.dumps(trusted.trust_config()))
+    kind = "caUrls" if service == "/api/v2/signingCert" else "rekorTlogUrls"
+    for one in config["signingConfig"][kind]:
+        one["url"] = silent
+    trust(home, config)
+    with raises("M547", match="not answered"):
+        AmbientIdentity().sign_statement(statement())
+
+
+def test_a_ci_that_never_gives_a_token_is_waited_for_a_while(
+    silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "IDENTITY_SECONDS", 1)
+    monkeypatch.delenv("SIGSTORE_ID_TOKEN", raising=False)
+    ends = threading.Event()
+    monkeypatch.setattr("sigstore.oidc.detect_credential", lambda: ends.wait(20) and None)
+    with raises("M547", match="not answered"):
+        AmbientIdentity()
+    ends.set()
 
 
 def test_a_server_takes_a_bundle_of_its_release_alone(
