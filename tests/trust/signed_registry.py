@@ -42,9 +42,16 @@ class SignedRegistry:
     """A registry in a folder, with its keys: the root's are 1, 2 and 3, and the online one is 9."""
 
     def __init__(
-        self, folder: Path, *, threshold: int = 2, bits: int = BITS, online: int = 9
+        self,
+        folder: Path,
+        *,
+        threshold: int = 2,
+        bits: int = BITS,
+        online: int = 9,
+        now: datetime.datetime = NOW,
     ) -> None:
         self.clock = Clock()
+        self.clock.time = now
         self.folder = folder
         self.place = FolderPlace(folder)
         self.place.prepare("signed")

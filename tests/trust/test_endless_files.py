@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from modpkg.trust.private_key import key_path, new_key
 from tests.cli.test_everywhere import run
 from tests.modules import write_module
 from tests.registry.servers import Handler, serve
+from tests.trust.log.logged import LoggedRegistry
+from tests.trust.signed_registry import SignedRegistry
 
 Capture = pytest.CaptureFixture[str]
 MOST = 4 << 20
@@ -82,3 +85,47 @@ def test_a_file_without_an_end_ends_the_command(
         status, _, err = run(capfd, *FILES[at])
     assert (status, "error[M" in err) == (1, True), err
     assert 0 < sum(sent) < (200 << 20 if at in ("/index/", "/blobs/") else 4 * MOST)
+
+
+LOGGED = {
+    "/log/checkpoint": ("lock",),
+    "/log/releases/": ("lock",),
+    "/log/tile/0/": ("lock",),
+    "/log/tile/entries/": ("registry", "audit"),
+}
+SIGNED = ("root", "timestamp", "snapshot", "targets", "index-")
+
+
+@pytest.mark.parametrize("at", LOGGED)
+def test_a_file_of_a_log_without_an_end_ends_the_command(
+    at: str, home: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    logged = LoggedRegistry(tmp_path / "models").begin()
+    for version in ("1.0", "1.1"):
+        logged.publish("words", version)
+    check(capfd, tmp_path / "models", at, LOGGED[at])
+
+
+@pytest.mark.parametrize("at", SIGNED)
+def test_a_file_of_signed_metadata_without_an_end_ends_the_command(
+    at: str, home: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "TUF_FILE_BYTES", MOST)
+    SignedRegistry(tmp_path / "models", now=datetime.now(timezone.utc))
+    path = f"/tuf/{'' if at == 'timestamp' else '1.'}{at}"
+    check(capfd, tmp_path / "models", path, ("lock",))
+
+
+def check(capfd: Capture, folder: Path, at: str, words: tuple[str, ...]) -> None:
+    """Check that a command of a new project ends soon, as a file has no end."""
+    sent: list[int] = []
+    with serve(folder) as server:
+        Path("modpkg.toml").write_text(
+            f'[app]\nname = "app"\n[registries]\ndefault = "{server.url}"\n'
+            '[dependencies]\nwords = "*"\n'
+        )
+        server.fault = endless(at, sent)
+        address = (server.url,) if words[0] == "registry" else ()
+        status, _, err = run(capfd, *words, *address)
+    assert (status, "error[M" in err) == (1, True), err
+    assert 0 < sum(sent) < 4 * MOST
