@@ -13,6 +13,7 @@ from modpkg.core.errors import PublishError, RegistryError, TrustError, UsageErr
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.oci_address import is_loopback
 from modpkg.core.redacted import redacted
+from modpkg.manifest.normal_address import normal_address
 from modpkg.registry.identity import set_info
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import Place, registry_at
@@ -123,12 +124,19 @@ class Server:
     def _announce(self) -> None:
         """Write the address of the API into ``registry.json``, for readers of files alone too."""
         before = set_info(self.place, "api", self.settings.api, self._check_moved)
-        if before is not None:  # whoever asks at the other address is refused from now on
+        if before is not None and self._is_other(before):
+            # Whoever asks at the other address is refused from now on.
             log("moved", level=logging.WARNING, api=self.settings.api, before=before)
+
+    def _is_other(self, before: str) -> bool:
+        """Return whether an address is more than another spelling of the API's."""
+        return normal_address(before) != normal_address(self.settings.api)
 
     def _check_moved(self, before: str | None) -> None:
         """Check that the server has moved from an address, if people may know that one."""
-        if before is None or self.settings.moved or is_loopback(urlsplit(before).netloc):
+        if before is None or not self._is_other(before) or self.settings.moved:
+            return
+        if is_loopback(urlsplit(before).netloc):
             return
         was = redacted(before.removesuffix("/api/1/"))
         raise RegistryError("M473", before=was, url=self.settings.url)

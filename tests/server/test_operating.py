@@ -309,5 +309,7 @@ def test_a_registry_gets_another_address_only_if_it_has_moved(
     assert (tmp_path / "own" / "registry.json").read_bytes() == before
     start("https://two.example", moved=True)
     start("https://two.example")
+    start("https://two.example.:443")  # is the same
+    start("https://two.example")
     found = [line["before"] for line in lines if line["event"] == "moved"]
     assert found == ["http://127.0.0.1:8420/api/1/", "https://one.example/api/1/"]
