@@ -67,6 +67,18 @@ def test_what_is_not_signed_is_read_by_no_command(trust: Trust, tmp_path: Path) 
     assert not taken
 
 
+def test_a_search_shows_what_is_signed(trust: Trust) -> None:
+    """Nobody signs the list of modules."""
+    path = trust.folder / "modules.jsonl"
+    (before,) = json.loads(trust.run("search", "words", "--json"))["modules"]
+    line = path.read_bytes()
+    other = line.replace(b'"version":"1.0"', b'"version":"9.0"')
+    evil = line.replace(b'"name":"words"', b'"name":"words-evil"')
+    path.write_bytes(other + evil)
+    found = json.loads(trust.run("search", "words", "--json"))
+    assert (found["modules"], found["total"]) == ([before], 1)
+
+
 def test_a_copy_launders_nothing(trust: Trust, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     words = ("registry", "copy", str(trust.folder), str(copy))
