@@ -7,7 +7,7 @@ import contextlib
 from modpkg.cli.output import warn
 from modpkg.core.errors import ModpkgError
 from modpkg.core.hub_address import is_hub_address
-from modpkg.environment.signed_registries import expect_root, verify_index
+from modpkg.environment.signed_registries import expect_root, expect_seen, verify_index
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.left_unsigned import left_unsigned
 from modpkg.registry.location import Location, default_location
@@ -33,7 +33,7 @@ def warn_if_unsigned(place: Place) -> None:
 def registry_alone(workspace: Workspace, text: str) -> Registry:
     """Return the registry that a folder, URL or alias names, without copies and mirrors.
 
-    Its index is read as it is signed, if it is.
+    Its index is read as it is signed, if it is, and held to what manifest and lock say of it.
     """
     address = location_of(workspace, text).address
     registry = open_alone(address, workspace.settings, workspace.progress.warn)
@@ -41,4 +41,6 @@ def registry_alone(workspace: Workspace, text: str) -> Registry:
         verify_index(registry.files)
         with contextlib.suppress(ModpkgError):
             expect_root(registry, workspace.manifest)
+            if (seen := workspace.registries.locked(registry, workspace.lock)) is not None:
+                expect_seen(registry, seen)
     return registry

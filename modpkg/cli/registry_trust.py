@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, with_workspace
-from modpkg.cli.output import counted, good, print_json, say, table, tell
+from modpkg.cli.output import counted, good, print_json, say, table, tell, warn
 from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError, UsageError
@@ -30,6 +30,7 @@ from modpkg.trust.metadata import RootMetadata, key_of
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.public_key import PublicKey, parse_key
 from modpkg.trust.root_metadata import (
+    ROOT_WARNING,
     name_root,
     new_root,
     no_root,
@@ -199,6 +200,7 @@ def sign_command(
     place = _place(workspace, address)
     writer = _writer(place, open_signer(online_key), days)
     count = writer.sign_all(bits=writer.bits() if anew else None)
+    _warn_of_root(place)
     if as_json:
         print_json(SignedAgain(place.url, count))
     else:
@@ -311,6 +313,15 @@ def forget_command(workspace: Workspace, address: str, log: bool, as_json: bool)
         print_json(Forgotten(signed.url, known))
     else:
         tell(f"{good('Forgot')} {what}." if known else "Nothing was known of it.")
+
+
+def _warn_of_root(place: Place) -> None:
+    roots = roots_at(place)
+    if roots is not None and roots[1].root.until - _now() < ROOT_WARNING:
+        warn(
+            f"the root of {place.url} expires at {roots[1].root.expires}, and nobody reads it "
+            "then; people with root keys renew it by 'modpkg registry trust rotate'"
+        )
 
 
 def _place(workspace: Workspace, text: str) -> Place:

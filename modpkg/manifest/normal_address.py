@@ -6,7 +6,6 @@ What was seen of a registry, what a lock has from it, and the login for it are f
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import re
 from pathlib import Path
@@ -83,12 +82,16 @@ def site_name(address: str) -> str:
 
 
 def _host(host: str) -> str:
-    """Return a host without the dot that may end it, and an address of IPv6 in its short form."""
-    if ":" in host:
-        try:
-            return ipaddress.IPv6Address(host).compressed
-        except ValueError:
-            return host
+    """Return a host without the dot that may end it, in ASCII, and IPv6 in its short form."""
+    try:
+        if ":" in host:
+            from ipaddress import IPv6Address  # seldom needed
+
+            return IPv6Address(host).compressed
+        if not host.isascii():
+            host = host.encode("idna").decode("ascii")
+    except ValueError:  # UnicodeError is one
+        return host
     return host.removesuffix(".") or host
 
 

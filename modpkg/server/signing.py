@@ -12,10 +12,7 @@ from modpkg.registry.place import Place
 from modpkg.server.request_log import log
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import PrivateKey, read_key
-from modpkg.trust.root_metadata import roots_at
-
-ROOT_WARNING = datetime.timedelta(days=30)
-"""Before a root expires, and nobody reads the registry any more."""
+from modpkg.trust.root_metadata import ROOT_WARNING, roots_at
 
 
 def metadata_writer(

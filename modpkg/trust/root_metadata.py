@@ -25,6 +25,8 @@ from modpkg.trust.trusted_metadata import TrustedMetadata
 
 ONLINE = ("targets", "snapshot", "timestamp")
 """Roles that the online key signs."""
+ROOT_WARNING = datetime.timedelta(days=30)
+"""How long before a root expires, and nobody reads the registry any more, that is said."""
 
 
 def new_root(

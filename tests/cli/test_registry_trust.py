@@ -215,6 +215,16 @@ def test_a_lost_root_is_put_back(trust: Trust, app: Path, home: Path) -> None:
     trust.run("lock", "--upgrade")
 
 
+def test_who_signs_is_warned_before_the_root_expires(trust: Trust, app: Path) -> None:
+    trust.publish("1.0")
+    trust.init("--root-days", "29")
+    words = ("registry", "trust", "sign", str(trust.folder), "--online-key", trust.key("online"))
+    assert "trust rotate" in run(trust.capfd, *words)[2]
+    people = trust.root_keys("alice", "bob")
+    trust.trust("rotate", *people, "--online-key", trust.key("online"))
+    assert "rotate" not in run(trust.capfd, *words)[2]
+
+
 def test_what_has_expired_is_shown(trust: Trust, app: Path) -> None:
     trust.publish("1.0")
     place, past = FolderPlace(trust.folder), datetime(2020, 2, 1, tzinfo=timezone.utc)

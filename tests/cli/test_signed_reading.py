@@ -202,6 +202,16 @@ def test_a_mirror_cannot_hide_that_a_registry_is_signed(
         assert 'version = "1.1"' in Path("modpkg.lock").read_text()
 
 
+def test_who_looks_after_a_registry_is_held_to_the_lock(trust: Trust, home: Path) -> None:
+    """Another machine has seen a later state."""
+    lock = Path("modpkg.lock").read_text()
+    forget(home)
+    Path("modpkg.lock").write_text(lock.replace("snapshot = 1", "snapshot = 2"))
+    for words in (("info",), ("copy", "copy"), ("verify",)):
+        status, out, err = run(trust.capfd, "registry", words[0], str(trust.folder), *words[1:])
+        assert (status, "M562" in out + err) == (1, True), words
+
+
 VERIFYING = {
     "environment/open_registries.py": "the registries of a project and of the settings",
     "cli/registry_address.py": "the registry that a command names",

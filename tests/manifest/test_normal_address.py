@@ -81,6 +81,7 @@ def test_other_addresses_stay_others(other: str) -> None:
 def test_what_is_no_plain_host_or_path() -> None:
     assert normal_address("http://[0:0::1]:80/x") == "http://[::1]/x"
     assert normal_address(f"https://h/{quote('é')}") == normal_address("https://h/é")
+    assert normal_address("https://Müller.example/x") == "https://xn--mller-kva.example/x"
     assert normal_address("https://h/../../x") == "https://h/x"
     assert normal_address("s3://models/a/../b") == "s3://models/a/../b"
     assert normal_address("/srv/x/../models/") == normal_address("file:///srv/models")
