@@ -171,9 +171,8 @@ def test_a_manifest_names_the_first_root(trust: Trust, home: Path) -> None:
     shutil.rmtree(trust.folder / "tuf")
     err = trust.refused("lock")
     assert ("error[M573]" in err, "modpkg.toml" in err) == (True, True)
-    info = json.loads((trust.folder / "registry.json").read_bytes())
-    del info["tuf"]
-    (trust.folder / "registry.json").write_text(json.dumps(info))
+    (trust.folder / "tuf").mkdir()
+    unsign(trust.folder)
     assert "error[M573]" in trust.refused("lock")
     for wrong in ('{ root = "sha256:0" }', '{ url = "x", root = "0" }', '{ url = "x", a = 1 }'):
         Path("modpkg.toml").write_text(f'[app]\nname = "app"\n[registries]\ndefault = {wrong}\n')
@@ -186,10 +185,7 @@ def test_a_mirror_cannot_hide_that_a_registry_is_signed(
     root = trust.trust("show")["root"]
     mirror = tmp_path / "mirror"
     shutil.copytree(trust.folder, mirror)
-    shutil.rmtree(mirror / "tuf")
-    info = json.loads((mirror / "registry.json").read_bytes())
-    del info["tuf"]
-    (mirror / "registry.json").write_text(json.dumps(info))
+    unsign(mirror)
     trust.publish("1.1")
     trust.trust("sign", "--online-key", trust.key("online"))
     forget(home)
@@ -200,6 +196,38 @@ def test_a_mirror_cannot_hide_that_a_registry_is_signed(
         manifest(server.url, root)
         trust.run("lock")
         assert 'version = "1.1"' in Path("modpkg.lock").read_text()
+
+
+def unsign(folder: Path) -> None:
+    """Let a registry say that it is not signed, and never was."""
+    shutil.rmtree(folder / "tuf")
+    info = json.loads((folder / "registry.json").read_bytes())
+    del info["tuf"]
+    (folder / "registry.json").write_text(json.dumps(info))
+
+
+def test_another_spelling_of_its_address_forgets_nothing(trust: Trust, home: Path) -> None:
+    def project(url: str) -> None:
+        Path("modpkg.toml").write_text(
+            f'[app]\nname = "app"\n[dependencies]\nwords = "*"\n[registries]\ndefault = "{url}"\n'
+        )
+
+    with serve(trust.folder) as server:
+        other = f"{server.url.replace('http', 'HTTP')}/x/.."
+        project(server.url)
+        Path("modpkg.lock").unlink()
+        trust.run("lock")
+        lock = Path("modpkg.lock").read_bytes()
+        project(other)
+        trust.run("lock", "--upgrade")
+        assert Path("modpkg.lock").read_bytes() == lock
+        unsign(trust.folder)
+        assert "error[M566]" in trust.refused("lock", "--upgrade")
+        Path("modpkg.lock").unlink()
+        assert "error[M566]" in trust.refused("lock")
+        shutil.rmtree(home / "registries")
+        Path("modpkg.lock").write_bytes(lock)
+        assert "error[M566]" in trust.refused("lock", "--upgrade")
 
 
 def test_who_looks_after_a_registry_is_held_to_the_lock(trust: Trust, home: Path) -> None:
