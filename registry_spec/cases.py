@@ -5,6 +5,7 @@ Codes and fits are written by hand, not computed; the tests compare the code wit
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from typing import Any
@@ -140,6 +141,16 @@ def _lock(body: str = "", head: str = "spec = 1\nrequirements = []\n") -> str:
 _MODULE = (
     f'[[module]]\nname = "m"\nversion = "1.0"\nkind = "base"\nregistry = "r"\nrelease = "{A}"\n'
 )
+
+_ROOT = base64.b64encode(bytes(32)).decode()
+
+
+def _note(
+    origin: str = "models.example/log", size: str = "1", root: str = _ROOT, end: str = "\n"
+) -> str:
+    signature = base64.b64encode(bytes(68)).decode()
+    return f"{origin}\n{size}\n{root}\n\n\N{EM DASH} models.example/log {signature}{end}"
+
 
 CASES: dict[str, list[Case]] = {
     "names": [
@@ -419,6 +430,21 @@ CASES: dict[str, list[Case]] = {
         _case(_lock(_MODULE.replace('"1.0"', '"x"')), "M410", "no version"),
         _case(_lock(_MODULE.replace("sha256", "md5")), "M410", "no digest"),
         _case(_lock(_MODULE + 'url = "https://r.example"\n'), "M410", "an address"),
+        _case(_lock(f'[[registry]]\naddress = "a"\nroot = "{A}"\n'), "M410", "no snapshot"),
+        _case(_lock('[[registry]]\naddress = "a"\nlog = "a/log"\n'), "M410", "a log without a key"),
+    ],
+    "checkpoints": [
+        _case(_note(end=""), "M550", "a signature that is cut short"),
+        _case(_note(size="01"), "M550", "a size that begins with zero"),
+        _case(_note(size="-1"), "M550", "a size below zero"),
+        _case(_note(size="100000001"), "M550", "more entries than a log can have"),
+        _case(_note(origin="a log"), "M550", "an origin with a space"),
+        _case(_note(root="AAAA"), "M550", "a root of three bytes"),
+        _case(_note(root=_ROOT.replace("=", "")), "M550", "a root without padding"),
+        _case(_note(root=f"{_ROOT}\nmore"), "M550", "a line after the root"),
+        _case(_note().replace("\n\n", "\n"), "M550", "no empty line"),
+        _case(_note().replace("\N{EM DASH}", "-"), "M550", "a signature with a hyphen"),
+        _case(_note() * 2, "M550", "several notes in one"),
     ],
 }
 """By section: invalid inputs, each with the error's code and the problem."""

@@ -28,6 +28,7 @@ from modpkg.registry.index import parse_index
 from modpkg.registry.reader import Registry
 from modpkg.release.verify import check_record
 from modpkg.resolve.lock import parse_lock
+from modpkg.trust.log.log_checkpoint import parse_checkpoint
 
 
 def _pack(text: str) -> None:
@@ -75,7 +76,12 @@ def compose(written: str) -> Any:
     return normal_form(parse_manifest(text, Path("modpkg.toml")))["compose"]
 
 
+def _checkpoint(text: str) -> None:
+    parse_checkpoint(text.encode(), "here")
+
+
 JUDGES: dict[str, Callable[[Any], object]] = {
+    "checkpoints": _checkpoint,
     "names": module_name,
     "versions": parse_version,
     "requirements": parse_requirement,

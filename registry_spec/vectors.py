@@ -1,4 +1,4 @@
-"""The vectors: a small registry with one release of most kinds, and its lock file.
+"""The vectors: a small registry with one release of most kinds, its lock file, and a log.
 
 Written by the code that builds and publishes releases, with fixed times, so the bytes are always
 the same.
@@ -35,6 +35,7 @@ from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from registry_spec import VECTORS
 from registry_spec.cases import CASES, DECODED, FITS, NORMAL
+from registry_spec.log_vectors import log_vectors
 from registry_spec.preferences import RESOLUTIONS
 from registry_spec.recipes import BAD_COMPOSE, COMPOSE
 
@@ -236,6 +237,7 @@ def write_vectors(folder: Path = VECTORS) -> None:
         ("fits.json", FITS),
         ("decoded.json", DECODED),
         ("resolution.json", RESOLUTIONS),
+        ("log.json", log_vectors()),
     ):
         text = json.dumps(data, indent=1, ensure_ascii=True) + "\n"
         write_atomically(folder / path, text.encode())

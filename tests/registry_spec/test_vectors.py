@@ -39,7 +39,7 @@ def test_the_committed_vectors_are_what_the_code_writes(tmp_path: Path) -> None:
 
 
 def test_the_vectors_are_small() -> None:
-    assert sum(map(len, tree(VECTORS).values())) < 120_000
+    assert sum(map(len, tree(VECTORS).values())) < 140_000
 
 
 def test_the_vectors_have_a_module_of_each_kind() -> None:
