@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.files import safe_path
 from modpkg.core.interface import drift_of, unfit_reason
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
@@ -21,6 +20,7 @@ from modpkg.core.records import (
     canonical_json,
     decode_record,
 )
+from modpkg.core.release_path import safe_path
 from modpkg.deltas import decode
 from modpkg.manifest.normal import normal_form
 from modpkg.manifest.read import parse_manifest

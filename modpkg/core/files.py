@@ -8,57 +8,18 @@ import hashlib
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from modpkg.core import system
 from modpkg.core.digests import Digest
-from modpkg.core.errors import InstallError, InvalidValue
+from modpkg.core.errors import InstallError
 from modpkg.core.home import home
 from modpkg.core.leftovers import TEMPORARY, without_mark
-from modpkg.core.printable import printable
 from modpkg.core.regular_file import CutShort, IrregularFile, OversizedFile, open_file
 from modpkg.core.system_folders import OpenFolder, hold_folder, is_link, open_folder
-
-
-def safe_path(text: str) -> str:
-    """Return a path from a release, checked to stay inside the module's folder.
-
-    Raises:
-        InvalidValue: The path is absolute, contains "..", has a drive, a backslash, a NUL, an
-            empty or over-long part, or a name that Windows reserves.
-    """
-    reason = None
-    parts = text.split("/")
-    if not text or len(text.encode("utf-8", "replace")) > 512:
-        reason = "it is empty or longer than 512 bytes"
-    elif text.startswith("/") or ":" in text:
-        reason = "it is absolute or has a ':'"
-    elif "\\" in text or "\n" in text or "\t" in text or printable(text) != text:
-        reason = "it has a backslash or an invisible character"
-    elif any(part in ("", ".", "..") for part in parts):
-        reason = "it has an empty part, '.' or '..'"
-    elif any(part.startswith(".") for part in parts):
-        reason = "a part of it is hidden, and some tools run what a hidden file says"
-    elif any(
-        part != part.rstrip(" .") or part.split(".")[0].rstrip(" ").upper() in _RESERVED
-        for part in parts
-    ):
-        reason = "a part of it is not a portable file name"
-    if reason is not None:
-        raise InvalidValue("M105", path=text, reason=reason)
-    return text
-
-
-_RESERVED = {
-    "CON",
-    "PRN",
-    "AUX",
-    "NUL",
-    "CONIN$",
-    "CONOUT$",
-    *(f"{name}{digit}" for name in ("COM", "LPT") for digit in "123456789\u00b9\u00b2\u00b3"),
-}
 
 
 @contextlib.contextmanager
@@ -229,38 +190,54 @@ def shared_mode(folder: Path) -> int:
     return 0o664 if folder.stat().st_mode & stat.S_IWGRP else 0o644
 
 
+_TURN = threading.RLock()
+"""Whose turn it is to write a small file. Each step of it gives way to other threads of Python, and
+where many are at it, that takes longer than the step; disks flush for all of them together."""
+
+
 def write_atomically(
-    path: Path, chunks: Iterable[bytes] | bytes, *, mode: int = 0o644, within: Path | None = None
+    path: Path,
+    chunks: Iterable[bytes] | bytes,
+    *,
+    mode: int = 0o644,
+    within: Path | None = None,
+    flush: bool = True,
 ) -> Digest:
     """Write a file so that it is either complete or absent, and return its digest.
 
     Temporary file, fsync, rename, fsync of the folder, which is held open meanwhile: no part of it
-    below ``within`` is a link (see `modpkg.core.system_folders.hold_folder`).
+    below ``within`` is a link (see `modpkg.core.system_folders.hold_folder`). Without ``flush``,
+    which a loss of power may leave with other content, it has to be verified when it is read.
 
     Raises:
         InstallError: The disk is full; nothing is left behind.
     """
+    turn: AbstractContextManager[object] = contextlib.nullcontext()
     if isinstance(chunks, bytes):
-        chunks = (chunks,)
+        turn, chunks = _TURN, (chunks,)
     state = hashlib.sha256()
-    with (
-        disk_errors(path.parent, path),
-        hold_folder(path.parent, within=within, make=True) as folder,
-    ):
-        temporary = folder.temporary(path.name)
+    with contextlib.ExitStack() as held, disk_errors(path.parent, path):
+        with turn:
+            folder = held.enter_context(hold_folder(path.parent, within=within, make=True))
+            temporary = folder.temporary(path.name)
         try:
-            with folder.create(temporary) as file:
-                for chunk in chunks:
-                    state.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                system.set_descriptor_mode(file.fileno(), mode)
-                os.fsync(file.fileno())
-            folder.rename(temporary, path.name)
+            with contextlib.ExitStack() as opened:
+                with turn:
+                    file = opened.enter_context(folder.create(temporary))
+                    for chunk in chunks:
+                        state.update(chunk)
+                        file.write(chunk)
+                    file.flush()
+                    system.set_descriptor_mode(file.fileno(), mode)
+                if flush:
+                    os.fsync(file.fileno())
+            with turn:
+                folder.rename(temporary, path.name)
         except BaseException:
             folder.discard(temporary)
             raise
-        folder.sync()
+        if flush:
+            folder.sync()
     return Digest("sha256:" + state.hexdigest())
 
 

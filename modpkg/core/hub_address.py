@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from modpkg.core.bounds import ADDRESS_CHARACTERS, CREDENTIALS_BYTES
 from modpkg.core.errors import InvalidValue, RegistryError
-from modpkg.core.files import safe_path
 from modpkg.core.regular_file import read_text
+from modpkg.core.release_path import safe_path
 
 SCHEME = "hf://"
 UNKNOWN_LOGIN = "the hub does not know the token that was sent"

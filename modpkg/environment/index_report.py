@@ -27,6 +27,11 @@ class IndexReport:
         self.refused: dict[str, TrustError] = {}
         """By path: a file, or ``tuf`` if the metadata itself is refused."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the metadata was read, or there is none."""
+        return self._signed.is_ready
+
     def covers(self, path: str) -> bool:
         """Return whether a file is signed where anything is."""
         own = self._private and path == REGISTRY_INFO

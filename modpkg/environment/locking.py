@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
@@ -41,11 +42,15 @@ from modpkg.manifest.schema import Manifest
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.reader import Registry
 from modpkg.resolve.admission import Admission
-from modpkg.resolve.lock import Lock, format_lock, lock_of
+from modpkg.resolve.lock import Lock, LockedModule, format_lock, lock_of
 from modpkg.resolve.need import Need, root_needs
 from modpkg.resolve.resolve import Resolution, resolve
 from modpkg.toml.node import hint
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+Prefetch = Callable[[Sequence[LockedModule], Mapping[str, Registry], "Executor"], None]
 CLOCK_SKEW = timedelta(minutes=10)
 """How far the clocks of a publisher and of this machine may be apart."""
 
@@ -132,6 +137,7 @@ def resolve_lock(
     *,
     upgrade: Iterable[str] | None = (),
     candidates: Mapping[str, int] = MappingProxyType({}),
+    meanwhile: Prefetch | None = None,
 ) -> Locked:
     """Return the lock of a manifest, and pass on warnings; see `make_lock`."""
     workspace.progress.stage("Resolving")
@@ -145,6 +151,7 @@ def resolve_lock(
         installed=workspace.environment.ever_installed(),
         candidates=candidates,
         cools_down=not workspace.is_trial,
+        meanwhile=meanwhile,
     )
     for warning in locked.warnings:
         workspace.progress.warn(warning)
@@ -250,6 +257,7 @@ def make_lock(
     installed: Sequence[ModuleState] = (),
     candidates: Mapping[str, int] = MappingProxyType({}),
     cools_down: bool = True,
+    meanwhile: Prefetch | None = None,
     now: datetime | None = None,
 ) -> Locked:
     """Resolve a manifest, keeping the versions of ``previous`` where they fit.
@@ -263,6 +271,7 @@ def make_lock(
         installed: What the generations of the environment have, the newest first.
         candidates: By module, the number of a candidate that is to be tried.
         cools_down: Whether cool-downs of registries count, as they do for what is kept.
+        meanwhile: Fetches what is needed next of locked modules, while logs are asked.
         now: The moment that ``exclude-newer`` spans are relative to; the clock's if None.
 
     Raises:
@@ -327,8 +336,10 @@ def make_lock(
         signed = with_signers(
             lock, previous, resolution, manifest, accepted=accepted, installed=installed
         )
-    lock = promise.keep(signed.lock, lost, signed.refused)
-    logs = check_logs()
+        lock = promise.keep(signed.lock, lost, signed.refused)
+        if pool is not None and meanwhile is not None:
+            meanwhile(lock.module, registries.by_name(lock), pool)
+        logs = check_logs()
     chosen = [one.release.registry for one in resolution.modules.values()]
     lock = with_seen(
         logs.marked(lock), previous, dict.fromkeys(chosen), registries.recorded, logs.states

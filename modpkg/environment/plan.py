@@ -39,7 +39,7 @@ from modpkg.manifest.schema import COMMAND_LINE, Dependency, HubModel, Manifest,
 from modpkg.manifest.starter import without_examples
 from modpkg.resolve.lock import Lock
 from modpkg.store.store import Store
-from modpkg.transfer.plan import TransferPlan, plan_transfer
+from modpkg.transfer.plan import TransferPlan, plan_transfer, prefetch_records
 
 
 class InstallRequest(Struct, kw_only=True):
@@ -310,7 +310,12 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
         return _Selection(text, written, manifest, previous)
     asked = _as_written(manifest, workspace.manifest, request)
     locked = resolve_lock(
-        workspace, asked, previous, upgrade=request.upgrade, candidates=request.candidates
+        workspace,
+        asked,
+        previous,
+        upgrade=request.upgrade,
+        candidates=request.candidates,
+        meanwhile=prefetch_records,
     )
     lock = locked.lock
     bounded = _add_lower_bounds(text, workspace.manifest, request, lock, remembered)

@@ -13,9 +13,10 @@ from msgspec import Struct
 from modpkg.core.digests import file_chunks
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from modpkg.core.files import copy_file, make_folder, safe_path, write_atomically
+from modpkg.core.files import copy_file, make_folder, write_atomically
 from modpkg.core.packs import pack_chunks, read_pack_header
 from modpkg.core.regular_file import open_file, read_file
+from modpkg.core.release_path import safe_path
 from modpkg.interop.hub_blob import check_hub_blob
 from modpkg.release.content import check_data
 

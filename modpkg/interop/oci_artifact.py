@@ -19,9 +19,9 @@ from modpkg.core import bounds
 from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import ConversionError, InvalidValue
-from modpkg.core.files import safe_path
 from modpkg.core.oci_address import OciAddress
 from modpkg.core.records import DigestText, Size, canonical_json
+from modpkg.core.release_path import safe_path
 from modpkg.registry.oci_client import IMAGE_INDEX, IMAGE_MANIFEST
 from modpkg.release.content import twin_problem
 

@@ -7,20 +7,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Executor
 
 AT_ONCE = 64
 """Files that are fetched at the same time; they are small."""
 
 
 @contextmanager
-def fetch_pool() -> Iterator[ThreadPoolExecutor]:
+def fetch_pool() -> Iterator[Executor]:
     """Make a pool to fetch files in; an error or an interruption waits for no server."""
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and folders need none
+    from modpkg.registry.requests import RequestPool, abandon  # slow to import; folders need none
 
-    from modpkg.registry.requests import abandon
-
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool = RequestPool(AT_ONCE)
     try:
         yield pool
         pool.shutdown()

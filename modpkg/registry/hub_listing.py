@@ -11,8 +11,8 @@ from msgspec import Struct
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import InvalidValue
-from modpkg.core.files import safe_path
 from modpkg.core.hub_address import HubAddress
+from modpkg.core.release_path import safe_path
 
 
 class HubFile(Struct, frozen=True):

@@ -37,6 +37,9 @@ NEWS = 32
 """Changes of a registry since it was read before, of which all are fetched ahead if it is no more:
 which of them a project needs may only be seen one after the other."""
 
+Arrived = Callable[[bytes], None] | None
+"""Called with what was read, in whatever thread reads it, if it takes a while to verify that."""
+
 
 class _Digests(Struct):
     """What a line of ``modules.jsonl`` says of files."""
@@ -51,6 +54,11 @@ _LINE = msgspec.json.Decoder(_Digests)
 
 class FileCheck(Protocol):
     """What verifies files of a registry that may change, where its maintainers sign them."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known who signs, and whether anything is signed."""
+        ...
 
     def covers(self, path: str) -> bool:
         """Return whether a file is signed where anything is."""
@@ -118,7 +126,7 @@ class MutableFiles:
         """Return the path of a file's copy, be there one or not; None if none are kept."""
         return None if self._copies is None else self._copies / path
 
-    def read(self, path: str, most: int) -> bytes:
+    def read(self, path: str, most: int, arrived: Arrived = None) -> bytes:
         """Return a file, which may have ``most`` bytes.
 
         Raises:
@@ -140,6 +148,8 @@ class MutableFiles:
                 raise
             data, keep = None, keep_nothing
         if self.checks is not None and is_checked:
+            if arrived is not None and data is not None and not self.checks.is_ready:
+                arrived(data)
             found = self.checks.checked(path, data, lambda: self._own(path, most))
             if found is None:
                 raise FileMissing(path)

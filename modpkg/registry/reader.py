@@ -38,7 +38,7 @@ from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.missing import missing_blob, no_such_module
 from modpkg.registry.module_lines import check_bounds, parse_module_lines
-from modpkg.registry.mutable_files import MutableFiles
+from modpkg.registry.mutable_files import Arrived, MutableFiles
 from modpkg.registry.open_source import open_configured
 from modpkg.registry.select import newest_release
 from modpkg.registry.source import FileMissing, FolderSource, Source
@@ -225,11 +225,11 @@ class Registry:
             for sentence in self._memory.unreported(self.url):
                 self.warn(sentence)
 
-    def prefetch(self, name: str, pool: Executor) -> None:
+    def prefetch(self, name: str, pool: Executor, arrived: Arrived = None) -> None:
         """Begin to fetch a module's index file; `index` waits for it, and raises its errors."""
         if name not in self._indexes and name not in self._ahead:
             self.files.prefetch(f"index/{name}.jsonl", pool)
-            self._ahead[name] = pool.submit(self._read_index, name)
+            self._ahead[name] = pool.submit(self._read_index, name, arrived)
 
     def prefetch_blob(self, digest: str, what: str, pool: Executor) -> None:
         """Begin to fetch a record or an interface; whoever asks for it first waits for it."""
@@ -240,12 +240,12 @@ class Registry:
         if self.cache is None or not self.cache.has(blob):
             self._blobs_ahead[blob] = pool.submit(self._fetched, blob, what, bounds.RECORD_BYTES)
 
-    def _read_index(self, name: str) -> bytes:
+    def _read_index(self, name: str, arrived: Arrived = None) -> bytes:
         if self._memory is not None and not self.offline:
             self._memory.note(name)
         path, most = f"index/{name}.jsonl", self.allowance.limit("index-bytes")
         try:
-            return self.files.read(path, most)
+            return self.files.read(path, most, arrived)
         except RegistryError as error:
             if error.code == "M327":  # of what one command may take, one file alone takes more
                 self.allowance.spend("index-bytes", most + 1, path)

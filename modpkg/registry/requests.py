@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -24,7 +26,10 @@ class Abandoned(Exception):
 
 
 class _Threads:
-    """The threads that do requests: as many as there were requests at the same time."""
+    """The threads that do requests: as many as there were requests at the same time.
+
+    They stay for the next ones: to start a thread takes longer than a request does.
+    """
 
     def __init__(self) -> None:
         self.forget()
@@ -88,11 +93,74 @@ def wait_for(work: Callable[[], T], seconds: float | None = None) -> T:
     _threads.waiting.add(future)
     try:
         _threads.give(future, work)
-        if wait((future,), timeout=seconds).not_done:
-            raise TooLate
-        return future.result()
+        try:
+            return future.result(seconds)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            raise TooLate from None
     finally:
         _threads.waiting.discard(future)
+
+
+class RequestPool(Executor):
+    """Does work that waits for requests in their threads, so much of it at the same time.
+
+    Work may make pools of its own: a thread is started wherever none is idle.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        """No thread is started yet."""
+        self._at_once = at_once
+        self._pending: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._change = threading.Condition()
+        self._running = 0
+        self._is_open = True
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Return what will have the result of ``fn``.
+
+        Raises:
+            RuntimeError: The pool was shut down.
+        """
+        future: Future[T] = Future()
+        with self._change:
+            if not self._is_open:
+                raise RuntimeError("the pool was shut down")
+            self._pending.append((future, partial(fn, *args, **kwargs)))
+            if self._running == self._at_once:
+                return future
+            self._running += 1
+        _threads.give(Future(), self._run)
+        return future
+
+    def _run(self) -> None:
+        """Do what is pending until nothing is."""
+        while True:
+            with self._change:
+                if not self._pending:
+                    self._running -= 1
+                    self._change.notify_all()
+                    return
+                future, work = self._pending.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = work()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result
+            del future, work
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work, and wait for what was taken; what has not begun may be left out."""
+        with self._change:
+            self._is_open = False
+            while cancel_futures and self._pending:
+                self._pending.popleft()[0].cancel()
+            while wait and self._running:
+                self._change.wait()
 
 
 def abandon() -> None:

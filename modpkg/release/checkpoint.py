@@ -15,10 +15,10 @@ from msgspec import Struct
 
 from modpkg.core.errors import InvalidValue, ReleaseError
 from modpkg.core.filenames import ADAPTER_WEIGHTS, CONFIG, WEIGHTS, WEIGHTS_INDEX
-from modpkg.core.files import safe_path
 from modpkg.core.jsonfile import read_json
 from modpkg.core.names import listed
 from modpkg.core.packs import read_pack_header
+from modpkg.core.release_path import safe_path
 from modpkg.release.content import Content
 from modpkg.release.packing import folders_apart
 

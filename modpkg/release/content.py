@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from modpkg.core.errors import ReleaseError
 from modpkg.core.filenames import DIST, LOCK_NAME, MANIFEST, PYPROJECT
-from modpkg.core.files import safe_path
 from modpkg.core.packs import IS_POINTER, LFS_POINTER
 from modpkg.core.regular_file import open_file
+from modpkg.core.release_path import safe_path
 from modpkg.manifest.schema import Manifest
 from modpkg.release.data_names import problem_of_name
 

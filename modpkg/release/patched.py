@@ -9,9 +9,9 @@ from pathlib import Path
 from modpkg.core.dtypes import FLOATS
 from modpkg.core.errors import ComposeError, PatchError, RecordError
 from modpkg.core.filenames import PATCH
-from modpkg.core.files import safe_path
 from modpkg.core.records import PatchedTensor, PatchRecord, decode_record
 from modpkg.core.regular_file import read_file
+from modpkg.core.release_path import safe_path
 from modpkg.core.tensors import HashedTensor
 
 FORMS: dict[frozenset[str], str] = {

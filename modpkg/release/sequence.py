@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from modpkg.core.filenames import MODULES
-from modpkg.core.files import safe_path
 from modpkg.core.regular_file import read_file
+from modpkg.core.release_path import safe_path
 
 TRANSFORMER = "Transformer"
 _OWN = "sentence_transformers."

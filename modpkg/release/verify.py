@@ -17,10 +17,11 @@ from modpkg.core.bounds import (
 )
 from modpkg.core.digests import Digest, digest_file, parse_digest
 from modpkg.core.errors import IntegrityError, ModpkgError, PackError, RecordError
-from modpkg.core.files import human_bytes, safe_path
+from modpkg.core.files import human_bytes
 from modpkg.core.names import module_name, parse_requirement, parse_version
 from modpkg.core.packs import read_pack_header
 from modpkg.core.records import RESTORE, SPEC, ReleaseRecord, TensorEntry
+from modpkg.core.release_path import safe_path
 from modpkg.core.tensors import byte_length, type_of
 from modpkg.release.content import check_data, twin_problem
 from modpkg.release.data_names import problem_of_name

@@ -10,13 +10,17 @@ An error is not raised here but when the file is needed; fetching is not tried a
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec import Struct
+
 from modpkg.core.errors import ModpkgError
-from modpkg.core.names import ModuleName
+from modpkg.core.names import ModuleName, read_requirement
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import Identifier, Need
@@ -24,8 +28,18 @@ from modpkg.resolve.order import Runs, bits, intersect, mask_of, within
 from modpkg.resolve.space import Domain, Space
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Executor
 
+
+class _Requires(Struct):
+    """What an index line says that matters here."""
+
+    requires: list[str] = []
+
+
+_MOST_AHEAD = 64 << 10
+"""Bytes of an index line up to which what it requires is followed before it is verified."""
+_REQUIRES = msgspec.json.Decoder(_Requires)
 COMPARED = 4
 """Releases of one base whose records are fetched ahead, since the modules may fit any of them."""
 
@@ -71,7 +85,7 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
                 _fetch_base(space, base, allowed.get(base, ()), pool)
 
 
-def _fetch_base(space: Space, name: ModuleName, runs: Runs, pool: ThreadPoolExecutor) -> None:
+def _fetch_base(space: Space, name: ModuleName, runs: Runs, pool: Executor) -> None:
     """Fetch what tells whether modules fit a base: its interface, and the record if it may drift.
 
     That is of the preferred release, and of some that are compared with it.
@@ -138,20 +152,40 @@ def prefetch_names(catalog: Catalog, names: Iterable[str]) -> None:
 
 
 class _Ahead:
-    """Begins to fetch the index file of each name once."""
+    """Begins to fetch the index file of each name once.
 
-    def __init__(self, catalog: Catalog, pool: ThreadPoolExecutor) -> None:
+    While a registry's index is not verified yet, what its newest releases require is fetched too:
+    nothing else is done by it.
+    """
+
+    def __init__(self, catalog: Catalog, pool: Executor) -> None:
         self._catalog = catalog
         self._pool = pool
+        self._lock = threading.Lock()
         self._seen: set[str] = set()
 
     def fetch(self, name: str) -> None:
-        if name not in self._seen:
+        with self._lock:
+            if name in self._seen:
+                return
             self._seen.add(name)
-            with suppress(ModpkgError):
-                registry = self._catalog.registry(name)
-                if len(self._seen) <= registry.allowance.limit("names"):  # else it is refused soon
-                    registry.prefetch(name, self._pool)
+        with suppress(ModpkgError):
+            registry = self._catalog.registry(name)
+            if len(self._seen) <= registry.allowance.limit("names"):  # else it is refused soon
+                registry.prefetch(name, self._pool, self._follow)
+
+    def _follow(self, data: bytes) -> None:
+        """Fetch what the last release of an index file requires, as far as it can be read."""
+        last = data[data.rstrip(b"\n").rfind(b"\n") + 1 :]
+        if len(last) > _MOST_AHEAD:
+            return
+        with suppress(
+            msgspec.MsgspecError, UnicodeError, RecursionError, ModpkgError, RuntimeError
+        ):
+            with self._lock:  # msgspec may crash where threads use a class for the first time
+                texts = _REQUIRES.decode(last).requires
+            for text in texts:  # RuntimeError: nobody waits for what is fetched ahead any more
+                self.fetch(read_requirement(text).name)
 
 
 def _runs(domain: Domain, need: Need) -> Runs:

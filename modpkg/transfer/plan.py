@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -24,6 +24,9 @@ from modpkg.store.grouping import groups_of
 from modpkg.store.packs import lay_out
 from modpkg.store.store import Store, TensorLocation, alignments
 from modpkg.transfer.staging import PACK, SPOOL, PackFetch, disk_usage, written_spans
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _ALIGNED = 64
 
@@ -91,6 +94,14 @@ class TransferPlan(Struct, frozen=True, kw_only=True):
         return self.fetch.get(module, 0)
 
 
+def prefetch_records(
+    modules: Sequence[LockedModule], registries: Mapping[str, Registry], pool: Executor
+) -> None:
+    """Begin to fetch the release records that are not in the store; `plan_transfer` takes them."""
+    for module in modules:
+        registries[module.name].prefetch_blob(module.release, _what(module), pool)
+
+
 def plan_transfer(
     modules: Sequence[LockedModule], registries: Mapping[str, Registry], store: Store
 ) -> TransferPlan:
@@ -103,8 +114,7 @@ def plan_transfer(
             read, or does not exist.
     """
     with fetch_pool() as pool:
-        for module in modules:
-            registries[module.name].prefetch_blob(module.release, _what(module), pool)
+        prefetch_records(modules, registries, pool)
     records = {m.name: _record(m, registries[m.name], store) for m in modules}
     fetch: dict[str, int] = {}
     here: dict[str, int] = {}

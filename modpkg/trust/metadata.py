@@ -12,7 +12,7 @@ import datetime
 import hashlib
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,6 +34,7 @@ FOLDER = "tuf"
 EXPECTED = datetime.timedelta(days=1)
 """For how long readers take what was announced and is not settled."""
 _MOMENT = "%Y-%m-%dT%H:%M:%SZ"
+_MOMENT_FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 Counter = Annotated[int, Meta(ge=1, le=1 << 53)]
 Bytes = Annotated[int, Meta(ge=0, le=1 << 53)]
 
@@ -160,7 +161,7 @@ class TargetsMetadata(_Metadata, frozen=True, kw_only=True):
 
     type: Literal["targets"] = msgspec.field(name="_type", default="targets")
     targets: dict[str, Any] = {}
-    """Each a `SignedFile`, as which it is read when it is asked for: a bin has hundreds."""
+    """Each a `SignedFile`, or its JSON, which is read when it is asked for: a bin has hundreds."""
     delegations: Delegations | UnsetType = UNSET
 
     def file(self, path: str, registry: str = "") -> SignedFile | None:
@@ -176,8 +177,8 @@ class TargetsMetadata(_Metadata, frozen=True, kw_only=True):
             return found
         try:
             with _MEETING:
-                return msgspec.convert(found, SignedFile)
-        except msgspec.ValidationError as error:
+                return _FILE.decode(found)
+        except msgspec.MsgspecError as error:
             what = f"what {registry or 'the registry'} has signed of {path}"
             raise _unusable(what, decoding_reason(error)) from None
 
@@ -199,13 +200,25 @@ class MetadataSignature(Struct, frozen=True):
 
 class _Envelope(Struct, frozen=True):
     signatures: Annotated[list[MetadataSignature], Meta(max_length=bounds.TUF_SIGNATURES)]
-    signed: dict[str, Any]
+    signed: msgspec.Raw
+
+
+class _ReadTargets(TargetsMetadata, frozen=True, kw_only=True):
+    """The same as it is read."""
+
+    targets: dict[str, msgspec.Raw] = {}
 
 
 Metadata = TypeVar(
     "Metadata", RootMetadata, TimestampMetadata, SnapshotMetadata, TargetsMetadata, Struct
 )
 _DECODER = msgspec.json.Decoder(_Envelope)
+_FILE = msgspec.json.Decoder(SignedFile)
+_READ: dict[type[Struct], type[Struct]] = {TargetsMetadata: _ReadTargets}
+_KINDS: dict[type[Struct], msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(_READ.get(kind, kind))
+    for kind in (RootMetadata, TimestampMetadata, SnapshotMetadata, TargetsMetadata)
+}
 _MEETING = threading.Lock()
 """msgspec may crash where several threads use a class of records for the first time."""
 
@@ -214,9 +227,16 @@ class ReadMetadata(Struct, frozen=True):
     """A file of metadata that was read, and whose signatures are not verified yet."""
 
     signed: Any
-    message: bytes
-    """What is signed."""
+    data: bytes
+    """What is signed, as it was read: mostly, it is in canonical form."""
     signatures: list[MetadataSignature]
+
+    def messages(self) -> Iterator[bytes]:
+        """Yield what may be signed: the bytes as they are, else their canonical form."""
+        yield self.data
+        message = canonical(msgspec.json.decode(self.data))
+        if message != self.data:
+            yield message
 
 
 def read_metadata(data: bytes, kind: type[Struct], what: str) -> ReadMetadata:
@@ -230,18 +250,17 @@ def read_metadata(data: bytes, kind: type[Struct], what: str) -> ReadMetadata:
     try:
         with _MEETING:
             envelope = _DECODER.decode(data)
-            signed = msgspec.convert(envelope.signed, kind)
-        message = canonical(envelope.signed)
-        _moment(signed.expires)  # type: ignore[attr-defined]
+            signed = _KINDS[kind].decode(envelope.signed)
+        _moment(signed.expires)
     except msgspec.MsgspecError as error:
         raise _unusable(what, decoding_reason(error)) from None
     except (UnicodeError, RecursionError, ValueError):
         raise _unusable(what, "it is no JSON of its form") from None
-    if signed.spec_version.partition(".")[0] != "1":  # type: ignore[attr-defined]
+    if signed.spec_version.partition(".")[0] != "1":
         raise _unusable(what, "it follows another version of TUF; update modpkg")
     if len({one.keyid for one in envelope.signatures}) < len(envelope.signatures):
         raise _unusable(what, "a key has signed it twice")
-    return ReadMetadata(signed, message, envelope.signatures)
+    return ReadMetadata(signed, bytes(envelope.signed), envelope.signatures)
 
 
 def check_signed(
@@ -257,16 +276,17 @@ def check_signed(
     for one in read.signatures:
         key = keys.get(one.keyid) if one.keyid in wanted else None
         opened = None if key is None else _opened(key)
-        if opened is not None and opened not in holding and _verifies(opened, one, read.message):
+        if opened is not None and opened not in holding and _verifies(opened, one, read):
             holding.add(opened)
     if len(holding) < role.threshold:
         raise TrustError("M560", what=what, count=len(holding), threshold=role.threshold)
 
 
-def _verifies(key: PublicKey, signature: MetadataSignature, message: bytes) -> bool:
+def _verifies(key: PublicKey, signature: MetadataSignature, read: ReadMetadata) -> bool:
     try:
-        return key.verifies(bytes.fromhex(signature.sig), message)
-    except (ValueError, ModpkgError):
+        made = bytes.fromhex(signature.sig)
+        return any(key.verifies(made, message) for message in read.messages())
+    except (ValueError, RecursionError, ModpkgError):
         return False
 
 
@@ -356,7 +376,9 @@ def _is_young(since: str, now: datetime.datetime) -> bool:
 
 
 def _moment(text: str) -> datetime.datetime:
-    return datetime.datetime.strptime(text, _MOMENT).replace(tzinfo=datetime.timezone.utc)
+    if _MOMENT_FORM.fullmatch(text) is None:
+        raise ValueError(f"{text[:40]!r} is no moment")
+    return datetime.datetime.fromisoformat(f"{text[:-1]}+00:00")
 
 
 def _unusable(what: str, reason: str) -> TrustError:

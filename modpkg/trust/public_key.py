@@ -43,16 +43,15 @@ class PublicKey(Struct, frozen=True):
         ECDSA is over SHA-256, and its signature in DER.
         """
         from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        from cryptography.hazmat.primitives.hashes import SHA256
 
-        key = self.opened()
         try:
-            if isinstance(key, Ed25519PublicKey):
-                key.verify(signature, message)
+            if self.algorithm == "ed25519":
+                self._ed25519().verify(signature, message)
             else:
-                key.verify(signature, message, ECDSA(SHA256()))
+                from cryptography.hazmat.primitives.asymmetric.ec import ECDSA  # slow to import
+                from cryptography.hazmat.primitives.hashes import SHA256
+
+                self._ecdsa().verify(signature, message, ECDSA(SHA256()))
         except InvalidSignature:
             return False
         return True
@@ -73,12 +72,20 @@ class PublicKey(Struct, frozen=True):
         Raises:
             TrustError: The bytes are no key.
         """
-        from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+        return self._ed25519() if self.algorithm == "ed25519" else self._ecdsa()
+
+    def _ed25519(self) -> Ed25519PublicKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
         try:
-            if self.algorithm == "ed25519":
-                return Ed25519PublicKey.from_public_bytes(self.data)
+            return Ed25519PublicKey.from_public_bytes(self.data)
+        except ValueError:
+            raise TrustError("M540", text=str(self)) from None
+
+    def _ecdsa(self) -> EllipticCurvePublicKey:
+        from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+
+        try:
             return EllipticCurvePublicKey.from_encoded_point(SECP256R1(), self.data)
         except ValueError:
             raise TrustError("M540", text=str(self)) from None

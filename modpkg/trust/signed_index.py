@@ -126,6 +126,11 @@ class SignedIndex:
                 data = again()
         raise TrustError("M564", path=path, url=self._url, reason=reason)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the metadata was read, or there is none."""
+        return self._is_unsigned or self._trusted is not None
+
     def covers(self, path: str) -> bool:
         """Return whether a file is signed where anything is."""
         return is_signed_path(path)
@@ -133,7 +138,10 @@ class SignedIndex:
     def prefetch(self, path: str, pool: Executor) -> None:
         """Begin to fetch what `checked` will need for a file."""
         self._want(path)
-        if self._is_unsigned or (self._begun and self._trusted is None):
+        if (trusted := self._trusted) is not None:
+            if trusted.bin_of(path) in trusted.bins:
+                return
+        elif self._is_unsigned or self._begun:
             return  # who is at it holds the lock, for which nobody waits here
         self._begun = True
         pool.submit(self._fetch_ahead, path)
@@ -359,7 +367,8 @@ class SignedIndex:
         name = f"{trusted.file_of(role).version}.{role}.json"
         data = self._fetched(source, name, bounds.TUF_FILE_BYTES)[name]
         take(data)
-        self._remember({f"{role}.json": data})
+        with contextlib.suppress(OSError, InstallError):  # then it is fetched each time
+            write_atomically(self._folder / f"{role}.json", data, flush=False)
 
     def _fetched(self, source: FetchedMetadata, name: str, most: int) -> dict[str, bytes]:
         """Return a file of metadata, by its name.

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.files import safe_path
 from modpkg.core.names import module_name, parse_requirement, parse_version
+from modpkg.core.release_path import safe_path
 from modpkg.manifest.cutoff import parse_cutoff
 from modpkg.manifest.values import manifest_specifier, parse_alias, parse_license
 from tests import tiny

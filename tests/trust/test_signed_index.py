@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import threading
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,13 @@ import pytest
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
+from modpkg.core.names import parse_requirement
+from modpkg.core.records import IndexLine
+from modpkg.registry.index import format_index
+from modpkg.registry.reader import Registry
+from modpkg.resolve.catalog import Catalog
+from modpkg.resolve.need import root_needs
+from modpkg.resolve.resolve import resolve
 from modpkg.trust import bins, signed_index
 from modpkg.trust.known_registry import SeenRegistry
 from modpkg.trust.metadata import canonical, metadata_key
@@ -705,3 +713,67 @@ def test_a_private_index_is_signed_without_its_name(
     assert read(server, registry.clock, "secret") == b"two\n"
     files = b"".join(path.read_bytes() for path in (registry.folder / "tuf").iterdir())
     assert b"secret" not in files
+
+
+def line(name: str, *requires: str) -> bytes:
+    """Return an index file of one release."""
+    release = "sha256:" + "00" * 32
+    made = IndexLine(
+        name=name, version="1.0", kind="collection", requires=[*requires], release=release
+    )
+    return format_index([made])
+
+
+def walked(registry: SignedRegistry, server: HostileSource) -> list[str]:
+    """Return the modules that a command resolves, as a new one reads the registry."""
+    opened = Registry(server.url, source=server)  # type: ignore[arg-type]
+    opened.files.checks = reader(server, registry.clock)
+    roots = root_needs("top", (), parse_requirement("top").specifier, "")
+    return sorted(resolve(roots, Catalog(opened)).modules)
+
+
+def test_what_is_required_is_asked_for_before_who_signs_is_known(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    registry.publish("top", line("top", "middle"))
+    registry.publish("middle", line("middle", "below>=1"))
+    registry.publish("below", line("below"))
+    has_come = threading.Event()
+
+    def before_read(path: str) -> None:
+        if path == "index/below.jsonl":
+            has_come.set()
+        if path.startswith("tuf/"):
+            assert has_come.wait(10)
+
+    server.before_read = before_read
+    assert walked(registry, server) == ["below", "middle", "top"]
+    assert server.asked.count("index/below.jsonl") == 1
+
+
+def test_what_an_unsigned_index_requires_is_not_taken(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    registry.publish("top", line("top"))
+    registry.publish("evil", line("evil"))
+    server.shown["index/top.jsonl"] = line("top", "evil")
+    with raises("M564", match="another digest"):
+        walked(registry, server)
+    server.shown["index/top.jsonl"] = b"[" * 100_000
+    with raises("M564"):
+        walked(registry, server)
+    server.shown["index/top.jsonl"] = b'{"requires": ["%s"]}' % (b"x" * 100_000)
+    with raises("M564"):
+        walked(registry, server)
+
+
+def test_a_copy_of_a_bin_that_is_damaged_is_fetched_again(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    registry.publish("words", b"one\n")
+    assert read(server, registry.clock) == b"one\n"
+    kept = [*remembered_folder(server.url).glob("index-*.json")]
+    assert kept
+    for path in kept:
+        path.write_bytes(bytes(path.stat().st_size))  # as a loss of power may leave it
+    assert read(server, registry.clock) == b"one\n"

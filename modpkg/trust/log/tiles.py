@@ -180,14 +180,19 @@ class TileHashes:
     def __init__(self, size: int, tiles: Mapping[Tile, Sequence[bytes]]) -> None:
         self._size = size
         self._tiles = tiles
+        self._known: dict[Node, bytes] = {}
+        """Of those between the levels of tiles: proofs of many leaves have them in common."""
 
     def __call__(self, node: Node) -> bytes:
         """Return the hash of a node, whose tile is one of these."""
         level, index = node
-        tile = tile_of(node, self._size)
-        count = 1 << (level % TILE_HEIGHT)
-        begin = index * count - tile.index * TILE_WIDTH
-        return perfect_hash(self._tiles[tile][begin : begin + count])
+        if level % TILE_HEIGHT == 0:
+            tile = tile_of(node, self._size)
+            return self._tiles[tile][index - tile.index * TILE_WIDTH]
+        if (found := self._known.get(node)) is None:
+            found = node_hash(self((level - 1, 2 * index)), self((level - 1, 2 * index + 1)))
+            self._known[node] = found
+        return found
 
 
 def grown_tiles(
