@@ -34,11 +34,11 @@ LICENSE = "Apache-2.0 AND MIT"
 MARK = "<!-- From here on the page is written by: python examples/clamp/community.py --readme -->"
 OLD = ("films", "tweets", "products")
 TOLERANCE = 0.05
-"""About half the width of a 95 % interval over 400 cases: less cannot be told from chance."""
+"""About half the width of a 95 % interval over 400 cases: less may be chance."""
 
 
 LOST = 0.03
-"""As little can be told from chance over 1200 cases."""
+"""As little may be chance over 1200 cases."""
 
 
 def main() -> None:

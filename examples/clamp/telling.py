@@ -47,5 +47,5 @@ def fewer() -> bool:
 
 
 def true(figure: bool) -> bool:
-    """Return whether a statement about accuracy holds; on fewer texts it cannot be told."""
+    """Return whether a statement about accuracy holds; on fewer texts it cannot be known."""
     return figure or fewer()

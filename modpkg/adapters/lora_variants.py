@@ -189,7 +189,9 @@ def pooled_group(adapter: Adapter, site: Site) -> int:
         return 0
     group: Any = adapter.config.get("qalora_group_size", 16)
     if isinstance(group, bool) or not isinstance(group, int) or group < 2:
-        raise adapter.refuse(f"its qalora_group_size is {group!r}, so whether it pools is not told")
+        raise adapter.refuse(
+            f"its qalora_group_size is {group!r}, so whether it pools is not known"
+        )
     return group if len(a) == 2 and a[1] * group == shape[1] else 0
 
 

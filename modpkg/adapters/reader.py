@@ -129,7 +129,7 @@ def _without_base(
 
 
 def check_alone(module: str, names: Mapping[str, DTypeShape], config: Mapping[str, Any]) -> None:
-    """Check what can be told of an adapter without its base: method, settings and patterns.
+    """Check what can be known of an adapter without its base: method, settings and patterns.
 
     Raises:
         ComposeError: It cannot be composed exactly with any base.

@@ -61,7 +61,7 @@ def build_command(
     those that changed since the previous release are written as changes.
 
     A recipe is planned with the newest releases of its modules that it allows, so that what
-    installing it would refuse is told here.
+    installing it would refuse is reported here.
     """
     project = module_project(folder, workspace)
     target = out if out is not None else project.project.folder / DIST

@@ -49,7 +49,7 @@ _HUB_NAME = re.compile(r"(?:https?://[^/]+/)?([A-Za-z0-9][\w.-]*/([A-Za-z0-9][\w
 
 
 class _Source(click.Path):
-    """A path that exists; what looks like a model of a hub is told from a misspelt one."""
+    """A path that exists; what looks like a model of a hub is distinguished from a misspelt one."""
 
     def __init__(self, *, hub: bool) -> None:
         super().__init__(exists=True, path_type=Path)
@@ -76,7 +76,7 @@ class _Source(click.Path):
 
 
 class _Formats(click.Group):
-    """The formats; where a source stands in the place of one, how it is named is told."""
+    """The formats; where a source stands in the place of one, how it is named is said."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -274,7 +274,7 @@ def import_mergekit_command(
     """Convert a mergekit recipe (YAML) into a model with the same merge method.
 
     Where the registry has modules of the names that its models get, it is tried with them, and
-    what 'modpkg build' would refuse is told.
+    what 'modpkg build' would refuse is reported.
 
     With --with-models, the models that it names become modules, too: folders beside it, or ORG/NAME
     of a hub. What the registry has already, by its weights, is used under its name. --license is

@@ -175,7 +175,7 @@ def init_registry(
 
     Of an object store it is checked that it heeds the conditions that keep publishers from
     overwriting each other's releases. At URL may be a registry already: it is checked, its list of
-    modules is written anew, and what --cool-down says is changed.
+    modules is written again, and what --cool-down says is changed.
     """
     if name is not None:
         check_name(name)

@@ -45,7 +45,7 @@ class WitnessedLog(Struct, frozen=True, kw_only=True):
 def audit_log_command(workspace: Workspace, address: str, void: str | None, as_json: bool) -> None:
     """Compare the whole log of the registry at URL with its index, and name each difference.
 
-    The root of the log's tree is worked out anew from its entries, and has to be the one that is
+    The root of the log's tree is worked out again from its entries, and has to be the one that is
     signed, and to continue what was seen of the log before. Exit status 1 if anything differs.
 
     With --void, URL is the storage, and nobody may publish meanwhile. A release that was logged,

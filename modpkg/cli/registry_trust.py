@@ -187,11 +187,11 @@ def init_command(
 @click.argument("address", metavar="STORAGE")
 @_online
 @_life
-@click.option("--anew", is_flag=True, help="Leave aside what is signed so far, if it is damaged.")
+@click.option("--fresh", is_flag=True, help="Leave aside what is signed so far, if it is damaged.")
 @json_option
 @with_workspace
 def sign_command(
-    workspace: Workspace, address: str, online_key: str, days: int, anew: bool, as_json: bool
+    workspace: Workspace, address: str, online_key: str, days: int, fresh: bool, as_json: bool
 ) -> None:
     """Sign the index in STORAGE as it is now: look at it before.
 
@@ -199,7 +199,7 @@ def sign_command(
     """
     place = _place(workspace, address)
     writer = _writer(place, open_signer(online_key), days)
-    count = writer.sign_all(bits=writer.bits() if anew else None)
+    count = writer.sign_all(bits=writer.bits() if fresh else None)
     _warn_of_root(place)
     if as_json:
         print_json(SignedAgain(place.url, count))

@@ -55,7 +55,7 @@ def verify_command(
 ) -> int:
     """Verify the files of the registry at URL by their digests: of all modules, or of each NAME.
 
-    For each damaged file it is told which releases need it, and where it is undamaged: in a
+    For each damaged file it is said which releases need it, and where it is undamaged: in a
     registry of the project or of config.toml, in a mirror, or in the store. The private modules of
     a server are verified where its storage is named, with a sample of their own. Exit status 1:
     something is left damaged.
@@ -93,7 +93,7 @@ def verify_command(
 
 
 def _report_index(trees: list[Registry]) -> None:
-    """Let what is not as it is signed be told with all other damage, if anything is signed."""
+    """Let what is not as it is signed be reported with all other damage, if anything is signed."""
     signed = trees[0].files.checks
     if isinstance(signed, SignedIndex):
         for tree in trees:

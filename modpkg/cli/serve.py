@@ -33,7 +33,7 @@ class AdministratorDocument(Struct, frozen=True):
 
 
 class RebuiltDocument(Struct, frozen=True):
-    """What was made anew of a server's database."""
+    """What was rebuilt of a server's database."""
 
     modules: list[str]
     """Modules to which nobody has a right yet."""
@@ -181,10 +181,10 @@ def admin_command(
 @server_options
 @json_option
 def rebuild_command(storage: str, database: str | None, config: Path | None, as_json: bool) -> None:
-    """Make anew what a server's database lost that follows from the registry in STORAGE.
+    """Rebuild what a server's database lost that follows from the registry in STORAGE.
 
     No release is ever in the database alone. People, tokens and rights are: restore them from a
-    back-up of it, or name owners anew.
+    back-up of it, or name owners again.
     """
     settings = _settings(config, storage=storage, database=database)
     from modpkg.server.rebuilding import rebuild

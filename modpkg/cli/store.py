@@ -253,7 +253,7 @@ def verify_command(workspace: Workspace, no_repair: bool, as_json: bool) -> int:
 
 
 def _repaired(workspace: Workspace, damaged: list[Corruption]) -> list[Corruption]:
-    """Repair what can be, and return it; that the store is read-only is told beside the damage."""
+    """Repair what can be, and return it; that the store is read-only is said beside the damage."""
     try:
         return repair(workspace, damaged)
     except InstallError as error:

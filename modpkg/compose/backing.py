@@ -1,7 +1,7 @@
 """What a config asks for, compared with what its weights hold, while the model is built.
 
 A config is a few numbers from outside: a million layers, or a position table of a terabyte, are as
-quickly written as real ones. Constructors of transformers make what they are told. So modules,
+quickly written as real ones. Constructors of transformers make what they are asked for. So modules,
 parameters and memory are counted while they do, and building ends where no tensor could fill them.
 """
 

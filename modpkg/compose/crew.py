@@ -33,7 +33,7 @@ class Crew:
             pool: Runs tasks, or waits for the processes that do.
             count: How many tasks run at once in this machine's memory; 0 if they run elsewhere:
                 then each is one tensor.
-            workers: Do the tasks, if they can be told them.
+            workers: Do the tasks, if these can be sent to them.
         """
         self._pool, self._count, self._workers = pool, count, workers
         self._begun: list[Future[tuple[Digest, ...]]] = []

@@ -1,4 +1,4 @@
-"""Where the rows of a tensor come from that has a row for each token, once these are numbered anew.
+"""Where the rows of a tensor come from that has a row for each token, once these are renumbered.
 
 A row comes from the tensor itself or from that of another model, is 0, or is the mean of rows of
 several models.

@@ -1,4 +1,4 @@
-"""The tasks that a composition is divided into: what a thread or process is told to do.
+"""The tasks that a composition is divided into: what a thread or process is given to do.
 
 Tasks and answers are records. A process is sent them as MessagePack, which has infinity and NaN,
 and never code.
@@ -200,7 +200,7 @@ def decoded_answer(data: bytes) -> Answer:
 
 
 def can_be_sent(jobs: Sequence[Job]) -> bool:
-    """Return whether a process is told the same by these jobs: their methods' parameters and what
+    """Return whether a process is given the same by these jobs: their methods' parameters and what
     was measured may be of any type."""
     with contextlib.suppress(TypeError, ValueError, OverflowError, msgspec.MsgspecError):
         tasks = (MakeTensors((job,)) for job in jobs)

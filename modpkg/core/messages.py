@@ -519,7 +519,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M561": (
         "{what} expired at {expires}, and it is {now} by this machine's clock; if the clock is "
-        "right, ask who runs the registry to sign it anew."
+        "right, ask who runs the registry to sign it again."
     ),
     "M562": (
         "{what} has version {version}, and had {before} before: an old state of the registry is "
@@ -835,7 +835,7 @@ MESSAGES: dict[str, str] = {
         "from_pretrained(modpkg.path({name!r}), device_map='auto')."
     ),
     "M870": (
-        "It cannot be told which modules the registry {registry} has: its files cannot be listed, "
+        "It cannot be known which modules the registry {registry} has: its files cannot be listed, "
         "and it has no modules.jsonl. Name the modules that are meant, or ask the registry's owner "
         "to run 'modpkg registry init' on the folder or bucket behind the address, which writes "
         "one."

@@ -1,4 +1,4 @@
-"""Whose a folder is: what another user of the machine can change is refused, or told.
+"""Whose a folder is: what another user of the machine can change is refused, or reported.
 
 As git does with its ``safe.directory``: a folder of this user, or of the administrator, is trusted;
 one that its owner shares with a group of this user was shared on purpose; any other only if this

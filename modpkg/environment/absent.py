@@ -51,7 +51,7 @@ def no_model_remedy(workspace: Workspace, name: str, kind: Kind) -> str:
     whose = "its release" if kind == "base" else "the base that it was made for"
     return (
         f"it cannot be loaded by itself: {whose} has no config.json, or it needs a recipe "
-        "([models.NAME] in the manifest); the install that brought it has told which"
+        "([models.NAME] in the manifest); the install that brought it has said which"
     )
 
 

@@ -21,7 +21,7 @@ def exact_update(
     """Return the command after which a module that drifts fits its base; None if none is found.
 
     A lock keeps a base that was locked first, although the manifest allows the exact one. What is
-    told was tried: on the index files that the command has read already.
+    reported was tried: on the index files that the command has read already.
     """
     catalog = workspace.registries_for(manifest, lock).catalog()
     policy = policy_of(manifest, datetime.now(timezone.utc), lock)

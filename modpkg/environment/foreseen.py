@@ -1,4 +1,4 @@
-"""What installing a module would refuse, told before it is built or published.
+"""What installing a module would refuse, reported before it is built or published.
 
 A recipe is planned as `modpkg install` plans it, with the releases that resolve now: names, shapes,
 dtypes, layers and vocabularies are those of their records, and no weights are fetched.

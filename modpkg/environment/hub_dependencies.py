@@ -79,7 +79,7 @@ class HubDependencies:
 
         Raises:
             ManifestError: It is an adapter, and its base is not known; or it is none.
-            ModpkgError: The commit cannot be told, or nothing can be made of it.
+            ModpkgError: The commit cannot be known, or nothing can be made of it.
         """
         modules = [lock.find(other) for other in self._sources] if lock is not None else []
         state = [(one.name, one.address, one.release) for one in modules if one is not None]
@@ -119,7 +119,7 @@ class HubDependencies:
         """Check that what is made of commits here is what is locked.
 
         Raises:
-            IntegrityError: A hub has other files at a commit; told first, as adapters follow.
+            IntegrityError: A hub has other files at a commit; reported first, as adapters follow.
             LockError: It is another release.
         """
         others: list[tuple[LockedModule, Registry, list[str]]] = []

@@ -40,7 +40,7 @@ FindBase = Callable[[Description], HubBase | None]
 def version_of(address: HubAddress, base: str = "") -> str:
     """Return the version of a commit: what a hub has has none, and two commits are two releases.
 
-    It is told by the first eight digits of the commit, or, of an adapter, of the sha256 of the
+    It is named by the first eight digits of the commit, or, of an adapter, of the sha256 of the
     commit and ``base``, which is ``NAME==VERSION``: on another base it is another release.
 
     >>> version_of(HubAddress("org/name", "0000002a" + "0" * 32))

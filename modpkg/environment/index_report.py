@@ -52,7 +52,7 @@ class IndexReport:
         self._signed.prefetch(path, pool)
 
     def names(self) -> list[str] | None:
-        """Return the modules whose index files are signed, as far as that can be told."""
+        """Return the modules whose index files are signed, as far as that can be known."""
         if self._private or FOLDER in self.refused:
             return None
         try:

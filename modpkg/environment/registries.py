@@ -312,7 +312,7 @@ class Registries:
         return self.rivals.contested([*unassigned, *why], why)
 
     def notes(self, lock: Lock, before: Lock | None) -> list[str]:
-        """Return what is to be told of where the modules of a new lock come from."""
+        """Return what is to be reported of where the modules of a new lock come from."""
         notes = [] if self._is_trial else [*self._note_override(lock, before)]
         lenders: dict[str, list[str]] = {}
         for module in lock.module:

@@ -1,6 +1,6 @@
 """What a lock takes in that is new in terms of trust, to be shown before anybody relies on it.
 
-Nothing is asked for it: it is told from index files that resolving has read, and from the list of
+Nothing is asked for it: it is seen from index files that resolving has read, and from the list of
 modules where a copy of it is here.
 """
 

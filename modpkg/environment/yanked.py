@@ -36,7 +36,7 @@ def yanked_releases(
 ) -> list[str]:
     """Return a warning for each locked release that its registry yanked, removed or lost.
 
-    Another release in its place is told too.
+    Another release in its place is reported too.
 
     Registries in folders are read, and others for the names that ``consulted`` returns true for:
     an install with nothing to do needs no network.

@@ -99,7 +99,7 @@ class ReadArtifact(Struct, frozen=True):
     left: tuple[str, ...]
     """Files that are code, which no release has, by their paths."""
     task: dict[str, Any] | None
-    """The model's task, not validated; None where none is told."""
+    """The model's task, not validated; None where none is named."""
 
 
 def whole_name(path: str, tensor: str) -> str:

@@ -87,7 +87,7 @@ class Pulled(Struct, frozen=True):
     left: tuple[str, ...]
     """What was left out, each with its reason."""
     task: dict[str, Any] | None
-    """The model's task, not validated; None where none is told."""
+    """The model's task, not validated; None where none is named."""
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def check_bases(entries: Sequence[tuple[Node, Dependency]]) -> None:
     """Check that each base that an adapter of a hub names is another dependency of the app.
 
     Raises:
-        ManifestError: It is not, or which release of it is meant is not told.
+        ManifestError: It is not, or which release of it is meant is not said.
     """
     by_name = {dependency.name: dependency for _, dependency in entries}
     for entry, dependency in entries:

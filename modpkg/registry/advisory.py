@@ -107,7 +107,7 @@ _DECODER = msgspec.json.Decoder(Advisory)
 
 
 def parse_advisory(data: bytes) -> Advisory:
-    """Return an advisory, checked: which versions it affects can be told.
+    """Return an advisory, checked: which versions it affects can be known.
 
     Raises:
         ValueError, ModpkgError: It is malformed.

@@ -299,7 +299,7 @@ class BucketPlace:
             path: The file that it is about.
             work: Does it.
             writes: Whether it writes.
-            seconds: How long it may take; None if that is not told beforehand.
+            seconds: How long it may take; None if that is not known beforehand.
             done: Returns whether what failed was done nevertheless, when its answer was lost.
 
         Raises:

@@ -36,7 +36,7 @@ def kept_places(
         built: The built tree.
         line: The release in it.
         hosts: Those that the user allows, besides the hub's.
-        warn: Told of a place that has them not: its pack is uploaded.
+        warn: Gets a sentence about a place that has them not: its pack is uploaded.
         lacks: Returns whether the registry has no copy of its own.
         must: Whether that is an error.
         target: The registry that is published to, for messages.

@@ -114,8 +114,8 @@ class Verification:
     def go_on(self, paths: Iterable[str]) -> Verified:
         """Verify those of the files at these paths that are records, and what only they name.
 
-        They could not be read before, and were mended since. What was told before is not told
-        again.
+        They could not be read before, and were mended since. What was reported before is not
+        reported again.
 
         Raises:
             RegistryUnreachable: A file cannot be read now.

@@ -326,7 +326,7 @@ def open_hub(what: str, progress: Progress | None = None) -> Iterator[HubClient]
 
     Args:
         what: What needs it, as the subject of a sentence.
-        progress: Is told about waits.
+        progress: Shows waits.
 
     Raises:
         MissingExtra: `huggingface_hub` is not installed.

@@ -65,7 +65,7 @@ def parse_index(
 
     A line that is malformed, or of a newer spec version, is skipped, with one warning for all: it
     must not make the whole module unusable. One of which only a text for people is wrong is used,
-    with that text made such that it can be shown; that is told in the same way.
+    with that text made such that it can be shown; that is reported in the same way.
 
     Args:
         data: The file.
@@ -114,7 +114,7 @@ def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class _Told:
-    """Lines that something is to be told of: the first, and how many there are."""
+    """Lines of which something is to be reported: the first, and how many there are."""
 
     def __init__(self) -> None:
         self.number, self.reason, self.count = 0, "", 0

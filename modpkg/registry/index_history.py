@@ -1,7 +1,7 @@
 """What an index takes back of what it said before: a version, a release, a yank.
 
 A registry only ever adds releases, and yanks them. One whose index goes back was replaced by an
-earlier copy of itself, repaired, or taken over: it is not refused, but told.
+earlier copy of itself, repaired, or taken over: it is not refused, but reported.
 """
 
 from __future__ import annotations

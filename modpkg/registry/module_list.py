@@ -120,7 +120,7 @@ class ModuleList:
         try:
             return msgspec.json.decode(info, type=_LogOnly).log is not None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return False  # whoever reads the registry is told what is wrong with it
+            return False  # whoever reads the registry learns what is wrong with it
 
     def _read(self, change: RegistryChange) -> tuple[bytes | None, dict[str, ModuleLine]]:
         data = change.read(REGISTRY_MODULES, bounds.MODULES_BYTES)

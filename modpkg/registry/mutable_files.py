@@ -233,7 +233,7 @@ class MutableFiles:
         return name
 
     def _current(self) -> Mapping[str, str]:
-        """Return the digests of the files as they are now, by path, as far as they are told."""
+        """Return the digests of the files as they are now, by path, as far as they are known."""
         with self._lock:
             if self._digests is None and len(self.needed) > self._weighed:
                 self._weighed = len(self.needed)

@@ -331,7 +331,7 @@ class ObjectSource:
 
 
 def version_in(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what obstore needs to replace a file only as it is, from what a store told of it."""
+    """Return what obstore needs to replace a file only as it is, from what a store said of it."""
     return {key: answer[key] for key in ("e_tag", "version") if answer.get(key) is not None}
 
 

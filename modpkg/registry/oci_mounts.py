@@ -1,7 +1,7 @@
 """Where on a registry blobs are known to be, which another repository there need not be sent.
 
-A registry can give a repository a blob that another one of it has ("mounting"), but has to be told
-which. So what was pushed is noted, by the registry's host; a note that is wrong costs nothing but
+A registry can give a repository a blob that another one of it has ("mounting"), but has to be asked
+for it. So what was pushed is noted, by the registry's host; a note that is wrong costs nothing but
 the sending.
 """
 

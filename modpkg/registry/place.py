@@ -170,7 +170,7 @@ class RegistryChange(Protocol):
 
 
 class Journal(Protocol):
-    """What is told of each index file before it is replaced."""
+    """What notes each index file before it is replaced."""
 
     def note(self, path: str, before: bytes, after: bytes) -> None:
         """Note what an index file says from now on.
@@ -213,7 +213,7 @@ class Place(Protocol):
 
     @property
     def journal(self) -> Journal | None:
-        """What is told of its index files; None where nobody keeps one."""
+        """What notes its index files; None where nobody keeps one."""
         ...
 
     @property

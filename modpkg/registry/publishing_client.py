@@ -65,7 +65,7 @@ class PublishingClient:
         self._stopped = threading.Event()
         """Set when an upload has failed, so that the others are given up."""
         self._sent: dict[str, int] = {}
-        """By digest, the bytes of it that progress was told of."""
+        """By digest, the bytes of it that progress has counted."""
         for kind in (SessionAnswer, CommitAnswer, Uploaded):
             api.prepare(kind)
 

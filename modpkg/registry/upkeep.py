@@ -40,7 +40,7 @@ def all_names(registry: Registry) -> list[str]:
     """Return the names of all modules of a registry, sorted: those that are signed are among them.
 
     Raises:
-        RegistryError: They cannot be told.
+        RegistryError: They cannot be known.
         TrustError: The registry is signed, and what says so is not what it has to be.
     """
     names = registry.names()

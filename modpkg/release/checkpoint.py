@@ -32,7 +32,7 @@ class Checkpoint(Struct, frozen=True):
     """The files of a folder that are its model's weights."""
 
     files: tuple[str, ...]
-    """Their paths in the folder; empty where it has none that can be told."""
+    """Their paths in the folder; empty where it has none that can be known."""
     why: str = ""
     """What chose them, as the end of "… are left out, because"; or why there are none."""
 

@@ -56,7 +56,7 @@ _CODE_ENDINGS = {
     "weights in a form that can hold code": "h5 keras pb tflite onnx",
 }
 _CODE = {ending: what for what, endings in _CODE_ENDINGS.items() for ending in endings.split()}
-"""What some endings are, for the reason that is told: no other ending is taken either."""
+"""What some endings are, for the reason that is given: no other ending is taken either."""
 
 _TOOLS = (
     "makefile gnumakefile justfile rakefile gemfile procfile dockerfile containerfile vagrantfile"

@@ -7,7 +7,7 @@ drawn again here, in the steps that a person would take:
 - backward: a version needs what is ruled out, so that version is ruled out;
 - by cases: with some versions of a module the other needs conflict, so those are ruled out.
 
-Where two conclusions meet, each is told by itself first, with a number to refer to it, as the
+Where two conclusions meet, each is explained by itself first, with a number to refer to it, as the
 explanations of pub and uv do (Weizenbaum, "PubGrub: Next-Generation Version Solving", 2018).
 """
 
@@ -29,7 +29,7 @@ MOST_WORK = 20_000
 MOST_CASES = 3
 """Most cases within one another."""
 MOST_BRANCHES = 12
-"""Most conclusions that are told."""
+"""Most conclusions that are explained."""
 
 
 class SharedNeed(Struct, frozen=True, eq=False):

@@ -103,14 +103,14 @@ def resolve(
 
 
 _SHOWN_NAMES = 20
-"""Unknown names that one error tells."""
+"""Unknown names that one error reports."""
 
 
 def _check_known(roots: Sequence[Need], catalog: Catalog) -> None:
     """Check that each root's name is in its registry.
 
     Raises:
-        NotFound: Some are not; all of them are told together.
+        NotFound: Some are not; all of them are reported together.
     """
     unknown: dict[str, tuple[str, NotFound]] = {}
     for root in roots:

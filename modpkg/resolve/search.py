@@ -34,7 +34,7 @@ class _Shortsighted(Exception):
 
 
 class _Foresight:
-    """The solver, and the clauses that it is told as the choices go on."""
+    """The solver, and the clauses that it is given as the choices go on."""
 
     def __init__(
         self, solver: Solver, clauses: Clauses, horizon: int, limit: Budget | None

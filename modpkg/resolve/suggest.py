@@ -83,7 +83,7 @@ def suggestions(
 ) -> list[str]:
     """Return edits after which there is a solution, the smallest first.
 
-    Where no single edit mends all conflicts, there is one for each of them, told together.
+    Where no single edit mends all conflicts, there is one for each of them, given together.
 
     There are none if the resolver's budget is spent before one is found, or if only a question
     beside the manifest is in conflict.

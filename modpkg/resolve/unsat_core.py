@@ -36,7 +36,7 @@ Cause = RequirementInformation[Need, Candidate]
 MOST_FRUITLESS = 20
 """Models that are rotated without finding anything, before it is given up."""
 MOST_CONFLICTS = 20
-"""Most conflicts that are told at once."""
+"""Most conflicts that are reported at once."""
 
 
 class NoSolution(ResolutionImpossible[Need, Candidate]):

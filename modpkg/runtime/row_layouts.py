@@ -1,7 +1,7 @@
 """Which modules of a network get the batch's rows as the first extent of their input.
 
 Some networks get the batch as second extent, or regroup it, and which part of a module's input is
-a row's cannot be told by its shape. So it is tried: the network runs on a few rows of tokens, and
+a row's cannot be known by its shape. So it is tried: the network runs on a few rows of tokens, and
 again with one of the rows changed. Where only that row's part of the input changes, for each of
 the rows, the first extent is the batch's rows in order, or the tokens of each row in order.
 """

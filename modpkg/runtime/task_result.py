@@ -1,4 +1,4 @@
-"""What running a task gives; without torch, so that its shape can be told quickly."""
+"""What running a task gives; without torch, so that its shape can be seen quickly."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from modpkg.server.pages.ahead import prepare_candidates, prepare_module, prepare_pages
-from modpkg.server.signing import sign_anew
+from modpkg.server.signing import sign_again
 from modpkg.server.state import Server
 from modpkg.server.sweeping import sweep
 
@@ -55,7 +55,7 @@ class Chores:
             if (metadata := self._server.metadata) is not None:
                 is_due = time.monotonic() - looked >= LOOK_SECONDS
                 looked = time.monotonic() if is_due else looked
-                self._do("metadata", partial(sign_anew, metadata, thoroughly=is_due))
+                self._do("metadata", partial(sign_again, metadata, thoroughly=is_due))
             self._do("pages", lambda: prepare_pages(self._server.catalogue, prepared))
             self._prepare_changed(prepared)
             if self._ends.is_set():

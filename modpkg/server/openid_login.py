@@ -79,7 +79,7 @@ def begin_openid(
         issuer: The issuer.
         next_page: The path of the page that is shown afterwards; of others, the front page.
         login: The digest of the browser's login, to whose account the issuer's is to be linked.
-            The issuer is asked to have the person log in anew: he may be logged in there as
+            The issuer is asked to have the person log in again: he may be logged in there as
             somebody else, whom a stranger has put there.
 
     Raises:

@@ -174,5 +174,5 @@ def note_private_blobs(db: Session, module: str, digests: Iterable[str]) -> None
 
 
 def forget_private_blobs(db: Session, module: str) -> None:
-    """Forget all blobs of a module, before they are noted anew."""
+    """Forget all blobs of a module, before they are noted again."""
     db.execute(delete(PrivateBlob).where(PrivateBlob.module == module))

@@ -1,4 +1,4 @@
-"""Making anew what follows from the storage: after a database was lost, or a storage was moved."""
+"""Rebuilding what follows from the storage: after a database was lost, or a storage was moved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modpkg.server.tables import Module
 
 
 class Rebuilt(Struct, frozen=True):
-    """What was made anew."""
+    """What was rebuilt."""
 
     modules: list[str]
     """Modules to which nobody had a right, and has none yet: an administrator names an owner."""

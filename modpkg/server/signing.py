@@ -1,4 +1,4 @@
-"""The keys that a server signs its index with, and signing it anew before it expires."""
+"""The keys that a server signs its index with, and signing it again before it expires."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def signing_keys(folder: Path) -> list[PrivateKey]:
     return [read_key(path, str) for path in paths]
 
 
-def sign_anew(metadata: MetadataWriter, *, thoroughly: bool) -> None:
+def sign_again(metadata: MetadataWriter, *, thoroughly: bool) -> None:
     """Sign what expires soon, and log what is in the storage that nobody has signed.
 
     If it is done thoroughly, that the root expires soon is logged before, which people sign.

@@ -28,7 +28,7 @@ from modpkg.server.pages.catalogue import Catalogue
 from modpkg.server.reading import files_of
 from modpkg.server.request_log import log
 from modpkg.server.settings import ServerSettings
-from modpkg.server.signing import metadata_writer, sign_anew
+from modpkg.server.signing import metadata_writer, sign_again
 from modpkg.server.traffic import Traffic
 from modpkg.trust.log.appending import keep_log, open_log, origin_of
 from modpkg.trust.signing_place import SigningPlace
@@ -109,7 +109,7 @@ class Server:
         """
         self.place.prepare(self.settings.name)
         if self.metadata is not None:
-            sign_anew(self.metadata, thoroughly=True)
+            sign_again(self.metadata, thoroughly=True)
         elif self.registry().info.tuf is not None:
             reason = "its index is signed, and a server needs the key for that: --tuf-keys FOLDER"
             raise TrustError("M568", url=self.place.url, reason=reason)

@@ -2,7 +2,7 @@
 
 An owner names the job by its repository, workflow and environment. Its CI signs a token that says
 which job runs, for this server; the server gives a token of its own for it, once, for some minutes
-and for that module alone. What is told of a job depends on the issuer: GitHub's and GitLab's claims
+and for that module alone. What is said of a job depends on the issuer: GitHub's and GitLab's claims
 are theirs, all others use the plain words.
 """
 

@@ -160,7 +160,7 @@ def test_roots_are_rotated(trust: Trust, app: Path) -> None:
     assert (shown["root_version"], shown["snapshot"]) == (3, 3)
     trust.run("lock", "--upgrade")
     assert "error[M568]" in trust.refused("registry", "trust", "sign", str(trust.folder), *online)
-    trust.trust("sign", *other, "--anew")
+    trust.trust("sign", *other, "--fresh")
     trust.run("lock", "--upgrade")
 
 

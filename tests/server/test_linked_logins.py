@@ -134,7 +134,7 @@ def test_who_links_says_his_password_and_sends_the_form_himself(
 def test_only_the_login_that_began_to_link_ends_it(
     ada: Browser, server: Server, issuer: LocalIssuer
 ) -> None:
-    """A stranger's state in her browser, or hers where she has logged in anew, links nothing."""
+    """A stranger's state in her browser, or hers where she has logged in again, links nothing."""
     sent, state = begin(ada, issuer), ada.cookies["modpkg-openid"]
     ada.cookies.clear()
     ada.cookies.set("modpkg-openid", state)

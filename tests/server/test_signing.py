@@ -21,7 +21,7 @@ from modpkg.server import signing
 from modpkg.server.app import make_app
 from modpkg.server.file_answers import ServerApp
 from modpkg.server.settings import ServerSettings
-from modpkg.server.signing import sign_anew
+from modpkg.server.signing import sign_again
 from modpkg.server.state import Server
 from modpkg.trust import signed_index
 from modpkg.trust.log.audit import audit_log
@@ -254,7 +254,7 @@ def test_what_nobody_announced_is_logged(
     assert server.metadata is not None
     server.metadata.announce("index/m.jsonl", None, b"one")
     (tmp_path / "registry" / "index" / "m.jsonl").write_bytes(b"other")
-    sign_anew(server.metadata, thoroughly=True)
+    sign_again(server.metadata, thoroughly=True)
     assert ("unsigned", "index/m.jsonl") in seen
 
 
@@ -264,12 +264,12 @@ def test_that_the_root_expires_soon_is_logged(
     seen: list[str] = []
     monkeypatch.setattr(signing, "log", lambda what, **fields: seen.append(what))
     assert server.metadata is not None
-    sign_anew(server.metadata, thoroughly=False)
+    sign_again(server.metadata, thoroughly=False)
     assert seen == []
-    sign_anew(server.metadata, thoroughly=True)
+    sign_again(server.metadata, thoroughly=True)
     assert seen == ["root-expires"]  # in 9 days
     monkeypatch.setattr(signing, "ROOT_WARNING", datetime.timedelta(days=8))
-    sign_anew(server.metadata, thoroughly=True)
+    sign_again(server.metadata, thoroughly=True)
     assert seen == ["root-expires"]
 
 

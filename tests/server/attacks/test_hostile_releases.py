@@ -41,7 +41,7 @@ SENT = [one for one in INPUTS if one.kind in KINDS and not one.heavy]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A registry of which each release is made anew."""
+    """A registry of which each release is made again."""
     made = World(tmp_path_factory.mktemp("hostile") / "world")
     made.build()
     made.keep("new")
