@@ -1,4 +1,4 @@
-"""log.json: what the spec says of a log, worked out anew from the RFC's own definitions.
+"""log.json: what the spec says of a log, worked out again from the RFC's own definitions.
 
 Nothing of modpkg makes the expected values here; inclusion and notes are read by Sigstore's client
 too.
@@ -138,7 +138,7 @@ def test_files_of_a_small_log() -> None:
     assert files["log/tile/entries/000.p/7"] == bundle
     told = {"entry": ENTRIES[0].decode(), "index": 0}
     assert files[place] == json.dumps(told, separators=(",", ":")).encode() + b"\n"
-    assert b"".join(hashes_in(Tile(0, 0, 7), hashes)) == hashes
+    assert b"".join(hashes_in(Tile(0, 0, 7), hashes, "models")) == hashes
     assert entries_in(Tile(None, 0, 7), bundle) == ENTRIES
     assert parse_logged(files[place]).index == 0
     first = parse_entry(ENTRIES[0])
