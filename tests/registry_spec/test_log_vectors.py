@@ -139,7 +139,7 @@ def test_files_of_a_small_log() -> None:
     told = {"entry": ENTRIES[0].decode(), "index": 0}
     assert files[place] == json.dumps(told, separators=(",", ":")).encode() + b"\n"
     assert b"".join(hashes_in(Tile(0, 0, 7), hashes, "models")) == hashes
-    assert entries_in(Tile(None, 0, 7), bundle) == ENTRIES
+    assert entries_in(Tile(None, 0, 7), bundle, "models") == ENTRIES
     assert parse_logged(files[place]).index == 0
     first = parse_entry(ENTRIES[0])
     line: Any = SimpleNamespace(name="words", version="1.0", release=f"sha256:{release}")
