@@ -7,13 +7,14 @@ import contextlib
 from modpkg.cli.output import warn
 from modpkg.core.errors import ModpkgError
 from modpkg.core.hub_address import is_hub_address
-from modpkg.environment.signed_registries import expect_root, expect_seen, verify_index
+from modpkg.environment.signed_registries import expect_root, expect_seen, log_of, verify_index
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.left_unsigned import left_unsigned
 from modpkg.registry.location import Location, default_location
 from modpkg.registry.place import Place
 from modpkg.registry.reader import Registry
 from modpkg.registry.upkeep import open_alone
+from modpkg.trust.log.memory import LogState
 
 
 def location_of(workspace: Workspace, text: str) -> Location:
@@ -44,3 +45,10 @@ def registry_alone(workspace: Workspace, text: str) -> Registry:
             if (seen := workspace.registries.locked(registry, workspace.lock)) is not None:
                 expect_seen(registry, seen)
     return registry
+
+
+def locked_log(workspace: Workspace, registry: Registry) -> LogState | None:
+    """Return what the project's lock has seen of the log of a registry; None for nothing."""
+    with contextlib.suppress(ModpkgError):
+        return log_of(workspace.registries.locked(registry, workspace.lock))
+    return None

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, tell
-from modpkg.cli.registry_address import location_of, registry_alone
+from modpkg.cli.registry_address import location_of, locked_log, registry_alone
 from modpkg.core.errors import UsageError
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.opening import open_place
@@ -60,6 +60,7 @@ def audit_log_command(workspace: Workspace, address: str, void: str | None, as_j
         lambda: registry_alone(workspace, address),
         LogMemory(registry.source.url),
         workspace.progress,
+        locked=locked_log(workspace, registry),
         logged_in=workspace.settings.of(registry.source.url).login is not None,
     )
     found = audit()
@@ -114,7 +115,14 @@ def witness_command(
     if not is_note_name(name):
         raise UsageError("M901", message="--name has neither spaces nor a '+', nor is it empty.")
     registry, signer = registry_alone(workspace, address), open_signer(key)
-    checkpoint = witnessed(registry, LogMemory(registry.source.url), signer, name, int(time.time()))
+    checkpoint = witnessed(
+        registry,
+        LogMemory(registry.source.url),
+        signer,
+        name,
+        int(time.time()),
+        locked_log(workspace, registry),
+    )
     if write:
         place = open_place(location_of(workspace, address).address, workspace.settings)
         checkpoint = write_witnessed(place, checkpoint)

@@ -10,16 +10,19 @@ from pathlib import Path
 import msgspec
 import pytest
 import tomli
+from msgspec import structs
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import canonical_json
-from modpkg.resolve.lock import parse_lock
+from modpkg.environment.signed_registries import log_of, without_seen
+from modpkg.resolve.lock import Lock, LockedRegistry, format_lock, parse_lock
 from modpkg.trust.log.entries import logged_path, transfer_entry
 from tests.cli.test_everywhere import run
 from tests.raising import raises
 from tests.registry.servers import serve
 from tests.trust.log.logged import ORIGIN, LoggedRegistry
+from tests.trust.signed_registry import key
 
 Capture = pytest.CaptureFixture[str]
 AT = "2026-01-01T00:00:00Z"
@@ -169,6 +172,55 @@ def test_another_machine_sees_a_log_that_went_back_or_was_forked(
     replace(one, fork.folder)
     flaws = json.loads(bob("verify", "--json")[1])["flaws"]
     assert {flaw["code"] for flaw in flaws} == {"M552"}
+
+
+def test_who_audits_or_witnesses_is_held_to_the_lock(
+    one: LoggedRegistry, machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    old = forked(one, "old")
+    grow(one, 5)
+    machine("ada").ok("lock")
+    replace(one, old.folder)
+    bob = machine("bob")
+    status, out, _ = bob("registry", "audit", str(one.folder), "--json")
+    kinds = [found["kind"] for found in json.loads(out)["differences"]]
+    assert (status, kinds) == (1, ["history"])
+    key = str(tmp_path / "models.pem")
+    witness = ("registry", "witness", str(one.folder), "--key", key, "--name", "w.example")
+    assert "modpkg.lock" in bob.fails("M553", *witness)
+    bob.ok("registry", "trust", "forget", "--log", str(one.folder))
+    bob.ok(*witness)
+
+
+def test_a_registry_with_a_signed_index_and_a_log_is_forgotten_one_by_one() -> None:
+    digest = "sha256:" + "0" * 64
+    both = LockedRegistry(
+        address="a",
+        root=digest,
+        root_version=1,
+        snapshot=2,
+        log=ORIGIN,
+        log_key=str(key(1).public),
+        log_size=3,
+        log_root=digest,
+    )
+    other = structs.replace(both, address="b")
+    lock = Lock(requirements=[], registry=[both, other])
+    parse_lock(format_lock(lock), Path("modpkg.lock"))
+    without = without_seen(lock, lambda where: where == "a", log=True)
+    assert [(one.root, one.log) for one in without.registry] == [(digest, ""), (digest, ORIGIN)]
+    assert log_of(without.registry[0]) is None
+    without = without_seen(lock, lambda where: where == "a", log=False)
+    assert [(one.root, one.log) for one in without.registry] == [("", ORIGIN), (digest, ORIGIN)]
+    without = without_seen(without, lambda where: where == "a", log=True)
+    assert [one.address for one in without.registry] == ["b"]
+    state = log_of(both)
+    assert state is not None
+    assert (state.log.origin, state.checkpoint.size, state.checkpoint.root) == (
+        ORIGIN,
+        3,
+        bytes(32),
+    )
 
 
 def test_a_lock_of_somebody_who_was_shown_something_else(

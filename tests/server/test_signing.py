@@ -13,6 +13,7 @@ from litestar.testing import TestClient
 from msgspec import structs
 
 from modpkg.core.progress import Progress
+from modpkg.environment.signed_registries import verify_index
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
@@ -25,6 +26,7 @@ from modpkg.server.signing import sign_again
 from modpkg.server.state import Server
 from modpkg.trust import signed_index
 from modpkg.trust.log.audit import audit_log
+from modpkg.trust.log.checking import check_logged
 from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import new_key, read_key
@@ -271,6 +273,30 @@ def test_that_the_root_expires_soon_is_logged(
     monkeypatch.setattr(signing, "ROOT_WARNING", datetime.timedelta(days=8))
     sign_again(server.metadata, thoroughly=True)
     assert seen == ["root-expires"]
+
+
+def test_the_key_of_the_log_of_a_signed_registry_is_exchanged(
+    server: Server, ada: Publisher, tmp_path: Path
+) -> None:
+    keys = [str(tmp_path / f"{name}.pem") for name in ("old", "new")]
+    for path in keys:
+        new_key(Path(path), "ed25519", None)
+    line = None
+    for log_key, before in ((keys[0], None), (keys[1], keys[0]), (keys[1], None)):
+        settings = structs.replace(server.settings, log_key=log_key, log_key_before=before)
+        logged = Server(settings)
+        logged.prepare()
+        if line is None:
+            tree, line = built(write(tmp_path / "1", TENSORS), logged.place)
+            RegistryWriter(logged.place).publish(Registry(str(tree.root)), line)
+        logged.close()
+        reader = Reader(ada, tmp_path / "memory")
+        assert b'"1.0"' in (reader.index("m") or b"")
+        registry = Registry(str(tmp_path / "registry"))
+        verify_index(registry.files)
+        state = check_logged(registry, [line], LogMemory("models", tmp_path / "logs"))
+        assert state is not None
+        assert state.log.key == str(read_key(Path(log_key), str).public)
 
 
 def test_a_registry_with_a_log_is_signed_too(

@@ -215,6 +215,7 @@ def audit_log(
     memory: LogMemory,
     progress: Progress,
     *,
+    locked: LogState | None = None,
     logged_in: bool = False,
 ) -> LogAudit:
     """Return what a registry's log and index do not agree on.
@@ -223,6 +224,7 @@ def audit_log(
         open_registry: Returns the registry as it is now.
         memory: What was seen of its log before; what is seen now is kept there if it is right.
         progress: Is told of the stages.
+        locked: What a lock has seen of the log.
         logged_in: Whether private modules may be read: what is logged as one is public otherwise.
 
     Raises:
@@ -230,7 +232,7 @@ def audit_log(
         RegistryUnreachable, RegistryError: It cannot be read.
     """
     registry = open_registry()
-    earlier = earlier_states(memory.read(), memory)
+    earlier = earlier_states(memory.read(), memory, locked)
     if (info := known_log(registry, earlier)) is None:
         raise TrustError("M558", registry=registry.url)
     progress.stage("Reading the index")
@@ -244,7 +246,7 @@ def audit_log(
         checkpoint, log, broken = _whole_log(registry, info)  # for what came meanwhile
     broken += _history(registry, checkpoint, earlier, memory)
     if not broken:
-        memory.keep(info, checkpoint)
+        memory.keep(info, checkpoint, locked)
     progress.stage("Reading where releases are in the log")
     broken += _misplaced(registry, log)
     found = [*_compared(indexes, log, info.origin, logged_in=logged_in)]

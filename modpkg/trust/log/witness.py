@@ -19,11 +19,16 @@ from modpkg.trust.log.checking import (
     read_checkpoint,
 )
 from modpkg.trust.log.log_checkpoint import LogCheckpoint, parse_checkpoint, with_cosignatures
-from modpkg.trust.log.memory import LogMemory
+from modpkg.trust.log.memory import LogMemory, LogState
 
 
 def witnessed(
-    registry: Registry, memory: LogMemory, signer: Signer, name: str, at: int
+    registry: Registry,
+    memory: LogMemory,
+    signer: Signer,
+    name: str,
+    at: int,
+    locked: LogState | None = None,
 ) -> LogCheckpoint:
     """Return the checkpoint of a log with the signature of a witness, if it continues the last.
 
@@ -33,6 +38,7 @@ def witnessed(
         signer: The key of the witness, an Ed25519 one.
         name: What the witness calls himself.
         at: The time, in seconds of Unix time.
+        locked: What a lock has seen of the log.
 
     Raises:
         TrustError: There is no log, or it does not continue what was seen; the key is another kind.
@@ -40,13 +46,13 @@ def witnessed(
     """
     if signer.public.algorithm != "ed25519":
         raise TrustError("M547", what=str(signer.public), reason="a witness has an Ed25519 key")
-    earlier = earlier_states(memory.read(), memory)
+    earlier = earlier_states(memory.read(), memory, locked)
     if (info := known_log(registry, earlier)) is None:
         raise TrustError("M558", registry=registry.url)
     checkpoint = read_checkpoint(registry, info)
     check_history(registry, earlier, checkpoint, memory)
     signed = checkpoint.cosigned_by(name, signer, at)
-    memory.keep(info, checkpoint)
+    memory.keep(info, checkpoint, locked)
     return signed
 
 
