@@ -287,7 +287,8 @@ def copy_registry(
     done = copy_releases(origin, writer, releases, workspace.progress)
     if not isinstance(place, ServerPlace):  # there, only administrators publish them
         copy_advisories(origin, place)
-    signed = registry_at(place).info.tuf is not None
+    own = registry_at(place).info
+    signed = own.tuf is not None
     if signed and (done.releases or done.yanks):
         warn_if_unsigned(place)
     if as_json:
@@ -307,11 +308,14 @@ def copy_registry(
         f"{good('Copied')} {counted(done.releases, 'release')} to {place.url}{yanks}; "
         f"{done.already} {'was' if done.already == 1 else 'were'} there."
     )
-    if origin.info.tuf is not None and not signed:
+    lacks = [
+        *(["signed index"] if origin.info.tuf is not None and not signed else []),
+        *(["log"] if origin.info.log is not None and own.log is None else []),
+    ]
+    if lacks:
         note(
-            f"The index of {origin.url} is signed, and that of the copy is not. As a mirror it "
-            f"serves packs and files, and readers ask {origin.url} what is current. To sign the "
-            "copy by itself: modpkg registry trust init"
+            f"The copy has no {' and no '.join(lacks)}, as {origin.url} has: whoever reads it by "
+            "itself trusts who keeps it, and whoever reads it as a mirror asks the other for them."
         )
 
 
