@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from modpkg.cli.key import open_release_signer
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
@@ -12,23 +13,38 @@ from modpkg.community.modules.reference import parse_release
 from modpkg.core.errors import UsageError
 from modpkg.core.printable import one_line
 from modpkg.registry.opening import existing_registry
+from modpkg.registry.place import registry_at
+from modpkg.trust.signatures import sign_yank
 
 
 @click.command("yank")
 @click.argument("release", metavar="NAME==VERSION", shell_complete=known_names)
 @click.option("--reason", default="", help="Why, for those who have it locked.")
 @click.option("--undo", is_flag=True, help="Undo the yank.")
+@click.option(
+    "--sign",
+    metavar="KEY",
+    help="Sign this as you sign releases, with a key or as the CI job that runs ('oidc').",
+)
 @registry_option
 @json_option
 def yank_command(
-    release: str, reason: str, undo: bool, registry: str | None, as_json: bool
+    release: str, reason: str, undo: bool, sign: str | None, registry: str | None, as_json: bool
 ) -> None:
-    """Exclude a release from new resolutions; existing locks and pins keep it."""
+    """Exclude a release from new resolutions; existing locks and pins keep it.
+
+    A registry alone can't take back what is locked: of a module that is signed, an update goes back
+    to an older release only from a yank that is signed too (--sign), or when its user accepts it.
+    """
     if one_line(reason) != reason:
         raise UsageError("M901", message="--reason is one line of text.")
     name, version = parse_release(release)
     writer = existing_registry(registry)
-    line = writer.yank(name, version, None if undo else reason)
+    said, bundle = None if undo else reason, None
+    if sign is not None:
+        found = registry_at(writer.place)
+        bundle = sign_yank(found, found.line(name, version), said, open_release_signer(sign))
+    line = writer.yank(name, version, said, bundle)
     warn_if_unsigned(writer.place)
     if as_json:
         print_json(line)
@@ -36,3 +52,5 @@ def yank_command(
         tell(f"{good('Unyanked')} {line.name} {line.version}.")
     else:
         tell(f"{good('Yanked')} {line.name} {line.version}.")
+        if line.signed is True and sign is None:
+            tell("It is signed, and this is not: who has it locked is asked. --sign KEY signs it.")

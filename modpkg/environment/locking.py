@@ -34,6 +34,7 @@ from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.signed_registries import log_of, with_seen, without_progress
 from modpkg.environment.signers import with_signers
+from modpkg.environment.taken_back import taken_back
 from modpkg.environment.tried_candidates import try_candidates
 from modpkg.environment.trust_news import TrustNews, trust_news
 from modpkg.environment.workspace import Workspace
@@ -42,10 +43,12 @@ from modpkg.manifest.schema import Manifest
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.reader import Registry
 from modpkg.resolve.admission import Admission
+from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule, format_lock, lock_of
 from modpkg.resolve.need import Need, root_needs
 from modpkg.resolve.resolve import Resolution, resolve
 from modpkg.toml.node import hint
+from modpkg.trust.policy import rule_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -310,13 +313,22 @@ def make_lock(
     if previous is not None:
         admission = Admission(roots, kept, policy)
         unchanged = changed_policy(manifest, previous) is None
+
+        def refusal(one: Release) -> str | None:
+            return admission.refusal(catalog, one) if unchanged else None
+
         lost = lost_versions(
             previous,
             resolution,
             catalog,
             kept=kept,
             roots=roots,
-            refusal=lambda one: admission.refusal(catalog, one) if unchanged else None,
+            refusal=refusal,
+            taken_back=lambda was, one: (
+                None
+                if admission.prefers_lowest(was.name)
+                else taken_back(was, one, rule_of(manifest.trust, was.name), refusal)
+            ),
         )
     lost = {name: one for name, one in lost.items() if name not in tried.free}
     promise = msgspec.structs.replace(

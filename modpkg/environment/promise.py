@@ -154,8 +154,9 @@ def lost_versions(
     kept: Collection[str],
     roots: Sequence[Need],
     refusal: Callable[[Release], str | None],
+    taken_back: Callable[[LockedModule, Release], str | None] = lambda was, release: None,
 ) -> dict[str, Lost]:
-    """Return the locked versions that their registry has no more, or has replaced, by name.
+    """Return the locked versions that their registry has no more, or takes back, by name.
 
     Only where another version takes its place: that of a version that is kept is refused.
 
@@ -167,6 +168,8 @@ def lost_versions(
         roots: What the manifest requires.
         refusal: Returns why a kept release may not be chosen any more, although the manifest asks
             for it as before.
+        taken_back: Returns why one is not chosen any more that is to go back to an older one, if
+            its registry alone says so.
     """
     found: dict[str, Lost] = {}
     for name, chosen in resolution.modules.items():
@@ -178,14 +181,17 @@ def lost_versions(
         if version == chosen.release.version:
             continue
         releases = {release.version: release for release in catalog.releases(name)}
-        reason = _lost_reason(was, releases.get(version), refusal if name in kept else None)
-        if reason is None:
-            continue
+        locked = releases.get(version)
+        reason = _lost_reason(was, locked, refusal if name in kept else None)
         fits = _still_fits(name, version, resolution, catalog, roots)
-        found[name] = Lost(
-            f"{_named(was)} was locked, and {reason}; {line.version} takes its place",
-            fits and (name in kept or chosen.release.version < version),
-        )
+        goes_back = fits and chosen.release.version < version
+        if reason is None and goes_back and locked is not None:
+            reason = taken_back(was, locked)
+        if reason is not None:
+            found[name] = Lost(
+                f"{_named(was)} was locked, and {reason}; {line.version} takes its place",
+                goes_back or (fits and name in kept),
+            )
     return found
 
 

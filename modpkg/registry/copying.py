@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
+from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.names import parse_version
 from modpkg.core.progress import Progress
@@ -14,6 +15,7 @@ from modpkg.core.records import IndexLine
 from modpkg.registry.place import is_registry, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.removing import follow_removals
+from modpkg.registry.signature_files import signature_files, signatures_path
 from modpkg.registry.standing import is_removed, standing_of, without_removed
 from modpkg.registry.writer import RegistryWriter
 
@@ -101,7 +103,8 @@ def _copy(
             part = task.new[start : start + RELEASES_AT_ONCE]
             writer.copy_releases(source, part, progress.advance)
         for line in without_removed(task.changed):
-            writer.follow(line)
+            of_it = signature_files(source, [line])  # a yank may be signed
+            writer.follow(line, dict(of_it).get(signatures_path(parse_digest(line.release)), []))
     except RegistryUnreachable:
         raise
     except ModpkgError as error:

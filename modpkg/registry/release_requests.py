@@ -21,6 +21,8 @@ class YankRequest(Struct, frozen=True, kw_only=True):
     version: VersionText
     reason: Line | None
     """May be empty; None undoes it."""
+    bundle: Annotated[str, Meta(max_length=bounds.SIGNATURES_BYTES)] | None = None
+    """What its signer says of that, as a line of the release's signatures has it."""
 
 
 class DeprecateRequest(Struct, frozen=True, kw_only=True):

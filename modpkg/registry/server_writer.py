@@ -177,17 +177,22 @@ class ServerWriter(RegistryWriter):
                 self.follow(line)
         return records
 
-    def follow(self, line: IndexLine) -> IndexLine:
+    def follow(self, line: IndexLine, bundles: Sequence[bytes] = ()) -> IndexLine:
         if line.removed is not UNSET:
             (removed,) = self.remove(line.name, line.version, line.removed or NO_REASON).lines
             return removed
         reason = None if line.deprecated is UNSET else line.deprecated
         self.deprecate(line.name, line.version, reason, line.successor or "")
+        for bundle in bundles:
+            self.yank(line.name, line.version, line.yanked, bundle)
         return self.yank(line.name, line.version, line.yanked)
 
-    def yank(self, name: str, version: str, reason: str | None) -> IndexLine:
+    def yank(
+        self, name: str, version: str, reason: str | None, bundle: bytes | None = None
+    ) -> IndexLine:
         self.api.check_login(f"yank {name} {version}")
-        request = YankRequest(version=version, reason=reason)
+        text = None if bundle is None else bundle.decode()
+        request = YankRequest(version=version, reason=reason, bundle=text)
         return self.api.request("POST", api_path("modules", name, "yank"), IndexLine, request)
 
     def deprecate(

@@ -305,14 +305,17 @@ class RegistryWriter:
             remote = {} if self.place.folder is not None else sizes
             verify_release(record, path_of, vouched, remote)
 
-    def yank(self, name: str, version: str, reason: str | None) -> IndexLine:
-        """Mark a release as yanked with a reason, or undo that with ``reason=None``.
+    def yank(
+        self, name: str, version: str, reason: str | None, bundle: bytes | None = None
+    ) -> IndexLine:
+        """Mark a release as yanked with a reason, or undo that with None; ``bundle`` signs it.
 
         Raises:
-            What `restate` raises.
+            What `restate` raises, and `sign`.
         """
-        (line,) = self.restate(name, version, lambda said: replace(said, yanked=reason))
-        return line
+        if bundle is not None:
+            self.sign(self._reader().line(name, version), [bundle])
+        return self.restate(name, version, lambda said: replace(said, yanked=reason))[0]
 
     def deprecate(
         self, name: str, version: str | None, reason: str | None, successor: str = ""
@@ -336,14 +339,15 @@ class RegistryWriter:
 
         return self.restate(name, version, edit)
 
-    def follow(self, line: IndexLine) -> IndexLine:
-        """Say of a release what another registry says of it, of which this is a copy.
+    def follow(self, line: IndexLine, bundles: Sequence[bytes] = ()) -> IndexLine:
+        """Say of a release what another registry says of it, and signs, of which this is a copy.
 
         Raises:
-            What `restate` raises.
+            What `restate` raises, and `sign`.
         """
-        (changed,) = self.restate(line.name, line.version, lambda _: standing_of(line))
-        return changed
+        if bundles:
+            self.sign(line, [*bundles])
+        return self.restate(line.name, line.version, lambda _: standing_of(line))[0]
 
     def restate(
         self, name: str, version: str | None, edit: Callable[[Standing], Standing]

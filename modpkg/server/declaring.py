@@ -62,7 +62,7 @@ from modpkg.server.spool import DIRECT_BYTES, Spool, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Module, PublishingSession, SessionBlob
 from modpkg.trust.bundle import verify_bundle
-from modpkg.trust.statement import is_about
+from modpkg.trust.statement import is_about, yank_in
 
 _AT_ONCE = 16
 """Blobs that an object store is asked for at the same time."""
@@ -211,7 +211,7 @@ def add_signature(
 
 
 def check_bundle(bundle: str, line: IndexLine) -> None:
-    """Check that a signature is one of this release, whoever has signed it.
+    """Check that a signature is one of this release, or of a yank of it, whoever has signed it.
 
     Raises:
         TrustError: It is not.
@@ -222,7 +222,9 @@ def check_bundle(bundle: str, line: IndexLine) -> None:
         reason = "this server lacks modpkg[sigstore], which verifies those of identities"
         raise TrustError("M541", reason=reason) from None
     release = parse_digest(line.release)
-    if "\n" in bundle or not is_about(signed.statement, line.name, line.version, release):
+    of_it = (line.name, line.version, release)
+    is_its = is_about(signed.statement, *of_it) or yank_in(signed.statement, *of_it) is not None
+    if "\n" in bundle or not is_its:
         raise TrustError("M541", reason=f"it is not one of {line.name} {line.version}")
 
 

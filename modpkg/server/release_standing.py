@@ -14,7 +14,7 @@ from modpkg.core.names import module_name, parse_requirement, parse_version, req
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.registry.advisories import add_advisories
-from modpkg.registry.place import Place
+from modpkg.registry.place import Place, registry_at
 from modpkg.registry.release_requests import (
     AddedAdvisories,
     AdvisoryRequest,
@@ -30,6 +30,7 @@ from modpkg.registry.writer import RegistryWriter
 from modpkg.server.account_bytes import count_removed
 from modpkg.server.accounts import check_administrator
 from modpkg.server.callers import Caller
+from modpkg.server.declaring import check_bundle
 from modpkg.server.events import log_event
 from modpkg.server.owners import found_module
 from modpkg.server.state import Server
@@ -83,8 +84,12 @@ def yank(
     action = "unyank" if reason is None else "yank"
     details = {} if reason is None else {"reason": reason}
 
+    bundle = None if data.bundle is None else data.bundle.encode()
+
     def change(writer: RegistryWriter, module: str) -> list[IndexLine]:
-        return [writer.yank(module, version, reason)]
+        if data.bundle is not None:
+            check_bundle(data.bundle, registry_at(writer.place).line(module, version))
+        return [writer.yank(module, version, reason, bundle)]
 
     (line,) = restate(server, caller, name, action, change, **details)
     return line

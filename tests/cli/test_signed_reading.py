@@ -263,8 +263,9 @@ PLAIN = {
     "community/review/desk.py": "who decides, writes",
     "community/review/submit.py": "who submits, writes",
     "environment/hub_modules.py": "a hub's commit names every byte; a folder of the store",
-    "cli/key.py": "who signs a successor, writes; nothing of the index is believed",
+    "cli/key.py": "who signs a successor, writes; it names only what has a signature of the key",
     "cli/registry.py": "who makes a registry or copies to it, writes; the private tree",
+    "cli/yank.py": "who yanks, writes; the yank of another release counts for none that is locked",
     "cli/registry_verify.py": "the private tree, reported by the signed index; blobs by digest",
 }
 OPENING = {"Registry", "registry_at", "open_alone"}

@@ -197,6 +197,9 @@ def test_signatures_come_and_go_with_releases(live: Server, run: Run, tmp_path: 
         (line,) = Registry(str(tmp_path / "copy")).index(name)
         path = tmp_path / "copy" / signatures_path(parse_digest(line.release))
         assert (line.signed, len(bundles_in(path.read_bytes()))) == (True, count)
+    run("yank", f"known=={line.version}", "--reason", "bad", "--sign", "one")
+    run("registry", "copy", live.settings.url, tmp_path / "copy", "known")
+    assert len(bundles_in(path.read_bytes())) == 2  # of what was copied before, yanks follow
     with live_server(tmp_path / "other") as other:
         with other.database.begin() as db:
             add_account(db, "ada", password_hash(WORD))
@@ -205,6 +208,9 @@ def test_signatures_come_and_go_with_releases(live: Server, run: Run, tmp_path: 
         assert other.place.folder is not None
         copied = other.place.folder / path.relative_to(tmp_path / "copy")
         assert copied.read_bytes() == path.read_bytes()
+        run("yank", f"known=={line.version}", "--undo", "--sign", "one")
+        run("registry", "copy", live.settings.url, other.settings.url, "known")
+        assert len(bundles_in(copied.read_bytes())) == 3
 
 
 def test_a_token_that_was_revoked_says_how_to_go_on(run: Run, tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ def test_maintainers_yank_and_deprecate(live: Live) -> None:
         ("ada", "deprecate", "1.0"),
         ("ada", "deprecate", "2.0"),
     ]
+    for bundle in (b"{}", b"words"):
+        with raises("M541"):
+            ada.yank("lib", "1.0", "bad", bundle)
+    assert Registry(live[0].settings.url).line("lib", "1.0").yanked is None
     with raises("M312"):
         ada.yank("lib", "9", "x")
     with raises("M439"):

@@ -34,6 +34,7 @@ from modpkg.trust.statement import (
     keys_of_module,
     release_subject,
     succession_statement,
+    yank_statement,
 )
 from tests.cli.test_everywhere import run
 from tests.modules import write_module
@@ -203,6 +204,51 @@ def _yanks_and_adds(hostile: HostileRegistry) -> None:
     hostile.write([first, second | {"yanked": "bad"}, hostile.forged("1.2")])
 
 
+def _yanks(hostile: HostileRegistry) -> None:
+    first, second = hostile.lines()
+    hostile.write([first, second | {"yanked": "bad"}])
+
+
+def _removes(hostile: HostileRegistry) -> None:
+    first, second = hostile.lines()
+    hostile.write([first, second | {"yanked": "bad", "removed": "bad"}])
+
+
+def _says_that_it_needs_another_modpkg(hostile: HostileRegistry) -> None:
+    first, second = hostile.lines()
+    hostile.write([first, second | {"requires_modpkg": ">=99"}])
+
+
+def _says_that_it_fits_nothing(hostile: HostileRegistry) -> None:
+    first, second = hostile.lines()
+    hostile.write([first, second | {"requires": ["evil>=9"]}])
+
+
+def said_of(line: dict[str, Any], reason: str | None, number: int, by: str = "ada") -> bytes:
+    """Return what a key says of whether a release is yanked, as a line of signatures."""
+    release = parse_digest(line["release"])
+    statement = yank_statement(line["name"], line["version"], release, reason, number)
+    return sign_statement(statement, key(by)) + b"\n"
+
+
+def _yanks_and_signs(hostile: HostileRegistry) -> None:
+    """It signs itself, and has what ada says of another version, and of another module."""
+    _yanks(hostile)
+    first, second = hostile.lines()
+    (other,) = hostile.lines("other")
+    with open(hostile.signatures(second["release"]), "ab") as file:
+        file.write(said_of(second, "bad", 9, "mallory"))
+        file.write(said_of(first, "bad", 1) + said_of(other, "bad", 1))
+
+
+def _yanks_again(hostile: HostileRegistry) -> None:
+    """What ada has taken back counts no more, in whatever order it lies there."""
+    _yanks(hostile)
+    second = hostile.lines()[1]
+    with open(hostile.signatures(second["release"]), "ab") as file:
+        file.write(said_of(second, None, 2) + said_of(second, "bad", 1))
+
+
 def _a_candidate(hostile: HostileRegistry) -> None:
     line = hostile.forged("1.2")
     folder = hostile.folder / "candidates"
@@ -239,6 +285,12 @@ ATTACKS: dict[str, tuple[Callable[[HostileRegistry], None], str]] = {
     "requirements it has not": (_requires_another, "M310"),
     "another module asks for it": (_asked_for_by_another, "M544"),
     "yanked, and another": (_yanks_and_adds, "M544"),
+    "yanked": (_yanks, "M416"),
+    "yanked by its own signature": (_yanks_and_signs, "M416"),
+    "yanked by what was undone": (_yanks_again, "M416"),
+    "removed": (_removes, "M416"),
+    "of another modpkg": (_says_that_it_needs_another_modpkg, "M416"),
+    "of what is not there": (_says_that_it_fits_nothing, "M416"),
     "a candidate": (_a_candidate, ""),
     "another name of its own": (_calls_itself_another, "M416"),
     "no signatures at all": (_hides_all_signatures, "M544"),
@@ -405,16 +457,44 @@ def test_a_name_that_was_dropped_and_comes_back_keeps_its_signer(
     assert (status, "error[M544]" in err, "words 1.1 was installed" in err) == (1, True, True)
 
 
-def test_what_it_yanks_is_not_replaced_by_its_own(
+@pytest.mark.parametrize("is_named", [False, True])
+def test_who_uses_it_decides_about_a_yank_that_is_not_signed(
+    is_named: bool, victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """It may be malware that the registry's administrator has found, or an attack."""
+    if is_named:
+        with open(victim.app / "modpkg.toml", "a") as file:
+            file.write(f'[trust]\n"words" = "{victim.ada}"\n')
+    _yanks(hostile)
+    status, _, err = run(capfd, "update")
+    assert (status, err.count("error[M416]")) == (1, 1)
+    for said in ("words 1.1", "yanked: bad", victim.ada, "--accept-changed words"):
+        assert said in err
+    status, out, _ = run(capfd, "update", "--accept-changed", "words")
+    assert (status, "words 1.1 -> 1.0" in out) == (0, True)
+    victim.check(("update",), "1.0")
+
+
+def test_what_ada_yanks_is_left_without_a_question(
     victim: Victim, hostile: HostileRegistry, capfd: Capture
 ) -> None:
-    """An update goes back to what ada released before, and shows it: a yank is not signed."""
-    first, second = hostile.lines()
-    hostile.write([first, second | {"yanked": "bad"}])
-    for command in COMMANDS[:4]:
-        run(capfd, *command)
-        victim.check(command)
-    assert "words 1.1 -> 1.0" in run(capfd, "update")[1]
+    """So it is with who follows her; a key that was succeeded yanks nothing more."""
+    second = hostile.lines()[1]
+    signatures = hostile.signatures(second["release"])
+    before = signatures.read_bytes()
+    lock = victim.app / "modpkg.lock"
+    was = lock.read_bytes()
+    _yanks(hostile)
+    signatures.write_bytes(before + said_of(second, "bad", 1))
+    status, out, err = run(capfd, "update")
+    assert (status, "words 1.1 -> 1.0" in out) == (0, True), err
+    victim.check(("update",), "1.0")
+    named = ("--from", "ada", "--to", str(key("bob").public), "--registry", str(hostile.folder))
+    assert run(capfd, "key", "succeed", "words", *named)[0] == 0
+    lock.write_bytes(was)
+    assert "error[M416]" in run(capfd, "update")[2]
+    signatures.write_bytes(before + said_of(second, "bad", 1) + said_of(second, "bad", 2, "bob"))
+    assert run(capfd, "update")[0] == 0
     victim.check(("update",), "1.0")
 
 

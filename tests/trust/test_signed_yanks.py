@@ -1,0 +1,88 @@
+"""A yank that is signed as the release is: by it alone an update goes back to an older release."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from modpkg.registry.reader import Registry
+from modpkg.trust.signatures import signed_yanks, signers_of
+from tests.cli.test_everywhere import run
+from tests.trust.test_signed_releases import Capture, app, keys, release, signers
+from tests.trust.test_successors import versions
+
+__all__ = ["app", "keys"]
+
+
+def test_an_update_follows_a_signed_yank_and_its_end(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    for version in ("1.0", "1.1"):
+        release(capfd, tmp_path, version, "ada")
+    assert run(capfd, "lock")[0] == 0
+    status, out, err = run(capfd, "yank", "words==1.1", "--reason", "bad")
+    assert (status, "--sign KEY" in out) == (0, True), err
+    assert run(capfd, "lock")[0] == 0  # it is locked, and stays
+    assert "error[M416]" in run(capfd, "lock", "--upgrade")[2]
+    assert versions(app) == ["1.1"]
+    status, out, _ = run(capfd, "yank", "words==1.1", "--reason", "bad", "--sign", "ada")
+    assert (status, "--sign KEY" in out) == (0, False)
+    assert run(capfd, "lock", "--upgrade")[0] == 0
+    assert (versions(app), signers(app)) == (["1.0"], {"words": keys["ada"]})
+    assert run(capfd, "yank", "words==1.1", "--undo", "--sign", "ada")[0] == 0
+    assert run(capfd, "lock", "--upgrade")[0] == 0
+    assert versions(app) == ["1.1"]
+    assert run(capfd, "yank", "words==1.1", "--reason", "bad")[0] == 0
+    assert "error[M416]" in run(capfd, "lock", "--upgrade")[2]  # its end is the last that is signed
+    assert run(capfd, "yank", "words==1.1", "--reason", "bad", "--sign", "ada")[0] == 0
+    assert run(capfd, "lock", "--upgrade")[0] == 0
+    assert versions(app) == ["1.0"]
+    registry = Registry(str(home / "registry"))
+    line = registry.line("words", "1.1")
+    numbers = [(one.said.number, one.said.yanked) for one in signed_yanks(registry, line)]
+    assert numbers == [(1, "bad"), (2, None), (3, "bad")]
+    found = signers_of(registry, line)
+    assert (list(map(str, found.found)), found.refused) == ([keys["ada"]], ())
+
+
+def test_of_what_nobody_has_signed_an_index_decides(
+    app: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    for version in ("1.0", "1.1"):
+        release(capfd, tmp_path, version)
+    assert run(capfd, "lock")[0] == 0
+    status, out, err = run(capfd, "yank", "words==1.1", "--json")
+    assert (status, json.loads(out)["yanked"], err) == (0, "", "")
+    assert run(capfd, "lock", "--upgrade")[0] == 0
+    assert versions(app) == ["1.0"]
+
+
+def test_a_newer_release_of_the_signer_takes_the_place_of_a_yanked_one(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    """That is no step back, whoever has yanked it."""
+    for version in ("1.0", "1.1"):
+        release(capfd, tmp_path, version, "ada")
+    assert run(capfd, "lock")[0] == 0
+    release(capfd, tmp_path, "1.2", "ada")
+    assert run(capfd, "yank", "words==1.1")[0] == 0
+    assert run(capfd, "lock", "--upgrade")[0] == 0
+    assert versions(app) == ["1.2"]
+    manifest = app / "modpkg.toml"
+    manifest.write_text(manifest.read_text().replace('"*"', '"==1.0"'))
+    assert run(capfd, "yank", "words==1.2")[0] == 0
+    assert run(capfd, "lock")[0] == 0  # its user has asked for it
+    assert versions(app) == ["1.0"]
+
+
+def test_a_yank_that_cannot_be_signed_is_none(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    before = (home / "registry/index/words.jsonl").read_bytes()
+    assert "error[M549]" in run(capfd, "yank", "words==1.0", "--sign", "lost")[2]
+    assert "error[M312]" in run(capfd, "yank", "words==1.1", "--sign", "ada")[2]
+    (path,) = (home / "registry" / "signatures").rglob("*.jsonl")
+    path.write_bytes(path.read_bytes() + b"".join(b"%d\n" % one for one in range(63)))
+    assert "error[M546]" in run(capfd, "yank", "words==1.0", "--sign", "ada")[2]
+    assert (home / "registry/index/words.jsonl").read_bytes() == before
