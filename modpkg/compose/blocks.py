@@ -22,11 +22,17 @@ from modpkg.compose.arrays import (
 from modpkg.compose.composition import NOTHING, ComputedTensor, Term
 from modpkg.compose.exact_numbers import Exact, finite_numbers
 from modpkg.compose.low_rank import LowRankFactors
-from modpkg.compose.memory import BLOCK_ELEMENTS, SAMPLE_RUNS, SINGLE_ELEMENTS, run_elements
+from modpkg.compose.memory import (
+    BLOCK_ELEMENTS,
+    SAMPLE_RUNS,
+    SINGLE_ELEMENTS,
+    is_measured,
+    run_elements,
+)
 from modpkg.compose.moved_rows import MovedReader
 from modpkg.compose.narrow_floats import below, inexact_below
 from modpkg.compose.operators import find_operator
-from modpkg.compose.reducers import ApproximateMagnitudes, Contribution, find_reducer
+from modpkg.compose.reducers import ApproximateMagnitudes, Contribution
 from modpkg.compose.reducers.single import NARROW
 from modpkg.compose.rows import RowReader
 from modpkg.core.digests import digest_bytes
@@ -218,14 +224,6 @@ class BoundTerm:
         return self._contribution(delta, places=places)
 
 
-def _is_measured(model: str, computed: ComputedTensor) -> bool:
-    """Return whether the tensor is read once to be measured, before it is computed."""
-    if not computed.terms:
-        return False
-    reducer = find_reducer(computed.reducer, model)
-    return reducer.measure is not None and not reducer.across
-
-
 class _ArrayRows:
     """The base's values from an array, for an operator that calls `peek`."""
 
@@ -262,7 +260,7 @@ class TensorBlocks:
     ) -> None:
         """Open the inputs; those in ``trusted`` files are not hashed."""
         self._what = input_of(model, tensor)
-        again = _is_measured(model, computed)
+        again = is_measured(model, computed)
         source = computed.source
         rows = computed.rows
         if computed.moved is not None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from modpkg.compose.arrays import Stored, in_single
 from modpkg.compose.reducers.bitmap import as_wide_bits, places_in
 from modpkg.compose.reducers.single import SAME_RANGE, Cuts, KeptPair
-from modpkg.compose.weighted_means import apart, mean_of_wide, out_of_bounds
+from modpkg.compose.weighted_means import apart, mean_of_wide, out_of_bounds, too_far
 
 
 class Several(NamedTuple):
@@ -105,7 +105,7 @@ def both_kept(
     for own, stored in zip(wide, models, strict=True):
         in_single(stored, out=own)
     doubt = mean_of_wide(pair.mean, wide[1:], result)
-    doubt |= apart(models[1:]) >= np.uint16(pair.mean.apart)
+    doubt |= too_far(pair.mean, models[1:])
     first -= start
     second -= start
     sign = first.view(np.int32) ^ second.view(np.int32)

@@ -56,6 +56,10 @@ PROCESS_OUTPUT = 1 << 30
 PROCESS_CORES = 4
 """Cores from which on they do: two or three threads seldom wait for Python's lock."""
 
+MEASURING_OUTPUT, MEASURING_CORES = 1 << 28, 2
+"""The same for methods that measure each tensor before they compute it: their calls of numpy are
+shorter and more, so that already two threads wait for the lock as long as they compute."""
+
 PROCESS_BYTES = 64 << 20
 """Memory that a process takes before it computes."""
 
@@ -75,6 +79,14 @@ _FIXED = 16 << 20
 def run_elements(count: int) -> int:
     """Return the elements per sample run; all runs are 1/128 of a large tensor."""
     return max(1 << 10, count >> 11)
+
+
+def is_measured(model: str, computed: ComputedTensor) -> bool:
+    """Return whether a tensor is read once to be measured, before it is computed."""
+    if not computed.terms:
+        return False
+    reducer = find_reducer(computed.reducer, model)
+    return reducer.measure is not None and not reducer.across
 
 
 def needs_torch(composition: Composition) -> bool:
@@ -118,7 +130,12 @@ def scratch_bytes(composition: Composition, threads: int) -> int:
 def process_count(composition: Composition, cores: int) -> int:
     """Return how many processes compute a composition on so many cores; 0 if threads do."""
     length = sum(item.length for item in composition.computed.values())
-    if cores < PROCESS_CORES or length < PROCESS_OUTPUT or needs_torch(composition):
+    measured = sum(
+        item.length for item in composition.computed.values() if is_measured(composition.name, item)
+    )
+    large = cores >= PROCESS_CORES and length >= PROCESS_OUTPUT
+    large |= cores >= MEASURING_CORES and measured >= MEASURING_OUTPUT
+    if not large or needs_torch(composition):
         return 0
     need = max(_tensor_bytes(composition.name, item) for item in _all_computed(composition))
     allowed = (machine_memory() or math.inf) / _PROCESSES_SHARE

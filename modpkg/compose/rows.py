@@ -106,9 +106,11 @@ class RowReader:
             PackError: The pack cannot be read.
         """
         if self._keep:
-            rows = np.concatenate([np.arange(*each) for each in ranges])
-            return self.stored(0, self.rows).take(rows, axis=0).reshape(-1)
-        return np.concatenate([self.stored(*each) for each in ranges]).reshape(-1)
+            whole = self.stored(0, self.rows)
+            parts = [whole[start:stop] for start, stop in ranges]
+        else:
+            parts = [self.stored(start, stop) for start, stop in ranges]
+        return np.concatenate(parts).reshape(-1)
 
     def flat(self, first: int, last: int) -> Stored:
         """Return elements as stored in the pack, flat, read-only.

@@ -3,8 +3,7 @@
 Nothing cancels there. With k products of factors c_i >= 0, float32 is off from X = Σ c_i x_i by at
 most γ_(k+1) · |X|, see `modpkg.compose.reducers.single`: a few units of its last place, so that one
 element in thousands is next to a tie. If all factors are short, and exponents not far apart, each
-product and sum has at most 24 bits, and float32 is exact, ties included. Which elements are so is
-seen in the highest bits of b XOR x_i.
+product and sum has at most 24 bits, and float32 is exact, ties included.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def weighted_mean(
     for own, stored in zip(wide, models, strict=True):
         in_single(stored, out=own)
     doubt = mean_of_wide(mean, wide, result)
-    doubt |= apart(models) >= np.uint16(mean.apart)
+    doubt |= too_far(mean, models)
     out_of_bounds(result, bounds, doubt)
     return doubt
 
@@ -69,6 +68,23 @@ def mean_of_wide(
         doubt = np.zeros(result.shape, np.bool_)
     np.copyto(result, bits, casting="unsafe")
     return doubt
+
+
+def too_far(mean: WeightedMean, models: Sequence[Stored]) -> NDArray[np.bool_]:
+    """Return where values have different signs, or are over `WeightedMean.steps` from the first."""
+    far: NDArray[np.bool_]
+    if mean.ulps:
+        far = apart(models) >= np.uint16(1 << 15)
+        return far
+    # The other sign is farther away than the steps, even where the difference wraps around, but
+    # beside 0 and infinity, where a result is out of bounds.
+    base, *others = (stored.view(np.uint16) for stored in models)
+    least = base - np.uint16(mean.steps)
+    most = others[0] - least
+    for other in others[1:]:
+        np.maximum(most, other - least, out=most)
+    far = most > np.uint16(2 * mean.steps)
+    return far
 
 
 def apart(models: Sequence[Stored]) -> NDArray[np.uint16]:

@@ -244,3 +244,17 @@ def test_large_work_on_many_cores_is_done_by_processes(
     monkeypatch.setattr(memory, "machine_memory", lambda: None)
     monkeypatch.setattr(memory, "needs_torch", lambda _: True)
     assert process_count(made, 16) == 0
+
+
+def test_methods_that_measure_tensors_use_processes_sooner(
+    few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed, across = few[0]
+    measured = ("ties-mergekit", "ties-peft", "breadcrumbs", "breadcrumbs-ties", "ramplus-tl")
+    length = sum(each.length for each in mixed.computed.values() if each.reducer in measured)
+    monkeypatch.setattr(memory, "MEASURING_OUTPUT", length)
+    assert [process_count(mixed, cores) for cores in (1, 2, 3)] == [0, 2, 3]
+    monkeypatch.setattr(memory, "MEASURING_OUTPUT", length + 1)
+    assert process_count(mixed, 3) == 0
+    monkeypatch.setattr(memory, "MEASURING_OUTPUT", 1)
+    assert process_count(across, 3) == 0

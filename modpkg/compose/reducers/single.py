@@ -88,11 +88,10 @@ class WeightedMean(NamedTuple):
     shares: Array32
     """The factors, none negative."""
     ulps: int
-    """Largest error of a mean of values that are not `apart`, in units of float32's last place; 0:
-    exact."""
-    apart: int
-    """The smallest bits of b XOR x_i with which this does not hold: if no higher bit is set, all
-    values have the same sign, or exponents in the same aligned range of 2^n."""
+    """Largest error of a mean of values of one sign, in units of float32's last place; 0: it is
+    exact, as far as `steps` go."""
+    steps: int
+    """Largest distance between the first value and any other, in representable bfloat16."""
 
 
 class KeptPair(NamedTuple):
@@ -207,10 +206,10 @@ def _mean_of(factors: Sequence[Fraction]) -> WeightedMean | None:
     if _short(*factors):
         # Multiples of 2^-p: sums are below 2^(e+1), and multiples of 2^(e' - 7 - p), if e is the
         # largest and e' the smallest exponent of values. They have 24 bits if e - e' <= 16 - p.
-        halves = all((2 * factor).denominator == 1 for factor in factors)
-        return WeightedMean(shares, 0, SAME_RANGE if halves else SAME_RANGE >> 1)
+        bits = max(factor.denominator.bit_length() - 1 for factor in factors)
+        return WeightedMean(shares, 0, (16 - bits) // 2 << 7)
     rounded = len(factors) + 4  # factors twice, products, sums, and the error of float64 itself
-    return WeightedMean(shares, math.ceil(rounded * _MARGIN), 1 << 15)
+    return WeightedMean(shares, math.ceil(rounded * _MARGIN), 0)
 
 
 @functools.lru_cache(maxsize=64)

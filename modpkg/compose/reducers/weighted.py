@@ -6,6 +6,7 @@ deltas, and a mean of equal models is that model, bit for bit.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -58,11 +59,12 @@ def sum_reducer(base: Array, contributions: Sequence[Contribution]) -> Array:
 def _task(
     narrow: single.NarrowFloat, weights: tuple[float, ...], parameters: Mapping[str, Any]
 ) -> single.SinglePrecision | None:
-    below = exactly.usable_divisor(_sum_of(weights)) if parameters["normalize"] else Fraction(1)
+    below = exactly.usable_divisor(_sum_of(*weights)) if parameters["normalize"] else Fraction(1)
     return single.weighted_sum(narrow, weights, below, parameters["lambda"])
 
 
-def _sum_of(weights: Sequence[float]) -> Fraction:
+@functools.lru_cache(maxsize=64)
+def _sum_of(*weights: float) -> Fraction:
     """Return the exact sum of weights; 0 if one is not finite."""
     if not all(map(math.isfinite, weights)):
         return Fraction(0)
@@ -97,7 +99,7 @@ def _linear(
 ) -> single.SinglePrecision | None:
     if not parameters["normalize"]:
         return None  # the base is scaled too
-    return single.weighted_sum(narrow, weights, _sum_of([parameters["base_weight"], *weights]))
+    return single.weighted_sum(narrow, weights, _sum_of(parameters["base_weight"], *weights))
 
 
 @reducer(
