@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import modpkg
+from benchmarks import universe
 from modpkg.core import filenames
 
 PACKAGE = Path(modpkg.__file__).parent
@@ -278,6 +279,24 @@ def test_the_command_line_imports_nothing_heavy() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_lock_without_conflicts_imports_little(tmp_path: Path) -> None:
+    universe.write_registry(universe.easy(3, 2, 1, 1), tmp_path)
+    code = (
+        "import sys\nfrom modpkg.cli import main\n"
+        "try: main(['lock', '-q', '--registry', 'registry'])\nexcept SystemExit as done: pass\n"
+        "rest = {'json', 'tempfile', 'concurrent.futures', 'modpkg.environment.fits',\n"
+        "        'modpkg.registry.candidates', 'modpkg.registry.writer', 'modpkg.store.store',\n"
+        "        'modpkg.resolve.explain', 'modpkg.resolve.search', 'modpkg.trust.bundle',\n"
+        "        'modpkg.trust.metadata', 'modpkg.trust.log.checking'}\n"
+        "print(sorted(rest & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert (tmp_path / "modpkg.lock").is_file()
     assert done.stdout.strip() == "[]"
 
 

@@ -1,8 +1,9 @@
 """The command line: parses, calls, prints. The file of a command is imported when it is used.
 
-What starts every command stays light, and so does an install with nothing to do. Imports within a
-function are therefore for three reasons only: what an install with nothing to do does without
-(``install``), torch or numpy and what imports them, and optional packages.
+What starts every command stays light, and so do an install with nothing to do and a lock without
+conflicts. Imports within a function are therefore for three reasons only: what these two do
+without, torch or numpy and what imports them, and optional packages. For the same reason patterns
+are made with `modpkg.core.lazy_pattern`.
 """
 
 from __future__ import annotations

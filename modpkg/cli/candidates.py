@@ -17,8 +17,12 @@ from modpkg.core.files import human_bytes
 from modpkg.core.names import ModuleName
 from modpkg.core.printable import printable
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.candidate_writer import decision_of
-from modpkg.registry.candidates import no_such_candidate, read_candidates, read_thread
+from modpkg.registry.candidates import (
+    decision_of,
+    no_such_candidate,
+    read_candidates,
+    read_thread,
+)
 from modpkg.registry.missing import no_such_module
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 from msgspec import UNSET, UnsetType, structs
 
-from modpkg.cli.install import show_news
 from modpkg.cli.options import (
     policy_options,
     project_options,
@@ -15,7 +14,6 @@ from modpkg.cli.options import (
 )
 from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.core.files import shown
-from modpkg.environment.fits import drifting, require_exact
 from modpkg.environment.locking import check_lock, update_lock
 from modpkg.environment.policy import with_flags
 from modpkg.environment.trust_news import TrustNews
@@ -65,6 +63,8 @@ def lock_command(
     if check:
         lock = check_lock(workspace, manifest)
         if manifest.resolution.strict:
+            from modpkg.environment.fits import drifting, require_exact
+
             require_exact(drifting(workspace, manifest, lock))
         text = f"{path} is up to date with {manifest.path.name}"
     else:
@@ -75,5 +75,8 @@ def lock_command(
     if as_json:
         print_json(LockDocument(**structs.asdict(lock), news=news or UNSET))
     else:
-        show_news(news)
+        if news:
+            from modpkg.cli.install import show_news  # most locks have none
+
+            show_news(news)
         tell(f"{text}: {counted(len(lock.module), 'module')}.")

@@ -25,6 +25,7 @@ from modpkg.registry.source import FileMissing
 from modpkg.resolve.lock import format_lock
 from modpkg.trust.bins import MOST_BITS
 from modpkg.trust.bundle import Signer
+from modpkg.trust.known_registry import remembered_folder
 from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.metadata import RootMetadata, key_of
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
@@ -38,7 +39,7 @@ from modpkg.trust.root_metadata import (
     signed_root,
     write_root,
 )
-from modpkg.trust.signed_index import SignedIndex, remembered_folder
+from modpkg.trust.signed_index import SignedIndex
 from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
 

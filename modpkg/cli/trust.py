@@ -14,7 +14,7 @@ from modpkg.core.names import module_name
 from modpkg.environment.locking import resolve_lock, write_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import set_trust
-from modpkg.trust.policy import rule_of
+from modpkg.trust.rules import rule_of
 from modpkg.trust.signatures import parse_signer
 
 

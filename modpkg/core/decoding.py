@@ -6,19 +6,20 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.printable import one_line
 
 LINE_CHARACTERS = 2000
 """The longest text that is shown to people, as the format has it."""
-_AT = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<place>.*)`)?", re.DOTALL)
-_EXPECTED = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`")
-_LONGER = re.compile(r"Expected `str` of length <= (?P<most>[0-9]+)")
-_LACKS = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+_AT = lazy_pattern(r"(?P<what>.*?)(?: - at `\$(?P<place>.*)`)?", re.DOTALL)
+_EXPECTED = lazy_pattern(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`")
+_LONGER = lazy_pattern(r"Expected `str` of length <= (?P<most>[0-9]+)")
+_LACKS = lazy_pattern(r"Object missing required field `(?P<field>[^`]*)`")
 _KINDS = {
     "str": "a text", "int": "a number", "float": "a fraction", "bool": "true or false",
     "array": "a list", "object": "a table", "null": "null",
 }  # fmt: skip
-_UNCLEAN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNCLEAN = lazy_pattern("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def decoding_reason(error: BaseException) -> str:

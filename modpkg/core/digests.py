@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NewType
 
 from modpkg.core.errors import InvalidValue
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.regular_file import CutShort, open_unbuffered
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 lower-case hex digits."""
 
 CHUNK = 1 << 20
-_FORM = re.compile(r"sha256:[0-9a-f]{64}")
+_FORM = lazy_pattern(r"sha256:[0-9a-f]{64}")
 
 
 def parse_digest(text: str) -> Digest:

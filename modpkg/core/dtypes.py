@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 
-class DType(NamedTuple):
+class DType(Struct, frozen=True):
     """What modpkg knows about one dtype."""
 
     width: int

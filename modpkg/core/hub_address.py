@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from modpkg.core.bounds import ADDRESS_CHARACTERS, CREDENTIALS_BYTES
 from modpkg.core.errors import InvalidValue, RegistryError
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.regular_file import read_text
 from modpkg.core.release_path import safe_path
 
@@ -23,15 +24,15 @@ UNKNOWN_LOGIN = "the hub does not know the token that was sent"
 MAIN = "main"
 """The revision where none is named."""
 _DEFAULT_ENDPOINT = "https://huggingface.co"
-_REPOSITORY = re.compile(
+_REPOSITORY = lazy_pattern(
     r"(?P<repository>(?P<owner>[A-Za-z0-9][\w.-]{0,95})/[A-Za-z0-9_][\w.-]{0,95})"
     r"(@(?P<revision>refs/(?:pr|convert)/[\w.-]{1,100}|[^/@]{1,250}))?(/(?P<file>.+))?",
     re.ASCII,
 )
 _OTHER_KINDS = ("datasets", "spaces", "kernels", "buckets", "models")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REVISION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*", re.ASCII)
-_ENDPOINT = re.compile(r"https?://[^\s?#@]+")
+_COMMIT = lazy_pattern(r"[0-9a-f]{40}")
+_REVISION = lazy_pattern(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*", re.ASCII)
+_ENDPOINT = lazy_pattern(r"https?://[^\s?#@]+")
 
 
 class HubAddress(Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,7 @@ from modpkg.core.digests import digest_file
 from modpkg.core.errors import EnvironmentDamaged
 from modpkg.core.filenames import MODEL_RECORD
 from modpkg.core.interface import weights_digest
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.records import DigestText, ReleaseRecord, Shape
 from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
@@ -176,7 +176,7 @@ def is_pack_name(name: str) -> bool:
     return _PACK.fullmatch(name) is not None
 
 
-_PACK = re.compile(r"[0-9a-f]{64}(?:-[0-9]{1,2}-of-[0-9]{1,2})?(?:\.[a-z]{1,20})?")
+_PACK = lazy_pattern(r"[0-9a-f]{64}(?:-[0-9]{1,2}-of-[0-9]{1,2})?(?:\.[a-z]{1,20})?")
 
 
 def irregular_in(folder: Path) -> str | None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from modpkg.core import system_processes
+from modpkg.core.lazy_pattern import lazy_pattern
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files and folders; nothing reads them."""
@@ -42,7 +43,7 @@ def temporary_name(name: str) -> str:
 
 _SHOWN = 40
 """How many characters of a file's name are in that of its temporary sibling."""
-_OWN_FORM = re.compile(
+_OWN_FORM = lazy_pattern(
     re.escape(TEMPORARY) + r"(?P<name>.*)-(?P<space>[0-9a-f]{8})-(?P<process>[0-9]+)-[0-9a-f]{8}",
     re.DOTALL,
 )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import NewType, TypeGuard
+from typing import NewType
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from modpkg.core.errors import InvalidValue
+from modpkg.core.lazy_pattern import lazy_pattern
 
 ModuleName = NewType("ModuleName", str)
 """A module's name in its normal form (PEP 503): lower case, runs of ``-_.`` as one ``-``."""
 
-_AT = re.compile(
+_AT = lazy_pattern(
     r"^\s*(?P<name>[^@\s\[\]]+(?:\[[^\]]*\])?)\s*@\s*(?P<rest>[~^=]?)\s*(?P<version>\S+)\s*$"
 )
 
@@ -116,8 +117,8 @@ def parse_requirement(text: str) -> Requirement:
             "M103", requirement=text[:100] + "…", reason="it is over 1000 characters"
         )
     spelled = _expand_at(text)
-    if _is_plain(match := _PLAIN.match(spelled), spelled):
-        return Requirement(ModuleName(match[1]), (), SpecifierSet(match[2]))
+    if (plain := _plain_parts(spelled)) is not None:
+        return Requirement(ModuleName(plain[0]), (), SpecifierSet(plain[1]))
     from packaging.requirements import InvalidRequirement  # slow to import, and seldom needed
     from packaging.requirements import Requirement as WrittenRequirement
 
@@ -137,8 +138,8 @@ def parse_requirement(text: str) -> Requirement:
     )
 
 
-_QUOTED = re.compile(r"""(['"])(.*)\1""")
-_ONE_VERSION = re.compile(r"([\w.-]+?)\s*[=:/ ]\s*v?(\d[\w.]*)")
+_QUOTED = lazy_pattern(r"""(['"])(.*)\1""")
+_ONE_VERSION = lazy_pattern(r"([\w.-]+?)\s*[=:/ ]\s*v?(\d[\w.]*)")
 
 
 def _slip(text: str) -> str | None:
@@ -180,15 +181,18 @@ class ReadRequirement:
 _NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _BOUND = r"(?:(?:[<>=!]=|[<>])[0-9]+(?:\.[0-9]+)*|~=[0-9]+(?:\.[0-9]+)+)"
 _BOUNDS = rf"(?:{_BOUND}(?:,{_BOUND})*)?"
-_PLAIN = re.compile(rf"({_NAME})({_BOUNDS})$", re.ASCII)
-"""The commonest spelling: a name in normal form, and bounds that are plain final versions."""
-_ALL_PLAIN = re.compile(rf"(?:{_NAME}{_BOUNDS}\n)*", re.ASCII)
-"""Lines of that spelling."""
+_PLAIN_LINES = lazy_pattern(rf"(?:{_NAME}{_BOUNDS}\n)*", re.ASCII)
+"""Lines of the commonest spelling: a name in normal form, and bounds that are plain versions."""
+_NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
-def _is_plain(match: re.Match[str] | None, text: str) -> TypeGuard[re.Match[str]]:
-    """Return whether a text is of the commonest spelling, by a match of its pattern."""
-    return match is not None and len(match[1]) <= 100 and len(text) <= 1000 and "\n" not in text
+def _plain_parts(text: str) -> tuple[str, str] | None:
+    """Return name and bounds of a requirement of the commonest spelling; None if it is another."""
+    if len(text) > 1000 or "\n" in text or _PLAIN_LINES.fullmatch(f"{text}\n") is None:
+        return None
+    bounds = text.lstrip(_NAME_CHARACTERS)
+    name = text[: len(text) - len(bounds)]
+    return (name, bounds) if len(name) <= 100 else None
 
 
 def check_requirements(texts: Collection[str]) -> None:
@@ -197,10 +201,10 @@ def check_requirements(texts: Collection[str]) -> None:
     Raises:
         InvalidValue: See `parse_requirement`.
     """
-    lines = {f"{text}\n" for text in texts}
-    together = "".join(lines)
-    plain = together.count("\n") == len(lines) and max(map(len, lines), default=0) <= 100
-    if not plain or _ALL_PLAIN.fullmatch(together) is None:
+    lines = set(texts)
+    together = "\n".join([*lines, ""])
+    plain = together.count("\n") == len(lines) and max(map(len, lines), default=0) < 100
+    if not plain or _PLAIN_LINES.fullmatch(together) is None:
         for text in texts:
             read_requirement(text)
 
@@ -212,9 +216,8 @@ def read_requirement(text: str) -> ReadRequirement:
     Raises:
         InvalidValue: See `parse_requirement`.
     """
-    match = _PLAIN.match(text)
-    if _is_plain(match, text):
-        return ReadRequirement(ModuleName(match[1]), (), _shared_specifier(match[2]))
+    if (plain := _plain_parts(text)) is not None:
+        return ReadRequirement(ModuleName(plain[0]), (), _shared_specifier(plain[1]))
     requirement = parse_requirement(text)
     return ReadRequirement(
         ModuleName(requirement.name),

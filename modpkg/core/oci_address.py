@@ -7,7 +7,6 @@ host, of Docker's references. Nothing here speaks to a registry.
 from __future__ import annotations
 
 import ipaddress
-import re
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,11 +14,12 @@ from msgspec.structs import replace
 from modpkg.core.bounds import ADDRESS_CHARACTERS
 from modpkg.core.digests import Digest
 from modpkg.core.errors import RegistryError
+from modpkg.core.lazy_pattern import lazy_pattern
 
 _SECURE, _PLAIN = "oci://", "oci+http://"
 LATEST = "latest"
 """The tag where none is named, as for Docker."""
-_ADDRESS = re.compile(
+_ADDRESS = lazy_pattern(
     r"(?P<host>(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9a-fA-F:]{2,45}\])"
     r"(?::(?P<port>[0-9]{1,5}))?)"
     r"/(?P<repository>[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"

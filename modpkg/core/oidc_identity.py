@@ -15,13 +15,13 @@ Spaces, quotes, backslashes and what is not ASCII are percent-encoded.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from urllib.parse import quote, unquote, urlsplit
 
 from msgspec import Struct, structs
 
 from modpkg.core.errors import TrustError
+from modpkg.core.lazy_pattern import lazy_pattern
 
 SCHEME = "oidc:"
 PATTERN = r"oidc:https://[!#-\[\]-~]+( [a-z-]+=[!#-\[\]-~]+)+"
@@ -30,7 +30,7 @@ PARTS = ("repo", "owner-id", "workflow", "ref", "subject")
 _FIELDS = tuple(name.replace("-", "_") for name in PARTS)
 _MOST = 400
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '%"\\')
-_ISSUER = re.compile(r"https://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
+_ISSUER = lazy_pattern(r"https://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
 _PLACES = {"https://token.actions.githubusercontent.com": "https://github.com"}
 """Where the repositories of an issuer are that has another host than they."""
 

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from modpkg.core.bounds import MESSAGE_CHARACTERS, SHOWN_CHARACTERS
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.redacted import redacted
 
 _INVISIBLE = (
@@ -21,11 +22,11 @@ _INVISIBLE = (
     "\U000e0000-\U000e007f"  # tags: invisible copies of ASCII
     "\ud800-\udfff"  # no characters: bytes of a name that is not UTF-8
 )
-_UNSAFE = re.compile(f"[{_INVISIBLE}]")
-_NOT_ASCII = re.compile(r"[^\x20-\x7e\t\n\r]")
-_STYLE_OR_UNSAFE = re.compile(rf"(\x1b\[(?:0|1|2|31|32|33)m)|[{_INVISIBLE}]")
+_UNSAFE = lazy_pattern(f"[{_INVISIBLE}]")
+_NOT_ASCII = lazy_pattern(r"[^\x20-\x7e\t\n\r]")
+_STYLE_OR_UNSAFE = lazy_pattern(rf"(\x1b\[(?:0|1|2|31|32|33)m)|[{_INVISIBLE}]")
 """The styles of `modpkg.cli.output`, which can hide nothing, and what is not safe."""
-_BREAKS = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+_BREAKS = lazy_pattern("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 
 ONE_LINE = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$(?![\s\S])"
 """A pattern of JSON Schema: text of one line, without control characters or overrides."""
@@ -35,17 +36,21 @@ SEVERAL_LINES = ONE_LINE.replace(r"\u0000-\u001f", r"\u0000-\u0008\u000b-\u001f"
 
 def printable(text: str) -> str:
     """Return text with each unsafe character written out, as in ``\\x1b``; lines are kept."""
+    if text.isprintable():  # as most is; what is unsafe never is
+        return text
     return _UNSAFE.sub(_written_out, text)
 
 
 def printable_styled(text: str) -> str:
     """Return `printable` text that keeps bold, dim, red, green and yellow."""
+    if text.isprintable():
+        return text
     return _STYLE_OR_UNSAFE.sub(lambda match: match[1] or _written_out(match), text)
 
 
 def one_line(text: str) -> str:
     """Return text on one line: each line break or tab is a space, what is unsafe is written out."""
-    return printable(_BREAKS.sub(" ", text))
+    return text if text.isprintable() else printable(_BREAKS.sub(" ", text))
 
 
 def error_text(error: BaseException) -> str:

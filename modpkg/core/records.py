@@ -381,6 +381,12 @@ def _decoder(kind: type[Record]) -> msgspec.json.Decoder[Record]:
     return msgspec.json.Decoder(kind)
 
 
+def record_decoder(kind: type[Record]) -> msgspec.json.Decoder[Record]:
+    """Return what decodes a format, made when it is first needed."""
+    with _MEETING:
+        return _decoder(kind)
+
+
 def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
     """Return the record in ``data``, checked against its format.
 
@@ -396,9 +402,7 @@ def decode_record(data: bytes, kind: type[Record], what: str) -> Record:
             remedy=_REPAIRED.get(kind.__name__, RESTORE),
         )
     try:
-        with _MEETING:
-            decoder = _decoder(kind)
-        record: Record = decoder.decode(data)
+        record = record_decoder(kind).decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(
             "M209",

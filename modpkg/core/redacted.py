@@ -10,31 +10,33 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
+from modpkg.core.lazy_pattern import lazy_pattern
+
 HIDDEN = "***"
 """What stands in place of a secret."""
 
-_ADDRESS = re.compile(
+_ADDRESS = lazy_pattern(
     r"(?:(?<=(['\"`])))?\b([A-Za-z][A-Za-z0-9+.-]{0,30})://((?(1)(?:\\.|(?!\1)[^\s\\])+|\S+))"
 )
 """An address that ends with the quote before it, or with a space."""
 _CLOSING = "\"'`)]}>.,;:…"
 """What follows an address in a sentence, and is no part of it."""
-_LOGIN = re.compile(
+_LOGIN = lazy_pattern(
     r"(?<![^\s\"'(=])[^\s/@:\"']{1,100}:[^\s/@\"']{1,1000}@(?=[\w-]{1,63}\.[\w.-]|localhost\b)"
 )
 """A user and a password before a host, without a scheme."""
-_PORT = re.compile(r"[0-9]{0,5}")
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_PORT = lazy_pattern(r"[0-9]{0,5}")
+_NAME = lazy_pattern(r"[A-Za-z0-9_.-]{1,40}")
 _ANNOUNCING = frozenset(
     ["t", "token", "tokens", "key", "keys", "apikey", "api-key", "auth", "secret", "secrets"]
 )
 """Parts of a path after which a token comes."""
-_PREFIXED = re.compile(
+_PREFIXED = lazy_pattern(
     r"(?:gh[a-z]_|github_pat_|glpat-|hf_|sk-|xox[a-z]-|AKIA|ASIA|npm_|pypi-|dckr_pat_|eyJ).{8,}"
 )
-_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
-_TELLING = re.compile(r"secret|token|passw|api-?key", re.IGNORECASE)
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_UUID = lazy_pattern(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+_TELLING = lazy_pattern(r"secret|token|passw|api-?key", re.IGNORECASE)
+_DIGEST = lazy_pattern(r"[0-9a-f]{64}")
 
 
 def redacted(text: str) -> str:

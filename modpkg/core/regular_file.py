@@ -79,6 +79,11 @@ def open_descriptor(path: Path | str, *, follow: bool = True) -> int:
         IsADirectoryError: It is a folder.
         OSError: It cannot be opened.
     """
+    return _opened(path, follow)[0]
+
+
+def _opened(path: Path | str, follow: bool) -> tuple[int, int]:
+    """Return what `open_descriptor` does, and the length that the file is said to have."""
     try:
         descriptor = system.read_descriptor(path, follow=follow)
     except OSError as error:
@@ -88,16 +93,18 @@ def open_descriptor(path: Path | str, *, follow: bool = True) -> int:
             raise IrregularFile(path, "a link") from None
         raise
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if (what := kind_of(mode)) is not None:
-            raise IrregularFile(path, what)
+        status = os.fstat(descriptor)
+        mode = status.st_mode
+        if not stat.S_ISREG(mode):
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if (what := kind_of(mode)) is not None:
+                raise IrregularFile(path, what)
         system.set_waiting(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, status.st_size
 
 
 def open_file(path: Path | str, *, follow: bool = True) -> BinaryIO:
@@ -127,10 +134,9 @@ def read_file(path: Path | str, most: int = SMALL_FILE_BYTES, *, follow: bool = 
         CutShort: There are fewer than its length.
         OSError: See `open_descriptor`.
     """
-    descriptor = open_descriptor(path, follow=follow)
+    descriptor, length = _opened(path, follow)
     try:
-        length = os.fstat(descriptor).st_size
-        data = b"" if length > most else read_at_most(descriptor, most + 1)
+        data = b"" if length > most else _read(descriptor, most + 1, length)
     finally:
         os.close(descriptor)
     if max(length, len(data)) > most:
@@ -146,10 +152,9 @@ def read_head(path: Path | str, most: int, *, follow: bool = True) -> bytes:
     Raises:
         OSError: See `open_descriptor`.
     """
-    descriptor = open_descriptor(path, follow=follow)
+    descriptor, length = _opened(path, follow)
     try:
-        length = os.fstat(descriptor).st_size
-        data = read_at_most(descriptor, most)
+        data = _read(descriptor, most, length)
     finally:
         os.close(descriptor)
     if len(data) < min(length, most):
@@ -176,11 +181,21 @@ def read_text(
 
 def read_at_most(descriptor: int, most: int) -> bytes:
     """Return the next bytes of a descriptor, up to its end or ``most`` of them."""
-    piece = min(most, os.fstat(descriptor).st_size + 1)  # in one piece, if that is its size
+    return _read(descriptor, most, os.fstat(descriptor).st_size)
+
+
+def _read(descriptor: int, most: int, length: int) -> bytes:
+    """Return what `read_at_most` does of a file that is said to have a length.
+
+    That it ends there is seen by one byte more that is asked for and does not come.
+    """
+    piece = min(most, length + 1) if length else 1 << 16
     parts: list[bytes] = []
     left = most
-    while left > 0 and (part := os.read(descriptor, min(left, max(piece, 1 << 16)))):
+    while left > 0 and (part := os.read(descriptor, min(left, piece))):
         parts.append(part)
         left -= len(part)
+        if most - left == length and len(part) < piece:
+            break
         piece = 1 << 20
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -15,7 +15,8 @@ from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.lock import LockedModule
 from modpkg.trust.log.checking import check_logged, earlier_states
 from modpkg.trust.log.memory import LogMemory, LogState
-from modpkg.trust.policy import NOBODY, missing_extra, who_signed
+from modpkg.trust.policy import missing_extra, who_signed
+from modpkg.trust.rules import NOBODY
 from modpkg.trust.signatures import is_signer, signers_of
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,7 +20,9 @@ from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.resolve.lock import Lock
-from modpkg.store.store import Store
+
+if TYPE_CHECKING:
+    from modpkg.store.store import Store
 
 
 class RelativeChange(Struct, frozen=True):

@@ -25,6 +25,7 @@ from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import check_no_links, make_folder, write_atomically
 from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_installed
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.leftovers import TEMPORARY
 from modpkg.core.ownership import check_owner
 from modpkg.core.printable import os_reason
@@ -40,9 +41,9 @@ def text_digest(text: str) -> Digest:
     return digest_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-_NUMBER = re.compile(r"[0-9]{1,15}")
+_NUMBER = lazy_pattern(r"[0-9]{1,15}")
 """The name of a generation's folder."""
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MODEL = lazy_pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """The name of a model's folder: it is never a path."""
 KEPT = 5
 """Number of generations that are kept, including the current one."""

@@ -7,8 +7,8 @@ from concurrent.futures import Executor
 
 from modpkg.core.errors import TrustError
 from modpkg.core.filenames import REGISTRY_INFO
-from modpkg.trust.metadata import FOLDER
 from modpkg.trust.signed_index import SignedIndex
+from modpkg.trust.signed_paths import FOLDER
 
 _NOT_SIGNED = "M564"
 

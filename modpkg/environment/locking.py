@@ -48,7 +48,7 @@ from modpkg.resolve.lock import Lock, LockedModule, format_lock, lock_of
 from modpkg.resolve.need import Need, root_needs
 from modpkg.resolve.resolve import Resolution, resolve
 from modpkg.toml.node import hint
-from modpkg.trust.policy import rule_of
+from modpkg.trust.rules import rule_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -373,10 +373,12 @@ def make_lock(
 
 def _warn_future(resolution: Resolution, previous: Lock | None, now: datetime) -> Iterator[str]:
     """Yield a warning for each release, new in the lock, that was published in the future."""
+    # Time zones differ by less than a day: an earlier date, or none, is not read any further.
+    safe = (now - timedelta(days=2)).date().isoformat()
     for name, chosen in resolution.modules.items():
         line = chosen.release.line
         locked = previous.find(name) if previous is not None else None
-        if not line.published or (locked is not None and locked.release == line.release):
+        if line.published[:10] < safe or (locked is not None and locked.release == line.release):
             continue
         with suppress(InvalidValue):
             if parse_moment(line.published) > now + CLOCK_SKEW:

@@ -7,17 +7,17 @@ does not know yet that the log continues what the lock has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct, structs
 
 from modpkg.core.errors import RegistryUnreachable
-from modpkg.core.names import module_name
+from modpkg.core.names import ModuleName
 from modpkg.core.records import IndexLine
+from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
-from modpkg.trust.log.checking import check_logged
 from modpkg.trust.log.memory import LogMemory, LogState
 
 LockedLog = Callable[[Registry], LogState | None]
@@ -58,7 +58,7 @@ def check_new_releases(
     for module in lock.module:
         if module.candidate:
             continue
-        release = resolution.modules[module_name(module.name)].release
+        release = resolution.modules[ModuleName(module.name)].release
         registry = release.registry
         lines = asked.setdefault(registry, [])
         was = previous.find(module.name) if previous is not None else None
@@ -73,10 +73,25 @@ def check_new_releases(
     for registry, lines in asked.items():
         if registry.offline:
             continue
-        state = check_logged(registry, lines, LogMemory(registry.source.url), locked(registry))
+        state = _checked(registry, lines, locked(registry))
         if state is not None:
             states[registry] = state
     return CheckedLogs(states, unlogged)
+
+
+def _checked(
+    registry: Registry, lines: Sequence[IndexLine], locked: LogState | None
+) -> LogState | None:
+    """Return what `check_logged` does; most registries have no log, and had none."""
+    memory, is_mirrored = (
+        LogMemory(registry.source.url),
+        isinstance(registry.source, MirroredSource),
+    )
+    if locked is None and registry.info.log is None and not is_mirrored and not memory.is_there:
+        return None
+    from modpkg.trust.log.checking import check_logged  # slow to import
+
+    return check_logged(registry, lines, memory, locked)
 
 
 def _begins(registry: Registry, locked: LockedLog) -> bool:
@@ -123,7 +138,7 @@ def check_locked_releases(
     for registry, modules in asked.items():
         lines = [locked_line(module) for module in modules]
         try:
-            check_logged(registry, lines, LogMemory(registry.source.url), locked(registry))
+            _checked(registry, lines, locked(registry))
         except RegistryUnreachable as error:
             if registry in needed:
                 raise

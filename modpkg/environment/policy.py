@@ -14,11 +14,11 @@ from modpkg.core.records import ReleaseRecord
 from modpkg.core.version import __version__
 from modpkg.manifest.cutoff import moment_text, parse_cutoff
 from modpkg.manifest.schema import Dependency, Manifest, Strategy
-from modpkg.registry.identity import cool_down_of
+from modpkg.registry.cool_down import cool_down_of
 from modpkg.resolve.lock import Lock, LockedPolicy
 from modpkg.resolve.policy import Policy, VersionRange
 from modpkg.resolve.resolve import Resolution
-from modpkg.trust.policy import rule_of
+from modpkg.trust.rules import rule_of
 
 
 def with_flags(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import TrustError
-from modpkg.core.names import module_name
+from modpkg.core.names import ModuleName, module_name
 from modpkg.core.records import IndexLine
 from modpkg.environment.generations import ModuleState
 from modpkg.manifest.schema import Manifest
@@ -23,10 +24,11 @@ from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
-from modpkg.trust.policy import NOBODY, NewRelease, missing_extra, rule_of, signer_of, who_signed
-from modpkg.trust.signatures import Signers, signers_of
-from modpkg.trust.statement import release_subject
-from modpkg.trust.successors import Successions, successions_of
+from modpkg.trust.rules import NOBODY, rule_of
+
+if TYPE_CHECKING:
+    from modpkg.trust.signatures import Signers
+    from modpkg.trust.successors import Successions
 
 
 class SignedLock(Struct, frozen=True):
@@ -75,7 +77,7 @@ def with_signers(
         was = _so_far(module.name, previous, installed)
         rule = rule_of(manifest.trust, module.name)
         needed = manifest.resolution.require_signed or rule is not None
-        release = resolution.modules[module_name(module.name)].release
+        release = resolution.modules[ModuleName(module.name)].release
         if was is not None and was.release == module.release:
             allowed = rule is None or was.signer in rule.signers
             if allowed and (was.signer or not needed):
@@ -84,6 +86,14 @@ def with_signers(
         trusted = was is not None and was.signer != NOBODY
         if needed or trusted or release.line.signed is True:
             asked.append((module, release, was))
+    if not asked:
+        return SignedLock(_signed_by(signers, lock), {}, ())
+    # Slow to import, and most locks do without.
+    from modpkg.trust.policy import NewRelease, signer_of
+    from modpkg.trust.signatures import Signers, signers_of
+    from modpkg.trust.statement import release_subject
+    from modpkg.trust.successors import Successions, successions_of
+
     questions: list[Callable[[], Signers | Successions]] = []
     for module, release, _ in asked:
         questions.append(partial(signers_of, release.registry, release.line))
@@ -122,14 +132,24 @@ def with_signers(
             notes.append(f"{error.values['change']}, which was accepted")
         if signers[module.name] == NOBODY and (why := _unsigned(who, line)) is not None:
             notes.append(f"{module.name} {module.version} is locked without a signer: {why}")
+    return SignedLock(_signed_by(signers, lock), refused, tuple(notes))
+
+
+def _signed_by(signers: Mapping[str, str], lock: Lock) -> Lock:
+    """Return a lock with the signers of its modules, by name."""
     modules = [
-        structs.replace(module, signer=signers.get(module.name, NOBODY)) for module in lock.module
+        module
+        if module.signer == (signer := signers.get(module.name, NOBODY))
+        else structs.replace(module, signer=signer)
+        for module in lock.module
     ]
-    return SignedLock(structs.replace(lock, module=modules), refused, tuple(notes))
+    return structs.replace(lock, module=modules)
 
 
 def _unsigned(who: Signers, line: IndexLine) -> str | None:
     """Return why nobody counts as the signer of a release that somebody seems to have signed."""
+    from modpkg.trust.policy import missing_extra, who_signed
+
     if (missing := missing_extra(who)) is not None:
         return str(missing)
     if who.refused:

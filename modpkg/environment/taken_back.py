@@ -16,9 +16,7 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.standing import NO_REASON, removal
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import LockedModule
-from modpkg.trust.policy import NOBODY, may_sign
-from modpkg.trust.signatures import signed_yanks
-from modpkg.trust.successors import successions_of
+from modpkg.trust.rules import NOBODY
 
 
 def taken_back(
@@ -72,6 +70,11 @@ def is_yank_signed(
     Raises:
         RegistryUnreachable, RegistryError: What is signed cannot be read.
     """
+    # Slow to import, and most locks do without.
+    from modpkg.trust.policy import may_sign
+    from modpkg.trust.signatures import signed_yanks
+    from modpkg.trust.successors import successions_of
+
     successions = successions_of(registry, line.name)
     said = [
         one.said

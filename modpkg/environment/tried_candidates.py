@@ -9,18 +9,19 @@ place.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from modpkg.core.candidates import CandidateLine
 from modpkg.core.errors import LockError
 from modpkg.core.names import module_name
 from modpkg.environment.registries import Registries
-from modpkg.registry.candidate_writer import check_open, decision_of
-from modpkg.registry.candidates import read_candidate, read_candidates
 from modpkg.registry.reader import Registry
 from modpkg.resolve.lock import Lock, LockedModule
+
+if TYPE_CHECKING:
+    from modpkg.core.candidates import CandidateLine
 
 
 class TriedCandidates(Struct, frozen=True):
@@ -35,6 +36,8 @@ class TriedCandidates(Struct, frozen=True):
 
     def recorded(self, lock: Lock) -> Lock:
         """Return a lock that says which of its modules are candidates."""
+        if not self.numbers:
+            return lock
         modules = [
             replace(module, candidate=self.numbers[module.name])
             if module.name in self.numbers
@@ -69,6 +72,8 @@ def try_candidates(
     numbers: dict[str, int] = {}
     notes: list[str] = []
     for name, number in asked.items():
+        from modpkg.registry.candidates import check_open, read_candidate  # most locks have none
+
         registry = registries.of(name)
         one = read_candidate(registry, name, number)
         check_open(one)
@@ -127,11 +132,15 @@ def candidate_line(registry: Registry, module: LockedModule) -> CandidateLine | 
 
 
 def _candidate_of(registry: Registry, module: LockedModule) -> CandidateLine | None:
+    from modpkg.registry.candidates import read_candidates
+
     found = read_candidates(registry, module.name)
     return next((one for one in found if one.number == module.candidate), None)
 
 
 def _locked(module: LockedModule, one: CandidateLine) -> str:
+    from modpkg.registry.candidates import decision_of
+
     return f"{module.name} {module.version} is locked as {one.label}, which {decision_of(one)}"
 
 

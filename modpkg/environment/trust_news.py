@@ -6,7 +6,6 @@ modules where a copy of it is here.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,25 +17,25 @@ from msgspec import Struct
 from modpkg.core.bounds import MODULES_HINT_BYTES
 from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.filenames import REGISTRY_MODULES
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.look_alike import NEEDED, nearest, skeleton
-from modpkg.core.names import listed, module_name
+from modpkg.core.names import ModuleName, listed
 from modpkg.core.records import ModuleLine
 from modpkg.core.regular_file import OversizedFile, read_file
 from modpkg.environment.generations import ModuleState
 from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
-from modpkg.registry.identity import cool_down_of
-from modpkg.registry.module_lines import parse_module_lines
+from modpkg.registry.cool_down import cool_down_of
 from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import BUILT_IN
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
-from modpkg.trust.policy import NOBODY, rule_of
+from modpkg.trust.rules import NOBODY, rule_of
 
 FRESH = timedelta(days=7)
 """How old the only release of a name has to be not to be news."""
 _SHOWN = 5
-_DIGITS = re.compile("[0-9]+")
+_DIGITS = lazy_pattern("[0-9]+")
 
 
 class TrustNews(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,12 +81,13 @@ def trust_news(
     known: set[str] = {module.name for module in (*locked, *installed)}
     trusted = {module.signer for module in (*locked, *installed)} | {NOBODY}
     direct = {dependency.name for dependency in manifest.dependencies}
+    popular: dict[Registry, list[str]] = {}
     news = []
     for module in lock.module:
         rule = rule_of(manifest.trust, module.name)
         if module.signer not in trusted and (rule is None or module.signer not in rule.signers):
             news.append(_news("signer", module, signer=module.signer))
-        release = resolution.modules[module_name(module.name)].release
+        release = resolution.modules[ModuleName(module.name)].release
         registry, published = release.registry, release.line.published
         was = None if previous is None else previous.find(module.name)
         is_same = was is not None and was.release == module.release
@@ -97,9 +97,12 @@ def trust_news(
             only = len(registry.index(module.name)) == 1
             if only and _is_after(published, now - FRESH):
                 news.append(_news("first-release", module, published=published))
-            others = [*known, *well_known(registry)] if module.name in direct else []
-            if (like := taken_for(module.name, others)) is not None:
-                news.append(_news("look-alike", module, like=like))
+            if module.name in direct:
+                if registry not in popular:
+                    popular[registry] = well_known(registry)
+                like = taken_for(module.name, [*known, *popular[registry]])
+                if like is not None:
+                    news.append(_news("look-alike", module, like=like))
         span = cool_down_of(registry)
         if span is not None and _is_after(published, span.at(now)):
             news.append(_news("young", module, published=published, cool_down=span.text))
@@ -112,6 +115,8 @@ def well_known(registry: Registry) -> list[str]:
     with suppress(ModpkgError, OSError, OversizedFile):
         copy = registry.files.copy(REGISTRY_MODULES)
         if copy is not None:
+            from modpkg.registry.module_lines import parse_module_lines
+
             lines = parse_module_lines(read_file(copy, MODULES_HINT_BYTES), str(copy))
         elif registry.folder is not None:
             lines = registry.modules(MODULES_HINT_BYTES)

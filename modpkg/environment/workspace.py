@@ -31,6 +31,7 @@ from modpkg.core.home import store_folder
 from modpkg.core.ownership import dangers
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_text
+from modpkg.core.tree import BlobTree
 from modpkg.environment.generations import Environment
 from modpkg.environment.project import Project, find_project
 
@@ -160,6 +161,14 @@ class Workspace:
         self._warn_of_others(store_folder())
         return Store(store_folder())
 
+    @cached_property
+    def blobs(self) -> BlobTree:
+        """The files of the store, of which resolving needs nothing else."""
+        if "store" in self.__dict__:
+            return self.store.blobs
+        self._warn_of_others(store_folder())
+        return BlobTree(store_folder())
+
     def _warn_of_others(self, path: Path) -> None:
         """Tell of a file or folder that somebody else can change."""
         for danger in dangers(path):
@@ -170,7 +179,7 @@ class Workspace:
         from modpkg.environment.open_registries import OpenRegistries
 
         return OpenRegistries(
-            self.store.blobs,
+            self.blobs,
             offline=self.options.offline,
             warn=self.progress.warn,
             hub=lambda: self._hub_modules,

@@ -7,7 +7,6 @@ value of it.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from modpkg.core import system
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import parse_bytes, shown
 from modpkg.core.home import REGISTRY_VARIABLE, config_path
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.ownership import check_owner, dangers
 from modpkg.core.redacted import is_token
 from modpkg.manifest.keys import (
@@ -43,9 +43,9 @@ SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "abfss", "hf", "file")
 STORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 """Those of object stores."""
 _KEYS = (*CONFIG_TABLES, *PLACES_KEYS, *REGISTRY_KEYS, *SIGSTORE_KEYS, *STORE_KEYS)
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.:-]*[a-z0-9])?")
+_VARIABLE = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*")
+_REGION = lazy_pattern(r"[A-Za-z0-9-]{1,64}")
+_HOST = lazy_pattern(r"[a-z0-9]([a-z0-9.:-]*[a-z0-9])?")
 
 
 class StoreAccess(Struct, frozen=True):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta, timezone
 
 from msgspec import Struct
 
 from modpkg.core.errors import InvalidValue
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.records import SPAN
 
-_SPAN = re.compile(SPAN)
-_TIME = re.compile(
+_SPAN = lazy_pattern(SPAN)
+_TIME = lazy_pattern(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
     r"(?:[Tt ]([0-9]{2}:[0-9]{2})(?::([0-9]{2})(?:\.[0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})?)?"
 )

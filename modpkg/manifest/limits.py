@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.files import human_bytes, parse_bytes
@@ -12,7 +13,7 @@ from modpkg.toml.node import Node, brief
 MOST = 10**15
 
 
-class Limit(NamedTuple):
+class Limit(Struct, frozen=True):
     """A budget."""
 
     default: int

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 
 from msgspec import Struct
 
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.redacted import is_token
 from modpkg.manifest.stored_logins import StoredToken
 from modpkg.toml.node import Node
 
-_SENDABLE = re.compile(r"[\x21-\x7e]+")
+_SENDABLE = lazy_pattern(r"[\x21-\x7e]+")
 
 
 class Secret(Struct, frozen=True):

@@ -12,10 +12,11 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from modpkg.core.hub_address import is_hub_address
+from modpkg.core.lazy_pattern import lazy_pattern
 
 _PORTS = {"http": 80, "https": 443}
-_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
-_NOT_PLAIN = re.compile(r"[^!-~]+")
+_ESCAPE = lazy_pattern(r"%([0-9A-Fa-f]{2})")
+_NOT_PLAIN = lazy_pattern(r"[^!-~]+")
 _UNRESERVED = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
 )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 from modpkg.core.bounds import SETTING_VALUES
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.manifest.keys import FILTERED_KEYS
 from modpkg.manifest.schema import Filtered, Gradient, Scalar, Setting
 from modpkg.toml.node import Node
 
-PARAMETER = re.compile(r"[a-z][a-z0-9_]{0,99}")
+PARAMETER = lazy_pattern(r"[a-z][a-z0-9_]{0,99}")
 
 
 def scalar(node: Node) -> Scalar:

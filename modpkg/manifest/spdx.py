@@ -7,16 +7,16 @@ here.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 
 from msgspec import Struct
 
 from modpkg.core.bounds import LICENSE_ALTERNATIVES
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.manifest.values import parse_license
 
-_TOKEN = re.compile(r"\(|\)|[^\s()]+")
+_TOKEN = lazy_pattern(r"\(|\)|[^\s()]+")
 
 
 class AllOf(Struct, frozen=True):

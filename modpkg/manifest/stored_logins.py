@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from modpkg.core.errors import InstallError, UsageError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import make_folder, shown, write_atomically
 from modpkg.core.home import home
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.ownership import check_owner
 from modpkg.core.regular_file import read_file
 
@@ -33,7 +33,7 @@ SERVICE = "modpkg"
 """Under which a keyring has the tokens, by origin."""
 _found: dict[str, str] = {}
 """By origin, the tokens that a keyring gave this process: it may ask its user each time."""
-_SENDABLE = re.compile(r"[\x21-\x7e]{1,10000}")
+_SENDABLE = lazy_pattern(r"[\x21-\x7e]{1,10000}")
 
 
 class StoredLogin(Struct, frozen=True, omit_defaults=True):

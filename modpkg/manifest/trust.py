@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from modpkg.core import bounds
 from modpkg.core.errors import TrustError
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.oidc_identity import SCHEME, parse_identity
 from modpkg.manifest.schema import TrustRule
 from modpkg.toml.node import Node
 
-_PATTERN = re.compile(r"[a-z0-9*]([a-z0-9*-]{0,98}[a-z0-9*])?")
-_KEY = re.compile(r"key:[a-z0-9-]{1,20}:[A-Za-z0-9+/=]{1,200}")
+_PATTERN = lazy_pattern(r"[a-z0-9*]([a-z0-9*-]{0,98}[a-z0-9*])?")
+_KEY = lazy_pattern(r"key:[a-z0-9-]{1,20}:[A-Za-z0-9+/=]{1,200}")
 
 
 def read_trust(node: Node | None) -> tuple[TrustRule, ...]:

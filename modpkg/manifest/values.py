@@ -12,12 +12,13 @@ from packaging.version import Version
 from modpkg.core.errors import InvalidValue, ModpkgError
 from modpkg.core.files import shown
 from modpkg.core.home import config_path
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.names import Requirement, parse_requirement, parse_specifier
 from modpkg.toml.node import Node, brief
 
-_ALIAS = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
-_WORD = re.compile(r"[a-z][a-z0-9_-]{0,99}")
-_DRIVE = re.compile(r"[A-Za-z]:")
+_ALIAS = lazy_pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+_WORD = lazy_pattern(r"[a-z][a-z0-9_-]{0,99}")
+_DRIVE = lazy_pattern(r"[A-Za-z]:")
 INPUT = "{{ text }}"
 
 

@@ -9,7 +9,7 @@ on which thread was first.
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections.abc import Mapping
 
 from modpkg.core.errors import RegistryError
 from modpkg.core.home import config_path
@@ -25,7 +25,7 @@ class Allowance:
     def __init__(self, url: str, limits: Limits) -> None:
         self._url = url
         self._limits = limits
-        self._spent: Counter[str] = Counter()
+        self._spent: dict[str, int] = {}
         self._lock = threading.Lock()
         self._refusal: dict[str, str] | None = None
 
@@ -41,18 +41,31 @@ class Allowance:
         Raises:
             RegistryError: A budget is spent, this one or another.
         """
-        counter = counter or key
         with self._lock:
-            self._spent[counter] += count
-            if self._spent[counter] > self._limits[key] and self._refusal is None:
-                self._refusal = {
-                    "key": key,
-                    "things": LIMITS[key].things,
-                    "most": shown_limit(key, self._limits[key]),
-                    "more": shown_limit(key, RAISED * self._limits[key], quoted=True),
-                    "example": what,
-                }
+            self._add(key, count, what, counter or key)
         self.check()
+
+    def spend_all(self, counts: Mapping[str, int], what: str) -> None:
+        """Count several things of one file, by their budgets.
+
+        Raises:
+            RegistryError: A budget is spent, one of these or another.
+        """
+        with self._lock:
+            for key, count in counts.items():
+                self._add(key, count, what, key)
+        self.check()
+
+    def _add(self, key: str, count: int, what: str, counter: str) -> None:
+        spent = self._spent[counter] = self._spent.get(counter, 0) + count
+        if spent > self._limits[key] and self._refusal is None:
+            self._refusal = {
+                "key": key,
+                "things": LIMITS[key].things,
+                "most": shown_limit(key, self._limits[key]),
+                "more": shown_limit(key, RAISED * self._limits[key], quoted=True),
+                "example": what,
+            }
 
     def spend_if_over(self, key: str, count: int, what: str) -> None:
         """Count something only if it is more than the whole budget by itself.

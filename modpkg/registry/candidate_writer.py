@@ -28,6 +28,7 @@ from modpkg.registry.candidates import (
     CandidateFile,
     candidates_path,
     check_candidate_texts,
+    check_open,
     encoded_entry,
     format_candidates,
     no_such_candidate,
@@ -275,25 +276,6 @@ class CandidateWriter(RegistryWriter):
             places = (blob_path(digest), elsewhere_path(digest))
             if all(self.place.size(path) is None for path in places):
                 raise IntegrityError("M306", what=what, digest=digest, source=self.url)
-
-
-def check_open(one: CandidateLine) -> None:
-    """Check that nobody has decided about a candidate yet.
-
-    Raises:
-        PublishError: Somebody has.
-    """
-    if one.status != "open":
-        remedy = "submit a new candidate with 'modpkg submit'"
-        if one.status == "accepted":
-            remedy = f"it is the release {one.line.name}=={one.line.version} now"
-        raise PublishError("M468", label=one.label, decision=decision_of(one), remedy=remedy)
-
-
-def decision_of(one: CandidateLine) -> str:
-    """Return what was decided about a candidate, by whom and why, as a clause."""
-    reason = f": {' '.join(one.reason.split())}" if one.reason else ""
-    return f"was {one.status} by {one.decided_by}{reason}"
 
 
 def _decided(

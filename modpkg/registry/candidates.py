@@ -11,7 +11,7 @@ from msgspec import Struct
 from modpkg.core import bounds
 from modpkg.core.candidates import CandidateLine, ThreadEntry
 from modpkg.core.decoding import decoding_reason
-from modpkg.core.errors import InstallError, ModpkgError, NotFound, RecordError
+from modpkg.core.errors import InstallError, ModpkgError, NotFound, PublishError, RecordError
 from modpkg.core.records import SPEC, canonical_json
 from modpkg.registry.index import parse_index
 from modpkg.registry.reader import Registry
@@ -237,3 +237,22 @@ def no_such_candidate(
     numbers = [f"{one.label} ({one.line.version}, {one.status})" for one in found][-5:]
     hint = f"; it has {', '.join(numbers)}" if numbers else ""
     return NotFound("M467", label=f"{name}#{number}", registry=shown, hint=hint)
+
+
+def check_open(one: CandidateLine) -> None:
+    """Check that nobody has decided about a candidate yet.
+
+    Raises:
+        PublishError: Somebody has.
+    """
+    if one.status != "open":
+        remedy = "submit a new candidate with 'modpkg submit'"
+        if one.status == "accepted":
+            remedy = f"it is the release {one.line.name}=={one.line.version} now"
+        raise PublishError("M468", label=one.label, decision=decision_of(one), remedy=remedy)
+
+
+def decision_of(one: CandidateLine) -> str:
+    """Return what was decided about a candidate, by whom and why, as a clause."""
+    reason = f": {' '.join(one.reason.split())}" if one.reason else ""
+    return f"was {one.status} by {one.decided_by}{reason}"

@@ -11,20 +11,9 @@ import msgspec
 from modpkg.core import bounds
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, canonical_json, decode_record
-from modpkg.manifest.cutoff import Cutoff, parse_cutoff
+from modpkg.manifest.cutoff import Cutoff
 from modpkg.registry.module_list import ModuleList
 from modpkg.registry.place import Place, RegistryChange
-from modpkg.registry.reader import Registry
-
-
-def cool_down_of(registry: Registry) -> Cutoff | None:
-    """Return how old a registry's releases have to be to be locked, as a span; None for any age.
-
-    Raises:
-        NotFound, RegistryError, RecordError: There is no registry, or it cannot be read.
-    """
-    text = registry.info.cool_down
-    return None if text is None else parse_cutoff(text.strip())
 
 
 def set_cool_down(place: Place, span: timedelta) -> None:

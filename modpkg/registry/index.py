@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from sys import intern
@@ -16,9 +15,10 @@ from modpkg.core.bounds import INDEX_LINE_BYTES
 from modpkg.core.decoding import LINE_CHARACTERS, clean_texts, decoding_reason
 from modpkg.core.errors import RecordError
 from modpkg.core.files import human_bytes
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.names import check_requirements, module_name, parse_version
 from modpkg.core.printable import ONE_LINE, in_sentence
-from modpkg.core.records import SPEC, IndexLine, canonical_json
+from modpkg.core.records import SPEC, IndexLine, canonical_json, record_decoder
 
 
 class _Unmatched(IndexLine, kw_only=True, gc=False):
@@ -27,8 +27,9 @@ class _Unmatched(IndexLine, kw_only=True, gc=False):
     One by one that takes longer than all the rest of reading a line.
     """
 
+    extras: dict[str, list[str]] | UnsetType = UNSET  # type: ignore[assignment]
     provides: str | None = None
-    expects: dict[str, str] = msgspec.field(default_factory=dict)
+    expects: dict[str, str] | UnsetType = UNSET  # type: ignore[assignment]
     release: str
     published: str = ""
     yanked: str | None = None
@@ -37,11 +38,10 @@ class _Unmatched(IndexLine, kw_only=True, gc=False):
     removed: str | UnsetType = UNSET
 
 
-_DECODER = msgspec.json.Decoder(IndexLine)
 _UNMATCHED = msgspec.json.Decoder(_Unmatched)
-_DIGESTS = re.compile(r"(?:sha256:[0-9a-f]{64})*")
 _DIGEST_CHARACTERS = 71
-_LINE = re.compile(ONE_LINE)
+_HEX_DIGITS = b"0123456789abcdef"
+_LINE = lazy_pattern(ONE_LINE)
 _SHOWN = ("published", "yanked", "deprecated", "successor", "removed")
 """The texts of a line that are shown to people, and that nothing else depends on."""
 
@@ -109,8 +109,9 @@ def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:
         stop = data.rfind(b"\n", at, at + _PART) + 1 or data.find(b"\n", at) + 1 or len(data)
         part = data[at:stop]
         yield number, part
-        number += part.count(b"\n")
         at = stop
+        if at < len(data):
+            number += part.count(b"\n")
 
 
 class _Told:
@@ -149,14 +150,14 @@ class _Lines:
         """Add the lines in ``data``, of which the first has this number."""
         found = self._at_once(data)
         if found is not None:
-            lines, versions = found
+            lines, versions, requirements = found
             numbers = dict(zip(versions, itertools.count(first)))
             if len(numbers) == len(lines) and not (
                 self._numbers and self._numbers.keys() & numbers
             ):
                 self._numbers |= numbers
                 self.lines += lines
-                self.requirements += sum(map(requirements_of, lines))
+                self.requirements += requirements
             else:
                 for number, (line, version) in enumerate(zip(lines, versions, strict=True), first):
                     self._add(number, line, version)
@@ -170,20 +171,24 @@ class _Lines:
         yield from self._skipped.sentence(path, "skipped, ", "skipped too")
         yield from self._cleaned.sentence(path, "", "have such texts too")
 
-    def _at_once(self, data: bytes) -> tuple[list[IndexLine], list[Version]] | None:
-        """Return the lines and their versions; None if any is malformed."""
+    def _at_once(self, data: bytes) -> tuple[list[IndexLine], list[Version], int] | None:
+        """Return the lines, their versions, and how many requirements they have.
+
+        It is None if any line is malformed.
+        """
         if len(data) > INDEX_LINE_BYTES:
             return None  # it has only one line
         try:
-            lines: list[IndexLine] = [*_UNMATCHED.decode_lines(data)]
+            lines: list[IndexLine] = _UNMATCHED.decode_lines(data)  # type: ignore[assignment]
             # Only if there is one newline after each, and none within, are these their numbers.
             between, ends = data.count(b"}\n{"), data.count(b"\n")
             if not data.endswith(b"}\n") or (between + 1, ends) != (len(lines), len(lines)):
                 return None
             versions = [_check(line, self._name) for line in lines]
-            return (lines, versions) if _match(lines) else None
+            requirements = _match(lines)
         except Exception:
             return None
+        return None if requirements is None else (lines, versions, requirements)
 
     def _read_one(self, number: int, raw: bytes) -> None:
         try:
@@ -212,21 +217,19 @@ class _Lines:
         self.requirements += requirements_of(line)
 
 
-def _match(lines: Sequence[IndexLine]) -> bool:
-    """Return whether the texts of lines match their patterns; if so, they are lines as any other.
+def _match(lines: Sequence[IndexLine]) -> int | None:
+    """Return how many requirements lines have if their texts match their patterns; else None.
 
-    They are matched together, since each of the patterns allows exactly the texts made of such that
-    it allows: digests in a row, and pieces of one line.
+    If they do, they are lines as any other. They are matched together, since each of the patterns
+    allows exactly the texts made of such that it allows: digests in a row, and pieces of one line.
 
     Raises:
         InvalidValue: A requirement cannot be read.
     """
-    digests: list[str] = []
-    texts: list[str] = []
+    digests = [line.release for line in lines]
+    texts = [line.published for line in lines]
     requires: list[str] = []
     for line in lines:
-        digests.append(line.release)
-        texts.append(line.published)
         requires += line.requires
         if line.provides is not None:
             digests.append(line.provides)
@@ -245,11 +248,27 @@ def _match(lines: Sequence[IndexLine]) -> bool:
                 requires += group
         line.__class__ = IndexLine  # it has the same fields
     check_requirements(requires)
-    return (
-        {*map(len, digests)} == {_DIGEST_CHARACTERS}
-        and _DIGESTS.fullmatch("".join(digests)) is not None
+    matched = (
+        _are_digests(digests)
         and _LINE.search("".join(texts)) is not None
         and max(map(len, texts)) <= LINE_CHARACTERS
+    )
+    return len(requires) if matched else None
+
+
+def _are_digests(texts: Sequence[str]) -> bool:
+    """Return whether texts, at least one, are digests; a pattern takes four times as long.
+
+    >>> _are_digests([f"sha256:{64 * '0'}"]), _are_digests([f"sha256:{64 * 'A'}"])
+    (True, False)
+    """
+    count, together = len(texts), "".join(texts)
+    return (
+        {*map(len, texts)} == {_DIGEST_CHARACTERS}
+        # Each has a colon where it has to be, and there is no other one.
+        and together[6::_DIGEST_CHARACTERS] == count * ":"
+        and together.count("sha256:") == count
+        and together.encode().translate(None, _HEX_DIGITS) == count * b"sh:"
     )
 
 
@@ -262,7 +281,7 @@ def requirements_of(line: IndexLine) -> int:
 def _decoded(raw: bytes) -> tuple[IndexLine, str | None]:
     """Return a line, and what was wrong with a text in it that is shown to people."""
     try:
-        return _DECODER.decode(raw), None
+        return record_decoder(IndexLine).decode(raw), None
     except msgspec.ValidationError:
         record = msgspec.json.decode(raw)
         if not isinstance(record, dict) or (problem := clean_texts(record, _SHOWN)) is None:

@@ -15,6 +15,7 @@ from modpkg.core import system
 from modpkg.core.errors import RegistryError
 from modpkg.core.files import shown
 from modpkg.core.home import REGISTRY_VARIABLE, config_path, default_registry
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.manifest.normal_address import normal_address
@@ -86,8 +87,8 @@ def alias_location(manifest: Manifest, alias: str) -> Location:
     return Location(written, origin, "manifest", alias)
 
 
-_HOST = re.compile(r"(localhost|([A-Za-z0-9-]+\.)+[A-Za-z]{2,})(:\d+)?")
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_HOST = lazy_pattern(r"(localhost|([A-Za-z0-9-]+\.)+[A-Za-z]{2,})(:\d+)?")
+_DRIVE = lazy_pattern(r"[A-Za-z]:[\\/]")
 
 
 def check_is_folder(text: str, folder: Path, source: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +32,10 @@ from modpkg.manifest.config import Settings
 from modpkg.manifest.normal_address import site_name
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.elsewhere import ElsewhereBlobs
-from modpkg.registry.index import parse_index, requirements_of
+from modpkg.registry.index import parse_index
 from modpkg.registry.index_history import IndexMemory
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.missing import missing_blob, no_such_module
-from modpkg.registry.module_lines import check_bounds, parse_module_lines
 from modpkg.registry.mutable_files import Arrived, MutableFiles
 from modpkg.registry.open_source import open_configured
 from modpkg.registry.select import newest_release
@@ -91,7 +89,7 @@ class Registry:
         self.offline = offline and self.folder is None
         self._info: RegistryInfo | None = None
         self._indexes: dict[str, list[IndexLine]] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._sizes: dict[str, dict[str, int]] = {}
         self._counted: set[str] = set()
         copies = None if cache is None or self.folder is not None else self._site(cache)
         self.files = MutableFiles(self.source, copies, offline=self.offline, home=self._home)
@@ -160,12 +158,17 @@ class Registry:
                 data = b""
             else:
                 self._present.add(name)
-            values, path = data.count(b","), f"index/{name}.jsonl"
-            for key, count in (("releases", data.count(b"\n")), ("index-values", values)):
-                self.allowance.spend_if_over(key, count, path)  # before it is decoded
-            self._sizes[name] = len(data), values
-            spend = partial(self.allowance.spend_if_over, "requirements", what=path)
-            lines = parse_index(data, name, self.url, self.warn, spend)
+            path, counts = f"index/{name}.jsonl", {"index-values": data.count(b",")}
+            if len(data) > self.allowance.limit("releases"):  # before it is decoded
+                self.allowance.spend_if_over("releases", data.count(b"\n"), path)
+            self.allowance.spend_if_over("index-values", counts["index-values"], path)
+
+            def count(requirements: int) -> None:
+                counts["requirements"] = requirements
+                self.allowance.spend_if_over("requirements", requirements, path)
+
+            lines = parse_index(data, name, self.url, self.warn, count)
+            self._sizes[name] = {**counts, "index-bytes": len(data)}
             if not lines:
                 _ = self.info  # raises if this is not a registry
             if self._memory is not None and self.warn is not None:
@@ -190,16 +193,8 @@ class Registry:
         lines = self.known_index(name)
         if name not in self._counted:
             self._counted.add(name)
-            size, values = self._sizes[name]
-            path = f"index/{name}.jsonl"
-            for key, count in (
-                ("names", 1),
-                ("releases", len(lines)),
-                ("requirements", sum(map(requirements_of, lines))),
-                ("index-bytes", size),
-                ("index-values", values),
-            ):
-                self.allowance.spend(key, count, path)
+            counts = {"names": 1, "releases": len(lines), **self._sizes[name]}
+            self.allowance.spend_all(counts, f"index/{name}.jsonl")
         return lines
 
     def keep_seen(self, names: Iterable[str]) -> None:
@@ -266,6 +261,8 @@ class Registry:
         except FileMissing:
             _ = self.info  # raises if this is not a registry
             return None
+        from modpkg.registry.module_lines import check_bounds, parse_module_lines
+
         check_bounds(data, self.url)
         return parse_module_lines(data, f"{self.url}/{REGISTRY_MODULES}", self.warn)
 

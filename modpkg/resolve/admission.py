@@ -12,7 +12,7 @@ from packaging.version import Version
 from modpkg.core.errors import InvalidValue
 from modpkg.core.names import requirement_text
 from modpkg.manifest.cutoff import moment_text, parse_moment
-from modpkg.registry.identity import cool_down_of
+from modpkg.registry.cool_down import cool_down_of
 from modpkg.registry.standing import removal
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Need
@@ -121,7 +121,8 @@ class Admission:
                 if r.version not in refused
                 and not bound.specifier.contains(r.version, prereleases=True)
             }
-        left = [release for release in left if release.version not in refused]
+        if refused:
+            left = [release for release in left if release.version not in refused]
         if name in self._held:
             left = [release for release in left if release.version == locked]
         if self.prefers_lowest(name):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
+from msgspec import Struct
 from packaging.version import Version
 
 from modpkg.core.errors import IntegrityError, ModpkgError, NotFound, RecordError
@@ -21,24 +23,16 @@ from modpkg.registry.reader import Registry
 from modpkg.resolve.policy import VersionRange
 
 
-class Release:
+class Release(Struct, eq=False):
     """One release as the resolver sees it."""
 
-    __slots__ = ("line", "name", "overrides", "place", "registry", "version")
-
-    def __init__(
-        self,
-        line: IndexLine,
-        registry: Registry,
-        overrides: Mapping[str, VersionRange] | None = None,
-    ) -> None:
-        self.line = line
-        self.overrides = overrides
-        self.registry = registry
-        self.name = ModuleName(line.name)
-        self.version: Version = parse_version(line.version)
-        self.place = 0
-        """Its place among the releases of its name, by version: numbers compare faster."""
+    line: IndexLine
+    registry: Registry
+    overrides: Mapping[str, VersionRange]
+    name: ModuleName
+    version: Version
+    place: int = 0
+    """Its place among the releases of its name, by version: numbers compare faster."""
 
     @property
     def requires(self) -> list[ReadRequirement]:
@@ -171,12 +165,13 @@ class Catalog:
     def releases(self, name: str) -> list[Release]:
         """Return all releases of a name, newest first; none if its registry does not have it."""
         if name not in self._releases:
+            own = ModuleName(name)
             releases = [
-                Release(line, registry, self.overrides)
+                Release(line, registry, self.overrides, own, parse_version(line.version))
                 for registry in (self.registry(name), *self._further.get(name, ()))
                 for line in registry.resolved_index(name)
             ]
-            releases.sort(key=lambda release: release.version)
+            releases.sort(key=attrgetter("version"))
             for place, release in enumerate(releases):
                 release.place = place
             releases.reverse()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from resolvelib.resolvers import Criterion, RequirementInformation, ResolverException, Result
 from resolvelib.structs import DirectedGraph
 
@@ -19,7 +20,7 @@ class Conflict(ResolverException):
     """A need cannot be met, given the choices so far."""
 
 
-class Mark(NamedTuple):
+class Mark(Struct, frozen=True):
     """A state of a frontier to go back to: how much of each of its lists there was."""
 
     changes: int

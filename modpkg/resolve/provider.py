@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from resolvelib import AbstractProvider
@@ -12,6 +13,9 @@ from modpkg.core.names import ModuleName
 from modpkg.resolve.admission import Admission
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.need import Candidate, Identifier, Need, dependencies
+
+_PROVIDED = attrgetter("line.provides")
+"""The digest of the interface of a release, which is never empty; None for none."""
 
 
 class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
@@ -45,7 +49,7 @@ class ModuleProvider(AbstractProvider[Need, Candidate, Identifier]):
         """Return whether a name is visited after all others: the bases that modules fit."""
         if name not in self._provides:
             self._provides[name] = self.admission.prefers_exact and any(
-                release.line.provides is not None for release in self.admitted(name)
+                map(_PROVIDED, self.admitted(name))
             )
         return self._provides[name]
 

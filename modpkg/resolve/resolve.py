@@ -23,15 +23,13 @@ from modpkg.resolve.admission import Admission
 from modpkg.resolve.budget import CORE_BUDGET, SUGGESTION_BUDGET, Budget, BudgetExceeded
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.engine import Engine
-from modpkg.resolve.explain import explain
 from modpkg.resolve.held import held_names
+from modpkg.resolve.inputs import ResolutionInputs
 from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.policy import Policy
 from modpkg.resolve.prefetch import prefetch_likely
 from modpkg.resolve.provider import ModuleProvider
 from modpkg.resolve.space import Space
-from modpkg.resolve.suggest import ResolutionInputs, suggestions
-from modpkg.resolve.unsat_core import NoSolution, holding
 
 
 class Chosen(Struct, frozen=True):
@@ -88,18 +86,35 @@ def resolve(
         ) from None
     except Impossible as error:
         catalog.check_budgets()
-        resolver = _BudgetedResolver(catalog, locked)
-        conflicts = error.conflicts if isinstance(error, NoSolution) else [list(error.causes)]
-        explanation = explain(
-            conflicts,
-            problem.space,
-            suggestions(inputs, conflicts, resolver),
-            smallest=not work.exceeded,
-            tried=not resolver.budget.exceeded,
-        )
+        explanation = _explanation(error, problem.space, inputs, locked, smallest=not work.exceeded)
     finally:
         catalog.warn_of_lost()
     raise ResolutionImpossible("M401", explanation=explanation)
+
+
+def _explanation(
+    error: Impossible[Need, Candidate],
+    space: Space,
+    inputs: ResolutionInputs,
+    locked: Mapping[str, Version],
+    *,
+    smallest: bool,
+) -> str:
+    """Return why there is no solution, and what would help."""
+    # Slow to import, and hardly any resolution needs them.
+    from modpkg.resolve.explain import explain
+    from modpkg.resolve.suggest import suggestions
+    from modpkg.resolve.unsat_core import NoSolution
+
+    resolver = _BudgetedResolver(space.provider.catalog, locked)
+    conflicts = error.conflicts if isinstance(error, NoSolution) else [list(error.causes)]
+    return explain(
+        conflicts,
+        space,
+        suggestions(inputs, conflicts, resolver),
+        smallest=smallest,
+        tried=not resolver.budget.exceeded,
+    )
 
 
 _SHOWN_NAMES = 20
@@ -167,8 +182,8 @@ class _Problem:
     def _resolved(self, space: Space, limit: Budget, explaining: Budget) -> Resolution:
         with _garbage_collection_paused():
             engine = Engine(space, BaseReporter())
-            result = engine.resolve(self.roots, limit=limit, explaining=explaining)
-        return _ordered_and_verified(self.roots, result.mapping, space.provider)
+            chosen = engine.chosen(self.roots, limit=limit, explaining=explaining)
+        return _ordered_and_verified(self.roots, chosen, space)
 
 
 class _BudgetedResolver:
@@ -188,6 +203,8 @@ class _BudgetedResolver:
         return self._catalog.drift(parent, release)
 
     def holding(self, inputs: ResolutionInputs) -> list[Need]:
+        from modpkg.resolve.unsat_core import holding
+
         problem = self._problem(inputs)
         return holding(problem.space, problem.roots, self.budget)
 
@@ -239,9 +256,10 @@ def _overridden(root: Need, catalog: Catalog) -> Need:
 def _ordered_and_verified(
     roots: Sequence[Need],
     mapping: Mapping[Identifier, Candidate],
-    provider: ModuleProvider,
+    space: Space,
 ) -> Resolution:
     """Order the solution breadth first, keep what is reachable, and verify every need."""
+    provider = space.provider
     modules: dict[ModuleName, list[str]] = {}
     releases: dict[ModuleName, Release] = {}
     warnings: list[str] = []
@@ -266,7 +284,7 @@ def _ordered_and_verified(
             extras.append(need.extra)
             if need.extra not in release.extras:
                 warnings.append(f"{release.name} {release.version} has no extra {need.extra!r}")
-        pending.extend(provider.dependencies(candidate))
+        pending.extend(space.needs(release, need.extra))
     for release in releases.values():
         if release.line.yanked is not None:
             reason = release.line.yanked or "no reason was given"

@@ -106,6 +106,13 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
         explaining: Budget | None = None,
         **_: Any,
     ) -> Result[Need, Candidate, Identifier]:
+        """Return the preferred solution as resolvelib's own engine does; see `frontier`."""
+        found = self.frontier(list(requirements), limit=limit, explaining=explaining)
+        return found.result()
+
+    def frontier(
+        self, roots: Sequence[Need], *, limit: Budget | None, explaining: Budget | None
+    ) -> Frontier:
         """Return the preferred solution.
 
         Args:
@@ -117,16 +124,15 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
                 ``explaining`` allows.
             BudgetExceeded: ``limit`` is reached.
         """
-        roots = list(requirements)
         explaining = explaining or Budget(CORE_BUDGET)
         try:
-            return self._resolved(roots, HORIZON, limit, explaining)
+            return self._searched(roots, HORIZON, limit, explaining)
         except _Shortsighted:
-            return self._resolved(roots, sys.maxsize, limit, explaining)
+            return self._searched(roots, sys.maxsize, limit, explaining)
 
-    def _resolved(
+    def _searched(
         self, roots: Sequence[Need], horizon: int, limit: Budget | None, explaining: Budget
-    ) -> Result[Need, Candidate, Identifier]:
+    ) -> Frontier:
         clauses = Clauses(self._space, roots)
         with Solver(limit) as solver:
             foresight = _Foresight(solver, clauses, horizon, limit)
@@ -135,14 +141,12 @@ class SatSearch(AbstractResolver[Need, Candidate, Identifier]):
                 raise NoSolution(minimal_cores(clauses, explaining))
             return self._prefer(foresight, Frontier(self._space, roots))
 
-    def _prefer(
-        self, foresight: _Foresight, frontier: Frontier
-    ) -> Result[Need, Candidate, Identifier]:
+    def _prefer(self, foresight: _Foresight, frontier: Frontier) -> Frontier:
         ahead = 1
         while not frontier.finished:
             ahead = min(2 * self._advance(foresight, frontier, ahead), MOST_AHEAD)
             frontier.settle()
-        return frontier.result()
+        return frontier
 
     def _advance(self, foresight: _Foresight, frontier: Frontier, ahead: int) -> int:
         """Choose for the next names, up to ``ahead`` of them; return of how many.

@@ -17,8 +17,9 @@ from modpkg.manifest.schema import COMMAND_LINE
 from modpkg.resolve.admission import NOT_BY_A_PIN
 from modpkg.resolve.budget import BudgetExceeded
 from modpkg.resolve.catalog import Release
+from modpkg.resolve.inputs import ResolutionInputs
 from modpkg.resolve.need import Need
-from modpkg.resolve.policy import Policy, VersionRange
+from modpkg.resolve.policy import VersionRange
 from modpkg.resolve.unsat_core import Cause
 
 MOST = 2
@@ -26,15 +27,6 @@ MOST = 2
 
 QUESTION = "Your question"
 """``where`` of a root that `modpkg why-not` adds: changing it is never suggested."""
-
-
-class ResolutionInputs(Struct, frozen=True):
-    """Everything in a manifest that decides a resolution."""
-
-    roots: Sequence[Need]
-    """As written, before overrides."""
-    policy: Policy
-    overrides: Mapping[str, VersionRange]
 
 
 class Suggestion(Struct, frozen=True):

@@ -8,7 +8,7 @@ nothing left to choose, and the search takes over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from resolvelib import AbstractResolver
@@ -35,12 +35,16 @@ class Walk(AbstractResolver[Need, Candidate, Identifier]):
     def resolve(
         self, requirements: Iterable[Need], **_: Any
     ) -> Result[Need, Candidate, Identifier]:
+        """Return the solution as resolvelib's own engine does; see `frontier`."""
+        return self.frontier(list(requirements)).result()
+
+    def frontier(self, roots: Sequence[Need]) -> Frontier:
         """Return the solution.
 
         Raises:
             Conflict: The walk would have to backtrack; there may or may not be a solution.
         """
-        frontier = Frontier(self._space, list(requirements))
+        frontier = Frontier(self._space, roots)
         for name, extra in frontier.visit():
             release = frontier.pinned.get(name)
             if release is None:
@@ -50,4 +54,4 @@ class Walk(AbstractResolver[Need, Candidate, Identifier]):
                 release = self._space.domain(name).ascending[at]
             frontier.pin(name, extra, release)
             frontier.settle()
-        return frontier.result()
+        return frontier

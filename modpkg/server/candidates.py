@@ -27,8 +27,8 @@ from modpkg.core.candidates import (
 )
 from modpkg.core.errors import AccessRefused, PublishError
 from modpkg.manifest.cutoff import moment_text
-from modpkg.registry.candidate_writer import CandidateWriter, check_open
-from modpkg.registry.candidates import read_candidate, read_thread
+from modpkg.registry.candidate_writer import CandidateWriter
+from modpkg.registry.candidates import check_open, read_candidate, read_thread
 from modpkg.registry.place import registry_at
 from modpkg.registry.review_records import CommentRequest, DecisionRequest, ReportRequest
 from modpkg.server.callers import Caller, check_known

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from msgspec import Struct
 
 from modpkg.core import system
 from modpkg.core.errors import PackError
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.packs import (
     METADATA,
     PackTensor,
@@ -31,7 +31,7 @@ from modpkg.core.packs import (
 
 DIGESTS = "sha256"
 """The key of a header's metadata with the JSON text of the tensors' digests."""
-_HEX = re.compile(r"[0-9a-f]{64}")
+_HEX = lazy_pattern(r"[0-9a-f]{64}")
 
 
 class PackLayout(Struct, frozen=True):

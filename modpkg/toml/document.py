@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import tomli
@@ -10,10 +9,11 @@ from msgspec import Struct
 
 from modpkg.core.bounds import MANIFEST_BYTES
 from modpkg.core.errors import ManifestError
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.toml.positions import OverLimit, Places, scan
 from modpkg.toml.text import BOM
 
-_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_POSITION = lazy_pattern(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _CLEARER = {
     "Cannot overwrite a value": "a key is given twice",
     "Expected '=' after a key in a key/value pair": "a key needs '=' and a value after it",
@@ -22,7 +22,7 @@ _CLEARER = {
     "Unterminated string": "a string is not closed",
     "Invalid value": "this is not a value (strings need quotes)",
 }
-_DECLARED_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
+_DECLARED_TWICE = lazy_pattern(r"Cannot declare \((.*?),?\) twice")
 
 
 class Document(Struct, frozen=True):

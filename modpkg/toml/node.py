@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time
 from typing import Any, TypeVar
@@ -10,14 +9,15 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from modpkg.core.errors import ManifestError, ModpkgError
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.printable import one_line
 from modpkg.core.redacted import HIDDEN
 from modpkg.toml.positions import KeyPath, Places
 
 T = TypeVar("T")
 
-_BARE = re.compile(r"[A-Za-z0-9_-]{1,60}")
-_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2066-\u2069]")
+_BARE = lazy_pattern(r"[A-Za-z0-9_-]{1,60}")
+_UNSHOWN = lazy_pattern("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u2066-\u2069]")
 """What a text of several lines, such as a prompt, cannot have."""
 _TYPES = (
     (bool, "a boolean"),
@@ -121,7 +121,11 @@ class Node(Struct, frozen=True):
 
     def lines(self, most: int = 100_000) -> str:
         """Return a string that may have several lines."""
-        bad = isinstance(self.value, str) and _UNSHOWN.search(self.value) is not None
+        bad = (
+            isinstance(self.value, str)
+            and not self.value.isprintable()
+            and _UNSHOWN.search(self.value) is not None
+        )
         return self._text(most, bad, "a control character")
 
     def _text(self, most: int, bad: bool, what: str) -> str:

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import tomli
 from msgspec import Struct
 
 from modpkg.core.bounds import MANIFEST_DEPTH, NUMBER_CHARACTERS
+from modpkg.core.lazy_pattern import lazy_pattern
 
 KeyPath = tuple[str | int, ...]
 """Keys and array positions from the root: ``("tests", 0, "metric")``."""
 
 
-_BLANKS = re.compile(r"[ \t]*")
-_VOID = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_BARE_VALUE = re.compile(r"[^,\]}#\r\n]+")
+_BLANKS = lazy_pattern(r"[ \t]*")
+_VOID = lazy_pattern(r"(?:[ \t\r\n]|#[^\n]*)*")
+_BARE_KEY = lazy_pattern(r"[A-Za-z0-9_-]+")
+_BARE_VALUE = lazy_pattern(r"[^,\]}#\r\n]+")
 _STRINGS = (
-    re.compile(r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}', re.DOTALL),
-    re.compile(r"'''(?:[^']|'(?!''))*'{3,5}"),
-    re.compile(r'"(?:[^"\\\r\n]|\\.)*"'),
-    re.compile(r"'[^'\r\n]*'"),
+    lazy_pattern(r'"""(?:[^"\\]|\\.|"(?!""))*"{3,5}', re.DOTALL),
+    lazy_pattern(r"'''(?:[^']|'(?!''))*'{3,5}"),
+    lazy_pattern(r'"(?:[^"\\\r\n]|\\.)*"'),
+    lazy_pattern(r"'[^'\r\n]*'"),
 )
 
 
@@ -44,7 +45,7 @@ class _Malformed(Exception):
     pass
 
 
-class Statement(NamedTuple):
+class Statement(Struct, frozen=True):
     """A table's header, a key with its value, or such a pair inside an inline table."""
 
     form: Literal["header", "pair", "inline"]

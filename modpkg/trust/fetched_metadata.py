@@ -8,7 +8,7 @@ from functools import partial
 from modpkg.core.errors import ModpkgError
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, FolderSource, Source
-from modpkg.trust.metadata import FOLDER
+from modpkg.trust.signed_paths import FOLDER
 
 
 class FetchedMetadata:

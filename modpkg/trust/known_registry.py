@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec import Struct
+
+from modpkg.core.home import home
+from modpkg.manifest.normal_address import site_name
 
 
 class SeenRegistry(Struct, frozen=True):
@@ -21,3 +26,12 @@ class NamedRoot(Struct, frozen=True):
     """Its digest."""
     where: str
     """The file that says so."""
+
+
+class Unsigned(Exception):
+    """A registry has no signed metadata."""
+
+
+def remembered_folder(url: str) -> Path:
+    """Return the folder of modpkg's home where what was seen of a signed registry is kept."""
+    return home() / "registries" / site_name(url)

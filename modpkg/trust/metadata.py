@@ -23,14 +23,11 @@ from modpkg.core import bounds
 from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError
-from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.trust.bundle import Signer
 from modpkg.trust.private_key import public_key_of
 from modpkg.trust.public_key import PublicKey
 
 SPEC_VERSION = "1.0.31"
-FOLDER = "tuf"
-"""Where the files lie in a registry."""
 EXPECTED = datetime.timedelta(days=1)
 """For how long readers take what was announced and is not settled."""
 _MOMENT = "%Y-%m-%dT%H:%M:%SZ"
@@ -402,13 +399,3 @@ def version_of(data: bytes) -> int:
         return _VERSION.decode(data).signed.version
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return 0
-
-
-def is_signed_path(path: str) -> bool:
-    """Return whether a file of a registry is signed where anything is."""
-    return path == REGISTRY_INFO or path.startswith("index/")
-
-
-def private_path(digest: str) -> str:
-    """Return what an index file of a private module is listed as: nobody else learns its name."""
-    return f"private/{digest.partition(':')[2]}.jsonl"

@@ -28,7 +28,6 @@ from modpkg.registry.upkeep import all_names
 from modpkg.trust.bins import bits_for, spread
 from modpkg.trust.bundle import Signer
 from modpkg.trust.metadata import (
-    FOLDER,
     Announced,
     BinKeys,
     Delegations,
@@ -39,11 +38,11 @@ from modpkg.trust.metadata import (
     TimestampMetadata,
     metadata_key,
     moment_text,
-    private_path,
     read_metadata,
     signed_metadata,
 )
 from modpkg.trust.metadata_draft import MetadataDraft
+from modpkg.trust.signed_paths import FOLDER, private_path
 from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
 

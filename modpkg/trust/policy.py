@@ -9,7 +9,6 @@ until then.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
@@ -18,11 +17,11 @@ from modpkg.core.names import listed
 from modpkg.core.oidc_identity import PARTS, OidcIdentity
 from modpkg.manifest.schema import TrustRule
 from modpkg.trust.public_key import PublicKey
+from modpkg.trust.rules import NOBODY
 from modpkg.trust.signatures import Signers, is_signer, lasting_text
 from modpkg.trust.statement import InTotoSubject
 from modpkg.trust.successors import NamedSuccessor, Successions
 
-NOBODY = ""
 _NONE = Successions()
 
 
@@ -39,11 +38,6 @@ class NewRelease(Struct, frozen=True, kw_only=True):
     was_version: str = ""
     was_locked: bool = True
     """Whether that is in the lock, and not only in what was installed before."""
-
-
-def rule_of(rules: Sequence[TrustRule], name: str) -> TrustRule | None:
-    """Return the first rule whose pattern a name fits."""
-    return next((rule for rule in rules if fnmatchcase(name, rule.pattern)), None)
 
 
 def signer_of(

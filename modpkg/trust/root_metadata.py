@@ -13,7 +13,6 @@ from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.source import FileMissing
 from modpkg.trust.bundle import Signer
 from modpkg.trust.metadata import (
-    FOLDER,
     RoleKeys,
     RootMetadata,
     metadata_key,
@@ -21,6 +20,7 @@ from modpkg.trust.metadata import (
     signed_metadata,
 )
 from modpkg.trust.public_key import PublicKey
+from modpkg.trust.signed_paths import FOLDER
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 ONLINE = ("targets", "snapshot", "timestamp")

@@ -17,10 +17,9 @@ import datetime
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from modpkg.core import bounds, system
 from modpkg.core.digests import digest_bytes
@@ -34,28 +33,25 @@ from modpkg.core.errors import (
 from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_INFO
 from modpkg.core.files import write_atomically
-from modpkg.core.home import home
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
-from modpkg.manifest.normal_address import site_name
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, Source
-from modpkg.trust.fetched_metadata import FetchedMetadata
-from modpkg.trust.known_registry import NamedRoot, SeenRegistry
-from modpkg.trust.metadata import FOLDER, BinKeys, is_signed_path, private_path, version_of
-from modpkg.trust.signed_names import signed_names
-from modpkg.trust.trusted_metadata import TrustedMetadata
+from modpkg.trust.known_registry import NamedRoot, SeenRegistry, Unsigned, remembered_folder
+from modpkg.trust.signed_paths import FOLDER, is_signed_path, private_path
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from modpkg.trust.fetched_metadata import FetchedMetadata
+    from modpkg.trust.trusted_metadata import TrustedMetadata
 
 T = TypeVar("T")
 TRIES = 3
 """How often a file is asked for that does not fit the metadata."""
 PAUSE = 0.2
 """Seconds before it is asked for again the first time."""
-
-
-class Unsigned(Exception):
-    """A registry has no signed metadata."""
 
 
 class SignedIndex:
@@ -112,6 +108,8 @@ class SignedIndex:
             TrustError: The metadata, or the file by it, is not what it has to be.
             RegistryUnreachable, RegistryError: It cannot be read.
         """
+        if self._is_unsigned:
+            return data
         self._want(path)
         trusted = self._believed()
         for number in range(TRIES):
@@ -148,7 +146,7 @@ class SignedIndex:
 
     def _want(self, path: str) -> None:
         if self._trusted is None:
-            self._wanted = self._wanted | {path}  # another thread may be going through it
+            self._wanted.add(path)
 
     def _fetch_ahead(self, path: str) -> None:
         try:
@@ -167,6 +165,8 @@ class SignedIndex:
 
     def names(self) -> list[str] | None:
         """Return the modules whose index files are signed; None if the registry is not."""
+        from modpkg.trust.signed_names import signed_names
+
         trusted = self._believed()
         return None if trusted is None else signed_names(trusted, self._load_bin)
 
@@ -247,6 +247,9 @@ class SignedIndex:
 
     def _read(self, source: Source, first: bytes | str) -> TrustedMetadata:
         """Return the metadata as it is now: what is remembered, and what is newer."""
+        from modpkg.trust.fetched_metadata import FetchedMetadata  # what is not signed needs none
+        from modpkg.trust.trusted_metadata import TrustedMetadata
+
         ahead = FetchedMetadata(source)
         if isinstance(first, str):
             names = ("1.root.json", "2.root.json", "timestamp.json")
@@ -282,11 +285,12 @@ class SignedIndex:
             data = self._fetched(ahead, name, bounds.TUF_FILE_BYTES)[name]
             trusted.update_snapshot(data)
             self._remember({"snapshot.json": data}, is_after=is_after)
-        self._check_locked(trusted)
+        if self.locked is not None:
+            trusted.check_since(self.locked)
         self._root = digest_bytes(first)
         self._fetch_together(trusted, ahead)
         self._load(trusted, ahead, "targets", trusted.update_targets)
-        for role in {trusted.bin_of(path) for path in self._wanted}:
+        for role in {trusted.bin_of(path) for path in self._wanted.copy()}:  # others may add to it
             if ahead.has(f"{trusted.file_of(role).version}.{role}.json"):
                 _tried(partial(self._load, trusted, ahead, role, partial(trusted.update_bin, role)))
         return trusted
@@ -296,12 +300,14 @@ class SignedIndex:
 
         How many bins there are is guessed by the snapshot; a wrong guess is a request too many.
         """
+        from modpkg.trust.metadata import BinKeys, version_of
+
         if trusted.snapshot is None:
             raise AssertionError("the snapshot is not loaded")
         named = trusted.snapshot.meta
         bins = sum(name.startswith("index-") for name in named)
         guess = BinKeys([], 1, max(bins.bit_length() - 1, 1))
-        roles = ["targets", *sorted({guess.name(path) for path in self._wanted})]
+        roles = ["targets", *sorted({guess.name(path) for path in self._wanted.copy()})]
         wanted = []
         for role in roles:
             meta = named.get(f"{role}.json")
@@ -326,25 +332,9 @@ class SignedIndex:
             new[name] = data
         return new
 
-    def _check_locked(self, trusted: TrustedMetadata) -> None:
-        """Check that what is current is not older than what the lock has seen.
-
-        Raises:
-            TrustError: It is.
-        """
-        locked, root = self.locked, trusted.root.version
-        if locked is None or trusted.snapshot is None:
-            return
-        what = f"{FOLDER}/root.json of {self._url}"
-        if root < locked.root_version:
-            raise TrustError("M562", what=what, version=root, before=locked.root_version)
-        if trusted.same_online_keys(locked.root_version):
-            version = trusted.snapshot.version
-            if version < locked.snapshot:
-                what = f"{FOLDER}/snapshot.json of {self._url}"
-                raise TrustError("M562", what=what, version=version, before=locked.snapshot)
-
     def _load_bin(self, trusted: TrustedMetadata, role: str) -> None:
+        from modpkg.trust.fetched_metadata import FetchedMetadata
+
         with self._lock:
             turn = self._bins.setdefault(role, threading.Lock())
         with turn:
@@ -423,6 +413,8 @@ class SignedIndex:
 
         ``is_after`` is whether they follow what was remembered, whose keys still count.
         """
+        from modpkg.trust.metadata import version_of
+
         changed = {n: data for n, data in files.items() if self._remembered(n) != data}
         with contextlib.suppress(OSError, InstallError):  # then nothing can be remembered
             if not changed:
@@ -441,8 +433,3 @@ def _tried(take: Callable[[], object]) -> bool:
     except TrustError:
         return False
     return True
-
-
-def remembered_folder(url: str) -> Path:
-    """Return the folder of modpkg's home where what was seen of a signed registry is kept."""
-    return home() / "registries" / site_name(url)

@@ -9,8 +9,8 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest
 from modpkg.registry.place import Blob, Journal, Place, Progress, RegistryChange, StoredFile, T
 from modpkg.registry.source import Source
-from modpkg.trust.metadata import is_signed_path
 from modpkg.trust.metadata_writer import MetadataWriter
+from modpkg.trust.signed_paths import is_signed_path
 
 
 class SigningPlace:

@@ -12,8 +12,9 @@ from modpkg.core import bounds
 from modpkg.core.errors import TrustError
 from modpkg.registry.place import Place, RegistryChange
 from modpkg.registry.source import FileMissing
-from modpkg.trust.metadata import FOLDER, TargetsMetadata
+from modpkg.trust.metadata import TargetsMetadata
 from modpkg.trust.root_metadata import no_root
+from modpkg.trust.signed_paths import FOLDER
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 TIMESTAMP = f"{FOLDER}/timestamp.json"

@@ -13,6 +13,7 @@ import hashlib
 from typing import Any, TypeVar
 
 from modpkg.core.errors import TrustError
+from modpkg.trust.known_registry import SeenRegistry
 from modpkg.trust.metadata import (
     Delegations,
     MetadataFile,
@@ -204,6 +205,22 @@ class TrustedMetadata:
     def may_have(self, file: SignedFile, digest: str) -> bool:
         """Return whether a file may have a digest now."""
         return digest in (file.digests if self._now is None else file.digests_at(self._now))
+
+    def check_since(self, seen: SeenRegistry) -> None:
+        """Check that what is current is not older than what somebody has seen.
+
+        Raises:
+            TrustError: It is.
+        """
+        root = self.root.version
+        if root < seen.root_version:
+            what = self._what("root")
+            raise TrustError("M562", what=what, version=root, before=seen.root_version)
+        if self.snapshot is not None and self.same_online_keys(seen.root_version):
+            version, before = self.snapshot.version, seen.snapshot
+            if version < before:
+                what = self._what("snapshot")
+                raise TrustError("M562", what=what, version=version, before=before)
 
     def same_online_keys(self, version: int) -> bool:
         """Return whether a root of this version had the keys that now sign what is current."""

@@ -120,3 +120,32 @@ def test_no_other_file_of_modpkg_reads_files_by_itself() -> None:
                 if not writes:
                     found.append(f"{path.name}:{node.lineno}")
     assert found == []
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 1 << 17])
+def test_a_file_that_comes_in_pieces_is_read_to_its_end(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole = tmp_path / "file", bytes(range(256)) * 40
+    path.write_bytes(whole)
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, most: read(descriptor, min(most, size)))
+    assert read_file(path) == whole
+    assert read_head(path, 1000) == whole[:1000]
+
+
+def test_a_file_that_grows_is_read_up_to_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, status = tmp_path / "file", os.fstat
+    path.write_bytes(b"1234567890")
+
+    def shorter(descriptor: int) -> os.stat_result:
+        fields = [*status(descriptor)]
+        fields[6] = 4
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", shorter)
+    assert read_file(path, 10) == b"1234567890"
+    with pytest.raises(OversizedFile):
+        read_file(path, 9)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from modpkg.manifest.config import parse_settings
 from modpkg.manifest.normal_address import normal_address, origin, origin_text
 from modpkg.registry.recorded_address import same_place
+from modpkg.trust.known_registry import remembered_folder
 from modpkg.trust.log.memory import LogMemory
-from modpkg.trust.signed_index import remembered_folder
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_~", min_size=1, max_size=8)
 HOSTS = st.lists(st.text("abcdefgh0123456789", min_size=1, max_size=6), min_size=1, max_size=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from unittest.mock import patch
 
@@ -182,3 +183,19 @@ def test_requirements_are_counted_while_they_are_read() -> None:
     with patch.object(index, "_PART", 1):
         parse_index(b"\n".join(map(written, range(3))), "m", "r", None, counts.append)
     assert counts == [1, 2, 3]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.just(DIGEST),
+            st.text("sha256:0fF", min_size=71, max_size=71),
+            st.from_regex("[sh:0]{0,3}sha256:[0-9a-f]{64}[:0]{0,3}", fullmatch=True),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_digests_are_told_from_other_texts(texts: list[str]) -> None:
+    expected = all(re.fullmatch("sha256:[0-9a-f]{64}", text) is not None for text in texts)
+    assert index._are_digests(texts) == expected

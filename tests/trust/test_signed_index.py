@@ -19,10 +19,10 @@ from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from modpkg.trust import bins, signed_index
-from modpkg.trust.known_registry import SeenRegistry
+from modpkg.trust.known_registry import SeenRegistry, remembered_folder
 from modpkg.trust.metadata import canonical, metadata_key
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
-from modpkg.trust.signed_index import SignedIndex, remembered_folder
+from modpkg.trust.signed_index import SignedIndex
 from tests.raising import raises
 from tests.trust.signed_registry import (
     BITS,

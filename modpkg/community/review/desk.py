@@ -16,8 +16,8 @@ from modpkg.core.candidates import (
 from modpkg.core.names import ModuleName
 from modpkg.core.this_machine import user_name
 from modpkg.manifest.cutoff import moment_text
-from modpkg.registry.candidate_writer import CandidateWriter, check_open
-from modpkg.registry.candidates import read_candidate, read_thread
+from modpkg.registry.candidate_writer import CandidateWriter
+from modpkg.registry.candidates import check_open, read_candidate, read_thread
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.review_records import CommentRequest, DecisionRequest, ReportRequest
 from modpkg.registry.server_api import ServerApi, api_path

@@ -11,23 +11,26 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.core.errors import TrustError
-from modpkg.trust.bundle import Signer
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.trust.log.tiles import HASH_BYTES
 from modpkg.trust.public_key import PublicKey
+
+if TYPE_CHECKING:
+    from modpkg.trust.bundle import Signer
 
 ED25519, COSIGNATURE = 1, 4
 """The kinds of signatures, as the notes' key IDs have them."""
 _ID_BYTES, _TIME_BYTES, _SIGNATURE_BYTES = 4, 8, 64
-_SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
-_NAME = re.compile(r"[!-*,-~]{1,200}")  # neither spaces nor a plus
+_SIZE = lazy_pattern(r"0|[1-9][0-9]{0,15}")
+_NAME = lazy_pattern(r"[!-*,-~]{1,200}")  # neither spaces nor a plus
 _MARK = "\N{EM DASH} "
 
 

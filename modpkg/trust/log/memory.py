@@ -82,6 +82,11 @@ class LogMemory:
         folder = home() / "logs" if folder is None else folder
         self.path = folder / f"{site_name(registry)}.json"
 
+    @property
+    def is_there(self) -> bool:
+        """Whether anything was seen, be it damaged by now."""
+        return self.path.exists()
+
     def read(self) -> SeenLog | None:
         """Return what was seen last; None if nothing was, or the file is damaged."""
         try:

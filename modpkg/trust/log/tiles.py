@@ -7,13 +7,13 @@ level may be partial: it is in a file of its own by its width, and goes when the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.errors import TrustError
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.trust.log.merkle import Node, node_hash
 
 LOG = "log"
@@ -26,7 +26,7 @@ _INDEX = r"(?:x[0-9]{3}/){0,3}[0-9]{3}"
 _WIDTH = r"(?:\.p/(?:[1-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?"
 TILE_PATHS = rf"{LOG}/tile/(?:[0-5]|entries)/{_INDEX}{_WIDTH}"
 """A regular expression of the paths of all tiles."""
-_FORM = re.compile(TILE_PATHS)
+_FORM = lazy_pattern(TILE_PATHS)
 
 
 class Tile(Struct, frozen=True):
