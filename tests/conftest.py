@@ -10,14 +10,20 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import forkserver
 from tests.registry.places import shared
 
 # The same examples in each run: half of hypothesis's usual number; `python -m benchmarks.fuzz` and
 # `benchmarks.resolver_fuzz` try thousands.
-settings.register_profile("modpkg", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile(
+    "modpkg",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],  # which is measured in seconds
+)
 settings.load_profile("modpkg")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from modpkg.core.bounds import DELTA_CHAIN
 from modpkg.core.digests import digest_bytes, parse_digest
@@ -312,7 +312,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(steps=STEPS)
 def test_every_release_of_any_history_is_restored(
     steps: list[tuple[str, str, str, bool]],

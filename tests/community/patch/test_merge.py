@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modpkg.community.patch.candidate import next_version, write_candidate
@@ -188,7 +188,7 @@ def copies(draw: st.DrawFn) -> list[dict[str, torch.Tensor]]:
     return found
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(
     parents=copies(),
     method=st.sampled_from(["mean", "ties", "task-arithmetic", "model-stock"]),
@@ -216,7 +216,7 @@ def test_merging_commutes(
         }
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(parents=copies(), words=st.lists(st.sampled_from(["ours", "mean", "base"]), min_size=3))
 def test_a_resolution_of_every_conflict_leaves_none_open(
     parents: list[dict[str, torch.Tensor]], words: list[str]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -92,7 +92,7 @@ def changes(draw: st.DrawFn) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
     return base, copy
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(case=changes(), deltas=st.booleans())
 def test_base_and_patch_give_the_copy_bit_for_bit(
     case: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]], deltas: bool
