@@ -33,6 +33,7 @@ from modpkg.trust.private_key import new_key, read_key
 from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
 from modpkg.trust.signed_index import SignedIndex
 from tests.changing import numbers, write
+from tests.cli.test_everywhere import run
 from tests.raising import raises
 from tests.server.conftest import token_for
 from tests.server.publisher import Publisher, built
@@ -162,7 +163,9 @@ def test_a_signed_registry_has_a_log_too(
     assert (found.entries, found.differences) == (5, [])
 
 
-def test_a_private_module_is_signed_too(server: Server, ada: Publisher, tmp_path: Path) -> None:
+def test_a_private_module_is_signed_too(
+    server: Server, ada: Publisher, tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tree, line = built(write(tmp_path / "1", TENSORS), server.place)
     session = ada.declare(tree, line, private=True).json()
     ada.upload(tree, session)
@@ -174,7 +177,12 @@ def test_a_private_module_is_signed_too(server: Server, ada: Publisher, tmp_path
     assert b'"yanked":"bad"' in (reader.index("m") or b"")
     assert server.private is not None
     assert server.private.folder is not None
+    words = ("registry", "verify", str(tmp_path / "registry"))
+    status, out, err = run(capfd, *words)
+    assert (status, "(1 of private modules)" in out + err) == (0, True)
     (server.private.folder / "index" / "m.jsonl").write_bytes(first)
+    status, out, _ = run(capfd, *words)
+    assert (status, "private/index/m.jsonl [M564]" in out) == (1, True)
     with raises("M564", match="not listed"):
         reader.index("m")
 
