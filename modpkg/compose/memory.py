@@ -53,12 +53,9 @@ PRODUCT_ELEMENTS = 1 << 20
 PROCESS_OUTPUT = 1 << 30
 """Bytes of a result from which on processes compute it. They take half a second to start."""
 
-PROCESS_CORES = 4
-"""Cores from which on they do: two or three threads seldom wait for Python's lock."""
-
-MEASURING_OUTPUT, MEASURING_CORES = 1 << 28, 2
+MEASURING_OUTPUT = 1 << 28
 """The same for methods that measure each tensor before they compute it: their calls of numpy are
-shorter and more, so that already two threads wait for the lock as long as they compute."""
+shorter and more, and threads wait for Python's lock as long as they compute."""
 
 PROCESS_BYTES = 64 << 20
 """Memory that a process takes before it computes."""
@@ -133,9 +130,8 @@ def process_count(composition: Composition, cores: int) -> int:
     measured = sum(
         item.length for item in composition.computed.values() if is_measured(composition.name, item)
     )
-    large = cores >= PROCESS_CORES and length >= PROCESS_OUTPUT
-    large |= cores >= MEASURING_CORES and measured >= MEASURING_OUTPUT
-    if not large or needs_torch(composition):
+    large = length >= PROCESS_OUTPUT or measured >= MEASURING_OUTPUT
+    if cores == 1 or not large or needs_torch(composition):
         return 0
     need = max(_tensor_bytes(composition.name, item) for item in _all_computed(composition))
     allowed = (machine_memory() or math.inf) / _PROCESSES_SHARE

@@ -1,7 +1,8 @@
-"""Processes that compose beside this one, for large work on many cores.
+"""Processes that compose beside this one, for large work.
 
 Composing takes hundreds of short calls of numpy per megabyte. Between two of them a thread holds
-Python's lock, so that one process keeps about five cores busy, however many threads it has.
+Python's lock, for which all others wait: a process takes more time with two threads than two
+processes do, and keeps about five cores busy, however many threads it has.
 """
 
 from __future__ import annotations
