@@ -32,7 +32,7 @@ from benchmarks.machine import described
 from modpkg.core.errors import IntegrityError
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import blobs_of
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from registry_spec.check import check

@@ -14,7 +14,8 @@ from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.tree import BlobTree
 from modpkg.registry.index import format_index
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.release_blobs import blobs_of
+from modpkg.registry.writer import RegistryWriter
 from registry_spec.vectors import ADAPTER, base_files, built_release, f32_tensor, weights_file
 
 BEGINNING = "conformance-"

@@ -11,7 +11,7 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.errors import NotFound, PublishError
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import blobs_of
+from modpkg.registry.release_blobs import blobs_of
 from registry_spec.publishers import Publisher
 from registry_spec.reading_rules import read_whole
 from registry_spec.rules import RuleBroken, Rules, require

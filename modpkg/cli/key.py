@@ -13,16 +13,16 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option, registry_option
 from modpkg.cli.output import counted, good, print_json, say, table, tell
+from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.core import bounds
-from modpkg.core.errors import ModpkgError, NotFound, TrustError, UsageError
+from modpkg.core.errors import ModpkgError, TrustError, UsageError
 from modpkg.core.files import shown
 from modpkg.core.names import module_name
 from modpkg.core.oidc_identity import SCHEME as OIDC_SCHEME
 from modpkg.core.oidc_identity import OidcIdentity, parse_identity
 from modpkg.core.regular_file import read_text
-from modpkg.registry.opening import writable_place
-from modpkg.registry.place import is_registry, registry_at
-from modpkg.registry.signature_files import add_bundles, successors_path
+from modpkg.registry.opening import existing_registry
+from modpkg.registry.place import registry_at
 from modpkg.trust.agent import AGENT, agent_key
 from modpkg.trust.ambient import OIDC, AmbientIdentity
 from modpkg.trust.bundle import sign_statement, verify_bundle
@@ -213,10 +213,8 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
         before = signer.public
     if isinstance(successor, PublicKey):
         successor.opened()
-    place = writable_place(None, registry)
-    if not is_registry(place):
-        raise NotFound("M301", url=place.url, remedy="check the address")
-    if not (found := registry_at(place)).knows(module):
+    writer = existing_registry(registry)
+    if not (found := registry_at(writer.place)).knows(module):
         raise found.not_found(module, "any")
     successions = successions_of(found, module)
     check_may_name(successions, module, before, successor)
@@ -228,7 +226,8 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
     if not is_signer(str(before), by):
         raise TrustError("M547", what=f"{by}, who runs here,", reason=f"it is not {before}")
     check_may_name(successions, module, by, successor)  # of which --from may say less
-    place.change(lambda change: add_bundles(change, successors_path(module), [bundle]))
+    writer.succeed(module, bundle)
+    warn_if_unsigned(writer.place)
     left = len(signed) - len(named)
     if as_json:
         names = [one.name for one in named]

@@ -94,6 +94,8 @@ class IndexLine(Struct, kw_only=True, gc=False):
     """Why its blobs were removed; left out while they are there. It is yanked too, for ever."""
     signed: bool | UnsetType = UNSET
     """Whether there are signatures beside the record; a hint, which nothing is believed for."""
+    succeeded: bool | UnsetType = UNSET
+    """Whether a signer of the module has named the one after it; a hint as well."""
     spec: int = SPEC
 
 

@@ -20,6 +20,7 @@ from modpkg.core.names import ModuleName, module_name
 from modpkg.core.records import IndexLine
 from modpkg.environment.generations import ModuleState
 from modpkg.manifest.schema import Manifest
+from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
@@ -92,12 +93,12 @@ def with_signers(
     from modpkg.trust.policy import NewRelease, signer_of
     from modpkg.trust.signatures import Signers, signers_of
     from modpkg.trust.statement import release_subject
-    from modpkg.trust.successors import Successions, successions_of
+    from modpkg.trust.successors import Successions
 
     questions: list[Callable[[], Signers | Successions]] = []
     for module, release, _ in asked:
         questions.append(partial(signers_of, release.registry, release.line))
-        questions.append(partial(successions_of, release.registry, module.name))
+        questions.append(partial(_successions, release.registry, module.name))
     is_remote = any(one.registry.folder is None for _, one, _ in asked)
     answers = asked_at_once(questions, is_remote=is_remote)
     found = [one for one in answers if isinstance(one, Signers)]
@@ -144,6 +145,12 @@ def _signed_by(signers: Mapping[str, str], lock: Lock) -> Lock:
         for module in lock.module
     ]
     return structs.replace(lock, module=modules)
+
+
+def _successions(registry: Registry, name: str) -> Successions:
+    """Return which signers of a module have named another one, as far as its index has any."""
+    is_any = any(line.succeeded is True for line in registry.index(name))
+    return successions_of(registry, name) if is_any else Successions()
 
 
 def _unsigned(who: Signers, line: IndexLine) -> str | None:

@@ -19,7 +19,8 @@ from modpkg.environment.registries import Registries
 from modpkg.environment.tried_candidates import candidate_line, with_candidate
 from modpkg.registry.folder_place import PARTS
 from modpkg.registry.index import format_index
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.release_blobs import blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.resolve.lock import Lock, LockedModule
 
 MARK = ".vendored"

@@ -14,8 +14,8 @@ from modpkg.core.records import IndexLine
 from modpkg.core.tree import BlobTree
 from modpkg.registry.outside import Hosts, OutsideFile
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.source import FileMissing
-from modpkg.registry.writer import blobs_of
 
 
 def kept_places(

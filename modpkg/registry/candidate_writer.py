@@ -38,9 +38,10 @@ from modpkg.registry.candidates import (
 )
 from modpkg.registry.place import Progress, RegistryChange
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_blobs import blobs_of, verify_built
 from modpkg.registry.signature_files import add_bundles, signatures_path
 from modpkg.registry.standing import Standing, check_free
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter
 
 
 class CandidateWriter(RegistryWriter):
@@ -73,7 +74,7 @@ class CandidateWriter(RegistryWriter):
         tree = BlobTree(Path(built.url))
         at = moment_text(now)
         check_candidate_texts(CandidateLine(number=1, line=line, by=by, at=at, message=message))
-        self._verify(record, line.release, tree)
+        verify_built(self.place, record, line.release, tree)
         self.prepare()
         new = 0
 

@@ -26,10 +26,11 @@ from modpkg.registry.candidates import (
 from modpkg.registry.module_lines import malformed_lines, parse_module_lines
 from modpkg.registry.place import CopiedBlob, Place, RegistryChange, bounded_stream
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.source import FileMissing
 from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import AT_ONCE, fetch_indexes
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.release.verify import check_record
 
 

@@ -36,6 +36,13 @@ class DeprecateRequest(Struct, frozen=True, kw_only=True):
     """What to use instead, as a requirement."""
 
 
+class SuccessionRequest(Struct, frozen=True, kw_only=True):
+    """Who signs after another one: ``POST modules/NAME/successors``; it answers `ChangedLines`."""
+
+    bundle: Annotated[str, Meta(max_length=bounds.SIGNATURES_BYTES)]
+    """What the one before has signed of that."""
+
+
 class ChangedLines(Struct, frozen=True):
     """Index lines as they are now."""
 

@@ -19,10 +19,11 @@ from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.registry.place import Place, registry_at
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.server_writer import ServerWriter
 from modpkg.registry.standing import Standing
 from modpkg.registry.unnamed import named_blobs, nobody_writes
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter
 
 
 class RemovedReleases(Struct, frozen=True):

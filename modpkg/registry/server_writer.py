@@ -19,6 +19,7 @@ from modpkg.registry.ci_job import job_api
 from modpkg.registry.place import Blob, BuiltBlob, CopiedBlob, Place, Progress
 from modpkg.registry.publishing_client import PublishingClient, Session
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_blobs import blobs_of, verify_built
 from modpkg.registry.release_requests import (
     AddedAdvisories,
     AdvisoryRequest,
@@ -27,14 +28,15 @@ from modpkg.registry.release_requests import (
     DeprecateRequest,
     RemovedAnswer,
     RemoveRequest,
+    SuccessionRequest,
     YankRequest,
 )
 from modpkg.registry.server_api import api_path
 from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.session_records import DeclaredBlob, SessionRequest
-from modpkg.registry.signature_files import signature_files, signatures_path
+from modpkg.registry.signature_files import signature_files, signatures_path, successors_path
 from modpkg.registry.standing import NO_REASON, Standing, standing_of, without_removed
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.release.verify import check_record
 
 _REMOVING_SECONDS = 600
@@ -99,7 +101,7 @@ class ServerWriter(RegistryWriter):
         """Publish a release of a built tree, or submit it with a message as a candidate."""
         self._log_in(line)
         record, tree = built.record(line), BlobTree(Path(built.url))
-        self._verify(record, line.release, tree)
+        verify_built(self.place, record, line.release, tree)
         release = parse_digest(line.release)
         blobs: dict[Digest, Blob] = {
             digest: BuiltBlob(digest, what, tree)
@@ -151,8 +153,7 @@ class ServerWriter(RegistryWriter):
     ) -> dict[str, ReleaseRecord]:
         """Copy releases of one module, each with a session of its own; see `RegistryWriter`.
 
-        The server says when they were published: that is now. What the keys of a module say of the
-        ones after them does not travel.
+        The server says when they were published: that is now.
         """
         records = {}
         signatures = dict(signature_files(source, lines))
@@ -175,6 +176,8 @@ class ServerWriter(RegistryWriter):
                 self._run(line, blobs, data, progress, bundle=bundle)
             if standing_of(line) != Standing():
                 self.follow(line)
+        for bundle in signatures.get(successors_path(lines[0].name), []):
+            self.succeed(lines[0].name, bundle)
         return records
 
     def follow(self, line: IndexLine, bundles: Sequence[bytes] = ()) -> IndexLine:
@@ -201,6 +204,12 @@ class ServerWriter(RegistryWriter):
         self.api.check_login(f"deprecate {name}")
         request = DeprecateRequest(version=version, reason=reason, successor=successor)
         path = api_path("modules", name, "deprecate")
+        return self.api.request("POST", path, ChangedLines, request).lines
+
+    def succeed(self, name: str, bundle: bytes) -> list[IndexLine]:
+        self.api.check_login(f"let another one sign {name}")
+        path = api_path("modules", name, "successors")
+        request = SuccessionRequest(bundle=bundle.decode())
         return self.api.request("POST", path, ChangedLines, request).lines
 
     def archive(self, name: str, reason: str | None) -> None:

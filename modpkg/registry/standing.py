@@ -25,6 +25,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     deprecated: str | UnsetType = UNSET
     successor: str | UnsetType = UNSET
     removed: str | UnsetType = UNSET
+    succeeded: bool | UnsetType = UNSET
 
     def on(self, line: IndexLine) -> IndexLine:
         """Return a line that says this."""
@@ -34,6 +35,7 @@ class Standing(Struct, frozen=True, kw_only=True):
             deprecated=self.deprecated,
             successor=self.successor,
             removed=self.removed,
+            succeeded=self.succeeded,
         )
 
 
@@ -44,6 +46,7 @@ def standing_of(line: IndexLine) -> Standing:
         deprecated=line.deprecated,
         successor=line.successor,
         removed=line.removed,
+        succeeded=line.succeeded,
     )
 
 

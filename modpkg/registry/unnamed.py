@@ -40,10 +40,10 @@ from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import parse_index
 from modpkg.registry.place import Place, StoredFile, bare_place, registry_at
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.source import FileMissing
 from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import all_names
-from modpkg.registry.writer import blobs_of
 
 PRIVATE_TREE = "private"
 """Folder of a served registry with the tree of its private modules."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,12 +22,12 @@ from modpkg.core.elsewhere import elsewhere_path, places_document, read_places
 from modpkg.core.errors import ModpkgError, PublishError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_version
-from modpkg.core.records import IndexLine, ReleaseRecord, TensorEntry
+from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.index import format_index, parse_index
-from modpkg.registry.known import published_tensors, remember_published
+from modpkg.registry.known import remember_published
 from modpkg.registry.missing import no_such_module
 from modpkg.registry.module_list import ModuleList
 from modpkg.registry.place import (
@@ -42,7 +41,13 @@ from modpkg.registry.place import (
     registry_at,
 )
 from modpkg.registry.reader import Registry
-from modpkg.registry.signature_files import add_bundles, signature_files, signed_line
+from modpkg.registry.release_blobs import blobs_of, verify_built
+from modpkg.registry.signature_files import (
+    add_bundles,
+    signature_files,
+    signed_line,
+    successors_path,
+)
 from modpkg.registry.standing import (
     Standing,
     check_free,
@@ -52,8 +57,7 @@ from modpkg.registry.standing import (
     without_removed,
 )
 from modpkg.release.build_stamps import hashed_packs
-from modpkg.release.secret_texts import check_secrets
-from modpkg.release.verify import check_record, verify_release
+from modpkg.release.verify import check_record
 
 
 class RegistryWriter:
@@ -112,7 +116,7 @@ class RegistryWriter:
         """
         record = built.record(line)
         tree = BlobTree(Path(built.url))
-        self._verify(record, line.release, tree)
+        verify_built(self.place, record, line.release, tree)
         self.prepare()  # what cannot be published leaves no registry
         new, already = 0, False
 
@@ -182,7 +186,7 @@ class RegistryWriter:
             What `publish` raises for the release.
         """
         record, tree = built.record(line), BlobTree(Path(built.url))
-        self._verify(record, line.release, tree)
+        verify_built(self.place, record, line.release, tree)
         lines = self._reader().index(line.name) if is_registry(self.place) else []
         check_free(line, lines, self.url)
         for existing in lines:
@@ -269,42 +273,6 @@ class RegistryWriter:
                 )
         return others
 
-    def _verify(self, record: ReleaseRecord, release: str, built: BlobTree) -> None:
-        """Verify a release, of which some blobs may be in this registry only.
-
-        Tensors in packs that are unchanged since the build hashed them are not hashed again.
-        """
-        check_secrets(record, built.path)
-        published = [pack for pack in record.packs if not built.has(parse_digest(pack))]
-        sizes = {pack: self.place.size(blob_path(parse_digest(pack))) for pack in published}
-        if missing := [pack for pack in published if sizes[pack] is None]:
-            raise PublishError(
-                "M317",
-                name=record.name,
-                version=record.version,
-                count=len(missing),
-                registry=self.url,
-            )
-        hashed = set(hashed_packs(record, release, built))
-        if not published and all(built.has(digest) for digest, _ in blobs_of(record)):
-            verify_release(record, built.path, lambda entry: entry.pack in hashed)
-            return
-        with (
-            tempfile.TemporaryDirectory(prefix="modpkg-publish-") as spool,
-            published_tensors(self.place, record) as holds,
-        ):
-
-            def path_of(digest: Digest) -> Path:
-                if built.has(digest):
-                    return built.path(digest)
-                return self.place.local(digest, f"a part of {record.name}", Path(spool))
-
-            def vouched(entry: TensorEntry) -> bool:
-                return entry.pack in hashed or (entry.pack in sizes and holds(entry))
-
-            remote = {} if self.place.folder is not None else sizes
-            verify_release(record, path_of, vouched, remote)
-
     def yank(
         self, name: str, version: str, reason: str | None, bundle: bytes | None = None
     ) -> IndexLine:
@@ -348,6 +316,16 @@ class RegistryWriter:
         if bundles:
             self.sign(line, [*bundles])
         return self.restate(line.name, line.version, lambda _: standing_of(line))[0]
+
+    def succeed(self, name: str, bundle: bytes) -> list[IndexLine]:
+        """Add what a signer of a module says of the one after it, and note that in the index.
+
+        Raises:
+            What `restate` and `add_bundles` raise.
+        """
+        lines = self.restate(name, None, lambda said: replace(said, succeeded=True))
+        self.place.change(lambda change: add_bundles(change, successors_path(name), [bundle]))
+        return lines
 
     def restate(
         self, name: str, version: str | None, edit: Callable[[Standing], Standing]
@@ -401,6 +379,8 @@ class RegistryWriter:
         before: bytes,
         records: Mapping[str, ReleaseRecord] | None = None,
     ) -> None:
+        if any(line.succeeded is True for line in lines):  # of the module, whichever one is read
+            lines = [replace(line, succeeded=True) for line in lines]
         data = format_index(lines, before)
         self._list.begin(change, name)
         change.replace(f"index/{name}.jsonl", data)
@@ -434,17 +414,3 @@ class RegistryWriter:
         ]
         own = BuiltBlob(parse_digest(release), "the release record", tree)
         return change.add(blobs, progress) + change.add([own], progress)
-
-
-def blobs_of(record: ReleaseRecord) -> list[tuple[Digest, str]]:
-    """Return all blobs that a release names, each with its description for errors."""
-    needed: dict[str, str] = {}
-    for digest in sorted(record.packs):
-        needed[digest] = f"a pack of {record.name}"
-    for path, entry in sorted(record.files.items()):
-        needed[entry.digest] = f"{path} of {record.name}"
-    if record.provides is not None:
-        needed[record.provides] = "an interface"
-    for digest in record.expects.values():
-        needed[digest] = "an interface"
-    return [(parse_digest(digest), what) for digest, what in needed.items()]

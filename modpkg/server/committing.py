@@ -29,8 +29,9 @@ from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.place import Place, bare_place, registry_at
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.session_records import CommitAnswer, DeclaredBlob
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.server.callers import Caller
 from modpkg.server.clock import now
 from modpkg.server.declaring import (

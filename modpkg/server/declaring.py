@@ -35,6 +35,7 @@ from modpkg.registry.candidates import read_candidates
 from modpkg.registry.missing import no_such_module
 from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.session_records import (
     DeclaredBlob,
     MissingBlob,
@@ -43,7 +44,7 @@ from modpkg.registry.session_records import (
     blob_upload_path,
 )
 from modpkg.registry.standing import check_free
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.release.places import labelled_entries
 from modpkg.release.verify import check_record
 from modpkg.server.account_bytes import check_account, check_limit

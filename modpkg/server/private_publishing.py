@@ -21,7 +21,7 @@ from modpkg.core.tree import BlobTree
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.place import Place, bare_place
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import blobs_of
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.server.callers import Caller
 from modpkg.server.private_reading import note_private_blobs, readable_blobs
 from modpkg.server.rights import roles_of

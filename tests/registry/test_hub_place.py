@@ -15,7 +15,8 @@ from modpkg.manifest.read import read_manifest
 from modpkg.registry.opening import open_place
 from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.release_blobs import blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build
 from tests import forkserver
 from tests.hub_server import TOKEN, Handler, Hub, hub_server

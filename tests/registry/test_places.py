@@ -29,8 +29,9 @@ from modpkg.registry.place import BuiltBlob, Place, registry_at
 from modpkg.registry.probe import probe
 from modpkg.registry.reader import Registry
 from modpkg.registry.relatives import Relatives
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.unnamed import remove_unnamed
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import build
 from tests import forkserver, tiny
 from tests.changing import a_little, numbers, write

@@ -15,7 +15,8 @@ from modpkg.core.filenames import DIST
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.read import read_manifest
 from modpkg.registry.reader import Registry
-from modpkg.registry.writer import RegistryWriter, blobs_of
+from modpkg.registry.release_blobs import blobs_of
+from modpkg.registry.writer import RegistryWriter
 from modpkg.release import verify
 from modpkg.release.build_stamps import (
     STAMPS,

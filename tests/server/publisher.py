@@ -17,8 +17,8 @@ from modpkg.registry.known import known_tensors
 from modpkg.registry.place import Place
 from modpkg.registry.reader import Registry
 from modpkg.registry.relatives import Relatives
+from modpkg.registry.release_blobs import blobs_of
 from modpkg.registry.session_records import OFFSET, DeclaredBlob, SessionRequest
-from modpkg.registry.writer import blobs_of
 from modpkg.release.build import build
 
 

@@ -22,12 +22,16 @@ from modpkg.server.accounts import make_administrator
 from modpkg.server.clock import now
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Event, Module, Role
+from modpkg.trust.bundle import sign_statement
+from modpkg.trust.statement import keys_of_module, succession_statement
+from modpkg.trust.successors import successions_of
 from tests.modules import publish_collection, write_module
 from tests.raising import raises
 from tests.registry.test_advisories import INTRODUCED, document
 from tests.server.conftest import token_for
 from tests.server.live import live_server
 from tests.server.publisher import built
+from tests.trust.signed_registry import key
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +101,38 @@ def test_maintainers_yank_and_deprecate(live: Live) -> None:
         ada.yank("nothing", "1", "x")
 
 
+def named(number: int, after: int, name: str = "lib") -> bytes:
+    """Return what one key of tests signs of the one after it."""
+    statement = succession_statement(keys_of_module(name), key(after).public, [])
+    return sign_statement(statement, key(number))
+
+
+def test_a_signer_names_the_one_after_it(live: Live, tmp_path: Path) -> None:
+    ada = writer(live, "ada")
+    assert [line.succeeded for line in ada.succeed("lib", named(1, 2))] == [True, True]
+    read = Registry(live[0].settings.url)
+    assert [one.after for one in successions_of(read, "lib").named] == [str(key(2).public)]
+    assert [line.succeeded for line in read.index("lib")] == [True, True]
+    ada.succeed("lib", named(1, 2))  # as a copy that is made again
+    with raises("M572"):
+        ada.succeed("lib", named(1, 3))
+    with raises("M541", match="names nobody"):
+        ada.succeed("lib", named(2, 3, "other"))
+    with raises("M541"):
+        ada.succeed("lib", b"{}")
+    with raises("M541"):
+        ada.succeed("lib", named(2, 3) + b"\n" + named(2, 4))
+    assert len(successions_of(read, "lib").named) == 1
+    assert ("ada", "succeed", "1.0") in events(live, "lib")
+
+
 def test_others_may_not(live: Live) -> None:
     bob = writer(live, "bob")
     before = (live[0].place.folder or Path()).joinpath("index/lib.jsonl").read_bytes()
     for refused in (
         lambda: bob.yank("lib", "1.0", "x"),
         lambda: bob.deprecate("lib", None, "x"),
+        lambda: bob.succeed("lib", named(1, 2)),
         lambda: bob.archive("lib", "x"),
         lambda: bob.remove("lib", "1.0", "x"),
         lambda: bob.publish_advisories([json.dumps(document(INTRODUCED))]),

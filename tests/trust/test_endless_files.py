@@ -62,8 +62,7 @@ def test_a_file_without_an_end_ends_the_command(
 ) -> None:
     for name in LOWERED:
         monkeypatch.setattr(bounds, name, MOST)
-    for name in ("ada", "bob"):
-        new_key(key_path(name), "ed25519", None)
+    keys = {name: new_key(key_path(name), "ed25519", None) for name in ("ada", "bob")}
     models = str(tmp_path / "models")
 
     def publish(version: str, key: str) -> None:
@@ -80,6 +79,8 @@ def test_a_file_without_an_end_ends_the_command(
         )
         if FILES[at][0] in ("update", "audit"):
             assert run(capfd, "lock")[0] == 0
+            named = ("--from", "ada", "--to", str(keys["bob"]), "--registry", models)
+            assert run(capfd, "key", "succeed", "words", *named)[0] == 0
             publish("1.1", "bob")
         server.fault = endless(at, sent)
         status, _, err = run(capfd, *FILES[at])

@@ -9,6 +9,8 @@ import pytest
 import tomli
 
 from modpkg.core import bounds
+from modpkg.registry.reader import Registry
+from modpkg.registry.source import FolderSource
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
 from modpkg.trust.statement import InTotoSubject
 from modpkg.trust.successors import NamedSuccessor, Successions, check_may_name
@@ -142,3 +144,37 @@ def test_all_that_a_key_has_said_of_a_release_has_to_name_it(three: list[Private
     several = Successions((*said.named, NamedSuccessor(a, str(c), (first, second))))
     assert several.follows(str(a), b) is None
     assert several.rivals(str(a)) == (str(a), sorted([str(b), str(c)]))
+
+
+def test_successors_are_asked_for_where_the_index_has_any(
+    app: Path,
+    home: Path,
+    tmp_path: Path,
+    keys: dict[str, str],
+    capfd: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    read = FolderSource.read
+
+    def noted(self: FolderSource, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes:
+        asked.append(path)
+        return read(self, path, most)
+
+    monkeypatch.setattr(FolderSource, "read", noted)
+    release(capfd, tmp_path, "1.0", "ada")
+    asked.clear()
+    assert run(capfd, "lock")[0] == 0
+    assert not any(path.startswith("successors/") for path in asked)
+    succeed(capfd, "ada", keys["bob"])
+    release(capfd, tmp_path, "1.1", "bob")
+    lines = Registry(str(home / "registry")).index("words")
+    assert [(line.version, line.succeeded) for line in lines] == [("1.0", True), ("1.1", True)]
+    (app / "modpkg.lock").unlink()
+    asked.clear()
+    assert run(capfd, "lock")[0] == 0
+    assert "successors/words.jsonl" in asked
+    copy = tmp_path / "copy"
+    assert run(capfd, "registry", "copy", str(home / "registry"), str(copy), "words==1.0")[0] == 0
+    assert [line.succeeded for line in Registry(str(copy)).index("words")] == [True]
+    assert (copy / "successors" / "words.jsonl").exists()
