@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import http.server
 import re
-import select
+import selectors
 import socket
 import ssl
 import subprocess
@@ -128,13 +128,16 @@ class Proxy(Handler):
             self.send_response(200)
             self.end_headers()
             ends = {self.connection: onward, onward: self.connection}
-            while True:
-                for ready in select.select(list(ends), [], [], 10)[0]:
-                    data = ready.recv(1 << 16)
-                    if not data:
-                        self.hang_up()
-                        return
-                    ends[ready].sendall(data)
+            with selectors.DefaultSelector() as waiting:  # which has no limit of descriptors
+                for end in ends:
+                    waiting.register(end, selectors.EVENT_READ)
+                while True:
+                    for ready, _ in waiting.select(10):
+                        data = ready.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+                        if not data:
+                            self.hang_up()
+                            return
+                        ends[ready.fileobj].sendall(data)  # type: ignore[index]
 
 
 @contextmanager
