@@ -149,6 +149,8 @@ def _signed_by(signers: Mapping[str, str], lock: Lock) -> Lock:
 
 def _successions(registry: Registry, name: str) -> Successions:
     """Return which signers of a module have named another one, as far as its index has any."""
+    from modpkg.trust.successors import Successions, successions_of
+
     is_any = any(line.succeeded is True for line in registry.index(name))
     return successions_of(registry, name) if is_any else Successions()
 

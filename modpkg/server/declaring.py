@@ -15,11 +15,9 @@ from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.errors import (
     AccessRefused,
-    MissingExtra,
     NotFound,
     PublishError,
     RecordError,
-    TrustError,
 )
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import check_requirements, module_name, parse_version
@@ -59,11 +57,10 @@ from modpkg.server.private_publishing import (
     is_private_release,
 )
 from modpkg.server.rights import check_right
+from modpkg.server.sent_bundles import check_bundle
 from modpkg.server.spool import DIRECT_BYTES, Spool, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Module, PublishingSession, SessionBlob
-from modpkg.trust.bundle import verify_bundle
-from modpkg.trust.statement import is_about, yank_in
 
 _AT_ONCE = 16
 """Blobs that an object store is asked for at the same time."""
@@ -209,24 +206,6 @@ def add_signature(
     with server.database.begin() as db:
         log_event(db, caller.name, "sign", line.name, line.version, release=line.release)
     return signed
-
-
-def check_bundle(bundle: str, line: IndexLine) -> None:
-    """Check that a signature is one of this release, or of a yank of it, whoever has signed it.
-
-    Raises:
-        TrustError: It is not.
-    """
-    try:
-        signed = verify_bundle(bundle.encode())
-    except MissingExtra:
-        reason = "this server lacks modpkg[sigstore], which verifies those of identities"
-        raise TrustError("M541", reason=reason) from None
-    release = parse_digest(line.release)
-    of_it = (line.name, line.version, release)
-    is_its = is_about(signed.statement, *of_it) or yank_in(signed.statement, *of_it) is not None
-    if "\n" in bundle or not is_its:
-        raise TrustError("M541", reason=f"it is not one of {line.name} {line.version}")
 
 
 def check_decoding(record: ReleaseRecord) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from litestar import post
@@ -10,14 +9,12 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from sqlalchemy.orm import Session
 
-from modpkg.core import bounds
-from modpkg.core.errors import InvalidValue, MissingExtra, NotFound, TrustError
+from modpkg.core.errors import InvalidValue, NotFound
 from modpkg.core.names import module_name, parse_requirement, parse_version, requirement_text
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.registry.advisories import add_advisories
 from modpkg.registry.place import Place, registry_at
-from modpkg.registry.reader import Registry
 from modpkg.registry.release_requests import (
     AddedAdvisories,
     AdvisoryRequest,
@@ -30,21 +27,15 @@ from modpkg.registry.release_requests import (
     YankRequest,
 )
 from modpkg.registry.removing import remove_release
-from modpkg.registry.signature_files import bundles_in, successors_path
-from modpkg.registry.source import FileMissing
 from modpkg.registry.writer import RegistryWriter
 from modpkg.server.account_bytes import count_removed
 from modpkg.server.accounts import check_administrator
 from modpkg.server.callers import Caller
-from modpkg.server.declaring import check_bundle
 from modpkg.server.events import log_event
 from modpkg.server.owners import found_module
+from modpkg.server.sent_bundles import check_bundle, check_succession
 from modpkg.server.state import Server
 from modpkg.server.tables import Module
-from modpkg.trust.bundle import verify_bundle
-from modpkg.trust.signatures import parse_signer
-from modpkg.trust.statement import keys_of_module, successor_in
-from modpkg.trust.successors import check_may_name, successions_of
 
 
 def place_of(server: Server, module: Module | None) -> Place:
@@ -141,28 +132,6 @@ def succeed(
         return writer.succeed(module, data.bundle.encode())
 
     return ChangedLines(restate(server, caller, name, "succeed", change))
-
-
-def check_succession(registry: Registry, name: str, bundle: str) -> None:
-    """Check that a signer of a module may name the one after it as a bundle does.
-
-    Raises:
-        TrustError: The bundle does not, or it may not.
-        RegistryUnreachable, RegistryError: The registry cannot be read.
-    """
-    with suppress(FileMissing):
-        data = registry.source.read(successors_path(name), bounds.SIGNATURES_BYTES)
-        if bundle.encode() in bundles_in(data):
-            return  # a copy is made again
-    try:
-        signed = verify_bundle(bundle.encode())
-    except MissingExtra:
-        reason = "this server lacks modpkg[sigstore], which verifies those of identities"
-        raise TrustError("M541", reason=reason) from None
-    after = successor_in(signed.statement, keys_of_module(name))
-    if "\n" in bundle or after is None:
-        raise TrustError("M541", reason=f"it names nobody who signs {name} next")
-    check_may_name(successions_of(registry, name), name, signed.signer, parse_signer(after))
 
 
 @post("/api/1/modules/{name:str}/archive", sync_to_thread=True, status_code=204)

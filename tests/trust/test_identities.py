@@ -19,7 +19,7 @@ from msgspec import structs
 from modpkg.core import bounds
 from modpkg.core.errors import TrustError
 from modpkg.core.records import IndexLine
-from modpkg.server.declaring import check_bundle
+from modpkg.server.sent_bundles import check_bundle
 from modpkg.trust import sigstore_bundle
 from modpkg.trust.ambient import AmbientIdentity
 from modpkg.trust.bundle import verify_bundle
