@@ -6,9 +6,9 @@
 A, B and C are directories of one architecture, as saved by transformers; B and C may be the word
 `perturbed`, for copies of A with noise. Every figure is of a whole process, from its start to its
 end, imports included: the median of the runs, taken in turns, with files in the page cache.
-Memory is the greatest resident set of the process (mapped files count); Linux starts
-counting at that of the parent process, this one, which is some 40 MB. Writes
-benchmarks/results/compose.md.
+Memory is the greatest resident set of the process, or of the largest one that it starts (mapped
+files count); Linux starts counting at that of the parent process, this one, which is some 40 MB.
+Writes benchmarks/results/compose.md.
 
 modpkg reads digests of its inputs from a file, as an install has them from the release records;
 it hashes what it writes, and waits for the disk. What was just fetched is verified already; inputs

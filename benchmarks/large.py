@@ -6,9 +6,9 @@
 Makes random models of Llama's shapes (`benchmarks.large_models`); needs no network. Every figure
 is of a whole process, imports included, unless a row says otherwise: the median of the runs, beside
 its floor, which runs in turns with it. A floor reads the same inputs, writes as many bytes and
-computes SHA-256 of them, on all cores, and waits for the disk, as modpkg does. ``--make`` only
-makes the models of ``--sizes``. Rows that need a GPU are measured where there is one. Writes
-benchmarks/results/large.md.
+computes SHA-256 of them, on all cores, and waits for the disk, as modpkg does. Memory is the
+greatest resident set of the largest process. ``--make`` only makes the models of ``--sizes``. Rows
+that need a GPU are measured where there is one. Writes benchmarks/results/large.md.
 """
 
 from __future__ import annotations
