@@ -143,7 +143,8 @@ def _cascade(terms: Sequence[Any]) -> tuple[Any, list[Any]]:
 
 _LEVEL = 28
 """Bits of the parts by which narrow floats are multiplied: the sum of such products is exact, if
-the values are multiples of one number and at most 2^(53 − 28) times as large, less their count."""
+the values are multiples of one number and at most 2^(53 − 28) times as large, less their count.
+Parts may have fewer bits, if they are all."""
 
 
 def _levels(numbers: Sequence[Fraction]) -> list[list[float]]:
@@ -161,6 +162,15 @@ def _levels(numbers: Sequence[Fraction]) -> list[list[float]]:
     return levels
 
 
+def _bits_of(parts: Sequence[float]) -> int:
+    """Return the bits of the largest part, from the lowest one that any of them has."""
+    numbers = [Fraction(part) for part in parts]
+    unit = max(number.denominator for number in numbers)
+    multiples = [int(number * unit) for number in numbers]
+    common = math.gcd(*multiples)
+    return max(map(abs, multiples)).bit_length() - (common & -common).bit_length() + 1
+
+
 class DecidedSum:
     """A weighted sum of fine-tunes, bfloat16 or float16, from the side of a tie it is on."""
 
@@ -173,7 +183,8 @@ class DecidedSum:
         terms = len(total.weights) + 2
         # 2^(e + 1) bounds values of the largest exponent e, and ties are multiples of
         # 2^(e − fraction − 1) for the smallest
-        most = 53 - _LEVEL - (terms - 1).bit_length() - fraction - 2
+        bits = _bits_of(self._levels[0]) if len(self._levels) == 1 else _LEVEL
+        most = 53 - bits - (terms - 1).bit_length() - fraction - 2
         self._spread = np.uint16((most << fraction) + 1)
         self._cut = np.uint64(52 - fraction)
         # 2^4 · γ_k · Σ |terms|, for up to 2^7 operations; a tie is up to twice the largest value
@@ -207,7 +218,21 @@ class DecidedSum:
         if even.size:
             up[even] = result[even] & np.uint16(1)
         result += up
+        zeros = self._zeros(stored, wide, np.flatnonzero(first == 0))
+        result[zeros], certain[zeros] = 0, True
         return result.view(base.dtype), certain
+
+    def _zeros(self, stored: Sequence[Stored], wide: Sequence[Array], where: Any) -> Any:
+        """Return those of some places where a sum is 0 for certain, of a base that is not 0."""
+        if not where.size:
+            return where
+        sizes = [each.take(where).view(np.uint16) & np.uint16(0x7FFF) for each in stored]
+        most = np.maximum.reduce(sizes)
+        least = np.minimum.reduce([size - np.uint16(1) for size in sizes])
+        exact = (most - least <= self._spread) & (sizes[0] > 0)
+        for level in self._levels[1:]:
+            exact &= _dot(level, [each.take(where) for each in wide]) == 0
+        return where[exact]
 
     def _near(self, stored: Sequence[Stored], result: Any, sign: Array) -> Any:
         """Return where results are normal, and the sums have the signs of ``sign``: they are exact

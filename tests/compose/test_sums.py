@@ -140,3 +140,20 @@ def test_weights_out_of_range_are_left_to_exact_arithmetic() -> None:
     assert decided_sum("linear", terms, LINEAR, "BF16") is None
     assert decided_sum("ties", terms, {}, "BF16") is None
     assert decided_sum("linear", terms[1:], LINEAR, "F32") is None
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+@pytest.mark.parametrize(("weights", "start"), [((0.5, 0.5), 1.0), ((0.37, 0.23), 0.6)])
+def test_sums_of_0(weights: tuple[float, ...], start: float, dtype: str) -> None:
+    """They are +0.0, of a base that is not 0; 0.37 and 0.23 are not 0.6."""
+    terms = [Term(op="dense", weight=1.0, scale=weight, inputs={}) for weight in weights]
+    decided = decided_sum("linear", terms, {"normalize": True, "base_weight": start}, dtype)
+    assert decided is not None
+    base = rounded(np.array([1.5, -2.0, -0.0, 0.0, 2.0**-14]), dtype)
+    others = [rounded(-in_double(base), dtype) for _ in weights]
+    with np.errstate(all="ignore"):
+        found, certain = decided.at(base, others)
+    exact = Fraction(start) == sum(map(Fraction, weights))
+    assert certain.tolist() == [exact, exact, False, False, exact]
+    if exact:
+        assert found.view(np.uint16)[certain].tolist() == [0, 0, 0]
