@@ -13,16 +13,30 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
 
 class Abandoned(Exception):
     """The command was interrupted, and nobody waits for the answer any more."""
+
+
+class TooLate(Exception):
+    """What was waited for has not come in time; nobody waits for it any more."""
+
+
+class _Work(Protocol):
+    """What a thread is given to do; it raises nothing."""
+
+    def do(self) -> None: ...
+
+    def end(self) -> None:
+        """Say that it is done; the thread waits for other work by then."""
+        ...
 
 
 class _Threads:
@@ -37,10 +51,10 @@ class _Threads:
     def forget(self) -> None:
         """Begin without threads, as a forked process does."""
         self.started = 0
-        self.idle: list[SimpleQueue[tuple[Future[Any], Callable[[], Any]]]] = []
-        self.waiting: set[Future[Any]] = set()
+        self.idle: list[SimpleQueue[_Work]] = []
+        self.waiting: set[_Answer[Any]] = set()
 
-    def give(self, future: Future[Any], work: Callable[[], Any]) -> None:
+    def give(self, work: _Work) -> None:
         try:
             jobs = self.idle.pop()
         except IndexError:
@@ -49,23 +63,15 @@ class _Threads:
             threading.Thread(
                 target=self._run, args=(jobs,), name="modpkg-request", daemon=True
             ).start()
-        jobs.put((future, work))
+        jobs.put(work)
 
-    def _run(self, jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None:
+    def _run(self, jobs: SimpleQueue[_Work]) -> None:
         while True:
-            future, work = jobs.get()
-            result, failure = None, None
-            try:
-                result = work()
-            except BaseException as error:  # a panic of the library is none of Exception
-                failure = error
+            work = jobs.get()
+            work.do()
             self.idle.append(jobs)
-            with contextlib.suppress(InvalidStateError):  # abandoned
-                if failure is None:
-                    future.set_result(result)
-                else:
-                    future.set_exception(failure)
-            del future, work, result, failure
+            work.end()
+            del work
 
 
 _threads = _Threads()
@@ -73,8 +79,47 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
 
 
-class TooLate(Exception):
-    """What was waited for has not come in time; nobody waits for it any more."""
+class _Answer(Generic[T]):
+    """What a request answers. A future would do, and take as long as all else that is done here."""
+
+    result: T
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self.failure: BaseException | None = None
+        self._work = work
+        self._is_settled = threading.Lock()  # by whoever acquires it
+        self._is_here = threading.Lock()
+        self._is_here.acquire()
+
+    def do(self) -> None:
+        result, failure = None, None
+        try:
+            result = self._work()
+        except BaseException as error:  # a panic of the library is none of Exception
+            failure = error
+        self._settle(result, failure)
+        del failure
+
+    def end(self) -> None:
+        with contextlib.suppress(RuntimeError):  # abandoned
+            self._is_here.release()
+
+    def abandon(self) -> None:
+        """Let who waits for it raise `Abandoned`, unless it has come."""
+        if self._settle(None, Abandoned()):
+            self.end()
+
+    def has_come(self, seconds: float | None) -> bool:
+        """Wait for it, for so long at most, and return whether it has come."""
+        return self._is_here.acquire(timeout=-1 if seconds is None else seconds)
+
+    def _settle(self, result: T | None, failure: BaseException | None) -> bool:
+        if not self._is_settled.acquire(blocking=False):
+            return False
+        self.failure = failure
+        if failure is None:
+            self.result = cast(T, result)
+        return True
 
 
 def wait_for(work: Callable[[], T], seconds: float | None = None) -> T:
@@ -89,18 +134,18 @@ def wait_for(work: Callable[[], T], seconds: float | None = None) -> T:
         TooLate: It takes longer.
         BaseException: What ``work`` raises.
     """
-    future: Future[T] = Future()
-    _threads.waiting.add(future)
+    answer = _Answer(work)
+    _threads.waiting.add(answer)
     try:
-        _threads.give(future, work)
-        try:
-            return future.result(seconds)
-        except TimeoutError:
-            if future.done():
-                return future.result()
-            raise TooLate from None
+        _threads.give(answer)
+        if not answer.has_come(seconds):
+            raise TooLate
+        if answer.failure is not None:
+            raise answer.failure
+        return answer.result
     finally:
-        _threads.waiting.discard(future)
+        _threads.waiting.discard(answer)
+        del answer  # which has the error, whose traceback has this frame
 
 
 class RequestPool(Executor):
@@ -131,10 +176,10 @@ class RequestPool(Executor):
             if self._running == self._at_once:
                 return future
             self._running += 1
-        _threads.give(Future(), self._run)
+        _threads.give(self)
         return future
 
-    def _run(self) -> None:
+    def do(self) -> None:
         """Do what is pending until nothing is."""
         while True:
             with self._change:
@@ -153,6 +198,9 @@ class RequestPool(Executor):
                     del result
             del future, work
 
+    def end(self) -> None:
+        """Whoever waits for the work has been told by its future."""
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work, and wait for what was taken; what has not begun may be left out."""
         with self._change:
@@ -165,9 +213,8 @@ class RequestPool(Executor):
 
 def abandon() -> None:
     """End all waits for requests, in every thread: each raises `Abandoned`."""
-    for future in [*_threads.waiting]:
-        with contextlib.suppress(InvalidStateError):
-            future.set_exception(Abandoned())
+    for answer in [*_threads.waiting]:
+        answer.abandon()
 
 
 def any_abandoned() -> bool:
