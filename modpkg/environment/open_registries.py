@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.tree import BlobTree
-from modpkg.environment.signed_registries import verify_index
+from modpkg.environment.signed_registries import verify_index, vouching_files
 from modpkg.manifest.config import Settings, read_settings
 from modpkg.manifest.normal_address import normal_address
 from modpkg.registry.reader import Registry
@@ -69,6 +69,7 @@ class OpenRegistries:
             files.needed = self.needed
             if not is_hub_address(address):  # its commit names every byte
                 verify_index(files)
+                files.vouching = partial(vouching_files, self._open[key])
         return self._open[key]
 
     def hub(self) -> HubModules:

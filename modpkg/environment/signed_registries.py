@@ -6,17 +6,20 @@ one that was signed is not any more, or has another log or none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
-from modpkg.core.records import LogInfo
+from modpkg.core import bounds
+from modpkg.core.digests import parse_digest
+from modpkg.core.records import IndexLine, LogInfo
 from modpkg.manifest.normal_address import normal_address
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
+from modpkg.registry.signature_files import signatures_path
 from modpkg.resolve.lock import Lock, LockedRegistry
 from modpkg.trust.known_registry import NamedRoot, SeenRegistry
 from modpkg.trust.log.log_checkpoint import LogCheckpoint
@@ -33,6 +36,17 @@ def verify_index(files: MutableFiles) -> SignedIndex:
     signed = SignedIndex(files.source, files.home, files.info)
     files.checks = signed
     return signed
+
+
+def vouching_files(registry: Registry, line: IndexLine) -> Iterator[tuple[str, int]]:
+    """Yield the files that `lock` asks for of a release that is new in it: see
+    `modpkg.environment.signers` and `modpkg.environment.logged`."""
+    if line.signed is True:
+        yield signatures_path(parse_digest(line.release)), bounds.SIGNATURES_BYTES
+    if registry.info.log is not None:
+        from modpkg.trust.log.checking import files_of_log  # slow to import; most have no log
+
+        yield from files_of_log(registry, line)
 
 
 def expect_seen(registry: Registry, locked: LockedRegistry) -> None:

@@ -11,7 +11,7 @@ A list that is long beside what a project needs is not fetched: each file is ask
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,14 +24,14 @@ from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import InstallError, ModpkgError, RegistryError
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.names import module_name
-from modpkg.core.records import RegistryInfo, decode_record
+from modpkg.core.records import IndexLine, RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
 from modpkg.registry.revalidation import asked, keep_nothing, revalidated, write_changed
 from modpkg.registry.source import FileMissing, Source
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
 NEWS = 32
 """Changes of a registry since it was read before, of which all are fetched ahead if it is no more:
@@ -110,6 +110,9 @@ class MutableFiles:
         self._lock = threading.Lock()
         self._weighed = -1
         """For how many modules the list was too long."""
+        self.vouching: Callable[[IndexLine], Iterator[tuple[str, int]]] | None = None
+        """Returns the files that vouch for a release, each with how many bytes it may have."""
+        self._ahead: dict[str, Future[bytes]] = {}
         self.checks: FileCheck | None = None
         """What verifies the files, of a registry that may be signed."""
         self._info: tuple[bytes, Callable[[], None]] | None = None
@@ -166,6 +169,33 @@ class MutableFiles:
         """Begin to fetch what verifies a file, if anything does."""
         if self.checks is not None and not self._offline:
             self.checks.prefetch(path, pool)
+
+    def prefetch_vouching(self, line: IndexLine, pool: Executor) -> None:
+        """Begin to fetch what vouches for a release, for `vouching_file`.
+
+        Raises:
+            ModpkgError: It is not known which files do.
+        """
+        if self.vouching is not None and not self._offline:
+            for path, most in self.vouching(line):
+                if path not in self._ahead:
+                    self._ahead[path] = pool.submit(self._source.read, path, most)
+
+    def vouching_file(self, path: str, most: int) -> bytes:
+        """Return a file that vouches for a release.
+
+        Raises:
+            FileMissing, RegistryUnreachable, RegistryError: As for `Source.read`.
+        """
+        ahead = self._ahead.pop(path, None)
+        return self._source.read(path, most) if ahead is None else ahead.result()
+
+    def arrived(self, path: str) -> bytes | None:
+        """Return a file that vouches for releases, if it was fetched ahead and has come by now."""
+        ahead = self._ahead.get(path)
+        if ahead is None or not ahead.done() or ahead.exception() is not None:
+            return None
+        return ahead.result()
 
     def info(self) -> bytes | None:
         """Return ``registry.json`` as it is sent; None if it is missing."""

@@ -74,9 +74,12 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
                     continue
                 followed.add((need.identifier, best))
                 release = domain.ascending[best]
+                registry = release.registry
+                if registry.expected.get(need.name) != release.line.version:
+                    registry.files.prefetch_vouching(release.line, pool)
                 for base, digest in release.line.expects.items():
                     acted_on.add(ModuleName(base))
-                    release.registry.prefetch_blob(digest, "an interface", pool)
+                    registry.prefetch_blob(digest, "an interface", pool)
                 for other in space.needs(release, need.extra):
                     ahead.fetch(other.name)
                     pending.append(other)

@@ -121,7 +121,7 @@ def lasting_text(found: PublicKey | OidcIdentity) -> str:
 def bundles_at(registry: Registry, path: str) -> Iterator[Signed | ModpkgError]:
     """Yield the bundles of a file of them, or why they count for nothing; none if it is missing."""
     try:
-        data = registry.source.read(path, bounds.SIGNATURES_BYTES)
+        data = registry.files.vouching_file(path, bounds.SIGNATURES_BYTES)
     except FileMissing:
         return
     yield from verified_bundles(data)

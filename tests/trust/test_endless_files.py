@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modpkg.core import bounds
+from modpkg.trust.log import checking
 from modpkg.trust.private_key import key_path, new_key
 from tests.cli.test_everywhere import run
 from tests.modules import write_module
@@ -89,22 +90,25 @@ def test_a_file_without_an_end_ends_the_command(
 
 
 LOGGED = {
-    "/log/checkpoint": ("lock",),
-    "/log/releases/": ("lock",),
-    "/log/tile/0/": ("lock",),
-    "/log/tile/entries/": ("registry", "audit"),
+    ("/log/checkpoint", "small"): ("lock",),
+    ("/log/releases/", "large"): ("lock",),
+    ("/log/tile/0/", "large"): ("lock",),
+    ("/log/tile/entries/", "small"): ("lock",),
+    ("/log/tile/entries/", "audited"): ("registry", "audit"),
 }
 SIGNED = ("root", "timestamp", "snapshot", "targets", "index-")
 
 
-@pytest.mark.parametrize("at", LOGGED)
+@pytest.mark.parametrize(("at", "log"), LOGGED)
 def test_a_file_of_a_log_without_an_end_ends_the_command(
-    at: str, home: Path, tmp_path: Path, capfd: Capture
+    at: str, log: str, home: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if log == "large":
+        monkeypatch.setattr(checking, "SMALL", 0)
     logged = LoggedRegistry(tmp_path / "models").begin()
     for version in ("1.0", "1.1"):
         logged.publish("words", version)
-    check(capfd, tmp_path / "models", at, LOGGED[at])
+    check(capfd, tmp_path / "models", at, LOGGED[at, log])
 
 
 @pytest.mark.parametrize("at", SIGNED)

@@ -1,14 +1,14 @@
 """Checking a registry's log: that it continues what was seen of it, and that releases are in it.
 
-Two round trips: the checkpoint and where the releases are, then the tiles for all proofs. Nothing
-that the registry says of these is believed: a wrong place, entry or tile gives another root than
-the one that is signed.
+Two round trips: the checkpoint and where the releases are, then the tiles for all proofs; or, of a
+small log, the checkpoint and then all entries. Nothing that the registry says of these is believed:
+a wrong place, entry or tile gives another root than the one that is signed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from modpkg.core import bounds, system
@@ -40,6 +40,7 @@ from modpkg.trust.log.merkle import (
     nodes_of,
     proof_over,
 )
+from modpkg.trust.log.small_log import SMALL, WholeLog, size_in
 from modpkg.trust.log.succession import SUCCESSORS, is_successor
 from modpkg.trust.log.tiles import LOG, Tile, TileHashes, hashes_in, tile_of
 from modpkg.trust.public_key import parse_key
@@ -83,23 +84,34 @@ def check_logged(
     if info is None or (not lines and (locked is None or LOCK_NAME not in earlier)):
         return None
     questions: list[Callable[[], bytes | None]] = [partial(_own, registry, CHECKPOINT)]
-    for line in lines:
-        path = logged_path(parse_digest(line.release))
-        questions.append(partial(read_logged, registry, path))
-    data, *places = asked_at_once(questions, is_remote=registry.folder is None)
+    places = [
+        partial(read_logged, registry, logged_path(parse_digest(line.release))) for line in lines
+    ]
+    is_remote, may_be_small = registry.folder is None, is_small(registry)
+    data, *files = asked_at_once(
+        questions if may_be_small else [*questions, *places], is_remote=is_remote
+    )
     info, checkpoint = _signed_now(registry, info, data, earlier)
     for where, state in earlier.items():
         if checkpoint.size <= state.checkpoint.size:
             check_continues(registry, where, state, checkpoint, TileHashes(0, {}), memory)
     found: dict[str, LoggedRelease] = {}
     missing: list[TrustError] = []
-    for line, place in zip(lines, places, strict=True):
-        try:
-            found[line.release] = _logged(registry, checkpoint, line, place)
-        except TrustError as error:  # noqa: PERF203
-            missing.append(error)
-    indexes = [one.index for one in found.values()]
-    node = _hashes(registry, checkpoint, earlier.values(), indexes)
+    if may_be_small and checkpoint.size <= SMALL:
+        whole = WholeLog(checkpoint.size, partial(read_tile, registry), registry.url, is_remote)
+        node, found = whole.node, whole.places(lines, checkpoint.origin)
+        reason = "no entry is about it"
+        missing += [_not_logged(registry, x, reason) for x in lines if x.release not in found]
+    else:
+        if may_be_small:
+            files = asked_at_once(places, is_remote=is_remote)
+        for line, place in zip(lines, files, strict=True):
+            try:
+                found[line.release] = _logged(registry, checkpoint, line, place)
+            except TrustError as error:  # noqa: PERF203
+                missing.append(error)
+        indexes = [one.index for one in found.values()]
+        node = _hashes(registry, checkpoint, earlier.values(), indexes)
     for where, state in earlier.items():  # that a log has shown two things is told before its gaps
         check_continues(registry, where, state, checkpoint, node, memory)
     if missing:
@@ -112,6 +124,20 @@ def check_logged(
             raise _not_logged(registry, line, "its entry is none of the tree that is signed")
     memory.keep(info, checkpoint, locked)
     return LogState(info, checkpoint)
+
+
+def is_small(registry: Registry) -> bool:
+    """Return whether a log is small, as far as a checkpoint says that was fetched ahead."""
+    data = registry.files.arrived(CHECKPOINT)
+    size = None if data is None else size_in(data)
+    return size is not None and size <= SMALL
+
+
+def files_of_log(registry: Registry, line: IndexLine) -> Iterator[tuple[str, int]]:
+    """Yield the files that `check_logged` is going to ask for, each with its most bytes."""
+    yield CHECKPOINT, bounds.CHECKPOINT_BYTES
+    if registry.files.arrived(CHECKPOINT) is not None and not is_small(registry):
+        yield logged_path(parse_digest(line.release)), bounds.LOGGED_RELEASE_BYTES
 
 
 def earlier_states(
@@ -298,7 +324,10 @@ def read_logged(registry: Registry, path: str) -> bytes | None:
     Raises:
         RegistryUnreachable, RegistryError: It cannot be read.
     """
-    return _read(registry, path, bounds.LOGGED_RELEASE_BYTES)
+    try:
+        return registry.files.vouching_file(path, bounds.LOGGED_RELEASE_BYTES)
+    except FileMissing:
+        return None
 
 
 def _hashes(

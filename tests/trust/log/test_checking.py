@@ -13,15 +13,25 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import IndexLine, canonical_json
 from modpkg.manifest.config import parse_settings
 from modpkg.registry.reader import Registry
+from modpkg.trust.log import checking
 from modpkg.trust.log.checking import check_logged
 from modpkg.trust.log.entries import LoggedRelease, logged_path, transfer_entry
 from modpkg.trust.log.memory import LogMemory
+from modpkg.trust.log.small_log import size_in
+from modpkg.trust.log.tiles import Tile, bundle_of, entries_in
 from tests.modules import publish_collection
 from tests.raising import raises
 from tests.registry.servers import serve
 from tests.trust.log.logged import ORIGIN, LoggedRegistry
 
 AT = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture(autouse=True, params=["by_place", "whole"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """In which of two ways logs are read."""
+    monkeypatch.setattr(checking, "is_small", lambda registry: request.param == "whole")
+    return str(request.param)
 
 
 @pytest.fixture
@@ -120,7 +130,9 @@ def test_a_log_that_goes_back(one: LoggedRegistry, tmp_path: Path) -> None:
     ada.check(one.read(), words)
 
 
-def test_a_release_that_is_not_logged(one: LoggedRegistry, tmp_path: Path) -> None:
+def test_a_release_that_is_not_logged(
+    one: LoggedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The registry, or who has broken into it, has its files and not the key of the log."""
     words, more = one.publish("words"), one.publish("more")
     ada = Reader(tmp_path / "ada")
@@ -128,8 +140,9 @@ def test_a_release_that_is_not_logged(one: LoggedRegistry, tmp_path: Path) -> No
     (one.folder / REGISTRY_INFO).rename(tmp_path / "info")
     secret = publish_collection(one.folder, "secret")
     (tmp_path / "info").rename(one.folder / REGISTRY_INFO)
-    with raises("M554", match=r"secret 1.0 .*does not say where"):
+    with raises("M554", match=r"secret 1.0 .*(does not say where|no entry is about it)"):
         ada.check(one.read(), words, secret)
+    monkeypatch.setattr(checking, "is_small", lambda registry: False)
     place = one.folder / logged_path(parse_digest(secret.release))
     place.parent.mkdir(parents=True)
     other = (one.folder / logged_path(parse_digest(words.release))).read_bytes()
@@ -149,7 +162,9 @@ def test_a_release_that_is_not_logged(one: LoggedRegistry, tmp_path: Path) -> No
     ada.check(one.read(), words, more)
 
 
-def test_checkpoints_and_tiles_that_are_not_right(one: LoggedRegistry, tmp_path: Path) -> None:
+def test_checkpoints_and_tiles_that_are_not_right(
+    one: LoggedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words, _ = one.publish("words"), one.publish("more")
     ada = Reader(tmp_path / "ada")
     checkpoint, tile = one.folder / "log/checkpoint", one.folder / "log/tile/0/000.p/2"
@@ -162,6 +177,8 @@ def test_checkpoints_and_tiles_that_are_not_right(one: LoggedRegistry, tmp_path:
     with raises("M550", match="missing"):
         ada.check(one.read(), words)
     checkpoint.write_bytes(whole)
+    ada.check(one.read(), words)
+    monkeypatch.setattr(checking, "is_small", lambda registry: False)
     tile.write_bytes(bytes(64))
     with raises("M554", match="none of the tree"):
         ada.check(one.read(), words)
@@ -171,6 +188,55 @@ def test_checkpoints_and_tiles_that_are_not_right(one: LoggedRegistry, tmp_path:
     full = tile.parent.with_suffix("")  # the tile was filled since the checkpoint was read
     full.write_bytes(hashes + bytes(254 * 32))
     ada.check(one.read(), words)
+
+
+def test_entries_of_a_small_log_that_are_not_right(
+    one: LoggedRegistry, tmp_path: Path, way: str
+) -> None:
+    if way != "whole":
+        return
+    words, more = one.publish("words"), one.publish("more")
+    ada = Reader(tmp_path / "ada")
+    bundle = one.folder / "log/tile/entries/000.p/2"
+    data = bundle.read_bytes()
+    first, second = entries_in(Tile(None, 0, 2), data, "")
+    for entries, code in (
+        ([second, first], "M554"),  # in another order
+        ([first, first], "M554"),
+        ([first, second.replace(b"more", b"evil")], "M554"),
+        ([first.replace(b'"publish"', b'"yank"'), second], "M554"),
+        ([b"[" * 5000, second], "M554"),
+        ([first], "M555"),
+        ([], "M555"),
+    ):
+        bundle.write_bytes(bundle_of(entries))
+        with raises(code):
+            ada.check(one.read(), words, more)
+    bundle.write_bytes(data[:-1])
+    with raises("M555", match="cut short"):
+        ada.check(one.read(), words)
+    bundle.unlink()
+    with raises("M555", match="missing"):
+        ada.check(one.read(), words)
+    bundle.write_bytes(data)
+    ada.check(one.read(), words, more)
+    assert ada.memory.read() is not None
+
+
+def test_a_log_that_was_taken_for_small_is_asked_for_places(
+    one: LoggedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, more = one.publish("words"), one.publish("more")
+    monkeypatch.setattr(checking, "SMALL", 1)
+    Reader(tmp_path / "ada").check(one.read(), words, more)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [(b"models.example/log\n300\nAAA\n", 300), (b"x\n-1\n", None), (b"\n" * 9, None), (b"", None)],
+)
+def test_a_size_that_nobody_has_verified(text: bytes, size: int | None) -> None:
+    assert size_in(text) == size
 
 
 def test_a_log_that_is_another_or_gone(one: LoggedRegistry, tmp_path: Path) -> None:
