@@ -52,7 +52,7 @@ class _Threads:
         """Begin without threads, as a forked process does."""
         self.started = 0
         self.idle: list[SimpleQueue[_Work]] = []
-        self.waiting: set[_Answer[Any]] = set()
+        self.waiting: set[_Awaited[Any]] = set()
 
     def give(self, work: _Work) -> None:
         try:
@@ -79,7 +79,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.forget)
 
 
-class _Answer(Generic[T]):
+class _Awaited(Generic[T]):
     """What a request answers. A future would do, and take as long as all else that is done here."""
 
     result: T
@@ -134,7 +134,7 @@ def wait_for(work: Callable[[], T], seconds: float | None = None) -> T:
         TooLate: It takes longer.
         BaseException: What ``work`` raises.
     """
-    answer = _Answer(work)
+    answer = _Awaited(work)
     _threads.waiting.add(answer)
     try:
         _threads.give(answer)
