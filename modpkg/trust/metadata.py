@@ -200,6 +200,10 @@ class _Envelope(Struct, frozen=True):
     signed: msgspec.Raw
 
 
+class _Typed(Struct, frozen=True):
+    type: str = msgspec.field(name="_type")
+
+
 class _ReadTargets(TargetsMetadata, frozen=True, kw_only=True):
     """The same as it is read."""
 
@@ -210,6 +214,7 @@ Metadata = TypeVar(
     "Metadata", RootMetadata, TimestampMetadata, SnapshotMetadata, TargetsMetadata, Struct
 )
 _DECODER = msgspec.json.Decoder(_Envelope)
+_TYPED = msgspec.json.Decoder(_Typed)
 _FILE = msgspec.json.Decoder(SignedFile)
 _READ: dict[type[Struct], type[Struct]] = {TargetsMetadata: _ReadTargets}
 _KINDS: dict[type[Struct], msgspec.json.Decoder[Any]] = {
@@ -247,6 +252,7 @@ def read_metadata(data: bytes, kind: type[Struct], what: str) -> ReadMetadata:
     try:
         with _MEETING:
             envelope = _DECODER.decode(data)
+            _TYPED.decode(envelope.signed)  # a record's own would do
             signed = _KINDS[kind].decode(envelope.signed)
         _moment(signed.expires)
     except msgspec.MsgspecError as error:

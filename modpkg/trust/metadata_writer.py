@@ -373,7 +373,7 @@ class MetadataWriter:
             expires=moment_text(now + self._lives.snapshot),
             meta=meta,
         )
-        named = self._add(change, "snapshot", made, self._keyid(trusted, "snapshot"), whole=True)
+        named = self._add(change, "snapshot", made, self._keyid(trusted, "snapshot"))
         current = TimestampMetadata(
             version=(stamp.version if (stamp := trusted.timestamp) else last["timestamp"]) + 1,
             expires=moment_text(now + self._lives.timestamp),
@@ -388,12 +388,10 @@ class MetadataWriter:
         role: str,
         signed: SnapshotMetadata | TargetsMetadata,
         keyid: str,
-        *,
-        whole: bool = False,
     ) -> MetadataFile:
         """Write a file under the next version that nobody has written; return how it is named.
 
-        ``whole`` is whether its bytes are named, and not its version alone.
+        That is by its bytes too: a bin does not say which one it is.
         """
         for version in range(signed.version, signed.version + _FREE):
             path = f"{FOLDER}/{version}.{role}.json"
@@ -404,7 +402,7 @@ class MetadataWriter:
             )
             change.replace(path, data)
             hashes = {"sha256": hashlib.sha256(data).hexdigest()}
-            return MetadataFile(version, len(data), hashes) if whole else MetadataFile(version)
+            return MetadataFile(version, len(data), hashes)
         raise self._stored.cannot(f"{FOLDER}/ has {_FREE} files that nothing names, such as {path}")
 
     def _last_versions(self, change: RegistryChange) -> dict[str, int]:

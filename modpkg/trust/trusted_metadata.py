@@ -259,15 +259,18 @@ def _keys_of(root: RootMetadata, role: str) -> tuple[frozenset[str], int]:
 
 
 def _check_bytes(data: bytes, meta: MetadataFile, what: str) -> None:
-    """Check the bytes of a file by what another one says of it, as far as it does.
+    """Check the bytes of a file by what another one says of it.
+
+    Bins do not say which they are, and may have one version and one key: the bytes tell them apart.
 
     Raises:
-        TrustError: They are others.
+        TrustError: They are others, or it does not say which they are.
     """
     wanted = (meta.hashes or {}).get("sha256")
-    if (meta.length is not None and len(data) != meta.length) or (
-        wanted is not None and hashlib.sha256(data).hexdigest() != wanted
-    ):
+    if wanted is None:
+        raise TrustError("M563", what=what, reason="no SHA-256 of its bytes is named")
+    is_long = meta.length is not None and len(data) != meta.length
+    if is_long or hashlib.sha256(data).hexdigest() != wanted:
         raise TrustError("M563", what=what, reason="its bytes are not those that are named")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import threading
 from pathlib import Path
 
@@ -67,6 +68,35 @@ def signed_by(number: int, path: Path, **changes: object) -> bytes:
     keyid, _ = metadata_key(key(number).public)
     document["signatures"] = [{"keyid": keyid, "sig": key(number).sign(message).hex()}]
     return msgspec.json.encode(document)
+
+
+def named(data: bytes) -> dict[str, object]:
+    """Return how another file of metadata names one, by its bytes too."""
+    version = msgspec.json.decode(data)["signed"]["version"]
+    hashes = {"sha256": digest_bytes(data).partition(":")[2]}
+    return {"version": version, "length": len(data), "hashes": hashes}
+
+
+def forget(server: HostileSource) -> None:
+    """Forget what was seen of the registry, as another machine has."""
+    shutil.rmtree(remembered_folder(server.url), ignore_errors=True)
+
+
+def show_named(
+    registry: SignedRegistry, server: HostileSource, path: str, data: bytes, **meta: object
+) -> None:
+    """Show a file of metadata, as whoever has the online key names it in all that follows."""
+    server.shown[path] = data
+    stamp = registry.folder / STAMP
+    now = msgspec.json.decode(stamp.read_bytes())["signed"]
+    number = now["meta"]["snapshot.json"]["version"]
+    snapshot = registry.folder / "tuf" / f"{number}.snapshot.json"
+    role = path.rpartition("/")[2].partition(".")[2]
+    all_named = msgspec.json.decode(snapshot.read_bytes())["signed"]["meta"]
+    made = signed_by(9, snapshot, version=number + 1, meta=all_named | {role: named(data)} | meta)
+    server.shown[f"tuf/{number + 1}.snapshot.json"] = made
+    after = now["version"] + 1
+    server.shown[STAMP] = signed_by(9, stamp, version=after, meta={"snapshot.json": named(made)})
 
 
 def test_what_is_published_is_read(registry: SignedRegistry, server: HostileSource) -> None:
@@ -158,15 +188,15 @@ def test_an_expired_bin_is_refused(registry: SignedRegistry, server: HostileSour
     for expired in ("targets", "index-0"):
         registry.writer.renew(thoroughly=True)
         server.shown.clear()
+        forget(server)
         assert read(server, registry.clock) == b""
         (name,) = [
             path.name
             for path in (registry.folder / "tuf").glob(f"*.{expired}.json")
             if not path.name.startswith("1.")
         ]
-        server.shown[f"tuf/{name}"] = signed_by(
-            9, registry.folder / "tuf" / name, expires="2026-11-28T12:00:00Z"
-        )
+        made = signed_by(9, registry.folder / "tuf" / name, expires="2026-11-28T12:00:00Z")
+        show_named(registry, server, f"tuf/{name}", made)
         (remembered_folder(server.url) / f"{expired}.json").unlink()
         with raises("M561", match=expired):
             read(server, registry.clock)
@@ -254,13 +284,13 @@ def test_an_older_snapshot_is_refused(registry: SignedRegistry, server: HostileS
         read(server, registry.clock)
     now = registry.folder / "tuf" / "3.snapshot.json"
     meta = msgspec.json.decode(now.read_bytes())["signed"]["meta"]
-    for changed, code in (
-        (meta | {"index-0.json": {"version": 1}}, "M562"),
-        ({name: file for name, file in meta.items() if name != "index-1.json"}, "M563"),
+    for number, changed, code in (
+        (99, meta | {"index-0.json": {"version": 1}}, "M562"),
+        (100, {name: file for name, file in meta.items() if name != "index-1.json"}, "M563"),
     ):
-        server.shown["tuf/4.snapshot.json"] = signed_by(9, now, version=4, meta=changed)
+        made = server.shown["tuf/4.snapshot.json"] = signed_by(9, now, version=4, meta=changed)
         server.shown[STAMP] = signed_by(
-            9, stamp, version=99, meta={"snapshot.json": {"version": 4}}
+            9, stamp, version=number, meta={"snapshot.json": named(made)}
         )
         with raises(code, match="index-"):
             read(server, registry.clock)
@@ -285,10 +315,44 @@ def test_parts_of_two_states_are_refused(registry: SignedRegistry, server: Hosti
 def test_an_entry_that_is_none_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
     bin_0 = registry.folder / "tuf" / "1.index-0.json"
     for entry in ({}, {"length": -1, "hashes": {}}, {"length": 0, "hashes": 1}, [], "x"):
-        server.shown["tuf/1.index-0.json"] = signed_by(9, bin_0, targets={WORDS: entry})
+        made = signed_by(9, bin_0, targets={WORDS: entry})
+        show_named(registry, server, "tuf/1.index-0.json", made)
         with raises("M564", "M565", match="models.example has signed of index.words"):
             read(server, registry.clock)
-        (remembered_folder(server.url) / "index-0.json").unlink()
+        forget(server)
+
+
+def test_a_bin_in_the_place_of_another_is_refused(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Of the same version, and signed by the same key: without any of the registry's keys."""
+    files = [path for path in (registry.folder / "tuf").glob("1.*.json") if "root" not in path.name]
+    assert len(files) > 3
+    for other in files:
+        if other.name == "1.index-0.json":
+            continue
+        server.shown = {"tuf/1.index-0.json": other.read_bytes(), WORDS: None}
+        forget(server)
+        with raises("M563", "M565"):
+            read(server, registry.clock)
+        server.shown.clear()
+        assert read(server, registry.clock) == b""  # and nothing of it is remembered
+        for path in remembered_folder(server.url).glob("index-*.json"):
+            path.write_bytes(other.read_bytes())
+        assert read(server, registry.clock) == b""
+    (registry.folder / "tuf" / "1.index-0.json").write_bytes(files[-1].read_bytes())
+    with raises("M563", "M565"):  # and nothing follows from it
+        registry.publish("words", b"one\n")
+
+
+def test_metadata_that_is_named_by_its_version_alone_is_refused(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    bin_0 = (registry.folder / "tuf" / "1.index-0.json").read_bytes()
+    meta = {"index-0.json": {"version": 1}}
+    show_named(registry, server, "tuf/1.index-0.json", bin_0, **meta)
+    with raises("M563", match="no SHA-256"):
+        read(server, registry.clock)
 
 
 def test_another_bin_says_nothing_of_a_file(
@@ -427,8 +491,8 @@ def test_a_stolen_online_key_ends_with_a_root(
     read(server, registry.clock)
     stamp, snapshot = registry.folder / STAMP, registry.folder / "tuf" / "1.snapshot.json"
     far = 1 << 50
-    server.shown[f"tuf/{far}.snapshot.json"] = signed_by(9, snapshot, version=far)
-    meta = {"snapshot.json": {"version": far}}
+    made = server.shown[f"tuf/{far}.snapshot.json"] = signed_by(9, snapshot, version=far)
+    meta = {"snapshot.json": named(made)}
     server.shown[STAMP] = signed_by(9, stamp, version=far, meta=meta)
     assert read(server, registry.clock) == b""  # who has the key can do that
     locked = reader(server, registry.clock)
@@ -622,7 +686,7 @@ def test_what_nobody_signed_is_not_signed_by_the_next_change(
 def test_metadata_in_the_storage_is_not_believed(registry: SignedRegistry) -> None:
     path = registry.folder / "tuf" / "1.index-0.json"
     path.write_bytes(signed_by(7, path))
-    with raises("M560", match="index-0"):
+    with raises("M563", match="index-0"):
         registry.publish("words", b"one\n")
     stamp = registry.folder / STAMP
     stamp.write_bytes(signed_by(7, stamp))
