@@ -47,6 +47,10 @@ class IndexReport:
             self.refused.setdefault(path if error.code == _NOT_SIGNED else FOLDER, error)
             return data
 
+    def counts_offline(self, path: str, data: bytes) -> bool:
+        """Return whether a file's copy may be read without asking the registry."""
+        return self._signed.counts_offline(path, data)
+
     def prefetch(self, path: str, pool: Executor) -> None:
         """Begin to fetch what `checked` will need for a file."""
         self._signed.prefetch(path, pool)

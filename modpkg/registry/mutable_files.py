@@ -74,6 +74,14 @@ class FileCheck(Protocol):
         """
         ...
 
+    def counts_offline(self, path: str, data: bytes) -> bool:
+        """Return whether a file's copy may be read without asking the registry.
+
+        Raises:
+            TrustError: What says so is not what it has to be.
+        """
+        ...
+
     def prefetch(self, path: str, pool: Executor) -> None:
         """Begin to fetch what `checked` will need for a file."""
         ...
@@ -134,14 +142,15 @@ class MutableFiles:
 
         Raises:
             FileMissing: There is none.
-            InstallError: It is read ``offline``, and there is no copy.
+            InstallError: It is read ``offline``, and there is no copy that counts.
+            TrustError: It, or what verifies it, is not what is signed.
             RegistryUnreachable, RegistryError: It cannot be read.
         """
         copy = self.copy(path)
         if self._offline:
             with suppress(FileNotFoundError):
-                if copy is not None:
-                    return read_file(copy)
+                if copy is not None and self._counts(path, kept := read_file(copy)):
+                    return kept
             raise InstallError("M501", what=f"{redacted(self._source.url)}/{path}")
         is_checked = self.checks is not None and self.checks.covers(path)
         try:
@@ -164,6 +173,11 @@ class MutableFiles:
             raise AssertionError("only what is checked may be missing")
         keep()
         return data
+
+    def _counts(self, path: str, data: bytes) -> bool:
+        """Return whether a file's copy may be read offline."""
+        checks = self.checks
+        return checks is None or not checks.covers(path) or checks.counts_offline(path, data)
 
     def prefetch(self, path: str, pool: Executor) -> None:
         """Begin to fetch what verifies a file, if anything does."""

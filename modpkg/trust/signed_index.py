@@ -3,8 +3,8 @@
 Before an index file or ``registry.json`` counts, the registry's timestamp, snapshot and the bin of
 the file are verified; of a name, that is one bin of many, so that a registry may have a hundred
 thousand. What was verified is remembered in modpkg's home, and nothing goes back behind it. A
-registry is signed if it was before, if the lock says so, or if its ``registry.json`` does (which is
-believed the first time).
+registry is signed if it was before, if the lock or the manifest says so, or if its own
+``registry.json`` does (which is believed the first time).
 
 A file that is newer than the metadata that was read is asked for again with new metadata, a few
 times; a registry that is honest never needs more than one.
@@ -24,27 +24,25 @@ from typing import TYPE_CHECKING, TypeVar
 from modpkg.core import bounds, system
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import (
-    InstallError,
     ModpkgError,
     RegistryError,
     RegistryUnreachable,
     TrustError,
 )
-from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_INFO
-from modpkg.core.files import write_atomically
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
-from modpkg.core.regular_file import read_file
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, Source
 from modpkg.trust.known_registry import NamedRoot, SeenRegistry, Unsigned, remembered_folder
+from modpkg.trust.remembered_metadata import RememberedMetadata
 from modpkg.trust.signed_paths import FOLDER, is_signed_path, private_path
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from modpkg.trust.fetched_metadata import FetchedMetadata
+    from modpkg.trust.signed_copies import SignedCopies
     from modpkg.trust.trusted_metadata import TrustedMetadata
 
 T = TypeVar("T")
@@ -79,11 +77,12 @@ class SignedIndex:
         self.address = own.url
         self.url = self._url = redacted(own.url)
         self._info = info
-        self._folder = remembered_folder(own.url) if folder is None else folder
+        self._memory = RememberedMetadata(remembered_folder(own.url) if folder is None else folder)
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
         self._lock = threading.RLock()
         self._bins: dict[str, threading.Lock] = {}
         self._trusted: TrustedMetadata | None = None
+        self._copies: SignedCopies | None = None
         self._is_unsigned = False
         self._begun = False
         self._wanted = {REGISTRY_INFO}
@@ -218,6 +217,40 @@ class SignedIndex:
                 self._trusted = self._read(self._sources[-1], self._first_root())
             return self._trusted
 
+    def counts_offline(self, path: str, data: bytes) -> bool:
+        """Return whether a file's copy may be read without asking the registry.
+
+        Raises:
+            TrustError: The lock or the manifest knows another root than the one that is remembered.
+        """
+        with self._lock:
+            if self._copies is None:
+                if (first := self._known_root()) is None:
+                    return True  # as far as is known, it is not signed
+                if isinstance(first, str):
+                    return False  # it is signed, and was never read so on this machine
+                from modpkg.trust.signed_copies import SignedCopies
+
+                self._copies = SignedCopies(self._url, first, self._memory.read)
+            return self._copies.has(path, data)
+
+    def _known_root(self) -> bytes | str | None:
+        """Return the first root, or its digest, as it is known without asking; None if it is not.
+
+        Raises:
+            TrustError: The lock knows another one, or the manifest does.
+        """
+        data = self._memory.read("1.root.json")
+        locked = None if self.locked is None else self.locked.root
+        if self.named is not None:
+            known = locked if data is None else digest_bytes(data)
+            if known not in (None, self.named.root):
+                raise self._unlike_named(f"its first root is {known}")
+            locked = locked or self.named.root
+        if data is not None and locked is not None and (found := digest_bytes(data)) != locked:
+            raise self._other_root(LOCK_NAME, found, locked)
+        return locked if data is None else data
+
     def _first_root(self) -> bytes | str:
         """Return the first root, which is remembered, or else its digest.
 
@@ -225,25 +258,30 @@ class SignedIndex:
             Unsigned: There is none.
             TrustError: The lock knows another one, or the manifest does.
         """
-        data = self._remembered("1.root.json")
-        locked = None if self.locked is None else self.locked.root
-        if self.named is not None:
-            known = locked if data is None else digest_bytes(data)
-            if known not in (None, self.named.root):
-                raise self._unlike_named(f"its first root is {known}")
-            locked = locked or self.named.root
-        if data is not None:
-            if locked is not None and (found := digest_bytes(data)) != locked:
-                raise self._other_root(LOCK_NAME, found, locked)
-            return data
-        if locked is not None:
-            return locked
-        info = self._info()
-        what = f"{self._url}/{REGISTRY_INFO}"
-        told = None if info is None else decode_record(info, RegistryInfo, what).tuf
+        if (known := self._known_root()) is not None:
+            return known
+        told = self._own_root()
         if told is None:
             raise Unsigned
         return told
+
+    def _own_root(self) -> str | None:
+        """Return the first root that the registry itself names; its mirrors, if it cannot be read.
+
+        A mirror would else have a root of its own remembered, or hide that there is one.
+        """
+        what = f"{self._url}/{REGISTRY_INFO}"
+        if len(self._sources) > 1:
+            own = self._sources[-1]
+            try:
+                data = own.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+                return decode_record(data, RegistryInfo, what).tuf
+            except FileMissing:
+                return None
+            except ModpkgError:
+                pass  # it cannot be reached, or something else answers in its place
+        info = self._info()
+        return None if info is None else decode_record(info, RegistryInfo, what).tuf
 
     def _read(self, source: Source, first: bytes | str) -> TrustedMetadata:
         """Return the metadata as it is now: what is remembered, and what is newer."""
@@ -261,7 +299,7 @@ class SignedIndex:
                 raise self._other_root("its lock or registry.json", found, first)
             first = data
         trusted = TrustedMetadata(self._url, first, self._now())
-        while (known := self._remembered(f"{trusted.root.version + 1}.root.json")) is not None:
+        while (known := self._memory.read(f"{trusted.root.version + 1}.root.json")) is not None:
             if not _tried(partial(trusted.update_root, known)):
                 break  # it is damaged
         roots, stamp = asked_at_once(
@@ -271,20 +309,20 @@ class SignedIndex:
             ],
             is_remote=ahead.is_remote,
         )
-        self._remember({"1.root.json": first, **roots})
-        if (old := self._remembered("timestamp.json")) is not None:
+        self._memory.keep({"1.root.json": first, **roots})
+        if (old := self._memory.read("timestamp.json")) is not None:
             _tried(lambda: trusted.update_timestamp(old))
         is_after = trusted.timestamp is not None
-        if (old_snapshot := self._remembered("snapshot.json")) is not None and is_after:
+        if (old_snapshot := self._memory.read("snapshot.json")) is not None and is_after:
             _tried(lambda: trusted.update_snapshot(old_snapshot, believed=True))
         if trusted.update_timestamp(stamp["timestamp.json"]):
-            self._remember(stamp, is_after=is_after)
+            self._memory.keep(stamp, is_after=is_after)
         if not trusted.snapshot_is_current():
             version = trusted.snapshot_file.version
             name = f"{version}.snapshot.json"
             data = self._fetched(ahead, name, bounds.TUF_FILE_BYTES)[name]
             trusted.update_snapshot(data)
-            self._remember({"snapshot.json": data}, is_after=is_after)
+            self._memory.keep({"snapshot.json": data}, is_after=is_after)
         if self.locked is not None:
             trusted.check_since(self.locked)
         self._root = digest_bytes(first)
@@ -311,7 +349,7 @@ class SignedIndex:
         wanted = []
         for role in roles:
             meta = named.get(f"{role}.json")
-            known = self._remembered(f"{role}.json")
+            known = self._memory.read(f"{role}.json")
             if meta is not None and (known is None or version_of(known) != meta.version):
                 wanted.append((f"{meta.version}.{role}.json", bounds.TUF_FILE_BYTES))
         if len(wanted) > 1:
@@ -351,14 +389,13 @@ class SignedIndex:
         take: Callable[[bytes], object],
     ) -> None:
         """Take the targets role or a bin: what is remembered, or else what the registry has."""
-        known = self._remembered(f"{role}.json")
+        known = self._memory.read(f"{role}.json")
         if known is not None and _tried(lambda: take(known)):
             return
         name = f"{trusted.file_of(role).version}.{role}.json"
         data = self._fetched(source, name, bounds.TUF_FILE_BYTES)[name]
         take(data)
-        with contextlib.suppress(OSError, InstallError):  # then it is fetched each time
-            write_atomically(self._folder / f"{role}.json", data, flush=False)
+        self._memory.keep_copy(f"{role}.json", data)
 
     def _fetched(self, source: FetchedMetadata, name: str, most: int) -> dict[str, bytes]:
         """Return a file of metadata, by its name.
@@ -376,7 +413,7 @@ class SignedIndex:
             reason = f"it has no {FOLDER}/{name}"
             if self.named is not None:
                 raise self._unlike_named(reason) from None
-            if self.locked is None and self._remembered("1.root.json") is None:
+            if self.locked is None and self._memory.read("1.root.json") is None:
                 what = f"{REGISTRY_INFO} of {self._url}"
                 raise TrustError("M565", what=what, reason=f"{reason}, which it names") from None
             word = system.shell_word(self._url)
@@ -399,31 +436,6 @@ class SignedIndex:
     def _other_root(self, where: str, found: str, root: str) -> TrustError:
         word = system.shell_word(self._url)
         return TrustError("M567", url=self._url, where=where, found=found, root=root, word=word)
-
-    # What is remembered ---------------------------------------------------------------------
-
-    def _remembered(self, name: str) -> bytes | None:
-        try:
-            return read_file(self._folder / name, bounds.TUF_FILE_BYTES)
-        except OSError:
-            return None
-
-    def _remember(self, files: dict[str, bytes], *, is_after: bool = True) -> None:
-        """Keep files that were verified, unless another command has kept newer ones meanwhile.
-
-        ``is_after`` is whether they follow what was remembered, whose keys still count.
-        """
-        from modpkg.trust.metadata import version_of
-
-        changed = {n: data for n, data in files.items() if self._remembered(n) != data}
-        with contextlib.suppress(OSError, InstallError):  # then nothing can be remembered
-            if not changed:
-                return
-            with file_lock(self._folder / ".lock", exclusive=True):
-                for name, data in changed.items():
-                    known = self._remembered(name)
-                    if known is None or not is_after or version_of(known) <= version_of(data):
-                        write_atomically(self._folder / name, data)
 
 
 def _tried(take: Callable[[], object]) -> bool:

@@ -1,0 +1,48 @@
+"""What a reader remembers of one registry's metadata, in modpkg's home."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from modpkg.core import bounds
+from modpkg.core.errors import InstallError
+from modpkg.core.file_lock import file_lock
+from modpkg.core.files import write_atomically
+from modpkg.core.regular_file import read_file
+
+
+class RememberedMetadata:
+    """The folder with the roots, the timestamp and the snapshot, and copies of other files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file; None if there is none that can be read."""
+        try:
+            return read_file(self._folder / name, bounds.TUF_FILE_BYTES)
+        except OSError:
+            return None
+
+    def keep(self, files: dict[str, bytes], *, is_after: bool = True) -> None:
+        """Keep files that were verified, unless another command has kept newer ones meanwhile.
+
+        ``is_after`` is whether they follow what was remembered, whose keys still count.
+        """
+        from modpkg.trust.metadata import version_of  # what is not signed needs none
+
+        changed = {n: data for n, data in files.items() if self.read(n) != data}
+        with contextlib.suppress(OSError, InstallError):  # then nothing can be remembered
+            if not changed:
+                return
+            with file_lock(self._folder / ".lock", exclusive=True):
+                for name, data in changed.items():
+                    known = self.read(name)
+                    if known is None or not is_after or version_of(known) <= version_of(data):
+                        write_atomically(self._folder / name, data)
+
+    def keep_copy(self, name: str, data: bytes) -> None:
+        """Keep a copy of a file that was verified, and that is fetched again if it is lost."""
+        with contextlib.suppress(OSError, InstallError):  # then it is fetched each time
+            write_atomically(self._folder / name, data, flush=False)

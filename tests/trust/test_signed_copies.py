@@ -1,0 +1,176 @@
+"""Copies of an index that are read offline, and mirrors at first contact: neither is believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modpkg.core import bounds
+from modpkg.core.digests import digest_bytes
+from modpkg.core.errors import RegistryUnreachable
+from modpkg.registry.mutable_files import MutableFiles
+from modpkg.trust import signed_index
+from modpkg.trust.known_registry import NamedRoot, SeenRegistry, remembered_folder
+from modpkg.trust.signed_index import SignedIndex
+from tests.raising import raises
+from tests.trust.signed_registry import DAY, HostileSource, SignedRegistry
+
+WORDS = "index/words.jsonl"
+OTHER = f"sha256:{'0' * 64}"
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signed_index, "PAUSE", 0)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> SignedRegistry:
+    return SignedRegistry(tmp_path / "registry", bits=1)
+
+
+@pytest.fixture
+def server(registry: SignedRegistry) -> HostileSource:
+    return HostileSource(registry.folder)
+
+
+class Reader:
+    """A command of a project, which reads index files and keeps copies of them."""
+
+    def __init__(self, server: HostileSource, registry: SignedRegistry, *, offline: bool) -> None:
+        copies = registry.folder.parent / "copies"
+        self._files = MutableFiles(server, copies, offline=offline)
+        self.checks = SignedIndex(server, server, self._files.info, now=registry.clock)
+        self._files.checks = self.checks
+
+    def read(self, path: str = WORDS) -> bytes:
+        return self._files.read(path, bounds.INDEX_BYTES)
+
+
+def root_of(registry: SignedRegistry) -> bytes:
+    return (registry.folder / "tuf" / "1.root.json").read_bytes()
+
+
+def without_root(registry: SignedRegistry) -> bytes:
+    """Return a ``registry.json`` that says nothing of a signed index."""
+    info = json.loads((registry.folder / "registry.json").read_bytes())
+    del info["tuf"]
+    return json.dumps(info).encode()
+
+
+@pytest.fixture
+def poisoned(registry: SignedRegistry, server: HostileSource) -> HostileSource:
+    """The registry, after it was shown unsigned, with another index, to a project here."""
+    server.shown = {"registry.json": without_root(registry), WORDS: b"evil\n"}
+    assert Reader(server, registry, offline=False).read() == b"evil\n"
+    server.asked.clear()
+    return server
+
+
+def test_an_unsigned_copy_does_not_count_where_the_manifest_names_the_root(
+    registry: SignedRegistry, poisoned: HostileSource
+) -> None:
+    assert Reader(poisoned, registry, offline=True).read() == b"evil\n"  # nobody knows better
+    command = Reader(poisoned, registry, offline=True)
+    command.checks.named = NamedRoot(digest_bytes(root_of(registry)), "modpkg.toml")
+    for path in (WORDS, "registry.json"):
+        with raises("M501", match="run the same command once without"):
+            command.read(path)
+    assert poisoned.asked == []
+
+
+def test_an_unsigned_copy_does_not_count_where_the_lock_has_the_root(
+    registry: SignedRegistry, poisoned: HostileSource
+) -> None:
+    command = Reader(poisoned, registry, offline=True)
+    command.checks.locked = SeenRegistry(digest_bytes(root_of(registry)), 1, 1)
+    with raises("M501"):
+        command.read()
+
+
+def test_an_unsigned_copy_does_not_count_once_the_registry_is_known(
+    registry: SignedRegistry, poisoned: HostileSource
+) -> None:
+    poisoned.shown = {}
+    Reader(poisoned, registry, offline=False).checks.metadata()
+    with raises("M501"):
+        Reader(poisoned, registry, offline=True).read()
+    registry.publish("other", b"")  # of the same bin or not
+    assert Reader(poisoned, registry, offline=False).read("index/other.jsonl") == b""
+    with raises("M501"):
+        Reader(poisoned, registry, offline=True).read()
+    assert Reader(poisoned, registry, offline=False).read() == b""
+    assert Reader(poisoned, registry, offline=True).read() == b""
+
+
+def test_offline_another_root_than_the_one_that_is_remembered_is_named(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    Reader(server, registry, offline=False).read()
+    command = Reader(server, registry, offline=True)
+    command.checks.named = NamedRoot(OTHER, "modpkg.toml")
+    with raises("M573", match="modpkg.toml"):
+        command.read()
+    command = Reader(server, registry, offline=True)
+    command.checks.locked = SeenRegistry(OTHER, 1, 1)
+    with raises("M567"):
+        command.read()
+
+
+def test_what_was_verified_is_read_offline_however_old_it_is(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    Reader(server, registry, offline=False).read()
+    for number in range(4):  # another project has read on, and knows newer bins
+        registry.publish(f"other{number}", b"")
+        Reader(server, registry, offline=False).read(f"index/other{number}.jsonl")
+    registry.clock.time += 400 * DAY
+    assert Reader(server, registry, offline=True).read() == b""
+    for path in remembered_folder(server.url).glob("index-*.json"):
+        path.write_bytes(path.read_bytes().replace(b'"length":0', b'"length":1'))
+    with raises("M501"):
+        Reader(server, registry, offline=True).read()
+
+
+def test_a_key_that_was_replaced_vouches_for_no_copy(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    Reader(server, registry, offline=False).read()
+    registry.online = SignedRegistry(registry.folder.parent / "spare", online=8).online
+    registry.writer = registry.opened()
+    registry.write_root(2)
+    registry.writer.sign_all(bits=1)
+    Reader(server, registry, offline=False).checks.metadata()
+    with raises("M501"):
+        Reader(server, registry, offline=True).read()
+
+
+def test_a_mirror_has_no_root_of_its_own_remembered(
+    registry: SignedRegistry, server: HostileSource, tmp_path: Path
+) -> None:
+    own = SignedRegistry(tmp_path / "mirror", threshold=1, online=8)
+    own.write_index("words", b"evil\n")
+    own.writer.sign_all(bits=1)
+    mirror = HostileSource(own.folder)
+    for told in (mirror.read("registry.json"), without_root(own)):
+        both = SignedIndex(mirror, server, lambda data=told: data, now=registry.clock)
+        read_again = lambda: server.read(WORDS)  # noqa: E731
+        assert both.checked(WORDS, b"evil\n", read_again) == b""
+        remembered = remembered_folder(server.url) / "1.root.json"
+        assert remembered.read_bytes() == root_of(registry)
+        remembered.unlink()
+
+
+def test_a_mirror_is_asked_who_signs_where_the_registry_cannot_be(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    def fail(path: str) -> None:
+        raise RegistryUnreachable("M302", url=server.url, reason="it is down")
+
+    info = (registry.folder / "registry.json").read_bytes()
+    server.before_read = fail
+    mirror = HostileSource(registry.folder)
+    both = SignedIndex(mirror, server, lambda: info, now=registry.clock)
+    assert both.metadata() is not None
