@@ -225,6 +225,9 @@ def succeed_command(name: str, old: str, new: str, registry: str | None, as_json
     by = verify_bundle(bundle).signer
     if not is_signer(str(before), by):
         raise TrustError("M547", what=f"{by}, who runs here,", reason=f"it is not {before}")
+    if not signed and not any(is_signer(one.after, before) for one in successions.named):
+        reason = "it has signed none of its releases"
+        raise TrustError("M572", name=module, old=before, new=successor, reason=reason)
     check_may_name(successions, module, by, successor)  # of which --from may say less
     writer.succeed(module, bundle)
     warn_if_unsigned(writer.place)

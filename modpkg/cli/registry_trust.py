@@ -258,7 +258,7 @@ def rotate_command(
     if _online_keys(before) != _online_keys(root):
         writer.sign_all(bits=bits)
     else:
-        writer.renew(at_once=True)
+        writer.renew(thoroughly=True, at_once=True)
     current = StoredMetadata(place).current()
     _show(_document(place.url, digest_bytes(roots[0][0]), current), as_json=as_json)
 

@@ -556,6 +556,15 @@ MESSAGES: dict[str, str] = {
         "--accept-changed {name}."
     ),
     "M572": "{old} cannot name {new} as its successor for {name}: {reason}.",
+    "M574": (
+        "The index of {name} says that a signer of it has named the one after it, and {registry} "
+        "shows no such statement that holds; try again without a mirror, and if it stays so, ask "
+        "who maintains {name} to run 'modpkg key succeed' again."
+    ),
+    "M575": (
+        "{signer} has named {after} as its successor for {name}, and signs nothing more of it; "
+        "sign with that one."
+    ),
     "M573": (
         "{where} says that the registry {url} is signed, with the first root {root}, and {reason}; "
         "ask who runs it, and if that is right, correct 'root' under [registries] of {where}."

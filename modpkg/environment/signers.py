@@ -148,11 +148,14 @@ def _signed_by(signers: Mapping[str, str], lock: Lock) -> Lock:
 
 
 def _successions(registry: Registry, name: str) -> Successions:
-    """Return which signers of a module have named another one, as far as its index has any."""
-    from modpkg.trust.successors import Successions, successions_of
+    """Return which signers of a module have named another one, as far as its index has any.
 
-    is_any = any(line.succeeded is True for line in registry.index(name))
-    return successions_of(registry, name) if is_any else Successions()
+    Raises:
+        What `successions_by_index` raises.
+    """
+    from modpkg.trust.successors import successions_by_index
+
+    return successions_by_index(registry, name)
 
 
 def _unsigned(who: Signers, line: IndexLine) -> str | None:

@@ -14,7 +14,7 @@ from functools import partial
 from msgspec import Struct
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import ModpkgError, TrustError
+from modpkg.core.errors import MissingExtra, ModpkgError, TrustError
 from modpkg.core.names import parse_version
 from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.registry.reader import Registry
@@ -104,6 +104,37 @@ def successions_of(registry: Registry, name: str) -> Successions:
         RegistryUnreachable, RegistryError: The registry cannot be read.
     """
     return successions_in(bundles_at(registry, successors_path(name)), keys_of_module(name))
+
+
+def successions_by_index(registry: Registry, name: str) -> Successions:
+    """Return what `successions_of` does, if the module's index says that there is anything.
+
+    Raises:
+        TrustError: It says so, and there is nothing.
+        MissingExtra: What there is cannot be verified here.
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    if not any(line.succeeded is True for line in registry.index(name)):
+        return Successions()
+    bundles = [*bundles_at(registry, successors_path(name))]
+    found = successions_in(bundles, keys_of_module(name))
+    if found.named:
+        return found
+    for one in bundles:
+        if isinstance(one, MissingExtra):
+            raise one
+    raise TrustError("M574", name=name, registry=registry.url)
+
+
+def check_signs(registry: Registry, name: str, signer: PublicKey) -> None:
+    """Check that a key still signs a module.
+
+    Raises:
+        TrustError: It has named its successor.
+        What `successions_by_index` raises.
+    """
+    for one in successions_by_index(registry, name).of(signer):
+        raise TrustError("M575", name=name, signer=signer, after=one.after)
 
 
 def successions_in(bundles: Iterable[Signed | ModpkgError], subject: str) -> Successions:

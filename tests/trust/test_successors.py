@@ -12,8 +12,15 @@ from modpkg.core import bounds
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FolderSource
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
+from modpkg.trust.public_key import parse_key
 from modpkg.trust.statement import InTotoSubject
-from modpkg.trust.successors import NamedSuccessor, Successions, check_may_name
+from modpkg.trust.successors import (
+    NamedSuccessor,
+    Successions,
+    check_may_name,
+    check_signs,
+    successions_by_index,
+)
 from tests.cli.test_everywhere import run
 from tests.raising import raises
 from tests.trust.test_signed_releases import Capture, app, keys, release, signers
@@ -178,3 +185,38 @@ def test_successors_are_asked_for_where_the_index_has_any(
     assert run(capfd, "registry", "copy", str(home / "registry"), str(copy), "words==1.0")[0] == 0
     assert [line.succeeded for line in Registry(str(copy)).index("words")] == [True]
     assert (copy / "successors" / "words.jsonl").exists()
+
+
+def test_a_successor_that_the_index_promises_has_to_be_there(
+    app: Path, home: Path, chain: dict[str, str], capfd: Capture
+) -> None:
+    """A mirror without keys that hides it, where the index is signed; and a killed command."""
+    path = home / "registry" / "successors" / "words.jsonl"
+    whole = path.read_bytes()
+    for data in (b"", b"[" * 10_000, whole[: len(whole) // 3]):
+        path.write_bytes(data)
+        status, _, err = run(capfd, "lock")
+        assert (status, "error[M574]" in err) == (1, True), err
+    path.unlink()
+    with raises("M574", match="words"):
+        successions_by_index(Registry(str(home / "registry")), "words")
+    assert not (app / "modpkg.lock").exists()
+    path.write_bytes(whole)
+    assert run(capfd, "lock")[0] == 0
+
+
+def test_who_publishes_with_a_key_that_signs_no_more_is_warned(
+    home: Path, tmp_path: Path, chain: dict[str, str], capfd: Capture
+) -> None:
+    registry = Registry(str(home / "registry"))
+    with raises("M575", match="signs nothing more"):
+        check_signs(registry, "words", parse_key(chain["ada"]))
+    check_signs(registry, "words", parse_key(chain["eve"]))
+
+
+def test_who_has_signed_nothing_names_nobody(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    status, _, err = run(capfd, "key", "succeed", "words", "--from", "bob", "--to", keys["ada"])
+    assert (status, "error[M572]" in err, "signed none" in err) == (1, True, True), err

@@ -23,6 +23,7 @@ from modpkg.core.errors import (
     NotFound,
     PublishError,
     TestError,
+    TrustError,
     UsageError,
 )
 from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
@@ -44,6 +45,7 @@ from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import with_reason
 from modpkg.trust.bundle import Signer, StatementSigner, sign_statement
 from modpkg.trust.statement import release_statement
+from modpkg.trust.successors import check_signs
 
 
 def check_project(project: Workspace, against: str | None = None) -> Check:
@@ -282,6 +284,11 @@ def _publish(
         return Publication(writer.preview(built, line, elsewhere), place.url, already, kept)
     project.progress.stage(f"Publishing {line.name}")
     project.progress.total(line.size)
+    if signer is not None and not isinstance(signer, StatementSigner) and is_registry(place):
+        try:
+            check_signs(registry_at(place), line.name, signer.public)
+        except TrustError as error:  # its readers will refuse it
+            project.progress.warn(str(error))
     bundle = None if signer is None else signature_of(built, line, signer)
     published = writer.publish(
         built, line, progress=project.progress.advance, elsewhere=elsewhere, bundle=bundle

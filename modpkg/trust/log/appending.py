@@ -95,6 +95,11 @@ class LogWriter:
         self._signer = signer
         self._turn = threading.Lock()
 
+    @property
+    def key(self) -> PublicKey:
+        """Its key."""
+        return self._signer.public
+
     @cached_property
     def info(self) -> LogInfo:
         """What the registry says of its log.
