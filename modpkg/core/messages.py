@@ -552,8 +552,8 @@ MESSAGES: dict[str, str] = {
     ),
     "M571": (
         "{change}; ask who maintains it, for whoever has its key now may have made it. To take "
-        "another version, require {name}!={version}; if it is right, run the command again with "
-        "--accept-changed {name}."
+        "another version, require {name}!={version}; if it is right, the command that locks it "
+        "takes it with --accept-changed {name}."
     ),
     "M572": "{old} cannot name {new} as its successor for {name}: {reason}.",
     "M574": (

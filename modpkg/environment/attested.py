@@ -8,6 +8,7 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
+from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ModpkgError, NotFound, RegistryUnreachable, TrustError
 from modpkg.environment.logged import LockedLog, locked_line
 from modpkg.registry.reader import Registry
@@ -15,9 +16,11 @@ from modpkg.registry.signature_files import asked_at_once
 from modpkg.resolve.lock import LockedModule
 from modpkg.trust.log.checking import check_logged, earlier_states
 from modpkg.trust.log.memory import LogMemory, LogState
-from modpkg.trust.policy import missing_extra, who_signed
+from modpkg.trust.policy import NewRelease, disowned, missing_extra, who_signed
 from modpkg.trust.rules import NOBODY
-from modpkg.trust.signatures import is_signer, signers_of
+from modpkg.trust.signatures import Signers, is_signer, signers_of
+from modpkg.trust.statement import release_subject
+from modpkg.trust.successors import Successions, successions_by_index, successions_of
 
 
 class Attested(Struct, frozen=True):
@@ -73,6 +76,18 @@ def attested(
     return found
 
 
+def disowned_now(registry: Registry, module: LockedModule) -> TrustError | None:
+    """Return why the signature that a module was locked with counts no more (M571), if so.
+
+    Raises:
+        TrustError: The index says that a signer has named another one, and there is nothing.
+        MissingExtra: What there is cannot be verified here.
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    signers = signers_of(registry, locked_line(module))
+    return _disowned(module, signers, successions_by_index(registry, module.name))
+
+
 def _add(
     registry: Registry,
     modules: Sequence[LockedModule],
@@ -95,13 +110,13 @@ def _add(
 
 
 def _signatures(registry: Registry, modules: Sequence[LockedModule]) -> dict[str, Attested]:
-    signers = asked_at_once(
-        [partial(signers_of, registry, locked_line(module)) for module in modules],
+    answers = asked_at_once(
+        [partial(_signed, registry, module) for module in modules],
         is_remote=registry.folder is None,
     )
     found = {}
-    for module, who in zip(modules, signers, strict=True):
-        flaws = []
+    for module, (who, successions) in zip(modules, answers, strict=True):
+        flaws: list[str | TrustError] = []
         is_signed = any(is_signer(module.signer, one) for one in who.found)
         if module.signer != NOBODY and not is_signed:
             if (missing := missing_extra(who)) is not None:
@@ -110,8 +125,31 @@ def _signatures(registry: Registry, modules: Sequence[LockedModule]) -> dict[str
                 f"it is locked as signed by {module.signer}, and {registry.shown} has it as signed "
                 f"by {who_signed(who, [module.signer])}"
             )
+        elif (error := _disowned(module, who, successions)) is not None:
+            flaws.append(error)
         found[module.name] = Attested([*map(str, who.found)], flaws=tuple(flaws))
     return found
+
+
+def _signed(registry: Registry, module: LockedModule) -> tuple[Signers, Successions]:
+    """Return who has signed a module, and which signers have named others if it is signed."""
+    signers = signers_of(registry, locked_line(module))
+    if module.signer == NOBODY:
+        return signers, Successions()
+    return signers, successions_of(registry, module.name)
+
+
+def _disowned(
+    module: LockedModule, signers: Signers, successions: Successions
+) -> TrustError | None:
+    release = NewRelease(
+        name=module.name,
+        version=module.version,
+        subject=release_subject(module.name, module.version, parse_digest(module.release)),
+        signers=signers,
+        was=module.signer,
+    )
+    return disowned(release, successions)
 
 
 def _add_log(

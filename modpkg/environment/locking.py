@@ -34,7 +34,7 @@ from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.signed_registries import log_of, with_seen, without_progress
 from modpkg.environment.signers import with_signers
-from modpkg.environment.taken_back import taken_back
+from modpkg.environment.taken_back import heeded, is_held, taken_back
 from modpkg.environment.tried_candidates import try_candidates
 from modpkg.environment.trust_news import TrustNews, trust_news
 from modpkg.environment.workspace import Workspace
@@ -309,28 +309,6 @@ def make_lock(
         address=registries.recorded,
     )
     lock = tried.recorded(lock)
-    lost: dict[str, Lost] = {}
-    if previous is not None:
-        admission = Admission(roots, kept, policy)
-        unchanged = changed_policy(manifest, previous) is None
-
-        def refusal(one: Release) -> str | None:
-            return admission.refusal(catalog, one) if unchanged else None
-
-        lost = lost_versions(
-            previous,
-            resolution,
-            catalog,
-            kept=kept,
-            roots=roots,
-            refusal=refusal,
-            taken_back=lambda was, one: (
-                None
-                if admission.prefers_lowest(was.name)
-                else taken_back(was, one, rule_of(manifest.trust, was.name), refusal)
-            ),
-        )
-    lost = {name: one for name, one in lost.items() if name not in tried.free}
     promise = msgspec.structs.replace(
         registries.promise(previous, installed, accepted), candidates=tried.free
     )
@@ -348,6 +326,32 @@ def make_lock(
         signed = with_signers(
             lock, previous, resolution, manifest, accepted=accepted, installed=installed
         )
+        lost: dict[str, Lost] = {}
+        if previous is not None:
+            admission = Admission(roots, kept, policy)
+            unchanged = changed_policy(manifest, previous) is None
+
+            def refusal(one: Release) -> str | None:
+                return admission.refusal(catalog, one) if unchanged else None
+
+            def held(was: LockedModule) -> bool:
+                rule = rule_of(manifest.trust, was.name)
+                return is_held(was, rule) and not admission.prefers_lowest(was.name)
+
+            lost = lost_versions(
+                previous,
+                resolution,
+                catalog,
+                kept=kept,
+                roots=roots,
+                refusal=refusal,
+                taken_back=lambda was, one: taken_back(
+                    was, one, rule_of(manifest.trust, was.name), refusal
+                ),
+                is_held=held,
+                heeds=heeded(previous, signed.lock, manifest.trust),
+            )
+            lost = {name: one for name, one in lost.items() if name not in tried.free}
         lock = promise.keep(signed.lock, lost, signed.refused)
         if pool is not None and meanwhile is not None:
             meanwhile(lock.module, registries.by_name(lock), pool)

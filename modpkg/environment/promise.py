@@ -11,16 +11,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, structs
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.core.errors import LockError, TrustError
 from modpkg.core.hub_address import is_hub_address
-from modpkg.core.names import module_name, parse_version
+from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.environment.generations import ModuleState
 from modpkg.registry.recorded_address import same_place, shown_address
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.lock import Lock, LockedModule
-from modpkg.resolve.need import Need
+from modpkg.resolve.need import Identifier, Need
 from modpkg.resolve.resolve import Resolution
 
 
@@ -155,6 +156,8 @@ def lost_versions(
     roots: Sequence[Need],
     refusal: Callable[[Release], str | None],
     taken_back: Callable[[LockedModule, Release], str | None] = lambda was, release: None,
+    is_held: Callable[[LockedModule], bool] = lambda was: False,
+    heeds: Callable[[Release], bool] = lambda release: True,
 ) -> dict[str, Lost]:
     """Return the locked versions that their registry has no more, or takes back, by name.
 
@@ -168,29 +171,46 @@ def lost_versions(
         roots: What the manifest requires.
         refusal: Returns why a kept release may not be chosen any more, although the manifest asks
             for it as before.
-        taken_back: Returns why one is not chosen any more that is to go back to an older one, if
-            its registry alone says so.
+        taken_back: Returns why one that is held is not chosen any more, if its registry alone says
+            so.
+        is_held: Returns whether a locked module goes back only for a reason that its registry
+            cannot make up.
+        heeds: Returns whether what a release requires is such a reason.
     """
-    found: dict[str, Lost] = {}
+    changed = []
     for name, chosen in resolution.modules.items():
-        was = before.find(name)
-        registry, line = chosen.release.registry, chosen.release.line
+        was, registry = before.find(name), chosen.release.registry
         if was is None or was.registry != registry.name or registry.stands_for:
             continue
-        version = parse_version(was.version)
-        if version == chosen.release.version:
-            continue
+        if parse_version(was.version) != chosen.release.version:
+            changed.append((was, name))
+    if not changed:
+        return {}
+    required = _required(resolution, roots, lambda _: True)
+    heeded = _required(resolution, roots, heeds)
+    found: dict[str, Lost] = {}
+    for was, name in changed:
+        version, chosen = parse_version(was.version), resolution.modules[name]
         releases = {release.version: release for release in catalog.releases(name)}
         locked = releases.get(version)
         reason = _lost_reason(was, locked, refusal if name in kept else None)
-        fits = _still_fits(name, version, resolution, catalog, roots)
-        goes_back = fits and chosen.release.version < version
-        if reason is None and goes_back and locked is not None:
+        excluding = _excluding(name, version, required, catalog)
+        held = is_held(was)
+        heeding = _excluding(name, version, heeded, catalog) if held else excluding
+        goes_back = chosen.release.version < version and not heeding
+        if reason is None and held and goes_back and locked is not None:
             reason = taken_back(was, locked)
+            if reason is None and excluding and locked.line.yanked is None:
+                by, specifier = excluding[0]
+                reason = (
+                    f"{by} requires {name}{specifier}, which nobody has signed whose releases "
+                    "were locked so far"
+                )
         if reason is not None:
             found[name] = Lost(
-                f"{_named(was)} was locked, and {reason}; {line.version} takes its place",
-                goes_back or (fits and name in kept),
+                f"{_named(was)} was locked, and {reason}; {chosen.release.line.version} takes its "
+                "place",
+                goes_back or (not excluding and name in kept),
             )
     return found
 
@@ -207,19 +227,45 @@ def _lost_reason(
     return None if reason is None else f"it {reason}"
 
 
-def _still_fits(
-    name: str, version: Version, resolution: Resolution, catalog: Catalog, roots: Sequence[Need]
-) -> bool:
-    """Return whether all that requires a module would allow another version of it."""
+_Required = dict[ModuleName, list[tuple[Release | None, SpecifierSet]]]
+"""By module, what requires it, None for the manifest, and which versions of it."""
+
+
+def _required(
+    resolution: Resolution, roots: Sequence[Need], heeds: Callable[[Release], bool]
+) -> _Required:
+    """Return what is required, from the manifest on, by releases that are heeded."""
+    found: _Required = {}
+    for root in roots:
+        found.setdefault(root.name, []).append((None, root.specifier))
+    todo, seen = [root.identifier for root in roots], set[Identifier]()
+    while todo:
+        identifier = todo.pop()
+        name, extra = identifier
+        if identifier in seen or name not in resolution.modules:
+            continue
+        seen.add(identifier)
+        if extra is not None:
+            todo.append((name, None))
+        release = resolution.modules[name].release
+        if not heeds(release):
+            continue
+        for item in release.requires if extra is None else release.extras.get(extra, []):
+            found.setdefault(item.name, []).append((release, item.specifier))
+            todo += [(item.name, each) for each in (None, *item.extras)]
+    return found
+
+
+def _excluding(
+    name: ModuleName, version: Version, required: _Required, catalog: Catalog
+) -> list[tuple[Release | None, SpecifierSet]]:
+    """Return what of what requires a module excludes a version of it."""
     override = catalog.overrides.get(name)
     if override is not None:
-        return override.specifier.contains(version, prereleases=True)
-    wanted = [root.specifier for root in roots if root.name == name]
-    for chosen in resolution.modules.values():
-        groups = chosen.release.extras if chosen.extras else {}
-        for group in (chosen.release.requires, *(groups.get(e, []) for e in chosen.extras)):
-            wanted += [item.specifier for item in group if item.name == name]
-    return all(specifier.contains(version, prereleases=True) for specifier in wanted)
+        wanted: list[tuple[Release | None, SpecifierSet]] = [(None, override.specifier)]
+    else:
+        wanted = required.get(name, [])
+    return [one for one in wanted if not one[1].contains(version, prereleases=True)]
 
 
 def _another_release(module: LockedModule, was: str, what: str) -> str:

@@ -1,21 +1,22 @@
 """Who signed what a lock takes in: checked when a release is new in it, and recorded.
 
 A release that stays was checked when it was locked, and its digest is in the lock: nothing is
-asked for it. For others the registry is asked where somebody has to have signed them (by
-``[trust]``, ``require-signed`` or the lock so far), or where their index line says that somebody
-has. A registry that hides this hides a signature that nobody knows of yet, as it could anyway.
+asked for it, but where its index says that a signer has named another one. For others the registry
+is asked where somebody has to have signed them (by ``[trust]``, ``require-signed`` or the lock so
+far), or where their index line says that somebody has. A registry that hides this hides a signature
+that nobody knows of yet, as it could anyway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import TrustError
+from modpkg.core.errors import ModpkgError, TrustError
 from modpkg.core.names import ModuleName, module_name
 from modpkg.core.records import IndexLine
 from modpkg.environment.generations import ModuleState
@@ -40,8 +41,8 @@ class SignedLock(Struct, frozen=True):
     """By module, why its release cannot take the place of the one so far (M544), or be locked at
     all, since its signer signs no more (M571)."""
     notes: tuple[str, ...]
-    """A sentence for each that may, since it was accepted, and for each release whose signatures
-    count for nothing, or cannot be verified on this machine."""
+    """A sentence for each that may, since it was accepted, for each release whose signatures count
+    for nothing, or cannot be verified on this machine, and for each that its signer left out."""
 
 
 def with_signers(
@@ -74,6 +75,7 @@ def with_signers(
     passed = {module_name(name) for name in accepted}
     signers: dict[str, str] = {}
     asked: list[tuple[LockedModule, Release, LockedModule | ModuleState | None]] = []
+    stay: list[tuple[LockedModule, Registry]] = []
     for module in lock.module:
         was = _so_far(module.name, previous, installed)
         rule = rule_of(manifest.trust, module.name)
@@ -83,12 +85,16 @@ def with_signers(
             allowed = rule is None or was.signer in rule.signers
             if allowed and (was.signer or not needed):
                 signers[module.name] = was.signer
+                if was.signer != NOBODY:
+                    now = structs.replace(module, signer=was.signer)
+                    stay.append((now, release.registry))
                 continue
         trusted = was is not None and was.signer != NOBODY
         if needed or trusted or release.line.signed is True:
             asked.append((module, release, was))
+    notes = _disowned(stay)
     if not asked:
-        return SignedLock(_signed_by(signers, lock), {}, ())
+        return SignedLock(_signed_by(signers, lock), {}, tuple(notes))
     # Slow to import, and most locks do without.
     from modpkg.trust.policy import NewRelease, signer_of
     from modpkg.trust.signatures import Signers, signers_of
@@ -104,7 +110,6 @@ def with_signers(
     found = [one for one in answers if isinstance(one, Signers)]
     successions = [one for one in answers if isinstance(one, Successions)]
     refused: dict[str, TrustError] = {}
-    notes = []
     for (module, release, was), who, named in zip(asked, found, successions, strict=True):
         line = release.line
         new = NewRelease(
@@ -156,6 +161,41 @@ def _successions(registry: Registry, name: str) -> Successions:
     from modpkg.trust.successors import successions_by_index
 
     return successions_by_index(registry, name)
+
+
+def _is_succeeded(registry: Registry, name: str) -> bool:
+    """Return whether an index says that a signer of its module has named another one."""
+    return any(line.succeeded is True for line in registry.index(name))
+
+
+def _disowned(modules: Iterable[tuple[LockedModule, Registry]]) -> list[str]:
+    """Return a sentence for each module that stays, and whose signer does not stand by it.
+
+    A registry that cannot answer says nothing of it; `modpkg verify` asks all of them.
+    """
+    left = [
+        (registry, module)
+        for module, registry in modules
+        if not registry.offline and _is_succeeded(registry, module.name)
+    ]
+    if not left:
+        return []
+    from modpkg.environment.attested import disowned_now
+
+    def sentence(registry: Registry, module: LockedModule) -> str | None:
+        try:
+            error = disowned_now(registry, module)
+        except TrustError as missing:  # a successor that the index promises
+            return str(missing)
+        except ModpkgError:
+            return None
+        return None if error is None else f"{error.values['change']}; it stays as it is locked"
+
+    said = asked_at_once(
+        [partial(sentence, *one) for one in left],
+        is_remote=any(registry.folder is None for registry, _ in left),
+    )
+    return [one for one in said if one is not None]
 
 
 def _unsigned(who: Signers, line: IndexLine) -> str | None:

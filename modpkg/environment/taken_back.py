@@ -1,12 +1,13 @@
 """What a registry takes back of a signed module: a yank that its signer has not signed, for one.
 
 A registry decides what its index says, but not what those have locked who hold to a signer: that an
-update goes back to an older release is for the signer to say, or for the user.
+update goes back to an older release is for the signer to say, or for the user. Nor does a module
+that the registry can make itself, by what it requires.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from modpkg.core.errors import IntegrityError, NotFound, RecordError
 from modpkg.core.names import listed
@@ -15,8 +16,8 @@ from modpkg.manifest.schema import TrustRule
 from modpkg.registry.reader import Registry
 from modpkg.registry.standing import NO_REASON, removal
 from modpkg.resolve.catalog import Release
-from modpkg.resolve.lock import LockedModule
-from modpkg.trust.rules import NOBODY
+from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.trust.rules import NOBODY, rule_of
 
 
 def taken_back(
@@ -27,10 +28,10 @@ def taken_back(
 ) -> str | None:
     """Return why a locked release is not chosen any more, where its registry alone says so.
 
-    It is None where nobody has to have signed the module, or its signer says so too.
+    It is None where its signer says so too.
 
     Args:
-        was: The locked module.
+        was: The locked module, which `is_held`.
         release: The same release, as its registry has it now.
         rule: The project's rule for its name.
         refusal: Returns why a release may not be chosen, although the manifest asks for it.
@@ -38,8 +39,6 @@ def taken_back(
     Raises:
         RegistryUnreachable, RegistryError: What is signed cannot be read.
     """
-    if was.signer == NOBODY and rule is None:
-        return None
     registry, line = release.registry, release.line
     if (gone := removal(line)) is not None:
         return f"it {gone}"
@@ -54,6 +53,41 @@ def taken_back(
         return f"its registry has another index line than record of it ({error.code})"
     reason = refusal(release)
     return None if reason is None else f"it {reason}"
+
+
+def is_held(was: LockedModule | None, rule: TrustRule | None) -> bool:
+    """Return whether somebody has to sign what takes the place of a module.
+
+    Args:
+        was: The locked module; None if none is.
+        rule: The project's rule for its name.
+    """
+    return rule is not None or (was is not None and was.signer != NOBODY)
+
+
+def heeded(before: Lock, after: Lock, rules: Sequence[TrustRule]) -> Callable[[Release], bool]:
+    """Return what tells whether a release's requirements may take a signed module back.
+
+    A registry could make up those of a module of its own. Those count of releases that were locked
+    already, of names whose signer is held to, and of what is signed by somebody who has signed
+    something that was locked.
+
+    Args:
+        before: The project's lock so far.
+        after: The new one, with signers.
+        rules: The project's.
+    """
+    were = {module.name: module for module in before.module}
+    trusted = {module.signer for module in before.module} - {NOBODY}
+    signers = {module.name: module.signer for module in after.module}
+
+    def heeds(release: Release) -> bool:
+        was = were.get(release.name)
+        if was is not None and was.release == release.line.release:
+            return True
+        return is_held(was, rule_of(rules, release.name)) or signers.get(release.name) in trusted
+
+    return heeds
 
 
 def is_yank_signed(

@@ -108,6 +108,27 @@ def signer_of(
     return NOBODY
 
 
+def disowned(release: NewRelease, successions: Successions) -> TrustError | None:
+    """Return why a locked release counts no more as signed by who the lock says (M571).
+
+    It is None where that signer has not named another one, or stands by the release, or where who
+    follows that signer has signed it too.
+
+    Args:
+        release: The locked release, and as ``was`` the lock's signer of it.
+        successions: Which signers of the module have named another one.
+    """
+    found = None
+    for signer in release.signers.found:
+        if _is_or_follows(release.was or NOBODY, signer, successions) is None:
+            continue
+        left = successions.disowned(signer, release.subject)
+        if left is None:
+            return None
+        found = found or left
+    return None if found is None else _signs_no_more(release, found)
+
+
 def may_sign(
     signer: PublicKey | OidcIdentity,
     was: str,

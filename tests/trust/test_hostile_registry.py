@@ -62,7 +62,7 @@ class HostileRegistry:
         """Write into the registry's log what has changed in the index."""
         log = LogWriter(FolderPlace(self.folder), key("log"))
         for path, data in self.indexes().items():
-            log.note(path, before[path], data)
+            log.note(path, before.get(path, b""), data)
 
     def sign_index(self) -> None:
         """Sign the index as it is, with the registry's own online key."""
@@ -199,6 +199,37 @@ def _asked_for_by_another(hostile: HostileRegistry) -> None:
     hostile.write([*hostile.lines("evil"), newer], "evil")
 
 
+def _asks_for_an_older_one(hostile: HostileRegistry, **changes: Any) -> dict[str, Any]:
+    """A module that nobody has signed takes back its own version, and requires ada's older one."""
+    (first,) = hostile.lines("evil")
+    newer = hostile.forged("1.1", "evil", name="evil", requires=["words==1.0"])
+    hostile.write([first | (changes or {"yanked": "bad"}), newer], "evil")
+    return newer
+
+
+def _asks_since_the_first_needs_another_modpkg(hostile: HostileRegistry) -> None:
+    _asks_for_an_older_one(hostile, requires_modpkg=">=99")
+
+
+def _asks_and_signs_that_itself(hostile: HostileRegistry) -> None:
+    line = _asks_for_an_older_one(hostile)
+    hostile.sign(line)
+    hostile.write([hostile.lines("evil")[0], line], "evil")
+
+
+def _asks_and_hides_the_newer_one(hostile: HostileRegistry) -> None:
+    _asks_for_an_older_one(hostile)
+    _older(hostile)
+
+
+def _asks_by_a_third(hostile: HostileRegistry) -> None:
+    (first,) = hostile.lines("evil")
+    between = hostile.forged("1.0", "evil", name="between", requires=["words==1.0"])
+    hostile.write([between], "between")
+    newer = hostile.forged("1.1", "evil", name="evil", requires=["between"])
+    hostile.write([first | {"yanked": "bad"}, newer], "evil")
+
+
 def _yanks_and_adds(hostile: HostileRegistry) -> None:
     first, second = hostile.lines()
     hostile.write([first, second | {"yanked": "bad"}, hostile.forged("1.2")])
@@ -269,7 +300,7 @@ def _hides_all_signatures(hostile: HostileRegistry) -> None:
     hostile.write([*lines, hostile.forged("1.2")])
 
 
-ATTACKS: dict[str, tuple[Callable[[HostileRegistry], None], str]] = {
+ATTACKS: dict[str, tuple[Callable[[HostileRegistry], object], str]] = {
     "another version, by nobody": (_other_version, "M544"),
     "another version, by itself": (_signed_by_itself, "M544"),
     "another version, in ada's name": (_in_the_name_of_ada, "M544"),
@@ -284,6 +315,11 @@ ATTACKS: dict[str, tuple[Callable[[HostileRegistry], None], str]] = {
     "a release of another module": (_of_another_module, "M544"),
     "requirements it has not": (_requires_another, "M310"),
     "another module asks for it": (_asked_for_by_another, "M544"),
+    "another asks for an older one": (_asks_for_an_older_one, "M416"),
+    "it asks by another modpkg": (_asks_since_the_first_needs_another_modpkg, "M416"),
+    "it asks, and signs that": (_asks_and_signs_that_itself, "M416"),
+    "it asks, and hides the newer": (_asks_and_hides_the_newer_one, "M416"),
+    "a third one asks for it": (_asks_by_a_third, "M416"),
     "yanked, and another": (_yanks_and_adds, "M544"),
     "yanked": (_yanks, "M416"),
     "yanked by its own signature": (_yanks_and_signs, "M416"),
@@ -455,6 +491,29 @@ def test_a_name_that_was_dropped_and_comes_back_keeps_its_signer(
     hostile.write([*hostile.lines(), hostile.forged("1.2")])
     status, _, err = run(capfd, "install", "--upgrade")
     assert (status, "error[M544]" in err, "words 1.1 was installed" in err) == (1, True, True)
+
+
+def test_what_the_user_asks_for_and_what_ada_signs_goes_back(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """The manifest, whoever accepts it, and a release whose signer is in the lock already."""
+    lock, manifest = victim.app / "modpkg.lock", victim.app / "modpkg.toml"
+    was, text = lock.read_bytes(), manifest.read_text()
+    line = _asks_for_an_older_one(hostile)
+    status, _, err = run(capfd, "update")
+    assert (status, "evil 1.1 requires words==1.0" in err) == (1, True), err
+    assert run(capfd, "update", "--accept-changed", "words")[0] == 0
+    victim.check(("update",), "1.0")
+    lock.write_bytes(was)
+    manifest.write_text(text.replace('words = "*"', 'words = "<1.1"'))
+    assert run(capfd, "update")[0] == 0
+    victim.check(("update",), "1.0")
+    lock.write_bytes(was)
+    manifest.write_text(text)
+    hostile.sign(line, "ada")
+    hostile.write([hostile.lines("evil")[0], line], "evil")
+    assert run(capfd, "update")[0] == 0
+    victim.check(("update",), "1.0")
 
 
 @pytest.mark.parametrize("is_named", [False, True])
@@ -654,6 +713,50 @@ def test_a_retired_key_signs_no_new_release(
         (victim.app / "modpkg.toml").write_bytes(manifest)
         status, _, err = run(capfd, "update", "--accept-changed", "words")
         assert (status, "which was accepted" in err) == (0, True)
+        (victim.app / "modpkg.lock").unlink()
+        shutil.rmtree(victim.app / ".modpkg")
+        remedy = run(capfd, "lock")[2].split(" it with ")[1].rstrip(".\n").split()
+        assert run(capfd, "lock", *remedy)[0] == 0
+
+
+def test_who_has_locked_what_a_stolen_key_signed_is_warned(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """The thief was first; ada then names bob, and what she has signed herself."""
+    honest = [subject_of(line) for line in hostile.lines()]
+    line = hostile.forged("9.0")
+    hostile.sign(line, "ada")
+    hostile.write([*hostile.lines(), line])
+    assert run(capfd, "install", "--upgrade")[0] == 0
+    assert "evil" in run(capfd, "verify")[1]
+    hostile.folder.joinpath("successors").mkdir(exist_ok=True)
+    names_another(hostile, "bob", honest)
+    status, out, _ = run(capfd, "verify")
+    assert (status, "flawed[M571] words 9.0" in out, str(key("bob").public) in out) == (
+        1,
+        True,
+        True,
+    )
+    hidden = run(capfd, "update", "evil")  # the index does not say so
+    assert (hidden[0], "words 9.0" in hidden[2]) == (0, False)
+    hostile.write([one | {"succeeded": True} for one in hostile.lines()])
+    for command in (("update", "evil"), ("lock",)):
+        lock = (victim.app / "modpkg.lock").read_bytes()
+        status, _, err = run(capfd, *command)
+        assert (status, "words 9.0" in err, str(key("bob").public) in err) == (0, True, True), err
+        assert (victim.app / "modpkg.lock").read_bytes() == lock
+    named = hostile.folder / successors_path("words")
+    statement = named.read_bytes()
+    named.unlink()
+    status, _, err = run(capfd, "update", "evil")
+    assert (status, "successor" in err) == (0, True), err
+    named.write_bytes(statement)
+    second = hostile.signatures(line["release"])
+    before = second.read_bytes()
+    hostile.sign(line, "bob")  # who follows stands by it
+    second.write_bytes(before + second.read_bytes())
+    assert run(capfd, "verify")[0] == 0
+    assert "words 9.0" not in run(capfd, "update", "evil")[2]
 
 
 def test_of_two_successors_none_counts(
