@@ -71,6 +71,12 @@ def test_the_readme_has_absolute_links_once_there_is_an_address() -> None:
         assert [link for link in links if "://" not in link and link[0] != "#"] == []
 
 
+def test_there_is_a_way_to_report_a_hole() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    for said in ("private vulnerability report", "within a week", "docs/security.md"):
+        assert said in text
+
+
 def listed_attacks() -> dict[str, list[list[str]]]:
     """Return the rows of the tables of attacks that others have listed, by heading."""
     text = SECURITY.read_text().split("## Attacks that others have listed\n")[1].split("\n## ")[0]

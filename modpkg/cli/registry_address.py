@@ -52,3 +52,10 @@ def locked_log(workspace: Workspace, registry: Registry) -> LogState | None:
     with contextlib.suppress(ModpkgError):
         return log_of(workspace.registries.locked(registry, workspace.lock))
     return None
+
+
+def locked_releases(workspace: Workspace, registry: Registry) -> set[str]:
+    """Return the digests of a registry's releases that the project's lock has."""
+    with contextlib.suppress(ModpkgError):
+        return workspace.registries.locked_releases(registry, workspace.lock)
+    return set()

@@ -10,7 +10,12 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, tell
-from modpkg.cli.registry_address import location_of, locked_log, registry_alone
+from modpkg.cli.registry_address import (
+    location_of,
+    locked_log,
+    locked_releases,
+    registry_alone,
+)
 from modpkg.core.errors import UsageError
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.opening import open_place
@@ -49,7 +54,8 @@ def audit_log_command(workspace: Workspace, address: str, void: str | None, as_j
     signed, and to continue what was seen of the log before. Exit status 1 if anything differs.
 
     With --void, URL is the storage, and nobody may publish meanwhile. A release that was logged,
-    and whose publisher was killed then, is no difference any more, but listed by each audit.
+    and whose publisher was killed then, is no difference any more, but listed by each audit: unless
+    your project's lock has it. Publish it again only as it was, or under another version.
     """
     from modpkg.trust.log.audit import audit_log
     from modpkg.trust.log.memory import LogMemory
@@ -61,6 +67,7 @@ def audit_log_command(workspace: Workspace, address: str, void: str | None, as_j
         LogMemory(registry.source.url),
         workspace.progress,
         locked=locked_log(workspace, registry),
+        locked_releases=locked_releases(workspace, registry),
         logged_in=workspace.settings.of(registry.source.url).login is not None,
     )
     found = audit()

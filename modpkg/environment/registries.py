@@ -117,6 +117,15 @@ class Registries:
                 return one
         return None
 
+    def locked_releases(self, registry: Registry, lock: Lock | None) -> set[str]:
+        """Return the digests of a registry's releases that a lock has; one of old names none."""
+        where = self.recorded(registry)
+        return {
+            module.release
+            for module in (lock.module if lock is not None else ())
+            if not module.address or same_place(module.address, where, self._owner.folder)
+        }
+
     @cached_property
     def of_lock_alone(self) -> dict[str, list[str]]:
         """By address, the modules of registries that the lock names and nothing else does."""

@@ -17,6 +17,7 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import canonical_json
 from modpkg.environment.signed_registries import log_of, without_seen
 from modpkg.resolve.lock import Lock, LockedRegistry, format_lock, parse_lock
+from modpkg.trust.log import checking
 from modpkg.trust.log.entries import logged_path, transfer_entry
 from tests.cli.test_everywhere import run
 from tests.raising import raises
@@ -257,8 +258,12 @@ def test_an_install_asks_once_whether_the_log_continues_what_the_lock_has(
 
 
 def test_what_was_locked_offline_is_asked_for_later(
-    one: LoggedRegistry, machine: Callable[[str], Machine], tmp_path: Path
+    one: LoggedRegistry,
+    machine: Callable[[str], Machine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(checking, "SMALL", 0)
     with serve(one.folder) as server:
         path = tmp_path / "app" / "modpkg.toml"
         path.write_text(path.read_text().replace(str(one.folder), server.url))
@@ -294,8 +299,9 @@ def asked_for_later(one: LoggedRegistry, machine: Callable[[str], Machine]) -> N
 
 
 def test_what_was_locked_before_there_was_a_log_is_asked_for_once(
-    tmp_path: Path, machine: Callable[[str], Machine], one: LoggedRegistry
+    tmp_path: Path, machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checking, "SMALL", 0)
     ada = machine("ada")
     plain = LoggedRegistry(tmp_path / "plain")
     (ada.app / "modpkg.toml").write_text(

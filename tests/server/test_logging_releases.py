@@ -17,6 +17,7 @@ from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
+from modpkg.trust.log import checking
 from modpkg.trust.log.audit import audit_log
 from modpkg.trust.log.checking import check_logged
 from modpkg.trust.log.entries import logged_path, transfer_entry
@@ -44,6 +45,7 @@ def key(tmp_path: Path) -> str:
 def test_what_is_published_is_logged_served_and_checked(
     home: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
+    monkeypatch.setattr(checking, "SMALL", 0)  # where releases are is asked for, as of a large log
     storage = tmp_path / "registry"
     publish_collection(storage, "before")
     with live_server(storage, log_key=key) as server:

@@ -469,6 +469,23 @@ def test_no_command_takes_another_release(
     assert code in said, said
 
 
+def test_a_number_out_of_reach_takes_no_signed_name(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """What is locked is another digest; of a name that nobody has signed, an update takes it."""
+    before = (victim.app / "modpkg.lock").read_bytes()
+    hostile.write([*hostile.lines(), hostile.forged("9999")])
+    hostile.write([*hostile.lines("evil"), hostile.forged("9999", "evil", name="evil")], "evil")
+    for command in ("install", "lock"):
+        assert run(capfd, command)[0] == 0
+        assert (victim.app / "modpkg.lock").read_bytes() == before
+    assert "M544" in run(capfd, "update")[2]
+    assert (victim.app / "modpkg.lock").read_bytes() == before
+    assert run(capfd, "update", "evil")[0] == 0
+    victim.check(("update", "evil"))
+    assert b'"9999"' in (victim.app / "modpkg.lock").read_bytes()
+
+
 def test_a_name_that_was_dropped_and_comes_back_keeps_its_signer(
     victim: Victim, hostile: HostileRegistry, capfd: Capture
 ) -> None:

@@ -8,10 +8,9 @@ the log. What differs is read once more: an entry is there a moment before its i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Literal
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
@@ -34,6 +33,7 @@ from modpkg.trust.log.checking import (
     read_logged,
     read_tile,
 )
+from modpkg.trust.log.difference import LogDifference, VoidRelease
 from modpkg.trust.log.entries import (
     LogEntry,
     LoggedStanding,
@@ -58,45 +58,6 @@ from modpkg.trust.log.tiles import (
 _BUNDLES_AT_ONCE = 64
 _RELEASES_AT_ONCE = 512
 Indexes = Mapping[str, list[IndexLine]]
-DifferenceKind = Literal[
-    "not-logged",
-    "missing",
-    "place",
-    "replaced",
-    "standing",
-    "private",
-    "entry",
-    "tile",
-    "root",
-    "history",
-]
-
-
-class LogDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that a log and an index, or a log and itself, do not agree on."""
-
-    kind: DifferenceKind
-    message: str
-    """It in one sentence."""
-    name: str = ""
-    version: str = ""
-    release: str = ""
-    """The release digest, of what is missing."""
-    entry: int | None = None
-    """The number of the log's entry that it is about; the first has 0."""
-
-
-class VoidRelease(Struct, frozen=True, kw_only=True):
-    """A release that was logged and, as the log says since, never came into the index."""
-
-    name: str
-    version: str
-    release: str
-    """The release digest."""
-    entry: int
-    """The number of the entry that it was logged with."""
-    void: int
-    """The number of the entry that says so."""
 
 
 class LogAudit(Struct, frozen=True, kw_only=True):
@@ -115,7 +76,8 @@ class LogAudit(Struct, frozen=True, kw_only=True):
     private: int
     """Releases of private modules in the log, of which the index says nothing."""
     void: list[VoidRelease]
-    """Those that count no more, which is no difference; who runs the registry has said so."""
+    """Those that count no more; who runs the registry has said so. One is a difference if the
+    project's lock has it, or its version is another release since."""
     differences: list[LogDifference]
 
 
@@ -141,6 +103,8 @@ class _Log:
         self.private: dict[str, dict[str, dict[int, bytes]]] = {}
         """By what stands for a name, the releases of a private module, each with its entries."""
         self.void: list[VoidRelease] = []
+        self._first_void: dict[tuple[str, str], VoidRelease] = {}
+        """By name and normal version."""
         self.differences: list[LogDifference] = []
 
     def add(self, number: int, data: bytes, leaf: bytes) -> None:
@@ -183,22 +147,44 @@ class _Log:
                 raise ValueError("it is about a release that the log does not have")
             if entry.action == "void":
                 del known[version]
-                self.void.append(
-                    VoidRelease(
-                        name=entry.name,
-                        version=entry.version,
-                        release=entry.release,
-                        entry=before.entry,
-                        void=number,
-                    )
+                gone = VoidRelease(
+                    name=entry.name,
+                    version=entry.version,
+                    release=entry.release,
+                    entry=before.entry,
+                    void=number,
                 )
+                self.void.append(gone)
+                self._first_void.setdefault((entry.name, version), gone)
             before.standing = before.standing.after(entry)
         elif before is None:
             known[version] = _Release(entry.release, number, {number: leaf})
+            self.differences += self._other_than_void(entry, version)
         elif before.release != entry.release:
             raise ValueError(f"it is another release of the version than entry {before.entry}")
         else:
             before.leaves[number] = leaf
+
+    def _other_than_void(self, entry: LogEntry, version: str) -> Iterator[LogDifference]:
+        """Yield that a version was another release, which is void: who was shown that has it."""
+        gone = self._first_void.get((entry.name, version))
+        if gone is not None and gone.release != entry.release:
+            message = (
+                f"{entry.name} {entry.version} is {entry.release} in the log, and was "
+                f"{gone.release} (entry {gone.entry}), which is void (entry {gone.void})."
+            )
+            yield _of_void(gone, message)
+
+    def void_among(self, releases: Collection[str]) -> Iterator[LogDifference]:
+        """Yield which of these releases are void, and were not published again since."""
+        for gone in {one.release: one for one in self.void if one.release in releases}.values():
+            now = self.releases[gone.name].get(str(parse_version(gone.version)))
+            if now is None or now.release != gone.release:
+                message = (
+                    f"{gone.name} {gone.version} is in modpkg.lock as {gone.release}, and void in "
+                    f"the log (entry {gone.void}): others were not shown it."
+                )
+                yield _of_void(gone, message)
 
     def places(self) -> Iterator[tuple[str, str, str, Mapping[int, bytes]]]:
         """Yield name, version, digest and entries of each release; a private one has no name."""
@@ -210,12 +196,24 @@ class _Log:
                 yield "", "", release, leaves
 
 
+def _of_void(gone: VoidRelease, message: str) -> LogDifference:
+    return LogDifference(
+        kind="void",
+        message=message,
+        name=gone.name,
+        version=gone.version,
+        release=gone.release,
+        entry=gone.void,
+    )
+
+
 def audit_log(
     open_registry: Callable[[], Registry],
     memory: LogMemory,
     progress: Progress,
     *,
     locked: LogState | None = None,
+    locked_releases: Collection[str] = (),
     logged_in: bool = False,
 ) -> LogAudit:
     """Return what a registry's log and index do not agree on.
@@ -225,6 +223,7 @@ def audit_log(
         memory: What was seen of its log before; what is seen now is kept there if it is right.
         progress: Is told of the stages.
         locked: What a lock has seen of the log.
+        locked_releases: The digests of the registry's releases that the lock has.
         logged_in: Whether private modules may be read: what is logged as one is public otherwise.
 
     Raises:
@@ -267,7 +266,7 @@ def audit_log(
         releases=sum(map(len, indexes.values())),
         private=sum(map(len, log.private.values())),
         void=log.void,
-        differences=[*broken, *log.differences, *found],
+        differences=[*broken, *log.differences, *log.void_among(locked_releases), *found],
     )
 
 

@@ -97,10 +97,10 @@ def check_logged(
             check_continues(registry, where, state, checkpoint, TileHashes(0, {}), memory)
     found: dict[str, LoggedRelease] = {}
     missing: list[TrustError] = []
-    if may_be_small and checkpoint.size <= SMALL:
+    if checkpoint.size <= SMALL:  # whatever it said before: there it is seen what is void
         whole = WholeLog(checkpoint.size, partial(read_tile, registry), registry.url, is_remote)
         node, found = whole.node, whole.places(lines, checkpoint.origin)
-        reason = "no entry is about it"
+        reason = "no entry is about it, or a later one says that it is void"
         missing += [_not_logged(registry, x, reason) for x in lines if x.release not in found]
     else:
         if may_be_small:

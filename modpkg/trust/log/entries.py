@@ -192,6 +192,11 @@ def is_release_of(entry: LogEntry, line: IndexLine, origin: str) -> bool:
     return (entry.name, entry.version) == (line.name, line.version)
 
 
+def is_void_of(entry: LogEntry, line: IndexLine) -> bool:
+    """Return whether an entry says that the release of an index line is void."""
+    return (entry.action, entry.name, entry.release) == ("void", line.name, line.release)
+
+
 def void_entry(name: str, version: str, release: str, at: str) -> LogEntry:
     """Return the entry for a release that was logged, and never came into the index."""
     return LogEntry(spec=SPEC, action="void", at=at, name=name, version=version, release=release)

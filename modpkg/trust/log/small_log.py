@@ -12,7 +12,13 @@ from functools import partial
 
 from modpkg.core.records import IndexLine
 from modpkg.registry.signature_files import asked_at_once
-from modpkg.trust.log.entries import LoggedRelease, is_release_of, parse_entry
+from modpkg.trust.log.entries import (
+    LogEntry,
+    LoggedRelease,
+    is_release_of,
+    is_void_of,
+    parse_entry,
+)
 from modpkg.trust.log.merkle import NodeHash, leaf_hash
 from modpkg.trust.log.tiles import (
     TILE_WIDTH,
@@ -63,19 +69,26 @@ class WholeLog:
         """The hashes of its tree."""
 
     def places(self, lines: Sequence[IndexLine], origin: str) -> dict[str, LoggedRelease]:
-        """Return where releases are in it, by their digests; the last entry of each counts."""
+        """Return where releases are in it, by their digests; the last entry of each counts.
+
+        One that is void since is not in it.
+        """
         wanted = {line.release: line for line in lines}
         found = {}
         for index, entry in enumerate(self._entries):
             about = _RELEASE.search(entry)
             line = None if about is None else wanted.get(about[1].decode())
-            if line is not None and _says(entry, line, origin):
+            if line is None or (said := _parsed(entry)) is None:
+                continue
+            if is_release_of(said, line, origin):
                 found[line.release] = LoggedRelease(index, entry.decode())
+            elif is_void_of(said, line):
+                found.pop(line.release, None)
         return found
 
 
-def _says(entry: bytes, line: IndexLine, origin: str) -> bool:
+def _parsed(entry: bytes) -> LogEntry | None:
     try:
-        return is_release_of(parse_entry(entry), line, origin)
+        return parse_entry(entry)
     except ValueError:  # a newer modpkg has written it
-        return False
+        return None

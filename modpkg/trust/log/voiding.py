@@ -2,7 +2,8 @@
 
 A release is logged before its index line is written. Whoever is killed between leaves an entry that
 nothing can take back, and an audit names it. This adds another one, by which it is explained. What
-was void is listed by each audit: so nobody hides a release that he has shown to others.
+is void is listed by each audit. Whoever was shown such a release finds it as a difference, by his
+lock, and everybody does once the version is another release: it may only be published as it was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.trust.log.appending import LogWriter
-from modpkg.trust.log.audit import LogDifference
+from modpkg.trust.log.difference import LogDifference
 from modpkg.trust.log.entries import LogEntry, void_entry
 
 

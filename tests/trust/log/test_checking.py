@@ -27,10 +27,19 @@ from tests.trust.log.logged import ORIGIN, LoggedRegistry
 AT = "2026-01-01T00:00:00Z"
 
 
+def by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read logs as those are that are large."""
+    monkeypatch.setattr(checking, "SMALL", 0)
+    monkeypatch.setattr(checking, "is_small", lambda registry: False)
+
+
 @pytest.fixture(autouse=True, params=["by_place", "whole"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """In which of two ways logs are read."""
-    monkeypatch.setattr(checking, "is_small", lambda registry: request.param == "whole")
+    if request.param == "by_place":
+        by_place(monkeypatch)
+    else:
+        monkeypatch.setattr(checking, "is_small", lambda registry: True)
     return str(request.param)
 
 
@@ -142,7 +151,7 @@ def test_a_release_that_is_not_logged(
     (tmp_path / "info").rename(one.folder / REGISTRY_INFO)
     with raises("M554", match=r"secret 1.0 .*(does not say where|no entry is about it)"):
         ada.check(one.read(), words, secret)
-    monkeypatch.setattr(checking, "is_small", lambda registry: False)
+    by_place(monkeypatch)
     place = one.folder / logged_path(parse_digest(secret.release))
     place.parent.mkdir(parents=True)
     other = (one.folder / logged_path(parse_digest(words.release))).read_bytes()
@@ -178,7 +187,7 @@ def test_checkpoints_and_tiles_that_are_not_right(
         ada.check(one.read(), words)
     checkpoint.write_bytes(whole)
     ada.check(one.read(), words)
-    monkeypatch.setattr(checking, "is_small", lambda registry: False)
+    by_place(monkeypatch)
     tile.write_bytes(bytes(64))
     with raises("M554", match="none of the tree"):
         ada.check(one.read(), words)

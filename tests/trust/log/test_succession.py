@@ -83,6 +83,30 @@ def test_the_key_before_signs_no_more(one: LoggedRegistry, tmp_path: Path) -> No
         LogWriter(one.place, key(3)).begin(ORIGIN, one.place, before=LogWriter(one.place, key(2)))
 
 
+def test_the_key_before_still_counts_for_who_has_not_seen_that_it_was_exchanged(
+    one: LoggedRegistry, tmp_path: Path
+) -> None:
+    """Not covered, as docs/security.md says: nothing tells him that there is a later key."""
+    words = one.publish("words")
+    ada, bob, eve = (memory(tmp_path / name) for name in ("ada", "bob", "eve"))
+    check_logged(one.read(), [words], ada)
+    shutil.copytree(one.folder, tmp_path / "old")
+    hand_over(one, one.key, key(1))
+    thief = LoggedRegistry(tmp_path / "old", tmp_path / "models.pem")
+    thief.place.journal = thief.log
+    evil = thief.publish("words", "1.1")
+    shutil.rmtree(tmp_path / "projects" / "words-1.1")
+    for name in ("more", "tags"):
+        one.publish(name)
+    for reader in (ada, bob):
+        check_logged(thief.read(), [evil], reader)
+        with raises("M552", match="different things"):  # once he meets the other log
+            check_logged(one.read(), [words], reader)
+    check_logged(one.read(), [words], eve)  # who has seen it is told
+    with raises("M551", match="key:ed25519"):
+        check_logged(thief.read(), [evil], eve)
+
+
 def test_nobody_else_names_a_successor(one: LoggedRegistry, tmp_path: Path) -> None:
     words = one.publish("words")
     ada = memory(tmp_path / "ada")
