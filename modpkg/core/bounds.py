@@ -128,6 +128,10 @@ SOLVER_WORK = 200_000
 UNPACKED_BYTES = 1 << 30
 #: A release record or an interface that is kept in memory after it was read, bytes.
 KEPT_RECORD_BYTES = 4 << 20
+#: Index files that one command asks one registry for because what is not verified requires them.
+HINTED_FILES = 256
+#: One of these files, and the line that requires it, bytes; what is longer is fetched if needed.
+HINTED_FILE_BYTES = 64 << 10
 #: ``modules.jsonl``, bytes.
 MODULES_BYTES = 64 << 20
 #: ``modules.jsonl``, where it only spares questions about other files, bytes.

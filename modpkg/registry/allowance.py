@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+from modpkg.core import bounds
 from modpkg.core.errors import RegistryError
 from modpkg.core.home import config_path
 from modpkg.manifest.limits import LIMITS, Limits, shown_limit
@@ -32,6 +33,13 @@ class Allowance:
     def limit(self, key: str) -> int:
         """Return the whole of a budget."""
         return self._limits[key]
+
+    @property
+    def hints(self) -> int:
+        """How many files may be asked for by what is not verified: an eighth of each budget."""
+        each = {"names": 1, "requests": 1, "index-bytes": bounds.HINTED_FILE_BYTES}
+        most = min(self._limits[key] // (8 * count) for key, count in each.items())
+        return min(most, bounds.HINTED_FILES)
 
     def spend(self, key: str, count: int, what: str, *, counter: str = "") -> None:
         """Count something; ``what`` is an example of it.

@@ -14,17 +14,21 @@ AT_ONCE = 64
 
 
 @contextmanager
-def fetch_pool() -> Iterator[Executor]:
-    """Make a pool to fetch files in; an error or an interruption waits for no server."""
+def fetch_pool(*, waits: bool = True) -> Iterator[Executor]:
+    """Make a pool to fetch files in; an error or an interruption waits for no server.
+
+    Unless it ``waits``, what has not come at the end is left out.
+    """
     from modpkg.registry.requests import RequestPool, abandon  # slow to import; folders need none
 
     pool = RequestPool(AT_ONCE)
     try:
         yield pool
-        pool.shutdown()
+        if waits:
+            pool.shutdown()
     except (KeyboardInterrupt, SystemExit):
         pool.shutdown(wait=False, cancel_futures=True)
         abandon()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=waits, cancel_futures=True)

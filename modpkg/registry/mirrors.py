@@ -110,7 +110,7 @@ class MirroredSource:
     def _first_success(self, use: Callable[[Source], T], path: str) -> T:
         """Return what the first source gives that does not fail.
 
-        A file that is not a blob may be missing on a mirror: the registry may not have it either.
+        A file that is not a blob may be missing on a mirror, or too long: so may the registry's be.
         """
         skip = 0
         while True:
@@ -125,7 +125,10 @@ class MirroredSource:
                 else:
                     skip += 1
             except RegistryError as error:
-                self.disable_mirror(mirror.url, _reason(error, path))
+                if error.code == "M327" and not path.startswith(BLOBS):
+                    skip += 1  # it may be longer than whoever asks wants it, as it is elsewhere
+                else:
+                    self.disable_mirror(mirror.url, _reason(error, path))
 
     def _next(self, skip: int = 0) -> Source | None:
         """Return the first enabled mirror after ``skip`` of them; None if none is left."""

@@ -21,12 +21,13 @@ from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import InstallError, ModpkgError, RegistryError
+from modpkg.core.errors import InstallError, ModpkgError, RegistryError, RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.names import module_name
 from modpkg.core.records import IndexLine, RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
+from modpkg.registry.hinted_files import HintedFiles
 from modpkg.registry.revalidation import asked, keep_nothing, revalidated, write_changed
 from modpkg.registry.source import FileMissing, Source
 
@@ -37,6 +38,8 @@ NEWS = 32
 """Changes of a registry since it was read before, of which all are fetched ahead if it is no more:
 which of them a project needs may only be seen one after the other."""
 
+_Sent = tuple[bytes, Callable[[], None]]
+"""A file, and what keeps a copy of it."""
 Arrived = Callable[[bytes], None] | None
 """Called with what was read, in whatever thread reads it, if it takes a while to verify that."""
 
@@ -123,7 +126,9 @@ class MutableFiles:
         self._ahead: dict[str, Future[bytes]] = {}
         self.checks: FileCheck | None = None
         """What verifies the files, of a registry that may be signed."""
-        self._info: tuple[bytes, Callable[[], None]] | None = None
+        self._hinted: HintedFiles[_Sent] = HintedFiles()
+        self._is_home_silent = False
+        self._info: _Sent | None = None
         self._info_lock = threading.Lock()
         self._digests: dict[str, str] | None = None
         """By path, the digests of files; None as long as the list was not asked for."""
@@ -160,8 +165,7 @@ class MutableFiles:
                 raise
             data, keep = None, keep_nothing
         if self.checks is not None and is_checked:
-            if arrived is not None and data is not None and not self.checks.is_ready:
-                arrived(data)
+            self._arrive(data, arrived)
             found = self.checks.checked(path, data, lambda: self._own(path, most))
             if found is None:
                 raise FileMissing(path)
@@ -179,6 +183,28 @@ class MutableFiles:
         checks = self.checks
         return checks is None or not checks.covers(path) or checks.counts_offline(path, data)
 
+    def hint(self, path: str, pool: Executor, most: int, arrived: Arrived) -> None:
+        """Begin to fetch a file, and what verifies it, which something unverified says is needed.
+
+        They are ``most`` files at most.
+
+        Raises:
+            RuntimeError: The pool was shut down.
+        """
+
+        def read() -> _Sent:
+            self.prefetch(path, pool)
+            sent = self._asked_now(path, bounds.HINTED_FILE_BYTES)
+            self._arrive(sent[0], arrived)
+            return sent
+
+        self._hinted.begin(path, read, pool, most)
+
+    def _arrive(self, data: bytes | None, arrived: Arrived) -> None:
+        is_verified = self.checks is None or self.checks.is_ready
+        if arrived is not None and data is not None and not is_verified:
+            arrived(data)
+
     def prefetch(self, path: str, pool: Executor) -> None:
         """Begin to fetch what verifies a file, if anything does."""
         if self.checks is not None and not self._offline:
@@ -193,7 +219,7 @@ class MutableFiles:
         if self.vouching is not None and not self._offline:
             for path, most in self.vouching(line):
                 if path not in self._ahead:
-                    self._ahead[path] = pool.submit(self._source.read, path, most)
+                    self._ahead[path] = pool.submit(self.own, path, most)
 
     def vouching_file(self, path: str, most: int) -> bytes:
         """Return a file that vouches for a release.
@@ -202,7 +228,20 @@ class MutableFiles:
             FileMissing, RegistryUnreachable, RegistryError: As for `Source.read`.
         """
         ahead = self._ahead.pop(path, None)
-        return self._source.read(path, most) if ahead is None else ahead.result()
+        return self.own(path, most) if ahead is None else ahead.result()
+
+    def own(self, path: str, most: int) -> bytes:
+        """Return a file as the registry itself has it; a mirror's only if that cannot be reached.
+
+        Raises:
+            FileMissing, RegistryUnreachable, RegistryError: As for `Source.read`.
+        """
+        if self.home is not self._source and not self._is_home_silent:
+            try:
+                return self.home.read(path, most)
+            except RegistryUnreachable:
+                self._is_home_silent = True  # to find that out for each file would take long
+        return self._source.read(path, most)
 
     def arrived(self, path: str) -> bytes | None:
         """Return a file that vouches for releases, if it was fetched ahead and has come by now."""
@@ -217,16 +256,17 @@ class MutableFiles:
             return self._asked(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)[0]
         return None
 
-    def _asked(self, path: str, most: int) -> tuple[bytes, Callable[[], None]]:
+    def _asked(self, path: str, most: int) -> _Sent:
         """Return a file as it is now, and what keeps a copy of it."""
         if path != REGISTRY_INFO:
-            return self._asked_now(path, most)
+            hinted = self._hinted.take(path)
+            return self._asked_now(path, most) if hinted is None else hinted
         with self._info_lock:  # once: whether the registry is signed is seen by it first
             if self._info is None:
                 self._info = self._asked_now(path, most)
             return self._info
 
-    def _asked_now(self, path: str, most: int) -> tuple[bytes, Callable[[], None]]:
+    def _asked_now(self, path: str, most: int) -> _Sent:
         copy = self.copy(path)
         if copy is None:
             return self._source.read(path, most), keep_nothing

@@ -81,7 +81,7 @@ def signature_files(
     signed = [signatures_path(parse_digest(one.release)) for one in lines if one.signed is True]
     for path in [*signed, *([successors_path(lines[0].name)] if signed else [])]:
         with suppress(FileMissing):
-            yield path, bundles_in(registry.source.read(path, bounds.SIGNATURES_BYTES))
+            yield path, bundles_in(registry.files.own(path, bounds.SIGNATURES_BYTES))
 
 
 def asked_at_once(questions: Sequence[Callable[[], T]], *, is_remote: bool) -> list[T]:

@@ -14,11 +14,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
+from modpkg.core import bounds
 from modpkg.core.errors import ModpkgError
 from modpkg.core.names import ModuleName, read_requirement
 from modpkg.registry.fetch_pool import fetch_pool
@@ -30,6 +32,8 @@ from modpkg.resolve.space import Domain, Space
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from modpkg.registry.reader import Registry
+
 
 class _Requires(Struct):
     """What an index line says that matters here."""
@@ -37,8 +41,6 @@ class _Requires(Struct):
     requires: list[str] = []
 
 
-_MOST_AHEAD = 64 << 10
-"""Bytes of an index line up to which what it requires is followed before it is verified."""
 _REQUIRES = msgspec.json.Decoder(_Requires)
 COMPARED = 4
 """Releases of one base whose records are fetched ahead, since the modules may fit any of them."""
@@ -51,9 +53,9 @@ def prefetch_likely(space: Space, roots: Sequence[Need], locked: Iterable[str]) 
     """
     if not space.provider.is_remote:
         return
-    with fetch_pool() as pool:
+    with fetch_pool() as pool, fetch_pool(waits=False) as hints:
         catalog = space.provider.catalog
-        ahead = _Ahead(catalog, pool)
+        ahead = _Ahead(catalog, pool, hints)
         for name in (*(root.name for root in roots), *locked):
             ahead.fetch(name)
         for name in catalog.likely():
@@ -111,8 +113,8 @@ def prefetch_reachable(space: Space, roots: Sequence[Need]) -> None:
     """Fetch all that some chain of needs leads to from the roots."""
     if not space.provider.is_remote:
         return
-    with fetch_pool() as pool:
-        ahead = _Ahead(space.provider.catalog, pool)
+    with fetch_pool() as pool, fetch_pool(waits=False) as hints:
+        ahead = _Ahead(space.provider.catalog, pool, hints)
         limits: dict[ModuleName, int] = {}
         for root in roots:
             ahead.fetch(root.name)
@@ -148,8 +150,8 @@ def _unless_spent(pending: deque[Need]) -> Iterator[None]:
 def prefetch_names(catalog: Catalog, names: Iterable[str]) -> None:
     """Fetch the index files of these names."""
     if not catalog.is_local:
-        with fetch_pool() as pool:
-            ahead = _Ahead(catalog, pool)
+        with fetch_pool() as pool, fetch_pool(waits=False) as hints:
+            ahead = _Ahead(catalog, pool, hints)
             for name in names:
                 ahead.fetch(name)
 
@@ -157,13 +159,14 @@ def prefetch_names(catalog: Catalog, names: Iterable[str]) -> None:
 class _Ahead:
     """Begins to fetch the index file of each name once.
 
-    While a registry's index is not verified yet, what its newest releases require is fetched too:
-    nothing else is done by it.
+    While a registry's index is not verified yet, some of what its newest releases require is
+    fetched too, in a pool of its own that nobody waits for: nothing else is done by it.
     """
 
-    def __init__(self, catalog: Catalog, pool: Executor) -> None:
+    def __init__(self, catalog: Catalog, pool: Executor, hints: Executor) -> None:
         self._catalog = catalog
         self._pool = pool
+        self._hints = hints
         self._lock = threading.Lock()
         self._seen: set[str] = set()
 
@@ -175,20 +178,26 @@ class _Ahead:
         with suppress(ModpkgError):
             registry = self._catalog.registry(name)
             if len(self._seen) <= registry.allowance.limit("names"):  # else it is refused soon
-                registry.prefetch(name, self._pool, self._follow)
+                registry.prefetch(name, self._pool, partial(self._follow, registry))
 
-    def _follow(self, data: bytes) -> None:
-        """Fetch what the last release of an index file requires, as far as it can be read."""
+    def _follow(self, registry: Registry, data: bytes) -> None:
+        """Fetch what the last release of an index file requires, as far as it can be read.
+
+        That is of the same registry: no other one hears of what nobody has verified.
+        """
         last = data[data.rstrip(b"\n").rfind(b"\n") + 1 :]
-        if len(last) > _MOST_AHEAD:
+        if len(last) > bounds.HINTED_FILE_BYTES:
             return
         with suppress(
             msgspec.MsgspecError, UnicodeError, RecursionError, ModpkgError, RuntimeError
         ):
             with self._lock:  # msgspec may crash where threads use a class for the first time
                 texts = _REQUIRES.decode(last).requires
-            for text in texts:  # RuntimeError: nobody waits for what is fetched ahead any more
-                self.fetch(read_requirement(text).name)
+            for text in texts:  # RuntimeError: nobody needs what is fetched ahead any more
+                name = read_requirement(text).name
+                if name not in self._seen and self._catalog.registry(name) is registry:
+                    path, most = f"index/{name}.jsonl", registry.allowance.hints
+                    registry.files.hint(path, self._hints, most, partial(self._follow, registry))
 
 
 def _runs(domain: Domain, need: Need) -> Runs:

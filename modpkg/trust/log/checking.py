@@ -346,7 +346,7 @@ def _hashes(
 
 def _read(registry: Registry, path: str, most: int) -> bytes | None:
     try:
-        return registry.source.read(path, most)
+        return registry.files.own(path, most)
     except FileMissing:
         return None
 
