@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modpkg.adapters import METHODS
-from modpkg.compose import plugins, rows
+from modpkg.compose import rows
 from modpkg.compose.composition import Term
 from modpkg.compose.executor import compose
 from modpkg.compose.operators import Effects, Operator, StepContext
@@ -404,7 +405,7 @@ def test_a_package_adds_an_operator_by_an_entry_point(
     times = Operator(name="times", bind=bind, delta=delta, arrays=True, multiplies=True)
     point = SimpleNamespace(load=lambda: times)
     monkeypatch.setattr(
-        plugins,
+        importlib.metadata,
         "entry_points",
         lambda group, name: [point] if (group, name) == ("modpkg.operators", "times") else [],
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 import pytest
 
-from modpkg.compose import plugins
 from modpkg.compose.operators import Effects, Operator
 from modpkg.compose.parameter import Parameter
 from modpkg.compose.recipe_settings import check_settings
@@ -58,7 +58,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("free", f"{__name__}:Depth.free", "modpkg.operators"),
         EntryPoint("halfway", f"{__name__}:halfway", "modpkg.reducers"),
     ]
-    monkeypatch.setattr(plugins, "entry_points", lambda **by: EntryPoints(points).select(**by))
+    found = EntryPoints(points)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **by: found.select(**by))
 
 
 def test_every_method_takes_its_defaults() -> None:

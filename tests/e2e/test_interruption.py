@@ -45,7 +45,7 @@ COMMANDS = {
         "modpkg.interop.hf:write_manifest",
         ["import", "hf", "new", "--out", "out", "--license", "MIT"],
     ),
-    "publish": ("modpkg.registry.writer:verify_release", ["publish", "built"]),
+    "publish": ("modpkg.registry.release_blobs:verify_release", ["publish", "built"]),
     "verify": ("modpkg.store.corruption:digest_file", ["store", "verify"]),
 }
 
