@@ -23,6 +23,7 @@ from modpkg.environment.generations import ModuleState
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
+from modpkg.registry.standing import is_succeeded
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
@@ -99,12 +100,12 @@ def with_signers(
     from modpkg.trust.policy import NewRelease, signer_of
     from modpkg.trust.signatures import Signers, signers_of
     from modpkg.trust.statement import release_subject
-    from modpkg.trust.successors import Successions
+    from modpkg.trust.successors import Successions, successions_by_index
 
     questions: list[Callable[[], Signers | Successions]] = []
     for module, release, _ in asked:
         questions.append(partial(signers_of, release.registry, release.line))
-        questions.append(partial(_successions, release.registry, module.name))
+        questions.append(partial(successions_by_index, release.registry, module.name))
     is_remote = any(one.registry.folder is None for _, one, _ in asked)
     answers = asked_at_once(questions, is_remote=is_remote)
     found = [one for one in answers if isinstance(one, Signers)]
@@ -152,22 +153,6 @@ def _signed_by(signers: Mapping[str, str], lock: Lock) -> Lock:
     return structs.replace(lock, module=modules)
 
 
-def _successions(registry: Registry, name: str) -> Successions:
-    """Return which signers of a module have named another one, as far as its index has any.
-
-    Raises:
-        What `successions_by_index` raises.
-    """
-    from modpkg.trust.successors import successions_by_index
-
-    return successions_by_index(registry, name)
-
-
-def _is_succeeded(registry: Registry, name: str) -> bool:
-    """Return whether an index says that a signer of its module has named another one."""
-    return any(line.succeeded is True for line in registry.index(name))
-
-
 def _disowned(modules: Iterable[tuple[LockedModule, Registry]]) -> list[str]:
     """Return a sentence for each module that stays, and whose signer does not stand by it.
 
@@ -176,7 +161,7 @@ def _disowned(modules: Iterable[tuple[LockedModule, Registry]]) -> list[str]:
     left = [
         (registry, module)
         for module, registry in modules
-        if not registry.offline and _is_succeeded(registry, module.name)
+        if not registry.offline and is_succeeded(registry.index(module.name))
     ]
     if not left:
         return []

@@ -45,8 +45,6 @@ class HintedFiles(Generic[T]):
         with self._lock:
             hinted = self._begun.pop(path, None)
         if hinted is not None and not hinted.cancel():  # what has not begun may never do
-            with suppress(
-                FileMissing, ModpkgError, RuntimeError
-            ):  # the last: nobody waits any more
+            with suppress(FileMissing, ModpkgError, RuntimeError):  # that its pool was shut down
                 return hinted.result()
         return None

@@ -199,7 +199,7 @@ class RequestPool(Executor):
             del future, work
 
     def end(self) -> None:
-        """Whoever waits for the work has been told by its future."""
+        """Whoever waits for the work learns it from its future."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work, and wait for what was taken; what has not begun may be left out."""

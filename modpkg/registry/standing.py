@@ -55,6 +55,11 @@ def is_removed(line: IndexLine) -> bool:
     return line.removed is not UNSET
 
 
+def is_succeeded(lines: Iterable[IndexLine]) -> bool:
+    """Return whether an index says that a signer of its module has named the one after it."""
+    return any(line.succeeded is True for line in lines)
+
+
 def without_removed(lines: Iterable[IndexLine]) -> list[IndexLine]:
     """Return the lines whose releases are there."""
     return [line for line in lines if line.removed is UNSET]

@@ -53,6 +53,7 @@ from modpkg.registry.standing import (
     check_free,
     check_present,
     is_removed,
+    is_succeeded,
     standing_of,
     without_removed,
 )
@@ -379,7 +380,7 @@ class RegistryWriter:
         before: bytes,
         records: Mapping[str, ReleaseRecord] | None = None,
     ) -> None:
-        if any(line.succeeded is True for line in lines):  # of the module, whichever one is read
+        if is_succeeded(lines):  # of the module, whichever line is read
             lines = [replace(line, succeeded=True) for line in lines]
         data = format_index(lines, before)
         self._list.begin(change, name)

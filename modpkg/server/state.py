@@ -77,8 +77,7 @@ class Server:
         """The registry's log, which is written before its index; None if it has none."""
         before = settings.log_key_before
         self._log_before = None if before is None else open_log(self.place, before)
-        now = None if self.log is None else self.log.key
-        if self._log_before is not None and self._log_before.key == now:
+        if self.log and self._log_before and self.log.key == self._log_before.key:
             self._log_before = None  # nothing is exchanged
         self.metadata = metadata_writer(self.place, self.private, settings.tuf_keys)
         """What signs the index; None if nothing does."""

@@ -19,7 +19,7 @@ from modpkg.core.names import parse_version
 from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once, successors_path
-from modpkg.registry.standing import without_removed
+from modpkg.registry.standing import is_succeeded, without_removed
 from modpkg.trust.bundle import Signed
 from modpkg.trust.public_key import PublicKey
 from modpkg.trust.signatures import bundles_at, is_signer, lasting_text, signers_of
@@ -114,7 +114,7 @@ def successions_by_index(registry: Registry, name: str) -> Successions:
         MissingExtra: What there is cannot be verified here.
         RegistryUnreachable, RegistryError: The registry cannot be read.
     """
-    if not any(line.succeeded is True for line in registry.index(name)):
+    if not is_succeeded(registry.index(name)):
         return Successions()
     bundles = [*bundles_at(registry, successors_path(name))]
     found = successions_in(bundles, keys_of_module(name))
