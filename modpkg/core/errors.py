@@ -242,7 +242,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ],
         InstallError,
     ),
-    **dict.fromkeys(["M523", "M524", "M570", "M852", "M890"], InstallError),
+    **dict.fromkeys(["M523", "M524", "M570", "M592", "M852", "M890"], InstallError),
     **dict.fromkeys(["M506"], EnvironmentDamaged),
     **dict.fromkeys(
         ["M601", "M602", "M603", "M604", "M605", "M606", "M607", "M608", "M609", "M620", "M621"],

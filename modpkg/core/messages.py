@@ -577,6 +577,10 @@ MESSAGES: dict[str, str] = {
         "{path} cannot be used to verify or make signatures of identities: {reason}; correct "
         "trust-config under [sigstore] of {config}."
     ),
+    "M592": (
+        "The copy of {what} is older than what is known of its registry, or nobody has signed it; "
+        "run the same command once without --offline."
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

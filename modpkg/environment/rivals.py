@@ -14,6 +14,7 @@ from modpkg.core.errors import ModpkgError, RegistryError
 from modpkg.environment.inherited import contested_error
 from modpkg.manifest.dependencies import DEFAULT
 from modpkg.registry.fetch_pool import fetch_pool
+from modpkg.registry.mutable_files import NOT_KEPT
 from modpkg.registry.reader import Registry
 
 
@@ -100,7 +101,7 @@ class Rivals:
                         registry.prefetch(name, pool)
 
     def _tell(self, alias: str, error: ModpkgError) -> None:
-        if self._warn is not None and error.code != "M501":  # offline: it was not asked for
+        if self._warn is not None and error.code not in NOT_KEPT:  # it was not asked for
             self._warn(
                 f"the registry {alias!r} could not be asked whether it has modules of the same "
                 f"names too: {error}"

@@ -1,20 +1,24 @@
 """Searching registries for modules, by what their names and ``modules.jsonl`` say.
 
 Nobody signs ``modules.jsonl``. So of a registry that signs its index, it only says what may be
-shown: what is shown of it is read from the index and from release records.
+shown: what is shown of it is read from the index and from release records. Offline that is what was
+read of it before, and the rest is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from msgspec import Struct
 
-from modpkg.core.errors import ModpkgError, RegistryError
-from modpkg.core.records import ModuleLine
+from modpkg.core.errors import InstallError, ModpkgError, RegistryError
+from modpkg.core.records import IndexLine, ModuleLine
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.module_lines import module_line, shown_release
+from modpkg.registry.mutable_files import NOT_KEPT
 from modpkg.registry.reader import Registry
 from modpkg.registry.standing import is_removed
 from modpkg.registry.upkeep import AT_ONCE, fetch_indexes
@@ -67,55 +71,88 @@ def search(
     """
     wanted = [word.casefold() for word in words]
     found: list[tuple[int, ModuleLine, Registry]] = []
+    signed: list[Registry] = []
     failures: list[ModpkgError] = []
     searched = workspace.registries.searched()
     for registry in searched:
         try:
-            lines = _lines(registry, wanted, most)
+            matches = [
+                (rank, line, registry)
+                for line in _lines(registry, wanted, most)
+                if (rank := found_at(line.name, texts_about(line), wanted)) is not None
+                and kind in (None, line.kind)
+                and line.removed is None
+            ]
+            if matches and registry.info.tuf is not None:
+                signed.append(registry)
         except ModpkgError as error:
             failures.append(error)
             continue
-        for line in lines:
-            rank = found_at(line.name, texts_about(line), wanted)
-            if rank is not None and kind in (None, line.kind) and line.removed is None:
-                found.append((rank, line, registry))
+        found += matches
     if len(failures) == len(searched):
         raise failures[0]
     for failure in failures:
         workspace.progress.warn(str(failure))
     found.sort(key=lambda item: (item[0], item[1].name, item[2].url))
-    shown = _signed([(line, registry) for _, line, registry in found[:most]])
-    return SearchResult(
-        [_found(*one) for one in shown], len(found) - len(found[:most]) + len(shown)
-    )
+    listed = [(line, registry) for _, line, registry in found[:most]]
+    shown = _as_signed(listed, signed, workspace.progress.warn)
+    return SearchResult([_found(*one) for one in shown], len(found) - len(listed) + len(shown))
 
 
-def _signed(shown: Sequence[tuple[ModuleLine, Registry]]) -> list[tuple[ModuleLine, Registry]]:
-    """Return what is shown as the index has it, if that is signed; without what it does not have.
+def _as_signed(
+    listed: Sequence[tuple[ModuleLine, Registry]],
+    signed: Iterable[Registry],
+    warn: Callable[[str], None],
+) -> list[tuple[ModuleLine, Registry]]:
+    """Return modules as the index has them where that is signed; without what it does not have.
+
+    Args:
+        listed: What lists say of them.
+        signed: The registries that sign their index.
+        warn: Called with what is left out since it was not read before, and may not be now.
 
     Raises:
         TrustError: A part of the index is not what is signed.
         RegistryUnreachable, RegistryError, IntegrityError: It cannot be read.
     """
-    names: dict[Registry, list[str]] = {}
-    for line, registry in shown:
-        names.setdefault(registry, []).append(line.name)
-    signed = {one for one in names if not one.offline and one.info.tuf is not None}
-    for registry in signed:
-        fetch_indexes(registry, names[registry])
-    newest = [
-        shown_release(registry.index(line.name)) if registry in signed else None
-        for line, registry in shown
-    ]
+    own = {one: [line.name for line, registry in listed if registry is one] for one in signed}
+    newest: dict[tuple[Registry, str], IndexLine] = {}
+    not_kept: Counter[Registry] = Counter()
+    for registry, names in own.items():
+        fetch_indexes(registry, names)
+        for name in names:
+            with _counted(not_kept, registry):
+                release = shown_release(registry.index(name))
+                if release is not None and not is_removed(release):
+                    newest[registry, name] = release
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for index_line, (_, registry) in zip(newest, shown, strict=True):
-            if index_line is not None and not is_removed(index_line):
-                registry.prefetch_blob(index_line.release, "a release record", pool)
-    return [
-        (line if index_line is None else module_line(index_line, registry.record), registry)
-        for index_line, (line, registry) in zip(newest, shown, strict=True)
-        if registry not in signed or (index_line is not None and not is_removed(index_line))
-    ]
+        for (registry, _), release in newest.items():
+            registry.prefetch_blob(release.release, "a release record", pool)
+    found: list[tuple[ModuleLine, Registry]] = []
+    for line, registry in listed:
+        if registry not in own:
+            found.append((line, registry))
+        elif (index_line := newest.get((registry, line.name))) is not None:
+            with _counted(not_kept, registry):
+                found.append((module_line(index_line, registry.record), registry))
+    for registry, count in not_kept.items():
+        warn(
+            f"{registry.shown}: {count} more may fit and {'is' if count == 1 else 'are'} not "
+            "shown, as what its maintainers have signed of that was not read here yet; run the "
+            "same command once without --offline"
+        )
+    return found
+
+
+@contextmanager
+def _counted(not_kept: Counter[Registry], registry: Registry) -> Iterator[None]:
+    """Count what would have to be fetched offline, in place of raising that."""
+    try:
+        yield
+    except InstallError as error:
+        if error.code not in NOT_KEPT:
+            raise
+        not_kept[registry] += 1
 
 
 def _lines(registry: Registry, words: Sequence[str], most: int) -> Iterable[ModuleLine]:

@@ -38,6 +38,8 @@ NEWS = 32
 """Changes of a registry since it was read before, of which all are fetched ahead if it is no more:
 which of them a project needs may only be seen one after the other."""
 
+NOT_KEPT = ("M501", "M592")
+"""What is raised where something is read offline that is not here, or not as it is signed."""
 _Sent = tuple[bytes, Callable[[], None]]
 """A file, and what keeps a copy of it."""
 Arrived = Callable[[bytes], None] | None
@@ -147,16 +149,20 @@ class MutableFiles:
 
         Raises:
             FileMissing: There is none.
-            InstallError: It is read ``offline``, and there is no copy that counts.
+            InstallError: It is read ``offline``, and there is no copy, or none that counts (see
+                `NOT_KEPT`).
             TrustError: It, or what verifies it, is not what is signed.
             RegistryUnreachable, RegistryError: It cannot be read.
         """
         copy = self.copy(path)
         if self._offline:
+            what = f"{redacted(self._source.url)}/{path}"
             with suppress(FileNotFoundError):
-                if copy is not None and self._counts(path, kept := read_file(copy)):
-                    return kept
-            raise InstallError("M501", what=f"{redacted(self._source.url)}/{path}")
+                if copy is not None:
+                    if self._counts(path, kept := read_file(copy)):
+                        return kept
+                    raise InstallError("M592", what=what)
+            raise InstallError("M501", what=what)
         is_checked = self.checks is not None and self.checks.covers(path)
         try:
             data, keep = self._asked(path, most)

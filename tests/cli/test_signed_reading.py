@@ -80,6 +80,30 @@ def test_a_search_shows_what_is_signed(trust: Trust) -> None:
     assert (found["modules"], found["total"]) == ([before], 1)
 
 
+def test_a_search_offline_shows_what_was_read_as_it_is_signed(trust: Trust, home: Path) -> None:
+    """The list of modules, whose copy is read, is not signed."""
+
+    def found(*options: str) -> tuple[list[str], bool]:
+        status, out, err = run(trust.capfd, "search", "--json", "--registry", server.url, *options)
+        assert status == 0, err
+        modules = json.loads(out)["modules"]
+        return [f"{one['name']} {one['version']}" for one in modules], "1 more may fit" in err
+
+    with serve(trust.folder) as server:
+        assert found() == (["words 1.0"], False)
+        (copy,) = home.rglob("modules.jsonl")
+        line = copy.read_bytes()
+        evil = line.replace(b'"name":"words"', b'"name":"words-evil"')
+        copy.write_bytes(line.replace(b'"version":"1.0"', b'"version":"9.0"') + evil)
+        assert found("--offline") == (["words 1.0"], True)
+        tamper(copy.parent)
+        words = ("search", "words", "--offline", "--registry", server.url)
+        status, out, err = run(trust.capfd, *words)
+        assert (status, out, "2 more may fit" in err) == (0, "No module was found.\n", True)
+        (copy.parent / "registry.json").write_bytes(b"{}")
+        assert "error[M592]" in trust.refused(*words)
+
+
 def test_a_copy_launders_nothing(trust: Trust, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     words = ("registry", "copy", str(trust.folder), str(copy))

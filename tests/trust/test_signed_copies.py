@@ -75,8 +75,8 @@ def test_an_unsigned_copy_does_not_count_where_the_manifest_names_the_root(
     assert Reader(poisoned, registry, offline=True).read() == b"evil\n"  # nobody knows better
     command = Reader(poisoned, registry, offline=True)
     command.checks.named = NamedRoot(digest_bytes(root_of(registry)), "modpkg.toml")
-    for path in (WORDS, "registry.json"):
-        with raises("M501", match="run the same command once without"):
+    for path, code in ((WORDS, "M592"), ("registry.json", "M501")):  # there is no copy of that
+        with raises(code, match="run the same command once without"):
             command.read(path)
     assert poisoned.asked == []
 
@@ -86,7 +86,7 @@ def test_an_unsigned_copy_does_not_count_where_the_lock_has_the_root(
 ) -> None:
     command = Reader(poisoned, registry, offline=True)
     command.checks.locked = SeenRegistry(digest_bytes(root_of(registry)), 1, 1)
-    with raises("M501"):
+    with raises("M592"):
         command.read()
 
 
@@ -95,11 +95,11 @@ def test_an_unsigned_copy_does_not_count_once_the_registry_is_known(
 ) -> None:
     poisoned.shown = {}
     Reader(poisoned, registry, offline=False).checks.metadata()
-    with raises("M501"):
+    with raises("M592"):
         Reader(poisoned, registry, offline=True).read()
     registry.publish("other", b"")  # of the same bin or not
     assert Reader(poisoned, registry, offline=False).read("index/other.jsonl") == b""
-    with raises("M501"):
+    with raises("M592"):
         Reader(poisoned, registry, offline=True).read()
     assert Reader(poisoned, registry, offline=False).read() == b""
     assert Reader(poisoned, registry, offline=True).read() == b""
@@ -130,8 +130,24 @@ def test_what_was_verified_is_read_offline_however_old_it_is(
     assert Reader(server, registry, offline=True).read() == b""
     for path in remembered_folder(server.url).glob("index-*.json"):
         path.write_bytes(path.read_bytes().replace(b'"length":0', b'"length":1'))
-    with raises("M501"):
+    with raises("M592"):
         Reader(server, registry, offline=True).read()
+
+
+def test_a_copy_that_is_only_old_is_said_to_be(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Another project has read on, and has no copy of this file."""
+    Reader(server, registry, offline=False).read()
+    registry.publish("words", b"new\n")
+    registry.publish("other", b"")
+    reader = Reader(server, registry, offline=False)
+    for path in (WORDS, "index/other.jsonl"):
+        assert reader.checks.checked(path, server.read(path), lambda: None) is not None
+    with raises("M592", match="is older than"):
+        Reader(server, registry, offline=True).read()
+    assert Reader(server, registry, offline=False).read() == b"new\n"
+    assert Reader(server, registry, offline=True).read() == b"new\n"
 
 
 def test_a_key_that_was_replaced_vouches_for_no_copy(
@@ -143,7 +159,7 @@ def test_a_key_that_was_replaced_vouches_for_no_copy(
     registry.write_root(2)
     registry.writer.sign_all(bits=1)
     Reader(server, registry, offline=False).checks.metadata()
-    with raises("M501"):
+    with raises("M592"):
         Reader(server, registry, offline=True).read()
 
 
