@@ -17,6 +17,11 @@ from modpkg.core.lazy_pattern import lazy_pattern
 _PORTS = {"http": 80, "https": 443}
 _ESCAPE = lazy_pattern(r"%([0-9A-Fa-f]{2})")
 _NOT_PLAIN = lazy_pattern(r"[^!-~]+")
+_NUMBER = lazy_pattern(r"0x[0-9a-f]*|[0-9]+")
+_DOT = lazy_pattern("[\u3002\uff0e\uff61]")
+"""Full stops that separate the parts of a name as "." does (RFC 3490, 3.1)."""
+_NO_HOST = lazy_pattern(r"[\x00-\x20\x7f#%/:<>?@\[\\\]^|]")
+"""What no host has: the "forbidden domain code points" of WHATWG."""
 _UNRESERVED = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
 )
@@ -49,8 +54,9 @@ def origin_text(address: str) -> str:
 def normal_address(address: str) -> str:
     """Return the normal form of a URL, or of the path of a folder, to compare it with others.
 
-    Of URLs of http and https that is what RFC 3986 calls normal (6.2.2, 6.2.3), and neither a user
-    nor what comes after the path counts. A name in an object store stays as it is.
+    Of URLs of http and https that is what RFC 3986 calls normal (6.2.2, 6.2.3), with a host as
+    WHATWG's URL standard has it, and neither a user nor what comes after the path counts. A name in
+    an object store stays as it is.
 
     >>> normal_address("HTTPS://ada@Models.example.:443/a/../%61cme/")
     'https://models.example/acme'
@@ -83,17 +89,77 @@ def site_name(address: str) -> str:
 
 
 def _host(host: str) -> str:
-    """Return a host without the dot that may end it, in ASCII, and IPv6 in its short form."""
+    """Return a host as the URL standard of WHATWG has it; as it is, if that has none for it.
+
+    It is in ASCII and in lower case, without the dot that may end it, and addresses are in their
+    usual form. A name is not looked up: ``localhost`` is another host than ``127.0.0.1``.
+    """
     try:
         if ":" in host:
             from ipaddress import IPv6Address  # seldom needed
 
             return IPv6Address(host).compressed
-        if not host.isascii():
-            host = host.encode("idna").decode("ascii")
+        name = unquote(host, errors="strict").lower() if "%" in host else host
+        if not name.isascii():
+            name = _in_ascii(name)
+        if not _NO_HOST.search(name):
+            host = _dotted(name.removesuffix("."))
     except ValueError:  # UnicodeError is one
+        pass
+    return host
+
+
+def _in_ascii(host: str) -> str:
+    """Return a name as DNS has it.
+
+    Raises:
+        ValueError: It has none, or two: IDNA of 2003, which Python knows, and of 2008, by which
+            registries are read, take letters such as "ß" for others, so that two hosts would be
+            one.
+    """
+    from unicodedata import normalize  # seldom needed
+
+    host = _DOT.sub(".", host)
+    name = host.encode("idna").decode("ascii")
+    if name.encode().decode("idna").lower() != normalize("NFKC", host).lower():
+        raise ValueError(host)
+    return name
+
+
+def _dotted(host: str) -> str:
+    """Return a host; an IPv4 address, in whatever numbers it is written, as four of them.
+
+    https://url.spec.whatwg.org/#concept-ipv4-parser
+
+    >>> _dotted("127.1"), _dotted("0x7f000001"), _dotted("0177.0.0.01"), _dotted("1.example")
+    ('127.0.0.1', '127.0.0.1', '127.0.0.1', '1.example')
+
+    Raises:
+        ValueError: It ends like an address, and is none; or it ends in nothing.
+    """
+    parts = host.split(".")
+    if not parts[-1]:
+        raise ValueError(host)
+    if not _NUMBER.fullmatch(parts[-1]):
         return host
-    return host.removesuffix(".") or host
+    *first, last = [_number(part) for part in parts]
+    if len(parts) > 4 or any(number > 255 for number in first) or last >= 256 ** (5 - len(parts)):
+        raise ValueError(host)
+    rest = last.to_bytes(4 - len(first), "big")
+    return ".".join(map(str, [*first, *rest]))
+
+
+def _number(text: str) -> int:
+    """Return a number of an IPv4 address, as C writes it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(text)
+    if text[:2] == "0x":
+        return int(text[2:] or "0", 16)
+    return int(text, 8 if text[0] == "0" else 10)
 
 
 def _normal_path(path: str) -> str:

@@ -7,10 +7,14 @@ from urllib.parse import urlsplit
 from modpkg.core.bounds import ADDRESS_CHARACTERS
 from modpkg.core.errors import RegistryError
 from modpkg.core.hub_address import is_hub_address, parse_hub_address
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.oci_address import is_oci_address
 from modpkg.manifest.config import SCHEMES
+from modpkg.manifest.normal_address import origin
 
 _LOCAL = ("", "localhost")
+_PLAIN_HOST = lazy_pattern("[!-$&-~]+")
+"""In its normal form: there, an escape or a letter beyond ASCII is one that no standard maps."""
 
 
 def check_address(address: str) -> None:
@@ -52,4 +56,6 @@ def _problem(address: str) -> str | None:
         return None
     if any(letter.isspace() for letter in parts.netloc) or "\\" in parts.netloc or not host:
         return "its host is not one"
+    if parts.scheme in ("http", "https") and not _PLAIN_HOST.fullmatch(origin(address)[1]):
+        return "its host may be read as one name or another; write it in ASCII (xn--…)"
     return None

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from modpkg.manifest.config import parse_settings
 from modpkg.manifest.normal_address import normal_address, origin, origin_text
+from modpkg.registry.address import check_address
 from modpkg.registry.recorded_address import same_place
 from modpkg.trust.known_registry import remembered_folder
 from modpkg.trust.log.memory import LogMemory
+from tests.raising import raises
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_~", min_size=1, max_size=8)
-HOSTS = st.lists(st.text("abcdefgh0123456789", min_size=1, max_size=6), min_size=1, max_size=3)
+LABELS = st.text("abcdefgh0123456789", min_size=1, max_size=6)
+HOSTS = st.builds(lambda labels: [*labels, "example"], st.lists(LABELS, max_size=2))
 
 
 @st.composite
@@ -72,6 +75,8 @@ def test_a_normal_form_stays_as_it_is(text: str, start: str) -> None:
         "https://models.example/acme%2Fx",
         "https://models.example/",
         "https://models.example.evil/acme",
+        "https://models.example../acme",
+        "https://models%2Eexample%2Facme",
     ],
 )
 def test_other_addresses_stay_others(other: str) -> None:
@@ -85,6 +90,54 @@ def test_what_is_no_plain_host_or_path() -> None:
     assert normal_address("https://h/../../x") == "https://h/x"
     assert normal_address("s3://models/a/../b") == "s3://models/a/../b"
     assert normal_address("/srv/x/../models/") == normal_address("file:///srv/models")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.1",
+        "127.0.1",
+        "127.0.0.1.",
+        "0x7f.0x0.0.01",
+        "0X7F000001",
+        "2130706433",
+        "017700000001",
+        "%31%32%37.1",
+        "１２７。1",
+    ],
+)
+def test_an_ipv4_address_is_one_however_its_numbers_are_written(host: str) -> None:
+    assert normal_address(f"http://{host}:80/x") == "http://127.0.0.1/x"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1..", "127.0.0.1.x", "127.0.0.0x1x"),
+        *("127.0.0.1.0", "127.0.0.256", "127.0.0.08", "127..1", "4294967296", "9" * 5000),
+    ],
+)
+def test_what_is_not_that_ipv4_address(host: str) -> None:
+    address = f"http://{host}/x"
+    assert normal_address(address) != "http://127.0.0.1/x"
+    assert normal_address(normal_address(address)) == normal_address(address)
+
+
+def test_a_name_is_one_in_all_ways_to_write_its_letters() -> None:
+    for host in ("MÜLLER.example", "M%C3%BCller.example", "mu\u0308ller.example", "xn--mller-kva"):
+        host = host if "." in host else f"{host}.example."
+        assert normal_address(f"https://{host}") == "https://xn--mller-kva.example"
+
+
+@pytest.mark.parametrize("host", ["faß.example", "fa%C3%9F.example", "f\u200dass.example"])
+def test_no_login_goes_to_a_name_that_is_read_in_two_ways(host: str) -> None:
+    """By IDNA of 2003 it is ``fass.example``, by that of 2008 it is another or none."""
+    text = '[registry."https://fass.example"]\ntoken-env = "TOKEN"\n'
+    found = parse_settings(text, Path("config.toml"))
+    assert found.of("https://fass.example").login is not None
+    assert found.of(f"https://{host}").login is None
+    with raises("M845", match="xn--"):
+        check_address(f"https://{host}")
 
 
 def test_memory_and_logins_are_of_all_spellings(home: Path) -> None:
