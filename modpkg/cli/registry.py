@@ -101,6 +101,9 @@ class RegistryCopied(Copied, frozen=True, kw_only=True):
     target: str
     signed: bool
     """Whether the index of the target is signed; the source's metadata and log are not copied."""
+    lacks: list[str]
+    """What the source has and the target has not: ``signed index``, ``log``. Whoever reads the
+    target by itself trusts who keeps it; whoever reads it as a mirror asks the source for them."""
 
 
 class RegistryFreed(Freed, frozen=True, kw_only=True):
@@ -291,6 +294,10 @@ def copy_registry(
     signed = own.tuf is not None
     if signed and (done.releases or done.yanks):
         warn_if_unsigned(place)
+    lacks = [
+        *(["signed index"] if origin.info.tuf is not None and not signed else []),
+        *(["log"] if origin.info.log is not None and own.log is None else []),
+    ]
     if as_json:
         print_json(
             RegistryCopied(
@@ -300,6 +307,7 @@ def copy_registry(
                 source=origin.url,
                 target=place.url,
                 signed=signed,
+                lacks=lacks,
             )
         )
         return
@@ -308,10 +316,6 @@ def copy_registry(
         f"{good('Copied')} {counted(done.releases, 'release')} to {place.url}{yanks}; "
         f"{done.already} {'was' if done.already == 1 else 'were'} there."
     )
-    lacks = [
-        *(["signed index"] if origin.info.tuf is not None and not signed else []),
-        *(["log"] if origin.info.log is not None and own.log is None else []),
-    ]
     if lacks:
         note(
             f"The copy has no {' and no '.join(lacks)}, as {origin.url} has: whoever reads it by "

@@ -112,6 +112,7 @@ def test_a_copy_launders_nothing(trust: Trust, tmp_path: Path) -> None:
     document = json.loads(trust.run(*words, "--json"))
     check_shape(document, *words)
     assert (document["signed"], document["already"]) == (False, 1)
+    assert document["lacks"] == ["signed index"]
     shutil.rmtree(copy)
     whole = (trust.folder / "index" / "words.jsonl").read_bytes()
     tamper(trust.folder)
@@ -127,9 +128,9 @@ def test_a_copy_launders_nothing(trust: Trust, tmp_path: Path) -> None:
 
 def test_a_copy_says_that_it_has_no_log(home: Path, tmp_path: Path, capfd: Capture) -> None:
     LoggedRegistry(tmp_path / "models").begin().publish("words")
-    status, _, err = run(
-        capfd, "registry", "copy", str(tmp_path / "models"), str(tmp_path / "copy")
-    )
+    words = ("registry", "copy", str(tmp_path / "models"), str(tmp_path / "copy"))
+    assert json.loads(run(capfd, *words, "--json")[1])["lacks"] == ["log"]
+    status, _, err = run(capfd, *words)
     assert (status, "no log, as" in " ".join(err.split())) == (0, True)
     assert not (tmp_path / "copy" / "log").exists()
 
