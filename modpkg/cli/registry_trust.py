@@ -32,6 +32,7 @@ from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.public_key import PublicKey, parse_key
 from modpkg.trust.root_metadata import (
     ROOT_WARNING,
+    check_enough_sign,
     name_root,
     new_root,
     no_root,
@@ -167,6 +168,7 @@ def init_command(
     if roots is None:
         _check_threshold(keys, threshold)
         root = new_root(1, keys, threshold, online.public, _now() + datetime.timedelta(root_days))
+        check_enough_sign(place.url, root, signers, None)
         data = signed_root(root, signers, None)
         write_root(place, data, None)
     else:  # whoever began was killed
@@ -252,6 +254,7 @@ def rotate_command(
     online = _online_signer(online_key, keys)
     expires = _now() + datetime.timedelta(root_days)
     root = new_root(before.version + 1, keys, threshold, online.public, expires)
+    check_enough_sign(place.url, root, signers, before)
     writer = _writer(place, online, days)
     bits = writer.bits()
     write_root(place, signed_root(root, signers, before), trusted)
@@ -278,7 +281,7 @@ def show_command(workspace: Workspace, address: str, as_json: bool) -> None:
     seen = signed.seen()
     if trusted is None or seen is None:
         _ = registry_alone(workspace, address).info
-        raise UsageError("M901", message=f"The index of {signed.url} is not signed.")
+        raise TrustError("M579", url=signed.url)
     _show(_document(signed.url, seen.root, trusted), as_json=as_json)
 
 

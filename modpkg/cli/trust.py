@@ -13,7 +13,7 @@ from modpkg.core.files import shown, write_atomically
 from modpkg.core.names import module_name
 from modpkg.environment.locking import resolve_lock, write_lock
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.edit import set_trust
+from modpkg.manifest.edit import add_trust
 from modpkg.trust.rules import rule_of
 from modpkg.trust.signatures import parse_signer
 
@@ -36,10 +36,12 @@ class TrustDocument(Struct, frozen=True):
 
 
 class NewRule(Struct, frozen=True):
-    """A rule that was added to ``[trust]``."""
+    """A rule of ``[trust]`` that was added, or to which a signer was."""
 
     pattern: str
     signer: str
+    signers: list[str]
+    """All that may sign what the pattern names, of whom one is enough."""
 
 
 @click.group("trust")
@@ -82,16 +84,23 @@ def list_command(workspace: Workspace, as_json: bool) -> None:
 @project_options
 @with_workspace
 def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) -> None:
-    """Let only SIGNER sign the modules that PATTERN names, such as 'acme-*', in this project."""
+    """Let only SIGNER sign the modules that PATTERN names, such as 'acme-*', in this project.
+
+    Whoever [trust] has for the same PATTERN already may still sign them. To let one sign no more,
+    take it out of the manifest.
+    """
     key = str(parse_signer(signer))
     path = workspace.manifest.path
-    text = set_trust(workspace.project.text(), pattern, key)
-    workspace.project.parse(text)
+    text = add_trust(workspace.project.text(), pattern, key)
+    rules = workspace.project.parse(text).trust
+    signers = next([*rule.signers] for rule in rules if rule.pattern == pattern)
     write_atomically(path, text.encode())
     if as_json:
-        print_json(NewRule(pattern, key))
-    else:
-        tell(f"{good('Added')} {pattern} to [trust] of {shown(path)}.")
+        print_json(NewRule(pattern, key, signers))
+        return
+    tell(f"{good('Added')} to [trust] of {shown(path)}. What may sign {pattern}:")
+    for one in signers:
+        tell(one)
 
 
 @trust_command.command("accept")

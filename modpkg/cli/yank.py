@@ -7,14 +7,16 @@ import click
 from modpkg.cli.key import open_release_signer
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
-from modpkg.cli.output import good, print_json, tell
+from modpkg.cli.output import good, print_json, tell, warn
 from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.community.modules.reference import parse_release
 from modpkg.core.errors import UsageError
 from modpkg.core.printable import one_line
 from modpkg.registry.opening import existing_registry
 from modpkg.registry.place import registry_at
+from modpkg.trust.bundle import verify_bundle
 from modpkg.trust.signatures import sign_yank
+from modpkg.trust.successors import check_may_yank
 
 
 @click.command("yank")
@@ -43,7 +45,10 @@ def yank_command(
     said, bundle = None if undo else reason, None
     if sign is not None:
         found = registry_at(writer.place)
-        bundle = sign_yank(found, found.line(name, version), said, open_release_signer(sign))
+        before = found.line(name, version)
+        bundle = sign_yank(found, before, said, open_release_signer(sign))
+        if (only := check_may_yank(found, before, verify_bundle(bundle).signer)) is not None:
+            warn(only)
     line = writer.yank(name, version, said, bundle)
     warn_if_unsigned(writer.place)
     if as_json:

@@ -165,7 +165,8 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(
         ["M540", "M541", "M542", "M543", "M544", "M545", "M547", "M548", "M549"], TrustError
     ),
-    **dict.fromkeys(["M571", "M572", "M573", "M574", "M575", "M590", "M591"], TrustError),
+    **dict.fromkeys(["M571", "M572", "M573", "M574", "M575", "M578", "M579"], TrustError),
+    **dict.fromkeys(["M590", "M591"], TrustError),
     **dict.fromkeys([f"M56{digit}" for digit in range(10)], TrustError),
     **dict.fromkeys(
         ["M550", "M551", "M552", "M553", "M554", "M555", "M556", "M557", "M558", "M559"], TrustError

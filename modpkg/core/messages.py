@@ -565,6 +565,14 @@ MESSAGES: dict[str, str] = {
         "{signer} has named {after} as its successor for {name}, and signs nothing more of it; "
         "sign with that one."
     ),
+    "M578": (
+        "{release} is signed by {found}, and {signer} has signed none of that module, so its yank "
+        "would count for nobody; {remedy} leave --sign out."
+    ),
+    "M579": (
+        "The index of {url} is not signed, so its readers believe what they find there; whoever "
+        "runs it begins to sign it with 'modpkg registry trust init'."
+    ),
     "M573": (
         "{where} says that the registry {url} is signed, with the first root {root}, and {reason}; "
         "ask who runs it, and if that is right, correct 'root' under [registries] of {where}."

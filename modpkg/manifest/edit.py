@@ -89,17 +89,22 @@ def set_registry(text: str, alias: str, address: str) -> str:
     return edited.added(toml_key(alias), toml_value(address)).checked(wanted)
 
 
-def set_trust(text: str, pattern: str, signer: str) -> str:
-    """Return the manifest ``text`` with an entry under ``[trust]``, in the place of its pattern's.
+def add_trust(text: str, pattern: str, signer: str) -> str:
+    """Return the manifest ``text`` with a signer more in the entry of a pattern under ``[trust]``.
 
     Raises:
         ManifestError: ``text`` is not TOML, or cannot be edited.
     """
     edited = EditableText.of(text, TRUST)
-    wanted = {**edited.entries, pattern: signer}
+    had = edited.entries.get(pattern, [])
+    several = [*dict.fromkeys([*([had] if isinstance(had, str) else had), signer])]
+    value = several if len(several) > 1 else several[0]
+    wanted = {**edited.entries, pattern: value}
+    if value == had:
+        return text
     if (pair := edited.pair((*edited.path, pattern))) is not None:
-        return edited.cut(pair.value, pair.end, toml_value(signer)).checked(wanted)
-    return edited.added(toml_key(pattern), toml_value(signer)).checked(wanted)
+        return edited.cut(pair.value, pair.end, toml_value(value)).checked(wanted)
+    return edited.added(toml_key(pattern), toml_value(value)).checked(wanted)
 
 
 def set_version(text: str, version: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import TrustError
+from modpkg.core.names import listed
 from modpkg.registry.identity import set_info
 from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.source import FileMissing
@@ -15,6 +16,7 @@ from modpkg.trust.bundle import Signer
 from modpkg.trust.metadata import (
     RoleKeys,
     RootMetadata,
+    key_of,
     metadata_key,
     moment_text,
     signed_metadata,
@@ -46,6 +48,30 @@ def new_root(
         keys=keys,
         roles={"root": RoleKeys(signers, threshold)} | dict.fromkeys(ONLINE, others),
     )
+
+
+def check_enough_sign(
+    url: str, root: RootMetadata, keys: Sequence[Signer], before: RootMetadata | None
+) -> None:
+    """Check that a root can be signed by as many as have to, of it and of the one before.
+
+    Raises:
+        TrustError: It cannot.
+    """
+    signers = {metadata_key(key.public)[0] for key in keys}
+    for one in (root,) if before is None else (before, root):
+        role = one.roles["root"]
+        missing = [key_of(one.keys[each]) for each in role.keyids if each not in signers]
+        here = len(role.keyids) - len(missing)
+        if here < role.threshold:
+            whose = "that may sign so far" if one is before else "that are to sign roots"
+            more = " (or in --sign-with, if it is to be none any more)" if one is before else ""
+            reason = (
+                f"{role.threshold} of the root keys {whose} have to sign this root, and {here} "
+                f"can; name {role.threshold - here} more in --root-key{more}, not as its public "
+                f"part: of {listed(missing)}"
+            )
+            raise TrustError("M568", url=url, reason=reason)
 
 
 def signed_root(root: RootMetadata, keys: Sequence[Signer], before: RootMetadata | None) -> bytes:

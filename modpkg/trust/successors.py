@@ -15,14 +15,15 @@ from msgspec import Struct
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import MissingExtra, ModpkgError, TrustError
-from modpkg.core.names import parse_version
+from modpkg.core.names import listed, parse_version
 from modpkg.core.oidc_identity import OidcIdentity
+from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once, successors_path
 from modpkg.registry.standing import is_succeeded, without_removed
 from modpkg.trust.bundle import Signed
 from modpkg.trust.public_key import PublicKey
-from modpkg.trust.signatures import bundles_at, is_signer, lasting_text, signers_of
+from modpkg.trust.signatures import Signers, bundles_at, is_signer, lasting_text, signers_of
 from modpkg.trust.statement import (
     InTotoSubject,
     keys_of_module,
@@ -62,10 +63,14 @@ class Successions(Struct, frozen=True):
     def follows(self, old: str, new: PublicKey | OidcIdentity) -> str | None:
         """Return the signer that one, or one that follows it, has named as its successor.
 
-        It is None if it is another one than ``new``.
+        It is None if it is another one than ``new``. Each follows itself.
         """
         reached = self._reached(old)
         return next((one for one in sorted(reached) if _is_named(one, new)), None)
+
+    def continue_one_of(self, signers: Signers, new: PublicKey | OidcIdentity) -> bool:
+        """Return whether somebody is one of some signers, or follows one of them."""
+        return any(self.follows(lasting_text(one), new) is not None for one in signers.found)
 
     def rivals(self, old: str) -> tuple[str, list[str]] | None:
         """Return who of a signer and those that follow it has named several, and these."""
@@ -126,15 +131,35 @@ def successions_by_index(registry: Registry, name: str) -> Successions:
     raise TrustError("M574", name=name, registry=registry.url)
 
 
-def check_signs(registry: Registry, name: str, signer: PublicKey) -> None:
-    """Check that a key still signs a module.
+def check_may_publish(
+    registry: Registry, line: IndexLine, signer: PublicKey | OidcIdentity
+) -> str | None:
+    """Check that somebody who signs a release of a module still does.
+
+    Returns:
+        Who refuses the release, as a sentence: whoever has another one locked, if its signer is
+        neither that one nor has named that one. None if nobody does.
 
     Raises:
-        TrustError: It has named its successor.
+        TrustError: That signer has named a successor.
         What `successions_by_index` raises.
     """
-    for one in successions_by_index(registry, name).of(signer):
-        raise TrustError("M575", name=name, signer=signer, after=one.after)
+    successions = successions_by_index(registry, line.name)
+    text = lasting_text(signer)
+    for one in successions.of(signer):
+        raise TrustError("M575", name=line.name, signer=text, after=one.after)
+    lines = [one for one in without_removed(registry.index(line.name)) if one.signed is True]
+    if not lines or any(one.release == line.release for one in lines):
+        return None  # one more signature takes none away
+    newest = max(lines, key=lambda one: parse_version(one.version))
+    who = signers_of(registry, newest)
+    if not who.found or successions.continue_one_of(who, signer):
+        return None
+    found = listed([*map(lasting_text, who.found)])
+    return (
+        f"{newest.name} {newest.version} is signed by {found}, and nobody has named {text} as the "
+        f"next one ('modpkg key succeed {line.name}'): who has it locked has to accept that signer"
+    )
 
 
 def successions_in(bundles: Iterable[Signed | ModpkgError], subject: str) -> Successions:
@@ -149,8 +174,8 @@ def successions_in(bundles: Iterable[Signed | ModpkgError], subject: str) -> Suc
     )
 
 
-def signed_so_far(registry: Registry, name: str, signer: str) -> list[InTotoSubject]:
-    """Return the releases of a module that somebody has signed, the newest first.
+def signed_releases(registry: Registry, name: str) -> list[tuple[IndexLine, Signers]]:
+    """Return the signed releases of a module, the newest first, and who has signed each.
 
     What was removed is not among them.
 
@@ -163,11 +188,50 @@ def signed_so_far(registry: Registry, name: str, signer: str) -> list[InTotoSubj
         [partial(signers_of, registry, line) for line in lines],
         is_remote=registry.folder is None,
     )
+    return [*zip(lines, signers, strict=True)]
+
+
+def signed_so_far(registry: Registry, name: str, signer: str) -> list[InTotoSubject]:
+    """Return the releases of a module that somebody has signed, the newest first.
+
+    What was removed is not among them.
+
+    Raises:
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
     return [
         release_subject(line.name, line.version, parse_digest(line.release))
-        for line, who in zip(lines, signers, strict=True)
+        for line, who in signed_releases(registry, name)
         if any(is_signer(signer, one) for one in who.found)
     ]
+
+
+def check_may_yank(
+    registry: Registry, line: IndexLine, signer: PublicKey | OidcIdentity
+) -> str | None:
+    """Check that it means something to anybody that somebody signs a yank of a release.
+
+    Returns:
+        To whom alone, as a sentence; None if it does to all who hold to the release's signer.
+
+    Raises:
+        TrustError: To nobody: the signer has named another one, or has signed none of the module's
+            releases, and follows nobody who has.
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    successions = successions_of(registry, line.name)
+    text = lasting_text(signer)
+    for one in successions.of(signer):
+        raise TrustError("M575", name=line.name, signer=text, after=one.after)
+    own = signers_of(registry, line)
+    if successions.continue_one_of(own, signer):
+        return None
+    release, found = f"{line.name} {line.version}", listed([*map(lasting_text, own.found)])
+    others = signed_releases(registry, line.name) if found else []
+    if any(successions.continue_one_of(who, signer) for _, who in others):
+        return f"{release} is signed by {found}: this counts only where [trust] names {text}"
+    remedy = "sign with that key, or" if found else "then"
+    raise TrustError("M578", release=release, signer=text, found=found or "nobody", remedy=remedy)
 
 
 def check_may_name(

@@ -12,9 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from modpkg.manifest.edit import (
+    add_trust,
     remove_dependency,
     set_dependency,
-    set_trust,
     toml_value,
     with_absolute_registries,
 )
@@ -303,7 +303,11 @@ def test_registry_paths_become_absolute(text: str) -> None:
     assert with_absolute_registries(moved, Path("/elsewhere")) == moved
 
 
-def test_another_signer_takes_the_place_of_the_one_of_a_pattern() -> None:
+def test_another_signer_is_added_to_those_of_a_pattern() -> None:
     text = '[trust]\n"acme-*" = "key:one"  # ours\n'
-    assert set_trust(text, "acme-*", "key:two") == text.replace("one", "two")
-    assert set_trust(text, "b-*", "key:two") == text + '"b-*" = "key:two"\n'
+    several = text.replace('"key:one"', '["key:one", "key:two"]')
+    assert add_trust(text, "acme-*", "key:two") == several
+    assert add_trust(several, "acme-*", "key:two") == several
+    assert add_trust(several, "acme-*", "key:three") == several.replace('two"', 'two", "key:three"')
+    assert add_trust(text, "acme-*", "key:one") == text
+    assert add_trust(text, "b-*", "key:two") == text + '"b-*" = "key:two"\n'

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from modpkg.registry.reader import Registry
+from modpkg.trust.private_key import new_key
 from modpkg.trust.signatures import signed_yanks, signers_of
+from modpkg.trust.successors import check_may_yank
 from tests.cli.test_everywhere import run
+from tests.raising import raises
 from tests.trust.test_signed_releases import Capture, app, keys, release, signers
 from tests.trust.test_successors import versions
 
@@ -86,3 +91,48 @@ def test_a_yank_that_cannot_be_signed_is_none(
     path.write_bytes(path.read_bytes() + b"".join(b"%d\n" % one for one in range(63)))
     assert "error[M546]" in run(capfd, "yank", "words==1.0", "--sign", "ada")[2]
     assert (home / "registry/index/words.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("undo", [(), ("--undo",)])
+def test_a_yank_that_counts_for_nobody_is_refused(
+    undo: tuple[str, ...], home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    """One by a key that has signed nothing of the module, or signs no more, or of no signed one."""
+
+    def refused(code: str, *yank: str) -> None:
+        before = folder_bytes(home / "registry")
+        status, _, err = run(capfd, "yank", *yank, *undo)
+        assert (status, f"error[{code}]" in err) == (1, True), err
+        assert folder_bytes(home / "registry") == before
+
+    release(capfd, tmp_path, "1.0", "ada")
+    release(capfd, tmp_path, "1.1")
+    refused("M578", "words==1.0", "--sign", "bob")
+    refused("M578", "words==1.1", "--sign", "ada")
+    named = ("--from", "ada", "--to", keys["bob"])
+    assert run(capfd, "key", "succeed", "words", *named)[0] == 0
+    refused("M575", "words==1.0", "--sign", "ada")
+    assert run(capfd, "yank", "words==1.0", "--sign", "bob", *undo)[0] == 0
+
+
+def test_a_yank_by_another_signer_of_the_module_says_for_whom_it_counts(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    for version, key in (("1.0", "bob"), ("1.1", "ada")):
+        release(capfd, tmp_path, version, key)
+    registry = Registry(str(home / "registry"))
+    line = registry.line("words", "1.1")
+    with raises("M578", match="is signed by"):
+        check_may_yank(registry, line, new_key(tmp_path / "eve.pem", "ed25519", None))
+    assert run(capfd, "lock")[0] == 0
+    status, _, err = run(capfd, "yank", "words==1.1", "--sign", "bob")
+    assert (status, "only where [trust] names " + keys["bob"] in err) == (0, True), err
+    assert "error[M416]" in run(capfd, "lock", "--upgrade")[2]
+    for key in ("ada", "bob"):
+        assert run(capfd, "trust", "add", "words", keys[key])[0] == 0
+    assert run(capfd, "lock", "--upgrade")[0] == 0
+    assert versions(app) == ["1.0"]
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(one): one.read_bytes() for one in folder.rglob("*") if one.is_file()}

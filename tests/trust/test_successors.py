@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tomli
+from msgspec.structs import replace
 
 from modpkg.core import bounds
 from modpkg.registry.reader import Registry
@@ -18,10 +19,11 @@ from modpkg.trust.successors import (
     NamedSuccessor,
     Successions,
     check_may_name,
-    check_signs,
+    check_may_publish,
     successions_by_index,
 )
 from tests.cli.test_everywhere import run
+from tests.modules import write_module
 from tests.raising import raises
 from tests.trust.test_signed_releases import Capture, app, keys, release, signers
 
@@ -209,9 +211,30 @@ def test_who_publishes_with_a_key_that_signs_no_more_is_warned(
     home: Path, tmp_path: Path, chain: dict[str, str], capfd: Capture
 ) -> None:
     registry = Registry(str(home / "registry"))
+    line = replace(registry.line("words", "1.3"), version="1.4", release=f"sha256:{'0' * 64}")
     with raises("M575", match="signs nothing more"):
-        check_signs(registry, "words", parse_key(chain["ada"]))
-    check_signs(registry, "words", parse_key(chain["eve"]))
+        check_may_publish(registry, line, parse_key(chain["ada"]))
+    assert check_may_publish(registry, line, parse_key(chain["eve"])) is None
+
+
+def test_who_publishes_with_another_key_than_before_is_warned(
+    home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    folder = write_module(tmp_path / "projects" / "words-1.1", "words", "1.1")
+    assert run(capfd, "build", str(folder))[0] == 0
+    for more in (("publish", "--dry-run"), ("submit", "-m", "More."), ("publish",)):
+        status, _, err = run(capfd, more[0], str(folder), *more[1:], "--sign", "bob")
+        said = (keys["ada"] in err, keys["bob"] in err, "modpkg key succeed words" in err)
+        assert (status, *said) == (0, True, True, True), err
+    # one signature more, and the one that has been named
+    status, _, err = run(capfd, "publish", str(folder), "--sign", "ada")
+    assert (status, "accept" in err) == (0, False), err
+    succeed(capfd, "ada", keys["bob"])
+    folder = write_module(tmp_path / "projects" / "words-1.2", "words", "1.2")
+    assert run(capfd, "build", str(folder))[0] == 0
+    status, _, err = run(capfd, "publish", str(folder), "--sign", "bob")
+    assert (status, "accept" in err) == (0, False), err
 
 
 def test_who_has_signed_nothing_names_nobody(

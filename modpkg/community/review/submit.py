@@ -6,7 +6,12 @@ from msgspec import Struct
 
 from modpkg.community.review.desk import desk_at
 from modpkg.community.semver.check import Check
-from modpkg.community.semver.releases import damage_of_build, prepare_release, signature_of
+from modpkg.community.semver.releases import (
+    damage_of_build,
+    prepare_release,
+    signature_of,
+    warn_of_signer,
+)
 from modpkg.core.candidates import CandidateLine, CandidateReport
 from modpkg.core.errors import PublishError
 from modpkg.core.filenames import MANIFEST
@@ -20,7 +25,7 @@ from modpkg.registry.candidates import read_candidates, read_thread
 from modpkg.registry.place import registry_at
 from modpkg.registry.reader import Registry
 from modpkg.registry.server_writer import ServerWriter
-from modpkg.trust.bundle import Signer, StatementSigner
+from modpkg.trust.bundle import Signer, StatementSigner, verify_bundle
 
 _MOST = 2000
 
@@ -66,6 +71,8 @@ def submit_project(
         project.progress.total(line.size)
         advance = project.progress.advance
         bundle = None if signer is None else signature_of(prepared.built, line, signer)
+        if bundle is not None:
+            warn_of_signer(project, place, line, lambda: verify_bundle(bundle).signer)
         if isinstance(prepared.writer, ServerWriter):
             session = prepared.writer.submit(prepared.built, line, message, advance, bundle)
             submitted, number = session.line, session.candidate

@@ -29,6 +29,7 @@ from modpkg.core.errors import (
 from modpkg.core.filenames import DIST, REGISTRY_INFO, REPORT
 from modpkg.core.files import check_no_links, human_bytes, shown
 from modpkg.core.names import parse_version
+from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.core.records import IndexLine
 from modpkg.core.version import __version__
 from modpkg.environment.models import manifest_of
@@ -43,9 +44,10 @@ from modpkg.registry.server_place import ServerPlace
 from modpkg.registry.server_writer import NewModule, writer_at
 from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import with_reason
-from modpkg.trust.bundle import Signer, StatementSigner, sign_statement
+from modpkg.trust.bundle import Signer, StatementSigner, sign_statement, verify_bundle
+from modpkg.trust.public_key import PublicKey
 from modpkg.trust.statement import release_statement
-from modpkg.trust.successors import check_signs
+from modpkg.trust.successors import check_may_publish
 
 
 def check_project(project: Workspace, against: str | None = None) -> Check:
@@ -281,15 +283,14 @@ def _publish(
     line, elsewhere, already = prepared.line, prepared.elsewhere, prepared.already
     kept = [address for addresses in elsewhere.values() for address in addresses]
     if dry_run:
+        if signer is not None and not isinstance(signer, StatementSigner):
+            warn_of_signer(project, place, line, lambda: signer.public)
         return Publication(writer.preview(built, line, elsewhere), place.url, already, kept)
     project.progress.stage(f"Publishing {line.name}")
     project.progress.total(line.size)
-    if signer is not None and not isinstance(signer, StatementSigner) and is_registry(place):
-        try:
-            check_signs(registry_at(place), line.name, signer.public)
-        except TrustError as error:  # its readers will refuse it
-            project.progress.warn(str(error))
     bundle = None if signer is None else signature_of(built, line, signer)
+    if bundle is not None:
+        warn_of_signer(project, place, line, lambda: verify_bundle(bundle).signer)
     published = writer.publish(
         built, line, progress=project.progress.advance, elsewhere=elsewhere, bundle=bundle
     )
@@ -310,6 +311,23 @@ def signature_of(built: Registry, line: IndexLine, signer: Signer | StatementSig
     """
     statement = release_statement(built.record(line), parse_digest(line.release), __version__)
     return sign_statement(statement, signer)
+
+
+def warn_of_signer(
+    project: Workspace,
+    place: Place,
+    line: IndexLine,
+    signer: Callable[[], PublicKey | OidcIdentity],
+) -> None:
+    """Warn where those who have a release of a module locked refuse another one for its signer."""
+    if not is_registry(place):
+        return
+    try:
+        said = check_may_publish(registry_at(place), line, signer())
+    except TrustError as error:
+        said = str(error)
+    if said is not None:
+        project.progress.warn(said)
 
 
 def _has(place: Place, line: IndexLine) -> bool:
