@@ -25,7 +25,7 @@ def audit_command(workspace: Workspace, ignore: tuple[str, ...], as_json: bool) 
     Exit status 1: an advisory concerns a locked version.
     """
     lock = check_lock(workspace)
-    result = audit(lock, workspace.registries.by_name(lock), ignore)
+    result = audit(lock, workspace.registries.by_name(lock), ignore, workspace.manifest.trust)
     known = {text for one in result.ignored for text in (one.id, *one.aliases)}
     for text in ignore:
         if text not in known:

@@ -54,7 +54,8 @@ def _locked(row: Outdated) -> str:
     if row.removed is not None:
         notes.append(f"removed: {row.removed or NO_REASON}")
     elif row.yanked is not None:
-        notes.append(f"yanked: {row.yanked}")
+        by = {None: "", True: ", signed", False: ", not signed"}[row.yank_signed]
+        notes.append(f"yanked{by}: {row.yanked}")
     if row.deprecated is not None:
         notes.append(f"deprecated{deprecation_note(row.deprecated, row.successor)}")
     return f"{row.locked} ({'; '.join(notes)})" if notes else row.locked

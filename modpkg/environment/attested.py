@@ -46,7 +46,7 @@ def attested(
 
     A model of a hub has nothing. Registries that are not to be asked are not. For one that cannot
     be reached ``warn`` is called, unless it is known to have a log: who hides that has a reason.
-    What indexes say does not count.
+    What indexes say does not count, but for that there are successors, which nobody may hide then.
 
     Args:
         modules: The modules.
@@ -125,18 +125,30 @@ def _signatures(registry: Registry, modules: Sequence[LockedModule]) -> dict[str
                 f"it is locked as signed by {module.signer}, and {registry.shown} has it as signed "
                 f"by {who_signed(who, [module.signer])}"
             )
+        elif isinstance(successions, TrustError):
+            flaws.append(successions)
         elif (error := _disowned(module, who, successions)) is not None:
             flaws.append(error)
         found[module.name] = Attested([*map(str, who.found)], flaws=tuple(flaws))
     return found
 
 
-def _signed(registry: Registry, module: LockedModule) -> tuple[Signers, Successions]:
-    """Return who has signed a module, and which signers have named others if it is signed."""
+def _signed(registry: Registry, module: LockedModule) -> tuple[Signers, Successions | TrustError]:
+    """Return who has signed a module, and which signers have named others if it is signed.
+
+    In the place of these it is what is wrong, where the index says that there are some, and there
+    are none.
+    """
     signers = signers_of(registry, locked_line(module))
     if module.signer == NOBODY:
         return signers, Successions()
-    return signers, successions_of(registry, module.name)
+    found = successions_of(registry, module.name)
+    if found.named:
+        return signers, found
+    try:
+        return signers, successions_by_index(registry, module.name)
+    except TrustError as error:
+        return signers, error
 
 
 def _disowned(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
+from modpkg.environment.taken_back import yank_signed
 from modpkg.environment.yanked import yanked_releases
+from modpkg.manifest.schema import TrustRule
 from modpkg.registry.advisories import read_advisories
 from modpkg.registry.advisory import Advisory, concerns, severity_of
 from modpkg.registry.reader import Registry
+from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import fetch_indexes
 from modpkg.resolve.lock import Lock
+from modpkg.trust.rules import rule_of
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -41,6 +45,17 @@ class AuditedRegistry(Struct, frozen=True):
     """Whether it publishes any."""
 
 
+class AuditedYank(Struct, frozen=True):
+    """A locked release that was yanked."""
+
+    name: str
+    version: str
+    reason: str
+    """Why; may be empty."""
+    signed: bool | None
+    """Whether who signs the module has signed that; null if nobody has to, or it is not known."""
+
+
 class Audit(Struct, frozen=True, kw_only=True):
     """What the advisories of all registries of a lock say of it."""
 
@@ -50,18 +65,25 @@ class Audit(Struct, frozen=True, kw_only=True):
     registries: list[AuditedRegistry]
     modules: int
     """How many were looked at; models of hubs have no advisories."""
+    yanked: list[AuditedYank]
     notes: list[str]
     """What the registries say of locked releases beside that: that one was yanked, removed or lost,
     or that a candidate became none."""
 
 
-def audit(lock: Lock, by_name: Mapping[str, Registry], ignore: Collection[str] = ()) -> Audit:
+def audit(
+    lock: Lock,
+    by_name: Mapping[str, Registry],
+    ignore: Collection[str] = (),
+    rules: Sequence[TrustRule] = (),
+) -> Audit:
     """Return which advisories concern the modules of a lock.
 
     Args:
         lock: The lock.
         by_name: The registry of each of its modules.
         ignore: IDs of advisories, or what others call them.
+        rules: The project's, of who has to sign what.
 
     Raises:
         RegistryUnreachable, RegistryError, InstallError: A registry cannot be read.
@@ -87,13 +109,31 @@ def audit(lock: Lock, by_name: Mapping[str, Registry], ignore: Collection[str] =
             if (finding := _finding(advisory, name, version, registry)) is not None
         ]
     left_out = set(ignore)
+    yanked = [*_yanks(lock, by_name, rules)]
     return Audit(
         findings=[one for one in found if not left_out & {one.id, *one.aliases}],
         ignored=[one for one in found if left_out & {one.id, *one.aliases}],
         registries=audited,
         modules=sum(map(len, modules.values())),
-        notes=yanked_releases(lock, by_name, consulted=lambda _: True),
+        yanked=yanked,
+        notes=yanked_releases(
+            lock,
+            by_name,
+            consulted=lambda _: True,
+            signed={one.name: one.signed for one in yanked},
+        ),
     )
+
+
+def _yanks(
+    lock: Lock, by_name: Mapping[str, Registry], rules: Sequence[TrustRule]
+) -> Iterator[AuditedYank]:
+    for module in lock.module:
+        registry = by_name[module.name]
+        for line in () if registry.stands_for else without_removed(registry.index(module.name)):
+            if line.release == module.release and line.yanked is not None:
+                signed = yank_signed(module, registry, line, rule_of(rules, module.name))
+                yield AuditedYank(module.name, module.version, line.yanked, signed)
 
 
 def _finding(advisory: Advisory, name: str, version: str, registry: Registry) -> Finding | None:

@@ -11,8 +11,8 @@ from modpkg.core.errors import LockError, NotFound, ResolutionImpossible
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import ModuleName, requirement_text
-from modpkg.core.records import IndexLine
 from modpkg.environment.preview import Preview
+from modpkg.environment.taken_back import yank_signed
 from modpkg.environment.yanked import replaced_release
 from modpkg.registry.select import newest_release
 from modpkg.registry.standing import NO_REASON
@@ -20,6 +20,7 @@ from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock
 from modpkg.resolve.need import Candidate, Need, dependencies
 from modpkg.resolve.resolve import Resolution
+from modpkg.trust.rules import rule_of
 
 
 class Outdated(Struct, frozen=True, kw_only=True):
@@ -38,6 +39,9 @@ class Outdated(Struct, frozen=True, kw_only=True):
     """Why an update does not install the newest, or why there is none."""
     yanked: str | None = None
     """Why the locked release was yanked; None if it was not."""
+    yank_signed: bool | None = None
+    """Whether who signs the module has signed that; None if it was not, if nobody has to, or it is
+    not known. An update goes back by no other yank of a signed module."""
     deprecated: str | None = None
     """Why the locked release should not be used any more, if it should not; may be empty."""
     successor: str = ""
@@ -86,7 +90,8 @@ def _rows(preview: Preview, lock: Lock, updated: Resolution | None) -> list[Outd
         chosen = None if updated is None else updated.modules.get(name)
         update = str(chosen.release.version) if chosen is not None else None
         newest = _newest(preview, name)
-        line = _line(preview, name, module.version)
+        locked = _release(preview, name, module.version)
+        line = None if locked is None else locked.line
         yanked = None if line is None or line.yanked is None else line.yanked or NO_REASON
         others = {module.version if updated is None else update, module.version}
         current = newest is None or others == {str(newest.version)}
@@ -109,6 +114,11 @@ def _rows(preview: Preview, lock: Lock, updated: Resolution | None) -> list[Outd
                 newest=None if newest is None else str(newest.version),
                 reason=reason,
                 yanked=yanked,
+                yank_signed=None
+                if locked is None
+                else yank_signed(
+                    module, locked.registry, locked.line, rule_of(preview.manifest.trust, name)
+                ),
                 deprecated=deprecated,
                 successor="" if line is None else line.successor or "",
                 removed=None if line is None or line.removed is UNSET else line.removed,
@@ -118,10 +128,10 @@ def _rows(preview: Preview, lock: Lock, updated: Resolution | None) -> list[Outd
     return rows
 
 
-def _line(preview: Preview, name: ModuleName, version: str) -> IndexLine | None:
-    """Return the index line of a release; None if it is not in its registry."""
+def _release(preview: Preview, name: ModuleName, version: str) -> Release | None:
+    """Return a release; None if it is not in its registry."""
     releases = preview.catalog.releases(name)
-    return next((one.line for one in releases if str(one.version) == version), None)
+    return next((one for one in releases if str(one.version) == version), None)
 
 
 def _newest(preview: Preview, name: ModuleName) -> Release | None:

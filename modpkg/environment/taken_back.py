@@ -8,8 +8,9 @@ that the registry can make itself, by what it requires.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from modpkg.core.errors import IntegrityError, NotFound, RecordError
+from modpkg.core.errors import IntegrityError, ModpkgError, NotFound, RecordError
 from modpkg.core.names import listed
 from modpkg.core.records import IndexLine
 from modpkg.manifest.schema import TrustRule
@@ -88,6 +89,27 @@ def heeded(before: Lock, after: Lock, rules: Sequence[TrustRule]) -> Callable[[R
         return is_held(was, rule_of(rules, release.name)) or signers.get(release.name) in trusted
 
     return heeds
+
+
+def yank_signed(
+    was: LockedModule, registry: Registry, line: IndexLine, rule: TrustRule | None
+) -> bool | None:
+    """Return whether who signs for a locked module has signed its yank.
+
+    It is None where it is not yanked, where nobody has to sign for it, and where what is signed
+    cannot be read.
+
+    Args:
+        was: The locked module.
+        registry: The registry that has it.
+        line: Its index line.
+        rule: The project's rule for its name.
+    """
+    if line.yanked is None or not is_held(was, rule):
+        return None
+    with suppress(ModpkgError):
+        return is_yank_signed(registry, line, was.signer, rule)
+    return None
 
 
 def is_yank_signed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ from modpkg.core.files import write_atomically
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import parse_version
 from modpkg.core.regular_file import read_file
-from modpkg.registry.standing import check_present, deprecation, removal
+from modpkg.registry.standing import NO_REASON, check_present, deprecation, removal
 
 if TYPE_CHECKING:
     from modpkg.core.records import IndexLine
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 
 _FILE = "yanked.json"
+_BY = {
+    None: "",
+    True: ", and its signer has signed that",
+    False: ", which its signer has not signed",
+}
 
 
 def yanked_releases(
@@ -33,13 +39,15 @@ def yanked_releases(
     by_name: Mapping[str, Registry],
     *,
     consulted: Callable[[str], bool] = lambda name: False,
+    signed: Mapping[str, bool | None] = MappingProxyType({}),
 ) -> list[str]:
     """Return a warning for each locked release that its registry yanked, removed or lost.
 
     Another release in its place is reported too.
 
     Registries in folders are read, and others for the names that ``consulted`` returns true for:
-    an install with nothing to do needs no network.
+    an install with nothing to do needs no network. ``signed`` is by name whether a yank is signed,
+    where that is known.
 
     Raises:
         TrustError: The index of a registry that is consulted is not what is signed.
@@ -77,8 +85,9 @@ def yanked_releases(
         elif (gone := removal(line)) is not None:
             warnings.append(f"{module.name} {module.version} {gone}; it stays as it is installed")
         elif line.yanked is not None:
-            reason = line.yanked or "no reason was given"
-            warnings.append(f"{module.name} {module.version} was yanked: {reason}")
+            who = _BY[signed.get(module.name)]
+            reason = line.yanked or NO_REASON
+            warnings.append(f"{module.name} {module.version} was yanked{who}: {reason}")
     return warnings
 
 

@@ -385,6 +385,7 @@ def test_outdated_shows_the_update_and_the_newest(registry: Path) -> None:
             "newest": "3.0",
             "reason": "mid 1.0 needs lib<3",
             "yanked": None,
+            "yank_signed": None,
             "deprecated": None,
             "successor": "",
             "removed": None,

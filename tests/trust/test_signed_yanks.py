@@ -12,6 +12,7 @@ from modpkg.trust.private_key import new_key
 from modpkg.trust.signatures import signed_yanks, signers_of
 from modpkg.trust.successors import check_may_yank
 from tests.cli.test_everywhere import run
+from tests.command import check_shape
 from tests.raising import raises
 from tests.trust.test_signed_releases import Capture, app, keys, release, signers
 from tests.trust.test_successors import versions
@@ -91,6 +92,40 @@ def test_a_yank_that_cannot_be_signed_is_none(
     path.write_bytes(path.read_bytes() + b"".join(b"%d\n" % one for one in range(63)))
     assert "error[M546]" in run(capfd, "yank", "words==1.0", "--sign", "ada")[2]
     assert (home / "registry/index/words.jsonl").read_bytes() == before
+
+
+def test_audit_and_outdated_say_whether_a_yank_is_signed(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    for version in ("1.0", "1.1"):
+        release(capfd, tmp_path, version, "ada")
+        release(capfd, tmp_path, version, name="plain")
+    (app / "modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nwords = "*"\nplain = "*"\n'
+    )
+    assert run(capfd, "lock")[0] == 0
+    assert run(capfd, "yank", "plain==1.1", "--reason", "bad")[0] == 0
+    for sign, said, shown in (
+        (
+            (),
+            "words 1.1 was yanked, which its signer has not signed: bad",
+            "yanked, not signed: bad",
+        ),
+        (("--sign", "ada"), "its signer has signed that: bad", "yanked, signed: bad"),
+    ):
+        assert run(capfd, "yank", "words==1.1", "--reason", "bad", *sign)[0] == 0
+        status, out, err = run(capfd, "audit", "--json")
+        document = json.loads(out)
+        check_shape(document, "audit")
+        yanked = {one["name"]: (one["reason"], one["signed"]) for one in document["yanked"]}
+        assert (status, yanked) == (0, {"words": ("bad", bool(sign)), "plain": ("bad", None)})
+        assert said in err
+        assert "plain 1.1 was yanked: bad" in err
+        document = json.loads(run(capfd, "outdated", "--json")[1])
+        check_shape(document, "outdated")
+        found = {one["name"]: one["yank_signed"] for one in document["modules"]}
+        assert found == {"words": bool(sign), "plain": None}
+        assert shown in " ".join(run(capfd, "outdated")[1].split())
 
 
 @pytest.mark.parametrize("undo", [(), ("--undo",)])

@@ -207,6 +207,25 @@ def test_a_successor_that_the_index_promises_has_to_be_there(
     assert run(capfd, "lock")[0] == 0
 
 
+def test_what_proves_a_module_wants_the_successor_that_the_index_promises(
+    app: Path, home: Path, chain: dict[str, str], capfd: Capture
+) -> None:
+    """Who hides it, and all who sign, keeps what a stolen key has signed."""
+    assert run(capfd, "install")[0] == 0
+    path = home / "registry" / "successors" / "words.jsonl"
+    whole = path.read_bytes()
+    for data in (None, b"", b"[" * 10_000):
+        path.unlink() if data is None else path.write_bytes(data)
+        document = json.loads(run(capfd, "verify", "--json")[1])
+        (flaw,) = document["flaws"]
+        assert (flaw["code"], flaw["of"]) == ("M574", "words 1.3")
+        path.write_bytes(whole)
+    index = home / "registry" / "index" / "words.jsonl"
+    path.unlink()
+    index.write_text(index.read_text().replace(',"succeeded":true', ""))
+    assert run(capfd, "verify")[0] == 0  # no signer has named another one, for all that is known
+
+
 def test_who_publishes_with_a_key_that_signs_no_more_is_warned(
     home: Path, tmp_path: Path, chain: dict[str, str], capfd: Capture
 ) -> None:
