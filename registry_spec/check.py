@@ -168,14 +168,14 @@ class _Check:
             raise _bad(REGISTRY_MODULES, "it has lines that are malformed or of a newer version")
         if format_module_lines(lines) != data:
             raise _bad(REGISTRY_MODULES, "its lines are not canonical JSON, sorted by name")
-        told = {f"index/{name}.jsonl": line.index for name, line in lines.items()}
-        told[REGISTRY_INFO] = next((line.registry for line in lines.values()), None)
-        for path in [path for path, digest in told.items() if digest is not None]:
+        listed = {f"index/{name}.jsonl": line.index for name, line in lines.items()}
+        listed[REGISTRY_INFO] = next((line.registry for line in lines.values()), None)
+        for path in [path for path, digest in listed.items() if digest is not None]:
             try:
                 actual = digest_bytes(self.registry.source.read(path))
             except FileMissing:
                 actual = None
-            if told[path] != actual:
+            if listed[path] != actual:
                 raise _bad(REGISTRY_MODULES, f"it has another digest of {path} than that file has")
 
     def _line(self, line: IndexLine, name: str) -> list[str]:

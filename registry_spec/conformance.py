@@ -46,8 +46,10 @@ class ConformanceReport(Struct, frozen=True, kw_only=True):
             outcome: sum(tried.outcome == outcome for tried in self.rules)
             for outcome in ("holds", "broken", "untested")
         }
-        told = f"{counts['holds']} hold, {counts['broken']} broken, {counts['untested']} untested"
-        lines = [f"{self.registry}: {told}."]
+        counted = (
+            f"{counts['holds']} hold, {counts['broken']} broken, {counts['untested']} untested"
+        )
+        lines = [f"{self.registry}: {counted}."]
         if self.composed is not None:
             lines += [f"lock      {self.lock}", f"composed  {self.composed}"]
         return "\n".join(lines)

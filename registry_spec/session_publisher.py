@@ -117,8 +117,8 @@ class SessionPublisher:
             if stop < len(data):
                 steps.take()
                 there = self.request("HEAD", f"sessions/{session}/blobs/{blob.digest}")
-                told = there.headers.get(OFFSET)
-                require(told == str(stop), f"HEAD says {told} of {stop} bytes")
+                stated = there.headers.get(OFFSET)
+                require(stated == str(stop), f"HEAD says {stated} of {stop} bytes")
 
     def _put(self, url: str, data: bytes, offset: int) -> int:
         headers = self._headers | {

@@ -146,9 +146,9 @@ def list_registries(workspace: Workspace, as_json: bool) -> None:
         for address, all_names in locked.items()
         if (names := [name for name in all_names if name in modules[DEFAULT]])
     ]
-    told = {name for row in rows for name in row.modules}
+    listed = {name for row in rows for name in row.modules}
     for alias, place in places.items():
-        names = [name for name in modules[alias] if alias != DEFAULT or name not in told]
+        names = [name for name in modules[alias] if alias != DEFAULT or name not in listed]
         if names or alias != DEFAULT or not rows:
             rows.append(RegistryUse(alias, redacted(place.address), place.origin, names))
     if as_json:

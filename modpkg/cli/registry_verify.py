@@ -130,7 +130,7 @@ def _verified(
     """Verify a tree, and mend it; paths of what is damaged are those in the first one."""
     prefix = "" if tree is trees[0] else f"{PRIVATE_TREE}/"
 
-    def told(path: str) -> None:
+    def report_mended(path: str) -> None:
         if not quiet:
             tell(f"{good('Mended')} {prefix}{path}.")
 
@@ -141,7 +141,7 @@ def _verified(
         verified,
         _others(workspace, trees, tree) if verified.damaged else [],
         (lambda: open_place(tree.source.url, workspace.settings)) if mends else None,
-        told,
+        report_mended,
     )
     if not verification.listed and tree.names():
         if mends:

@@ -164,11 +164,11 @@ class Workers:
             if first is None or first.stdout is None:
                 return "it was stopped"
             while worker.number not in self._ends:
-                told = first.stdout.read(END.size)
-                if len(told) < END.size:
+                report = first.stdout.read(END.size)
+                if len(report) < END.size:
                     self._ends[worker.number] = first.wait()
                     break
-                number, status = END.unpack(told)
+                number, status = END.unpack(report)
                 self._ends[number] = status
             status = self._ends[worker.number]
         return f"signal {-status} ended it" if status < 0 else f"it ended with status {status}"

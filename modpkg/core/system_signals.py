@@ -32,13 +32,13 @@ class _State:
     """What is known of a signal that came."""
 
     pending: int | None = None
-    told = False
+    reported = False
 
 
 def tell(status: int) -> None:
     """Print that a signal ends the command, by the exit status; once."""
-    if not _State.told:
-        _State.told = True
+    if not _State.reported:
+        _State.reported = True
         with contextlib.suppress(OSError, ValueError):
             print(_SENTENCES[signal.Signals(status - 128)], file=sys.stderr, flush=True)  # noqa: T201
 
@@ -66,7 +66,7 @@ def ended_in_time() -> Iterator[None]:
     if os.name != "posix" or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _State.pending, _State.told = None, False
+    _State.pending, _State.reported = None, False
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -96,8 +96,8 @@ def left_to_handlers() -> Iterator[None]:
 
 
 def _watch(reading: int) -> None:
-    while told := os.read(reading, 64):
-        number = next((number for number in told if number in _SENTENCES), None)
+    while received := os.read(reading, 64):
+        number = next((number for number in received if number in _SENTENCES), None)
         if number is None or signal.getsignal(number) in (signal.SIG_IGN, signal.SIG_DFL):
             continue
         _State.pending = number

@@ -205,12 +205,12 @@ _CODE = "application/vnd.cncf.model.code."
 _PACKED = "application/vnd.cncf.model."
 
 
-def read_artifact(data: bytes, told: str, address: OciAddress) -> ReadArtifact:
+def read_artifact(data: bytes, stated: str, address: OciAddress) -> ReadArtifact:
     """Return what a manifest says that a model's artifact has.
 
     Args:
         data: The manifest.
-        told: The type that the registry gives it.
+        stated: The type that the registry gives it.
         address: For errors.
 
     Raises:
@@ -218,7 +218,7 @@ def read_artifact(data: bytes, told: str, address: OciAddress) -> ReadArtifact:
     """
     try:
         kind = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("mediaType")
-        said = told if kind is None else msgspec.json.decode(kind, type=str)
+        said = stated if kind is None else msgspec.json.decode(kind, type=str)
         if said in (IMAGE_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"):
             reason = "it is an index of several images; name one of them by its digest"
             raise _refusal(address, reason)

@@ -104,8 +104,8 @@ def pulled(address: OciAddress, *, progress: Progress | None = None) -> Iterator
     progress = progress or Progress()
     remove_old_downloads()
     client = OciClient(address)
-    manifest, told = client.manifest()
-    artifact = read_artifact(manifest, told, address)
+    manifest, stated = client.manifest()
+    artifact = read_artifact(manifest, stated, address)
     pinned = address.pinned(digest_bytes(manifest))
     chosen, left = _chosen(artifact.layers)
     told_left = [f"left out: {listed(paths)} ({why})" for why, paths in left.items()]

@@ -419,11 +419,11 @@ class _BucketChange:
         self._versions[path] = self._place.replace(path, data, self._versions[path])
 
     def add(self, blobs: Sequence[Blob], progress: Progress | None = None) -> int:
-        told, stop = threading.Lock(), threading.Event()
+        turn, stop = threading.Lock(), threading.Event()
 
         def tell(count: int) -> None:
             if progress is not None:
-                with told:
+                with turn:
                     progress(count)
 
         def add(blob: Blob) -> int:

@@ -83,11 +83,13 @@ def copy_releases(
     removed = [line for task in tasks for line in task.changed if is_removed(line)]
     if removed:
         follow_removals(writer, removed, progress)
-    told = [f"  {task.name}: {error}" for task, error in zip(tasks, failures, strict=True) if error]
-    if told:
-        more = [f"  … and {len(told) - 10} more"] if len(told) > 10 else []
+    refusals = [
+        f"  {task.name}: {error}" for task, error in zip(tasks, failures, strict=True) if error
+    ]
+    if refusals:
+        more = [f"  … and {len(refusals) - 10} more"] if len(refusals) > 10 else []
         raise RegistryError(
-            "M872", count=len(told), source=source.url, facts="\n".join([*told[:10], *more])
+            "M872", count=len(refusals), source=source.url, facts="\n".join([*refusals[:10], *more])
         )
     new = sum(len(task.new) for task in tasks)
     changed = sum(len(task.changed) for task in tasks)

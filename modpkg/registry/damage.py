@@ -239,9 +239,9 @@ class Verification:
             )
             return
         lines = parse_module_lines(data, REGISTRY_MODULES)
-        told = {_index(name): lines[name].index for name in names if name in lines}
-        told[REGISTRY_INFO] = next((line.registry for line in lines.values()), None)
-        wrong = [path for path, digest in told.items() if digest not in (None, self._read(path))]
+        listed = {_index(name): lines[name].index for name in names if name in lines}
+        listed[REGISTRY_INFO] = next((line.registry for line in lines.values()), None)
+        wrong = [path for path, digest in listed.items() if digest not in (None, self._read(path))]
         if wrong:
             # A publisher may have been at work; then the list is another by now.
             again = source.read(REGISTRY_MODULES, bounds.MODULES_BYTES)
@@ -356,7 +356,7 @@ def mend_all(
     verified: Verified,
     others: Sequence[Registry],
     place: Callable[[], Place] | None,
-    told: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Mending:
     """Find where damaged files are undamaged, and mend them if there is a place to write to.
 
@@ -367,7 +367,7 @@ def mend_all(
         verified: What it has found.
         others: Where files may be undamaged.
         place: Opens the registry for writing; None if nothing is to be mended.
-        told: Called with the path of each file that was mended.
+        report: Called with the path of each file that was mended.
 
     Raises:
         ModpkgError: A file cannot be read any more, or nothing can be written.
@@ -383,7 +383,7 @@ def mend_all(
             if place is not None and can_be and damage.path not in tried:
                 mend(place(), damage, sources[0] if sources else None)
                 now.add(damage.path)
-                told(damage.path)
+                report(damage.path)
         if not now:
             break
         tried |= now

@@ -181,11 +181,11 @@ class HubClient:
         """
         response = getattr(error, "response", None)
         if not self.is_passing(error) or tries > RETRIES:
-            raise self.told(error, address)
+            raise self.refusal(error, address)
         asked = None if response is None else _asked_to_wait(response.headers)
         pause = asked if asked is not None else min(0.1 * 2**tries, 2.0)
         if waited + pause > bounds.HUB_WAIT_SECONDS:
-            raise self.told(error, address)
+            raise self.refusal(error, address)
         if pause >= 1:
             self._progress.detail(f"The hub asks to wait for {pause:.0f} seconds")
         time.sleep(pause)
@@ -212,7 +212,7 @@ class HubClient:
         """
         self._pause(error, address, 1, 0.0)
 
-    def told(self, error: Exception, address: HubAddress) -> ModpkgError:
+    def refusal(self, error: Exception, address: HubAddress) -> ModpkgError:
         """Return the error to raise for what a request raised."""
         errors = self.hub.errors
         page = f"{self.endpoint}/{address.repository}"

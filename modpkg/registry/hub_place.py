@@ -258,7 +258,7 @@ class HubPlace:
                 raise _Conflict from None
             if status is None:
                 raise client.malformed(self.address, f"{type(cause).__name__}: {cause}") from None
-            raise client.told(cause, self.address) from None
+            raise client.refusal(cause, self.address) from None
 
 
 def _told(operations: Sequence[Any]) -> str:

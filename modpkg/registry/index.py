@@ -83,7 +83,7 @@ def parse_index(
         if count is not None:
             count(found.requirements)
     if warn is not None:
-        for sentence in found.told(f"{source}/index/{name}.jsonl"):
+        for sentence in found.warnings(f"{source}/index/{name}.jsonl"):
             warn(sentence)
     if found.twice is not None:
         one, other, version = found.twice
@@ -166,7 +166,7 @@ class _Lines:
             if raw and not raw.isspace():
                 self._read_one(number, raw)
 
-    def told(self, path: str) -> Iterator[str]:
+    def warnings(self, path: str) -> Iterator[str]:
         """Yield the warnings."""
         yield from self._skipped.sentence(path, "skipped, ", "skipped too")
         yield from self._cleaned.sentence(path, "", "have such texts too")
@@ -205,8 +205,8 @@ class _Lines:
                 self.unreadable.append(raw)
         else:
             if problem is not None:
-                told = problem
-                self._cleaned.add(number, lambda: told)
+                cleaned = problem
+                self._cleaned.add(number, lambda: cleaned)
             self._add(number, line, version)
 
     def _add(self, number: int, line: IndexLine, version: Version) -> None:

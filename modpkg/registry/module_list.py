@@ -173,8 +173,8 @@ class ModuleList:
                     data = self._place.source.read(f"index/{name}.jsonl", bounds.INDEX_BYTES)
                 line = shown_release(parse_index(data, name, self._place.url))
                 if line is not None:
-                    told = module_line(line, lambda x: records.get(x.release) or reader.record(x))
-                    lines[name] = replace(told, index=digest_bytes(data))
+                    made = module_line(line, lambda x: records.get(x.release) or reader.record(x))
+                    lines[name] = replace(made, index=digest_bytes(data))
             except RegistryUnreachable:
                 raise  # the disk failed: what it has is not left out
             except (FileMissing, ModpkgError):

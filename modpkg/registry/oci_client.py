@@ -135,8 +135,8 @@ class OciClient:
             if answer.status not in (200, 206):
                 raise self._requests.refused(WholeAnswer(answer.status, answer.headers, b""))
             skip = start if answer.status == 200 else 0
-            told = answer.headers.get("Content-Range", "")
-            if answer.status == 206 and not told.startswith(f"bytes {start}-"):
+            stated = answer.headers.get("Content-Range", "")
+            if answer.status == 206 and not stated.startswith(f"bytes {start}-"):
                 raise self._requests.refusal("it sends another part than asked for", "try again")
             while True:
                 self._requests.check_going()
@@ -253,8 +253,8 @@ class OciClient:
             raise self._other("a file", "came there with another digest", digest)
         if got.status != 201:
             raise self._requests.refused(got)
-        if (told := got.headers.get(_DIGEST)) not in (None, digest):
-            raise self._other("a file", f"came there with the digest {told[:100]}", digest)
+        if (stated := got.headers.get(_DIGEST)) not in (None, digest):
+            raise self._other("a file", f"came there with the digest {stated[:100]}", digest)
 
     def push_manifest(self, data: bytes) -> None:
         """Push a manifest under the address's tag, which names it from then on."""
@@ -263,8 +263,8 @@ class OciClient:
         headers = {"Content-Type": IMAGE_MANIFEST}
         answer = self._requests.ask("PUT", url, expect=(201,), headers=headers, body=body)
         digest = digest_bytes(data)
-        if (told := answer.headers.get(_DIGEST)) not in (None, digest):
-            raise self._other("the manifest", f"came there with the digest {told[:100]}", digest)
+        if (stated := answer.headers.get(_DIGEST)) not in (None, digest):
+            raise self._other("the manifest", f"came there with the digest {stated[:100]}", digest)
 
     def _other(self, what: str, found: str, wanted: str) -> IntegrityError:
         return IntegrityError("M893", what=what, address=self.address, found=found, wanted=wanted)

@@ -169,9 +169,9 @@ class OutsideFile:
         try:
             answer, tells = self._tried(lambda: self._open(0, 1))
             with answer as response:
-                told = _whole_size(response)
-            if tells or told not in (None, size):
-                return told == size
+                whole = _whole_size(response)
+            if tells or whole not in (None, size):
+                return whole == size
             state = hashlib.sha256()
             for chunk in self.stream():
                 state.update(chunk)
@@ -287,12 +287,12 @@ class OutsideFile:
             IntegrityError: It says that it has another.
         """
         linked = response.headers.get("X-Linked-ETag")
-        told = (linked or response.headers.get("ETag") or "").removeprefix("W/").strip('"')
-        if told == self._blob_id:
+        announced = (linked or response.headers.get("ETag") or "").removeprefix("W/").strip('"')
+        if announced == self._blob_id:
             return True
-        if linked is None or len(told) != 64 or set(told) - set("0123456789abcdef"):
+        if linked is None or len(announced) != 64 or set(announced) - set("0123456789abcdef"):
             return False
-        if f"sha256:{told}" != self.digest:
+        if f"sha256:{announced}" != self.digest:
             raise self.changed()
         return True
 

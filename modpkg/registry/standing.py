@@ -128,6 +128,6 @@ def deprecation_note(reason: str, successor: str) -> str:
     >>> deprecation_note("old", "words>=2"), deprecation_note("", "words"), deprecation_note("", "")
     (': old; use words>=2 instead', ': use words instead', '')
     """
-    told = [reason] if reason else []
-    told += [f"use {successor} instead"] if successor else []
-    return f": {'; '.join(told)}" if told else ""
+    parts = [reason] if reason else []
+    parts += [f"use {successor} instead"] if successor else []
+    return f": {'; '.join(parts)}" if parts else ""

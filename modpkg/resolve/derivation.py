@@ -104,8 +104,8 @@ def branches(causes: Sequence[Cause], space: Space) -> list[ConflictBranch] | No
         return None
     if conflict is None:
         return None
-    told = _Teller(conflict).branches
-    return told if 1 < len(told) <= MOST_BRANCHES + 1 else None
+    found = _Teller(conflict).branches
+    return found if 1 < len(found) <= MOST_BRANCHES + 1 else None
 
 
 class _TooMuch(Exception):

@@ -70,10 +70,10 @@ def _conflict(causes: Sequence[Cause], space: Space) -> list[str]:
         for name in _relevant(names, catalog, admission)
         for sentence in _releases(name, names[name], catalog, admission)
     ]
-    told = branches(causes, space)
-    if told is None:
+    found = branches(causes, space)
+    if found is None:
         return _shorten(_needs(causes, catalog, admission)) + about
-    *steps, last = told
+    *steps, last = found
     lines: list[str] = []
     for number, branch in enumerate(steps, 1):
         lines += _shorten(_needs(branch.causes, catalog, admission))

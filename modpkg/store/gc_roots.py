@@ -49,8 +49,8 @@ def _locks(project: KnownProject, warn: Callable[[str], None]) -> list[Lock]:
         try:
             lock = read_lock(path)
         except (LockError, OSError) as error:
-            told = refusal_of(error) if isinstance(error, OSError) else error
-            warn(f"{told} Only what that project has installed is kept.")
+            reason = refusal_of(error) if isinstance(error, OSError) else error
+            warn(f"{reason} Only what that project has installed is kept.")
             continue
         if lock is not None:
             locks.append(lock)

@@ -140,7 +140,7 @@ class RootMetadata(_Metadata, frozen=True, kw_only=True):
 
 
 class TimestampMetadata(_Metadata, frozen=True, kw_only=True):
-    """What is current: signed anew all the time."""
+    """What is current: signed again all the time."""
 
     type: Literal["timestamp"] = msgspec.field(name="_type", default="timestamp")
     meta: dict[str, MetadataFile]

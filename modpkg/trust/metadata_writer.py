@@ -69,7 +69,7 @@ class Lives(Struct, frozen=True):
 
 
 SERVED = Lives(datetime.timedelta(days=1), datetime.timedelta(days=7))
-"""Of a registry whose server signs anew all the time."""
+"""Of a registry whose server signs again all the time."""
 
 
 class MetadataWriter:
@@ -173,7 +173,7 @@ class MetadataWriter:
         Nobody may write to it meanwhile.
 
         Args:
-            bits: Begin anew, with ``2 ** bits`` bins; else go on with what there is.
+            bits: Begin again, with ``2 ** bits`` bins; else go on with what there is.
 
         Raises:
             TrustError: There is nothing to go on with, or the key is another.
@@ -213,7 +213,7 @@ class MetadataWriter:
         return bits_for(len(registry_at(self.place).names() or []))
 
     def renew(self, *, thoroughly: bool = False, at_once: bool = False) -> list[str]:
-        """Sign anew what expires soon, or ``at_once``; return files with what nobody announced.
+        """Sign again what expires soon, or ``at_once``; return files with what nobody announced.
 
         Args:
             thoroughly: Look into all bins, for what was not settled or expires, and remove files
@@ -360,7 +360,7 @@ class MetadataWriter:
             )
             meta["targets.json"] = self._add(change, "targets", targets, keyid)
         elif keyid not in trusted.delegations.succinct_roles.keyids:
-            raise self._stored.cannot("its bins are signed by another key; sign all of it anew")
+            raise self._stored.cannot("its bins are signed by another key; sign all of it again")
         for role, files in sorted(bins.items()):
             new = TargetsMetadata(
                 version=_next(meta, last, role),
@@ -406,7 +406,7 @@ class MetadataWriter:
         raise self._stored.cannot(f"{FOLDER}/ has {_FREE} files that nothing names, such as {path}")
 
     def _last_versions(self, change: RegistryChange) -> dict[str, int]:
-        """Return the last versions that there are of files that are begun anew, by role.
+        """Return the last versions that there are of files that are begun again, by role.
 
         Those that somebody has set out of reach are left out: keys were replaced after that.
         """

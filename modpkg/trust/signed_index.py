@@ -211,7 +211,7 @@ class SignedIndex:
         return read(own)
 
     def _refreshed(self, before: TrustedMetadata) -> TrustedMetadata | None:
-        """Return the metadata anew, not from a mirror, unless another thread has read it."""
+        """Return the metadata as the registry itself has it now, read once by all threads."""
         with self._lock:
             if self._trusted is before:
                 self._trusted = self._read(self._sources[-1], self._first_root())
@@ -260,10 +260,10 @@ class SignedIndex:
         """
         if (known := self._known_root()) is not None:
             return known
-        told = self._own_root()
-        if told is None:
+        own = self._own_root()
+        if own is None:
             raise Unsigned
-        return told
+        return own
 
     def _own_root(self) -> str | None:
         """Return the first root that the registry itself names; its mirrors, if it cannot be read.

@@ -99,5 +99,5 @@ class StoredMetadata:
     def _file(self, name: str) -> bytes:
         data = self.read(f"{FOLDER}/{name}")
         if data is None:
-            raise self.cannot(f"it lacks {FOLDER}/{name}; restore it, or sign all of it anew")
+            raise self.cannot(f"it lacks {FOLDER}/{name}; restore it, or sign all of it again")
         return data

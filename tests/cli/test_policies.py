@@ -197,7 +197,7 @@ def test_what_was_yanked_after_locking_is_told_by_install_and_outdated(registry:
     modpkg("install")
     modpkg("yank", "lib==3.0", "--reason", "wrong labels")
     told = "lib 3.0 was yanked: wrong labels"
-    assert told in modpkg("install").stderr  # there is nothing to do, and it is told
+    assert told in modpkg("install").stderr  # there is nothing to do, and it is reported
     shutil.rmtree(".modpkg")
     assert told in modpkg("install", "--frozen").stderr
     assert told in modpkg("install").stderr

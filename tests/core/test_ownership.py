@@ -1,4 +1,4 @@
-"""What another user of the machine can change is refused, or told."""
+"""What another user of the machine can change is refused, or reported."""
 
 from __future__ import annotations
 

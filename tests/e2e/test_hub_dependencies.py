@@ -144,7 +144,7 @@ def test_a_branch_that_moved(hub: Hub, app: Path, run: Run) -> None:
     assert (rows[0]["name"], rows[0]["update"]) == ("base", moved)
     sent = hub.sent
     works(run, "outdated")
-    assert hub.sent - sent < 20_000  # what is newer is told, and not fetched
+    assert hub.sent - sent < 20_000  # what is newer is reported, and not fetched
     assert "newest versions" in works(run, "outdated", "--offline")
     works(run, "update", "polite")
     assert lock_of(app).module == before.module

@@ -1,4 +1,4 @@
-"""What `modpkg build` accepts installs: a recipe's faults are told before it is published."""
+"""What `modpkg build` accepts installs: a recipe's faults are reported before it is published."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_what_import_and_build_accept_installs(
         assert error.code in ONLY_WHEN_COMPUTED, error  # noqa: PT017
 
 
-# What is told, and how ------------------------------------------------------------------------
+# What is said, and how ------------------------------------------------------------------------
 
 
 def dense(module: str, **more: Any) -> dict[str, Any]:

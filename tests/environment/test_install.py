@@ -267,7 +267,7 @@ def test_drift_is_allowed_and_reported_and_refused_under_strict(
 
 
 def test_a_conflict_tells_the_command_line_from_the_file_as_it_is(registry: Path) -> None:
-    """A line that an edit would move is told with its number in the file."""
+    """A line that an edit would move is reported with its number in the file."""
     publish_collection(registry, "old", requires={"tiny": "<1"})
     publish_collection(registry, "side", more='[extras]\nx = ["tiny>5"]\n')
     manifest = Path("modpkg.toml")

@@ -100,7 +100,7 @@ def test_what_is_locked_is_assigned(
 
 
 def self_sufficient(err: str, bare: str, written: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Check that what is told makes the manifest say what only the lock did."""
+    """Check that what is reported makes the manifest say what only the lock did."""
     assert f"write {written} under [dependencies] of modpkg.toml" in err
     before, text = locked(), Path("modpkg.toml").read_text()
     Path("modpkg.lock").unlink()

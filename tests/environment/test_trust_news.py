@@ -1,4 +1,4 @@
-"""What is new in a lock in terms of trust, told in one line when it is taken in."""
+"""What is new in a lock in terms of trust, said in one line when it is taken in."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def require(*names: str) -> None:
 
 
 def news(capfd: Capture, *arguments: str) -> list[dict[str, str]]:
-    """Return what is new in what ``lock`` locks, and check that it is told in one line too."""
+    """Return what is new in what ``lock`` locks, and check that it is said in one line too."""
     lock = Path("modpkg.lock")
     before = lock.read_bytes() if lock.exists() else None
     status, out, err = run(capfd, "lock", *arguments)

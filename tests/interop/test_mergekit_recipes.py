@@ -1,4 +1,4 @@
-"""mergekit's recipes as people write them: what they mean, and what is told of them."""
+"""mergekit's recipes as people write them: what they mean, and what is reported of them."""
 
 from __future__ import annotations
 

@@ -414,7 +414,7 @@ def test_a_bucket_is_looked_after_as_a_folder_is(
     with raises("M873", match="0 minutes ago"):
         remove_unnamed(place(), older_than=week, now=now, progress=Progress())
     dry = remove_unnamed(place(), older_than=week, now=now, progress=Progress(), dry_run=True)
-    assert (dry.files, dry.left) == (0, 3)  # which is told at any time
+    assert (dry.files, dry.left) == (0, 3)  # which is reported at any time
     freed = remove_unnamed(place(), older_than=week, now=later, progress=Progress())
     assert (freed.files, freed.freed, freed.left) == (1, 4, 2)
     fresh = open_alone(place().source.url, Settings())

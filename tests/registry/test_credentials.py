@@ -1,4 +1,4 @@
-"""Credentials of object stores: found where their own tools find them, and told where missing."""
+"""Credentials of object stores: found where their own tools find them, reported where missing."""
 
 from __future__ import annotations
 

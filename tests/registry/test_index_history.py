@@ -1,4 +1,4 @@
-"""What an index takes back is told, once."""
+"""What an index takes back is reported, once."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Shared:
         modules.end(change, "lib", None, RECORDS)
 
     def check(self) -> None:
-        """Check what readers rely on: what is told is right, at any moment."""
+        """Check what readers rely on: what is listed is right, at any moment."""
         told = parse_module_lines(self.files.get(REGISTRY_MODULES, b""), "list").get("lib")
         if told is not None and told.index is not None:
             assert told.index == digest_bytes(self.files[INDEX])

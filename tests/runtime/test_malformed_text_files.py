@@ -1,4 +1,4 @@
-"""Files about texts, cut off or with one value of another type: told, never a traceback."""
+"""Files about texts, cut off or with one value of another type: reported, never a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a collection is told of projects that cannot be read."""
+"""What a collection reports of projects that cannot be read."""
 
 from __future__ import annotations
 

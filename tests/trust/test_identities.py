@@ -350,7 +350,7 @@ def test_without_sigstore_the_sentence_names_the_extra(
     assert (app / "modpkg.lock").read_bytes() == before
     (app / "modpkg.lock").unlink()
     assert "error[M703]" in run(capfd, "lock", "--require-signed")[2]
-    status, _, err = run(capfd, "lock")  # who asks for no signer gets none, and is told why
+    status, _, err = run(capfd, "lock")  # who asks for no signer gets none, and learns why
     assert (status, signers(app)) == (0, {"words": ""})
     assert "words 1.1 is locked without a signer" in err
     assert "modpkg[sigstore]" in err

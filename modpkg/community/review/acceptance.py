@@ -65,9 +65,9 @@ def check_acceptance(
     """
     failing = failing_reports(entries)
     if failing and not (anyway and reason.strip()):
-        told = [report_clause(entry.by, entry.report) for entry in failing if entry.report]
-        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-        raise PublishError("M471", label=one.label, facts=told[0] + more)
+        reported = [report_clause(entry.by, entry.report) for entry in failing if entry.report]
+        more = f" (and {len(reported) - 1} more)" if len(reported) > 1 else ""
+        raise PublishError("M471", label=one.label, facts=reported[0] + more)
     if reviewers and not {*approvers(entries)} & {*reviewers} - {one.by}:
         named = ", ".join(sorted(reviewers)[:5])
         raise PublishError("M472", label=one.label, name=one.line.name, reviewers=named)

@@ -380,7 +380,7 @@ class PrivateJournal:
 
 
 def keep_log(public: Place, private: Place | None, key: str | None) -> LogWriter | None:
-    """Return the log of a registry, and let it be told of what changes; None without a key.
+    """Return the log of a registry, and have what changes reported to it; None without a key.
 
     Raises:
         What `open_log` raises.

@@ -221,7 +221,7 @@ def audit_log(
     Args:
         open_registry: Returns the registry as it is now.
         memory: What was seen of its log before; what is seen now is kept there if it is right.
-        progress: Is told of the stages.
+        progress: Shows the stages.
         locked: What a lock has seen of the log.
         locked_releases: The digests of the registry's releases that the lock has.
         logged_in: Whether private modules may be read: what is logged as one is public otherwise.

@@ -112,7 +112,7 @@ def check_logged(
                 missing.append(error)
         indexes = [one.index for one in found.values()]
         node = _hashes(registry, checkpoint, earlier.values(), indexes)
-    for where, state in earlier.items():  # that a log has shown two things is told before its gaps
+    for where, state in earlier.items():  # that a log has shown two things comes before its gaps
         check_continues(registry, where, state, checkpoint, node, memory)
     if missing:
         raise missing[0]

@@ -1,4 +1,4 @@
-"""A token without a row is told when the adapter is built, and does not stop it."""
+"""A token without a row is reported when the adapter is built, and does not stop it."""
 
 from __future__ import annotations
 

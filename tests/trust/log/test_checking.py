@@ -134,7 +134,7 @@ def test_a_log_that_goes_back(one: LoggedRegistry, tmp_path: Path) -> None:
     ada.check(one.read(), later)
     with raises("M553", match="old copy"):
         ada.check(before.read(), words)
-    with raises("M553", match="size 1, and of 2 as"):  # told before what it lacks
+    with raises("M553", match="size 1, and of 2 as"):  # reported before what it lacks
         ada.check(before.read(), later)
     ada.check(one.read(), words)
 
