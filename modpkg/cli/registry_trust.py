@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import click
 from msgspec import Struct
@@ -15,6 +16,7 @@ from modpkg.cli.output import counted, good, print_json, say, table, tell, warn
 from modpkg.cli.registry_address import location_of, registry_alone
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError, UsageError
+from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import write_atomically
 from modpkg.environment.signed_registries import verify_index, without_seen
 from modpkg.environment.workspace import Workspace
@@ -304,6 +306,8 @@ def forget_command(workspace: Workspace, address: str, log: bool, as_json: bool)
         known = folder.is_dir()
         shutil.rmtree(folder, ignore_errors=True)
         what = f"who signs {signed.url}"
+    opened = workspace.open_registries.at(signed.address, Path.cwd())
+    opened.files.forget(REGISTRY_INFO)  # or what it said would be believed again
     lock = None
     with suppress(ModpkgError):
         lock = workspace.lock

@@ -144,6 +144,15 @@ class MutableFiles:
         """Return the path of a file's copy, be there one or not; None if none are kept."""
         return None if self._copies is None else self._copies / path
 
+    def forget(self, path: str) -> None:
+        """Remove a file's copy: a list that was not brought up to date calls it current for ever.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        if (copy := self.copy(path)) is not None:
+            copy.unlink(missing_ok=True)
+
     def read(self, path: str, most: int, arrived: Arrived = None) -> bytes:
         """Return a file, which may have ``most`` bytes.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_r
 from tests.cli.test_everywhere import run
 from tests.command import check_shape
 from tests.modules import write_module
+from tests.registry.servers import serve
 
 Capture = pytest.CaptureFixture[str]
 
@@ -123,25 +125,32 @@ def test_a_registry_that_is_not_signed_is_not_mentioned(trust: Trust, app: Path)
     assert (status, "error[M579]" in err, "not signed" in err) == (1, True, True)
 
 
-def test_who_signs_is_forgotten_here_and_in_the_lock(trust: Trust, app: Path) -> None:
+@pytest.mark.parametrize("is_served", [False, True])
+def test_who_signs_is_forgotten_here_and_in_the_lock(
+    trust: Trust, app: Path, is_served: bool
+) -> None:
     trust.publish("1.0")
     trust.init()
-    trust.run("lock")
-    for path in (trust.folder / "tuf").iterdir():
-        path.unlink()
-    info = json.loads((trust.folder / "registry.json").read_bytes())
-    del info["tuf"]
-    (trust.folder / "registry.json").write_text(json.dumps(info))
-    err = trust.refused("lock", "--upgrade")
-    assert "error[M566]" in err
-    remedy = err.rpartition("run: modpkg ")[2].split()
-    assert remedy == ["registry", "trust", "forget", str(trust.folder)]
-    document = json.loads(trust.run(*remedy, "--json"))
-    check_shape(document, *remedy)
-    assert document["was_known"]
-    trust.run("lock", "--upgrade")
-    assert "registry" not in locked(app)
-    assert not json.loads(trust.run(*remedy, "--json"))["was_known"]
+    with serve(trust.folder) if is_served else nullcontext() as server:
+        url = str(trust.folder) if server is None else server.url
+        path = app / "modpkg.toml"
+        path.write_text(path.read_text().replace(trust.folder.as_posix(), url))
+        trust.run("lock")
+        for file in (trust.folder / "tuf").iterdir():
+            file.unlink()
+        info = json.loads((trust.folder / "registry.json").read_bytes())
+        del info["tuf"]
+        (trust.folder / "registry.json").write_text(json.dumps(info))
+        err = trust.refused("lock", "--upgrade")
+        assert "error[M566]" in err
+        remedy = err.rpartition("run: modpkg ")[2].split()
+        assert remedy == ["registry", "trust", "forget", url]
+        document = json.loads(trust.run(*remedy, "--json"))
+        check_shape(document, *remedy)
+        assert document["was_known"]
+        trust.run("lock", "--upgrade")
+        assert "registry" not in locked(app)
+        assert not json.loads(trust.run(*remedy, "--json"))["was_known"]
 
 
 def test_roots_are_rotated(trust: Trust, app: Path) -> None:

@@ -13,11 +13,12 @@ import tomli
 from msgspec import structs
 
 from modpkg.core.digests import parse_digest
-from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.records import canonical_json
 from modpkg.environment.signed_registries import log_of, without_seen
 from modpkg.resolve.lock import Lock, LockedRegistry, format_lock, parse_lock
 from modpkg.trust.log import checking
+from modpkg.trust.log.appending import LogWriter
 from modpkg.trust.log.entries import logged_path, transfer_entry
 from tests.cli.test_everywhere import run
 from tests.raising import raises
@@ -150,6 +151,63 @@ def test_another_machine_sees_that_the_log_is_gone_or_another(
     bob.ok(*remedy)
     bob.ok("lock")
     assert "[[registry]]" not in (bob.app / "modpkg.lock").read_text()
+
+
+def gone(one: LoggedRegistry) -> None:
+    """Do what docs/operating.md says of a key that is lost."""
+    shutil.rmtree(one.folder / "log")
+    path = one.folder / REGISTRY_INFO
+    told = msgspec.json.decode(path.read_bytes())
+    del told["log"]
+    path.write_bytes(canonical_json(told))
+
+
+def begun_again(one: LoggedRegistry) -> None:
+    gone(one)
+    one.log.begin(ORIGIN, one.place)
+
+
+def another_log(one: LoggedRegistry) -> None:
+    """The list of modules is not brought up to date: it calls copies of ``registry.json`` right."""
+    listed = one.folder / REGISTRY_MODULES
+    before = listed.read_bytes()
+    gone(one)
+    LogWriter(one.place, key(2)).begin(ORIGIN, one.place)
+    listed.write_bytes(before)
+
+
+def hidden(one: LoggedRegistry) -> None:
+    kept = one.folder.parent / "kept"
+    shutil.copytree(one.folder / "log", kept)
+    gone(one)
+    shutil.copytree(kept, one.folder / "log")
+
+
+@pytest.mark.parametrize("change", [gone, begun_again, another_log, hidden])
+def test_the_remedy_works_where_a_copy_says_what_the_registry_said_of_its_log(
+    change: Callable[[LoggedRegistry], None],
+    one: LoggedRegistry,
+    machine: Callable[[str], Machine],
+    tmp_path: Path,
+) -> None:
+    grow(one, 3)
+    with serve(one.folder) as server:
+        path = tmp_path / "app" / "modpkg.toml"
+        path.write_text(path.read_text().replace(str(one.folder), server.url))
+        ada = machine("ada")
+        ada.ok("install")
+        change(one)
+        refusing = ("registry", "audit", server.url) if change is hidden else ("verify",)
+        status, out, err = ada(*refusing)
+        assert status == 1
+        remedy = (out + err).split("run: modpkg ")[1].split("\n")[0].split()
+        assert remedy == ["registry", "trust", "forget", "--log", server.url]
+        ada.ok(*remedy)
+        for command in (["lock", "--upgrade"], ["install"], ["verify"]):
+            ada.ok(*command)
+        status, out, err = ada("registry", "audit", server.url)
+        has_log = change in (begun_again, another_log)
+        assert ("M558" in err, status) == (not has_log, 0 if has_log else 1)
 
 
 def test_another_machine_sees_a_log_that_went_back_or_was_forked(

@@ -91,7 +91,9 @@ def check_logged(
     data, *files = asked_at_once(
         questions if may_be_small else [*questions, *places], is_remote=is_remote
     )
-    info, checkpoint = _signed_now(registry, info, data, earlier)
+    if (now := _signed_now(registry, info, data, earlier)) is None:
+        return None
+    info, checkpoint = now.log, now.checkpoint
     for where, state in earlier.items():
         if checkpoint.size <= state.checkpoint.size:
             check_continues(registry, where, state, checkpoint, TileHashes(0, {}), memory)
@@ -123,7 +125,7 @@ def check_logged(
         if not is_included(leaf, one.index, checkpoint.size, proof, checkpoint.root):
             raise _not_logged(registry, line, "its entry is none of the tree that is signed")
     memory.keep(info, checkpoint, locked)
-    return LogState(info, checkpoint)
+    return now
 
 
 def is_small(registry: Registry) -> bool:
@@ -163,6 +165,22 @@ def known_log(registry: Registry, earlier: Mapping[str, LogState]) -> LogInfo | 
         TrustError: It had another, or has none any more.
     """
     info = _told(registry, earlier)
+    try:
+        _check_same(registry, info, earlier)
+    except TrustError:
+        if not _may_be_old(registry):
+            raise
+        info = _own_log(registry)
+        _check_same(registry, info, earlier)
+    return info
+
+
+def _check_same(registry: Registry, info: LogInfo | None, earlier: Mapping[str, LogState]) -> None:
+    """Check that a log is the one that was seen before.
+
+    Raises:
+        TrustError: It is another, or there is none any more.
+    """
     for where, state in earlier.items():
         if info is None or not _is_same(registry, state.log, info):
             raise TrustError(
@@ -173,7 +191,6 @@ def known_log(registry: Registry, earlier: Mapping[str, LogState]) -> LogInfo | 
                 found="has none" if info is None else f"has one with {info.key} ({info.origin})",
                 word=system.shell_word(registry.url),
             )
-    return info
 
 
 def _told(registry: Registry, earlier: Mapping[str, LogState]) -> LogInfo | None:
@@ -185,9 +202,22 @@ def _told(registry: Registry, earlier: Mapping[str, LogState]) -> LogInfo | None
     return info or _own_log(registry)  # nothing that is not signed takes away what is
 
 
+def _may_be_old(registry: Registry) -> bool:
+    """Return whether ``registry.json`` may be that of a mirror, or a copy: whoever has taken a log
+    out of it by hand has left its digest in ``modules.jsonl``."""
+    is_mirrored = isinstance(registry.source, MirroredSource)
+    return is_mirrored or registry.files.copy(REGISTRY_INFO) is not None
+
+
 def _own_log(registry: Registry) -> LogInfo | None:
-    """Return what a registry itself says of its log, and none of its mirrors."""
+    """Return what a registry itself says of its log now, and no mirror and no copy of it.
+
+    Raises:
+        TrustError: It is signed, and this is not what was signed.
+    """
     data = _own(registry, REGISTRY_INFO)
+    if (checks := registry.files.checks) is not None:
+        data = checks.checked(REGISTRY_INFO, data, lambda: _own(registry, REGISTRY_INFO))
     what = f"{registry.url}/{REGISTRY_INFO}"
     return None if data is None else decode_record(data, RegistryInfo, what).log
 
@@ -202,21 +232,21 @@ def _is_same(registry: Registry, old: LogInfo, new: LogInfo) -> bool:
 
 def _signed_now(
     registry: Registry, info: LogInfo, data: bytes | None, earlier: Mapping[str, LogState]
-) -> tuple[LogInfo, LogCheckpoint]:
-    """Return a log's checkpoint by its file, and the log by what the registry itself says.
+) -> LogState | None:
+    """Return a log as it is now, by the file of its checkpoint and what the registry itself says.
+
+    It is None if that has none, and had none.
 
     Raises:
-        TrustError: It is missing, malformed, or not signed by the log.
+        TrustError: It is missing, malformed, or not signed by the log; or the log is another one.
     """
     try:
-        return info, signed_checkpoint(registry, info, data)
+        return LogState(info, signed_checkpoint(registry, info, data))
     except TrustError:
-        if not isinstance(registry.source, MirroredSource):
+        if not _may_be_old(registry) or (own := _own_log(registry)) == info:
             raise
-        own = _own_log(registry)  # the key of a mirror, or what was seen, may be an earlier one
-        if own is None or not all(_is_same(registry, one.log, own) for one in earlier.values()):
-            raise
-        return own, signed_checkpoint(registry, own, data)
+    _check_same(registry, own, earlier)
+    return None if own is None else LogState(own, signed_checkpoint(registry, own, data))
 
 
 def signed_checkpoint(registry: Registry, info: LogInfo, data: bytes | None) -> LogCheckpoint:

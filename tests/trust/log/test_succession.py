@@ -191,7 +191,7 @@ def test_a_mirror_may_be_behind(one: LoggedRegistry, tmp_path: Path) -> None:
         ]
         assert {state.log.key for state in states if state} == {str(key(1).public)}
         (one.folder / SUCCESSORS).unlink()
-        with raises("M550", match="not signed"):
+        with raises("M551", match="forget --log"):
             check_logged(
                 Registry(home.url, settings=settings), [words], memory(tmp_path / "joe"), locked
             )
