@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct, structs
 
-from modpkg.core.errors import RegistryUnreachable
+from modpkg.core.errors import NotFound, RegistryUnreachable
+from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.names import ModuleName
 from modpkg.core.records import IndexLine
 from modpkg.registry.mirrors import MirroredSource
@@ -130,7 +131,7 @@ def check_locked_releases(
     for module in lock.module:
         registry = by_name[module.name]
         if not registry.offline and not module.listing:
-            if is_new:
+            if is_new and (registry in needed or _is_unknown(registry, locked(registry))):
                 asked.setdefault(registry, [])
             if module.unlogged:
                 asked.setdefault(registry, []).append(module)
@@ -139,13 +140,22 @@ def check_locked_releases(
         lines = [locked_line(module) for module in modules]
         try:
             _checked(registry, lines, locked(registry))
-        except RegistryUnreachable as error:
+        except (RegistryUnreachable, NotFound) as error:
             if registry in needed:
                 raise
-            warn(f"the log was not asked for what was locked offline: {error}")
+            what = "for what was locked offline" if lines else f"whether it continues {LOCK_NAME}"
+            warn(f"the log was not asked {what}: {error}")
             continue
         left -= {module.name for module in modules}
     return _marked(lock, left)
+
+
+def _is_unknown(registry: Registry, locked: LogState | None) -> bool:
+    """Return whether a log has to be asked whether it continues what the lock has of it."""
+    if locked is None:
+        return False
+    seen = LogMemory(registry.source.url).read()
+    return seen is None or not seen.knows(locked)
 
 
 def locked_line(module: LockedModule) -> IndexLine:

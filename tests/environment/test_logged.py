@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
 from modpkg.core.records import canonical_json
 from modpkg.environment.signed_registries import log_of, without_seen
+from modpkg.registry.object_source import ObjectSource
 from modpkg.resolve.lock import Lock, LockedRegistry, format_lock, parse_lock
 from modpkg.trust.log import checking
 from modpkg.trust.log.appending import LogWriter
@@ -391,6 +393,32 @@ def test_verify_fails_where_a_known_log_is_hidden(
         assert (status, "flawed[M542] words 1.0" in out) == (1, True), err
         shutil.rmtree(bob.home / "logs", ignore_errors=True)
     bob.ok("verify", "--offline")
+
+
+@pytest.mark.parametrize("is_served", [False, True])
+def test_an_install_goes_on_without_a_registry_of_which_it_fetches_nothing(
+    is_served: bool,
+    one: LoggedRegistry,
+    machine: Callable[[str], Machine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who has seen that the log continues the lock asks for nothing; another one is warned."""
+    ada = machine("ada")
+    with serve(one.folder) if is_served else nullcontext() as server:
+        if server is not None:
+            path = tmp_path / "app" / "modpkg.toml"
+            path.write_text(path.read_text().replace(str(one.folder), server.url))
+        ada.ok("install")
+    one.folder.rename(tmp_path / "away")
+    monkeypatch.setattr(ObjectSource, "RETRIES", 0)
+    shutil.rmtree(ada.app / ".modpkg")
+    assert "warning" not in ada.ok("install")
+    shutil.rmtree(ada.app / ".modpkg")
+    shutil.rmtree(ada.home / "logs")
+    assert "whether it continues modpkg.lock" in ada.ok("install")
+    status, out, _ = ada("verify")
+    assert (status, "flawed[M542] words 1.0" in out) == (1, True)
 
 
 @pytest.mark.parametrize("left_out", ["log", "log-key", "log-root"])
