@@ -190,6 +190,18 @@ def account_named(db: Session, name: str, *, organisation: bool | None = None) -
     return found
 
 
+def _any_account(db: Session, name: str) -> Account:
+    """Return the person or organisation with a name, closed or not.
+
+    Raises:
+        NotFound: There is none.
+    """
+    found = find_account(db, name)
+    if found is None:
+        raise NotFound("M439", what="account", name=name)
+    return found
+
+
 def change_password(
     database: Database, caller: Caller, change: PasswordChange, address: str
 ) -> None:
@@ -232,9 +244,7 @@ def set_disabled(db: Session, caller: Caller, name: str, disabled: bool) -> None
         PublishError: It is the last administrator's.
     """
     check_administrator(caller)
-    account = find_account(db, name)
-    if account is None:
-        raise NotFound("M439", what="account", name=name)
+    account = _any_account(db, name)
     if disabled:
         end_account(db, account)
     else:
@@ -365,6 +375,8 @@ def put_account(
 ) -> None:
     """Close an account, open it again, or give it a new password; for administrators."""
     check_administrator(caller)
+    with server.database.begin() as db:
+        _any_account(db, name)  # be there anything to change or not
     if data.password is not None:
         with server.database.begin() as db:
             account = account_named(db, name, organisation=False)

@@ -79,6 +79,48 @@ def about_what_is_there(case: Any, turn: int) -> None:
             part[name] = values[turn % len(values)]
 
 
+ABOUT_NOBODY = """
+PUT accounts/nobody {}
+PUT accounts/nobody {"disabled": false}
+PUT accounts/nobody {"password": "a long enough password 7"}
+PUT organisations/nobody/members/ada {}
+PUT organisations/acme/members/nobody {}
+PUT modules/nothing/owners/ada {"role": "owner"}
+PUT modules/words/owners/nobody {"role": "owner"}
+DELETE organisations/acme/members/nobody
+DELETE organisations/nobody/members/ada
+DELETE modules/words/owners/nobody
+DELETE modules/nothing/owners/ada
+DELETE modules/nothing/transfer
+DELETE modules/words/transfer
+DELETE modules/nothing/trusted-publishers/1
+DELETE modules/words/trusted-publishers/99
+DELETE tokens/999999
+DELETE sessions/none
+POST organisations/nobody/accept
+POST modules/nothing/transfer {"to": "ada"}
+POST modules/words/transfer {"to": "nobody"}
+POST modules/nothing/transfer/accept
+POST modules/nothing/archive {"reason": "no"}
+POST modules/nothing/yank {"version": "1.0", "reason": "no"}
+POST modules/words/yank {"version": "9.0", "reason": "no"}
+POST modules/nothing/deprecate {"reason": "no"}
+POST modules/words/deprecate {"version": "9.0", "reason": "no"}
+POST modules/nothing/remove {"reason": "no"}
+POST modules/words/remove {"version": "9.0", "reason": "no"}
+POST modules/nothing/candidates/1/comments {"text": "no"}
+POST modules/words/candidates/99/withdraw {"reason": "no"}
+"""
+
+
+def test_what_is_about_a_name_that_nobody_has_is_not_found(world: World) -> None:
+    restore(world.server)
+    for line in ABOUT_NOBODY.strip().splitlines():
+        method, path, *body = line.split(maxsplit=2)
+        answer = world.people["mary"].request(method, path, content="".join(body))
+        assert answer.status_code == 404, (line, answer.text)
+
+
 def test_no_request_ends_in_an_error_of_the_server(world: World) -> None:
     client, headers = world.client, world.people["mary"].headers
     document = client.get("/api/1/schema/openapi.json").json()
