@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 from tests.documents import ROOT
 from tests.e2e.environments import fresh_environment
-from tests.server.live import free_port
+from tests.registry.places.store import free_port
 from tests.server.test_deploy import instructions, server_requirements
 
 
@@ -30,14 +30,14 @@ def test_the_command_of_the_container_runs_without_torch(tmp_path: Path) -> None
     check = [commands / "python", *check[1:-1], check[-1].replace("8420", port)]
     running = subprocess.Popen(command, cwd=tmp_path, env=environment)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while subprocess.run(check, env=environment, capture_output=True).returncode:
             assert time.monotonic() < until
             assert running.poll() is None
         page = urlopen(f"http://127.0.0.1:{port}/").read().decode()
         assert "</html>" in page
         running.send_signal(signal.SIGTERM)
-        assert running.wait(30) == 0
+        assert running.wait(120) == 0
     finally:
         running.kill()
         running.wait()

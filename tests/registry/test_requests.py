@@ -15,8 +15,8 @@ from modpkg.registry.requests import Abandoned, RequestPool, wait_for
 def test_so_much_is_done_at_a_time() -> None:
     together = threading.Barrier(3)
     pool = RequestPool(3)
-    running = [pool.submit(together.wait, 10) for _ in range(6)]
-    assert sorted(future.result(10) for future in running) == [0, 0, 1, 1, 2, 2]
+    running = [pool.submit(together.wait, 300) for _ in range(6)]
+    assert sorted(future.result(300) for future in running) == [0, 0, 1, 1, 2, 2]
     pool.shutdown()
 
 
@@ -36,7 +36,7 @@ def test_threads_stay_for_the_next_pool() -> None:
         together = threading.Barrier(5)
         with fetch_pool() as pool:
             for _ in range(5):
-                pool.submit(together.wait, 10)
+                pool.submit(together.wait, 300)
 
     all_at_once()
     with fetch_pool() as pool:  # by now all of them wait for work, or soon do
@@ -44,16 +44,16 @@ def test_threads_stay_for_the_next_pool() -> None:
     started = requests._threads.started
     for _ in range(10):
         with fetch_pool() as pool:
-            pool.submit(int).result(10)
+            pool.submit(int).result(300)
     assert requests._threads.started <= started + 1
 
 
 def test_an_error_is_that_of_the_work_alone() -> None:
     with fetch_pool() as pool:
         failed = pool.submit(int, "x")
-        assert pool.submit(int, "7").result(10) == 7
+        assert pool.submit(int, "7").result(300) == 7
         with pytest.raises(ValueError, match="x"):
-            failed.result(10)
+            failed.result(300)
 
 
 def test_after_an_error_nothing_more_is_begun() -> None:
@@ -62,13 +62,13 @@ def test_after_an_error_nothing_more_is_begun() -> None:
 
     def work() -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(300)
 
     running, waiting = pool.submit(work), pool.submit(int)
-    assert begun.wait(10)
+    assert begun.wait(300)
     pool.shutdown(wait=False, cancel_futures=True)
     with pytest.raises(CancelledError):
-        waiting.result(10)
+        waiting.result(300)
     with pytest.raises(RuntimeError):
         pool.submit(int)
     go_on.set()
@@ -82,18 +82,18 @@ def test_an_interruption_waits_for_no_request() -> None:
 
     def ask() -> None:
         asking.set()
-        never.wait(30)
+        never.wait(300)
 
     found: list[Future[None]] = []
 
     def interrupted() -> None:
         with fetch_pool() as pool:
             found.append(pool.submit(wait_for, ask))
-            assert asking.wait(10)
+            assert asking.wait(300)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     with pytest.raises(Abandoned):
-        found[0].result(10)
+        found[0].result(300)
     never.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from modpkg.core import bounds
+from modpkg.core.errors import RegistryUnreachable
 from modpkg.registry import requests
 from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.source import FolderSource
@@ -80,20 +82,39 @@ def part(span: bytes, body: bytes = b"cde") -> bytes:
 )
 def test_a_part_that_is_another_one_is_refused(answer: bytes, sentence: str) -> None:
     with answering(saying(answer)) as address, raises("M302", match=sentence):
-        [*ObjectSource(address, patience=PATIENCE).stream("f", 2, 5)]
+        [*ObjectSource(address).stream("f", 2, 5)]
 
 
-SILENCE = "it did not answer in time: its answer to f did not begin for 0.4 seconds"
+@pytest.mark.parametrize(
+    "talk",
+    [saying(b""), trickling(OK), flooding(b"", b"HTTP/1.1 100 Continue\r\n\r\n")],
+)
+def test_a_server_that_does_not_answer(talk: Callable[[Any], None]) -> None:
+    silence = "it did not answer in time: its answer to f did not begin for 0.4 seconds"
+    with answering(talk) as address, raises("M302", match=silence):
+        ObjectSource(address, patience=PATIENCE).read("f")
 
 
 @pytest.mark.parametrize(
     ("talk", "sentence"),
     [
-        (saying(b""), SILENCE),
-        (trickling(OK), SILENCE),
-        (flooding(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), SILENCE),
-        (saying(OK + b"Content-Length: 9\r\n\r\nabc"), "nothing came of f for 0.4 seconds"),
+        (saying(OK + b"Content-Length: 9\r\n\r\nabc"), "nothing came of f for {} seconds"),
         (trickling(OK + b"Content-Length: 99999\r\n\r\n"), "bytes of f in [0-9]+ seconds"),
+    ],
+)
+def test_a_server_that_does_not_go_on(talk: Callable[[Any], None], sentence: str) -> None:
+    for seconds in (0.4, 4, 40):  # on a busy machine the answer may not begin within the first
+        with answering(talk) as address, pytest.raises(RegistryUnreachable) as error:
+            ObjectSource(address, patience=timedelta(seconds=seconds)).read("f")
+        if "did not begin" not in str(error.value):
+            break
+    assert error.value.code == "M302"
+    assert re.search(sentence.format(seconds), str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("talk", "sentence"),
+    [
         (flooding(OK, b"X-A: " + b"a" * 90 + b"\r\n"), "the headers of its answer to f are too"),
         (saying(b"SSH-2.0-OpenSSH_9.6\r\n"), "its answer to f is not one of HTTP"),
         (saying(OK + b"Content-Length: -7\r\n\r\n"), "its answer to f is not one of HTTP"),
@@ -109,11 +130,12 @@ SILENCE = "it did not answer in time: its answer to f did not begin for 0.4 seco
         ),
     ],
 )
-def test_a_server_that_does_not_answer(talk: Callable[[Any], None], sentence: str) -> None:
-    began = time.monotonic()
+def test_a_server_that_answers_what_is_no_answer(
+    talk: Callable[[Any], None], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ObjectSource, "RETRIES", 0)
     with answering(talk) as address, raises("M302", match=sentence):
-        ObjectSource(address, patience=PATIENCE).read("f")
-    assert time.monotonic() - began < 25
+        ObjectSource(address).read("f")
 
 
 def test_a_flood_before_the_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +179,7 @@ def test_a_slow_file_has_a_time_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_slow_stream_yields_what_has_come() -> None:
     talk = trickling(OK + b"Content-Length: 99999\r\n\r\n")
     with answering(talk) as address:
-        began = time.monotonic()
-        assert len(next(ObjectSource(address).stream("f"))) < 100
-        assert time.monotonic() - began < 25
+        assert len(next(ObjectSource(address).stream("f"))) < 10_000
 
 
 def test_a_compressed_answer_stays_as_it_came() -> None:
@@ -178,15 +198,22 @@ def test_a_wait_that_is_abandoned_ends_at_once() -> None:
         except BaseException as error:
             errors.append(error)
 
-    with answering(saying(b"")) as address:
+    asked = threading.Semaphore(0)
+
+    def silent(connection: socket.socket) -> None:
+        asked.release()
+        connection.recv(1)
+
+    with answering(silent) as address:
         threads = [threading.Thread(target=read, args=(address,)) for _ in range(3)]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)
+        for _ in threads:
+            assert asked.acquire(timeout=300)
         assert requests.any_abandoned()
         requests.abandon()
         for thread in threads:
-            thread.join(1)
+            thread.join()
     assert [type(error) for error in errors] == [requests.Abandoned] * 3
 
 
@@ -212,7 +239,7 @@ def test_a_signal_ends_a_command_that_waits(
             index.write_bytes(index.read_bytes().replace(b"{", b'{"signed":true,', 1))
         (registry / "modules.jsonl").unlink()
     write_app(project, dict.fromkeys(("m", "n", "o"), "*"))
-    asked = threading.Event()
+    asked, is_over = threading.Event(), threading.Event()
     with serve(registry) as server:
 
         def fault(handler: Handler, number: int) -> bool:
@@ -221,7 +248,7 @@ def test_a_signal_ends_a_command_that_waits(
             )
             if waits:
                 asked.set()
-                time.sleep(5)
+                is_over.wait(300)
                 handler.hang_up()
             return waits
 
@@ -234,12 +261,14 @@ def test_a_signal_ends_a_command_that_waits(
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert asked.wait(300), command.communicate()
-        time.sleep(0.2)
-        began = time.monotonic()
-        command.send_signal(sent)
-        _, errors = command.communicate(timeout=300)
-        assert time.monotonic() - began < 25
+        try:
+            assert asked.wait(200)
+            time.sleep(0.2)  # in which a command of many threads comes to other waits
+            command.send_signal(sent)
+            _, errors = command.communicate(timeout=200)
+        finally:
+            command.kill()
+            is_over.set()
     assert command.returncode == status
     assert errors.splitlines()[-1] == f"{word}; no partial results are left behind."
     assert "Traceback" not in errors

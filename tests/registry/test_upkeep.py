@@ -383,7 +383,7 @@ def test_nobody_publishes_to_a_folder_meanwhile(registry: Path) -> None:
         waiting.start()
         time.sleep(0.2)
         assert not done
-    waiting.join(10)
+    waiting.join()
     assert done[0].files == 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.server.live import free_port
+from tests.registry.places.store import free_port
 
 
 class ServedProcess:

@@ -150,7 +150,8 @@ def test_an_older_database_beside_a_newer_storage(tmp_path: Path) -> None:
             publish(again, token, tmp_path / "projects", "sounds", "1.1")
         url = f"{again.settings.api}modules/sounds/owners/ada"
         headers = {"Authorization": f"Bearer {token}"}
-        named = httpx.put(url, json={"role": "owner"}, headers=headers)  # by an administrator
+        role = {"role": "owner"}  # by an administrator
+        named = httpx.put(url, json=role, headers=headers, timeout=120)
         assert named.is_success, named.text
         publish(again, token, tmp_path / "projects", "sounds", "1.2")
 

@@ -36,14 +36,14 @@ def bucket(
     """A server on a bucket, a client of it, and a publisher."""
     use_s3(monkeypatch, s3_url)
     # What moto holds is this process's: tests before this one may have left something.
-    httpx.post(f"{s3_url}/moto-api/reset", trust_env=False)
-    httpx.put(f"{s3_url}/bucket", trust_env=False)
+    httpx.post(f"{s3_url}/moto-api/reset", trust_env=False, timeout=120)
+    httpx.put(f"{s3_url}/bucket", trust_env=False, timeout=120)
     database = f"sqlite:///{tmp_path / 'server.sqlite3'}"
     server = Server(ServerSettings(storage="s3://bucket/models", database=database, name="test"))
     server.prepare()
     with TestClient(make_app(server)) as client:
         yield server, client, Publisher(client, token_for(server, "ada"))
-    httpx.post(f"{s3_url}/moto-api/reset", trust_env=False)
+    httpx.post(f"{s3_url}/moto-api/reset", trust_env=False, timeout=120)
 
 
 def test_a_release_is_put_into_the_bucket_and_published_from_there(
@@ -57,7 +57,7 @@ def test_a_release_is_put_into_the_bucket_and_published_from_there(
     assert {blob["direct"] for blob in session["missing"]} == {True}
     for blob in session["missing"]:
         data = tree.read(blob["digest"], "a blob")
-        assert httpx.put(blob["url"], content=data, trust_env=False).status_code == 200
+        assert httpx.put(blob["url"], content=data, trust_env=False, timeout=120).status_code == 200
     assert ada.request("GET", f"sessions/{session['id']}").json()["missing"] == []
     done = ada.commit(session["id"]).json()
     assert server.registry().index("m") == [convert(done["line"], IndexLine)]
@@ -94,8 +94,8 @@ def test_an_upload_through_the_server_goes_on_and_what_was_put_in_its_place_is_f
     assert ada.put(session["id"], digest, b"wrong", 0).json()["code"] == "M454"
     ada.upload(tree, ada.declare(tree, line).json())
     (url,) = [blob["url"] for blob in signed if blob["digest"] == digest]
-    assert httpx.put(url, content=data[:1000], trust_env=False).status_code == 200
-    assert httpx.put(url, content=b"\1" * 1000, trust_env=False).status_code == 200
+    assert httpx.put(url, content=data[:1000], trust_env=False, timeout=120).status_code == 200
+    assert httpx.put(url, content=b"\1" * 1000, trust_env=False, timeout=120).status_code == 200
     refused = ada.commit(session["id"])
     assert (refused.status_code, refused.json()["code"]) == (422, "M305")
     assert server.registry().names() == []

@@ -78,7 +78,8 @@ def test_a_job_publishes_its_module_alone(
     monkeypatch.setenv(ID_TOKEN, issuer.signed({"aud": live.settings.url, **JOB, "jti": "2"}))
     with raises("M443", match="others"):
         publish(live, tmp_path / "2", "others")
-    assert [line.version for line in Registry(live.settings.url).index("words")] == ["1.0"]
+    assert live.registry().names() == ["words"]
+    assert "1.0" in [line.version for line in Registry(live.settings.url).index("words")]
 
 
 @pytest.fixture

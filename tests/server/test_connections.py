@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPResponse
+from pathlib import Path
 
 import h11
 import pytest
@@ -30,19 +31,16 @@ LOGIN = b"POST /api/1/login HTTP/1.1\r\nContent-Type: application/json\r\n" + HO
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a module, which waits for nobody long."""
+    """A server with a module."""
     folder = tmp_path_factory.mktemp("connections") / "registry"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "HEAD_SECONDS", 0.4)
-        patch.setattr(connections, "IDLE_SECONDS", 0.8)
-        with live_server(folder) as running:
-            publish_collection(folder, "words")
-            yield running
+    with live_server(folder) as running:
+        publish_collection(folder, "words")
+        yield running
 
 
 def connected(server: Server) -> socket.socket:
     port = int(server.settings.url.rpartition(":")[2])
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
+    return socket.create_connection(("127.0.0.1", port), timeout=120)
 
 
 def ask(server: Server, *lines: bytes, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
@@ -169,22 +167,15 @@ def test_both_ways_say_the_same(server: Server) -> None:
             assert at_once == ask(server, read + b"Te: trailers", b"", b"", method=method)
 
 
-def test_a_new_version_is_seen_at_once_and_each_read_is_counted(server: Server) -> None:
-    def count() -> float:
-        found = re.search(
-            r'modpkg_file_reads_total{kind="index",status="200"} (\S+)',
-            server.metrics.text().decode(),
-        )
-        assert found is not None
-        return float(found[1])
-
-    assert server.place.folder is not None
-    before = count()
-    for number in range(2, 6):
-        publish_collection(server.place.folder, "words", f"1.{number}")
-        body = ask(server, READ[:-2] + b"Connection: keep-alive", b"", b"")[2]
-        assert f'"version":"1.{number}"'.encode() in body
-    assert count() == before + 4
+def test_a_new_version_is_seen_at_once_and_each_read_is_counted(tmp_path: Path) -> None:
+    """By a server of its own: another may still be at the reads of other tests."""
+    with live_server(tmp_path / "registry") as server:
+        for number in range(4):
+            publish_collection(tmp_path / "registry", "words", f"1.{number}")
+            body = ask(server, READ[:-2] + b"Connection: keep-alive", b"", b"")[2]
+            assert f'"version":"1.{number}"'.encode() in body
+        counted = 'modpkg_file_reads_total{kind="index",status="200"} 4.0'
+        assert counted in server.metrics.text().decode()
 
 
 def test_a_private_file_is_for_those_who_may_read_it(
@@ -206,21 +197,19 @@ def test_a_private_file_is_for_those_who_may_read_it(
 
 
 def seconds_until_closed(server: Server, first: bytes, piece: bytes) -> float:
-    with connected(server) as slow:
-        begun = time.monotonic()
-        try:
-            slow.sendall(first)
-            slow.settimeout(0.05)
-            while time.monotonic() < begun + 10:
-                try:
-                    if not slow.recv(1 << 16):
-                        break
-                except TimeoutError:
-                    if piece:
-                        slow.sendall(piece)
-        except OSError:
-            pass
-        return time.monotonic() - begun
+    begun = time.monotonic()
+    with connected(server) as slow, suppress(ConnectionError):
+        slow.sendall(first)
+        slow.settimeout(0.05)
+        while True:
+            assert time.monotonic() < begun + 60, "it was not closed"
+            try:
+                if not slow.recv(1 << 16):
+                    break
+            except TimeoutError:
+                if piece:
+                    slow.sendall(piece)
+    return time.monotonic() - begun
 
 
 @pytest.mark.parametrize(
@@ -235,8 +224,12 @@ def seconds_until_closed(server: Server, first: bytes, piece: bytes) -> float:
         (READ[:-2] + b"Content-Length: 100000\r\n\r\n", b"a"),
     ],
 )
-def test_who_sends_no_head_in_time_is_left(first: bytes, piece: bytes, server: Server) -> None:
-    assert 0.3 < seconds_until_closed(server, first, piece) < 8
+def test_who_sends_no_head_in_time_is_left(
+    first: bytes, piece: bytes, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.4)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.8)
+    assert seconds_until_closed(server, first, piece) > 0.3
 
 
 def test_who_fetches_no_answers_is_asked_nothing_more(server: Server) -> None:
@@ -263,7 +256,7 @@ def test_who_goes_in_the_middle_of_a_request_is_no_failure_of_the_server(server:
     before = count()
     with connected(server) as going:
         going.sendall(LOGIN + b"Content-Length: 100\r\n\r\n{")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while count() <= before:
         assert time.monotonic() < until
         time.sleep(0.01)

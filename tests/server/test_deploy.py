@@ -31,9 +31,10 @@ from modpkg.server.settings_file import read_server_settings
 from modpkg.server.state import PRIVATE
 from tests.documents import ROOT
 from tests.modules import publish_collection
+from tests.registry.places.store import free_port
 from tests.registry.places.unpacked import find_program
 from tests.registry.servers import make_certificate
-from tests.server.live import free_port, live_server
+from tests.server.live import live_server
 
 DEPLOY = ROOT / "deploy"
 NGINX = """
@@ -188,7 +189,7 @@ def behind_nginx(tmp_path: Path) -> Iterator[tuple[str, Path]]:
             yield f"https://127.0.0.1:{port}", storage
         finally:
             running.terminate()
-            running.wait(30)
+            running.wait(120)
 
 
 def test_nginx_serves_public_blobs_and_asks_the_server_for_all_else(
@@ -206,7 +207,7 @@ def test_nginx_serves_public_blobs_and_asks_the_server_for_all_else(
         except HTTPError as error:
             return error.code, error.headers
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while True:
         with contextlib.suppress(ConnectionError, URLError):
             assert get("/healthz")[0] == 200

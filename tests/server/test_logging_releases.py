@@ -50,7 +50,7 @@ def test_what_is_published_is_logged_served_and_checked(
     publish_collection(storage, "before")
     with live_server(storage, log_key=key) as server:
         url = server.settings.url
-        with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+        with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
             ada = Publisher(client, token_for(server, "ada"))
             bob = Publisher(client, token_for(server, "bob"))
             tree, line = built(write(tmp_path / "m", numbers("a", "b")), FolderPlace(storage))
@@ -118,7 +118,7 @@ def test_servers_on_one_bucket_have_one_log(
     """Nobody holds a lock there: each entry is there once, and the root is that of all."""
     with running_s3() as url:
         use_s3(monkeypatch, url)
-        httpx.put(f"{url}/bucket", trust_env=False)
+        httpx.put(f"{url}/bucket", trust_env=False, timeout=120)
         settings = ServerSettings(
             storage="s3://bucket/logged",
             database=f"sqlite:///{tmp_path / 'server.sqlite3'}",

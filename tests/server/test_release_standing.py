@@ -85,7 +85,8 @@ def test_maintainers_yank_and_deprecate(live: Live) -> None:
     read = Registry(live[0].settings.url)
     assert [one.deprecated for one in read.index("lib")] == ["old", "old"]
     ada.deprecate("lib", "2.0", None)
-    assert events(live, "lib")[:4] == [
+    own = [one for one in events(live, "lib") if one[1] in ("yank", "unyank", "deprecate")]
+    assert own == [
         ("ada", "yank", "1.0"),
         ("ada", "unyank", "1.0"),
         ("ada", "deprecate", "1.0"),

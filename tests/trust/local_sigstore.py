@@ -104,8 +104,11 @@ class LocalSigstore:
         sct: bool = True,
         subject: x509.GeneralName | None = None,
     ) -> x509.Certificate:
-        """Return a certificate of ten minutes, as Fulcio makes it for a token's claims."""
-        start = start or self.now - timedelta(minutes=1)
+        """Return a certificate of ten minutes, as Fulcio makes it for a token's claims.
+
+        Without a ``start``, it is valid since a minute ago, however long the tests take.
+        """
+        start = start or datetime.now(timezone.utc).replace(microsecond=0) - timedelta(minutes=1)
         extensions = {8: claims["iss"]}
         if "repository" in claims:
             host = "https://github.com" if claims["iss"] == GITHUB else claims["iss"]

@@ -64,9 +64,9 @@ def test_nobody_waits_for_what_it_makes_up(tmp_path: Path) -> None:
     def before_read(path: str) -> None:
         if path.startswith("index/n"):
             is_asked.set()
-            assert is_over.wait(20)
+            assert is_over.wait(300)
         if path.startswith("tuf/"):
-            assert is_asked.wait(10)
+            assert is_asked.wait(300)
 
     mirror.before_read = before_read
     try:
@@ -92,7 +92,7 @@ def test_what_it_makes_up_is_not_followed_for_ever(tmp_path: Path) -> None:
             if number == most - 1:
                 is_done.set()
         if path.startswith("tuf/"):
-            assert is_done.wait(10)
+            assert is_done.wait(300)
 
     mirror.before_read = before_read
     assert read_by(mirror, home, registry) == ["top"]
@@ -111,7 +111,7 @@ def test_a_long_file_that_is_needed_is_asked_for_again(tmp_path: Path) -> None:
         if path == "index/middle.jsonl":
             is_asked.set()
         if path.startswith("tuf/"):
-            assert is_asked.wait(10)
+            assert is_asked.wait(300)
 
     home.before_read = before_read
     home.shown["index/middle.jsonl"] = long

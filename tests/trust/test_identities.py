@@ -426,7 +426,7 @@ def test_a_ci_that_never_gives_a_token_is_waited_for_a_while(
     monkeypatch.setattr(bounds, "IDENTITY_SECONDS", 1)
     monkeypatch.delenv("SIGSTORE_ID_TOKEN", raising=False)
     ends = threading.Event()
-    monkeypatch.setattr("sigstore.oidc.detect_credential", lambda: ends.wait(20) and None)
+    monkeypatch.setattr("sigstore.oidc.detect_credential", lambda: ends.wait(300) and None)
     with raises("M547", match="not answered"):
         AmbientIdentity()
     ends.set()

@@ -808,7 +808,7 @@ def test_what_is_required_is_asked_for_before_who_signs_is_known(
         if path == "index/below.jsonl":
             has_come.set()
         if path.startswith("tuf/"):
-            assert has_come.wait(10)
+            assert has_come.wait(300)
 
     server.before_read = before_read
     assert walked(registry, server) == ["below", "middle", "top"]

@@ -31,8 +31,8 @@ def s3_url() -> Iterator[str]:
 def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A signed registry in a bucket."""
     use_s3(monkeypatch, s3_url)
-    httpx.post(f"{s3_url}/moto-api/reset", trust_env=False)
-    httpx.put(f"{s3_url}/bucket", trust_env=False)
+    httpx.post(f"{s3_url}/moto-api/reset", trust_env=False, timeout=120)
+    httpx.put(f"{s3_url}/bucket", trust_env=False, timeout=120)
     place = open_place("s3://bucket/models")
     place.prepare("test")
     root = new_root(1, [key(1).public], 1, key(9).public, Clock()() + 365 * DAY)

@@ -46,8 +46,12 @@ class SharedServers:
             folder.mkdir()
             groups = running.start(folder, _owner(self._root))
             state.write_text(json.dumps({"port": running.port, "groups": groups}))
-            running.await_answer(folder, groups)
-            running.fill()
+            try:
+                running.await_answer(folder, groups)
+                running.fill()
+            except BaseException:  # the next test that needs it begins anew
+                _stop(state)
+                raise
             return running
 
 
@@ -99,6 +103,11 @@ def servers() -> Iterator[SharedServers]:
 
 def _stop_all(root: Path) -> None:
     for state in root.glob("*.json"):
-        stop(json.loads(state.read_text())["groups"])
-        state.unlink()
-        shutil.rmtree(state.with_suffix(""), ignore_errors=True)
+        _stop(state)
+
+
+def _stop(state: Path) -> None:
+    """Stop a server that was started, by the file that says how it is reached."""
+    stop(json.loads(state.read_text())["groups"])
+    state.unlink()
+    shutil.rmtree(state.with_suffix(""), ignore_errors=True)

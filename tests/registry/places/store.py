@@ -35,11 +35,20 @@ kill -9 $server 2>/dev/null
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at, and that no outgoing connection gets."""
+    """Return a port that is this caller's for a minute, whoever else looks for one.
+
+    No outgoing connection gets it: those have other ports. And as if a connection to it had just
+    ended, it can be taken only by who says, as servers do, that such a rest does not matter.
+    """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as found, contextlib.suppress(OSError):
             found.bind(("127.0.0.1", port))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for what remains of it
+            found.listen()
+            with socket.create_connection(("127.0.0.1", port)):
+                accepted, _ = found.accept()
+                accepted.close()  # the side that closes first keeps the rest
             return port
 
 

@@ -195,7 +195,7 @@ def test_two_hundred_slow_clients_keep_nobody_waiting(tmp_path: Path) -> None:
                     b"POST /api/1/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 )
                 one.sendall(head[:30] if number % 2 else head + b"Content-Length: 100\r\n\r\n{")
-            with httpx.Client(base_url=server.settings.url, timeout=20) as client:
+            with httpx.Client(base_url=server.settings.url, timeout=120) as client:
                 for _ in range(20):
                     assert client.get("/registry.json").status_code == 200
                     assert client.get("/api/1/me").status_code == 200

@@ -22,7 +22,7 @@ from tests.server.live import live_server
 
 def until(true: Callable[[], bool]) -> bool:
     """Return whether something becomes true within the time that a loaded machine needs."""
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 120
     while not true() and time.monotonic() < ends:
         time.sleep(0.01)
     return true()
