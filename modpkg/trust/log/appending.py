@@ -53,7 +53,7 @@ from modpkg.trust.log.log_checkpoint import (
     verified_checkpoint,
 )
 from modpkg.trust.log.merkle import EMPTY_ROOT, leaf_hash, subtree_hash
-from modpkg.trust.log.succession import SUCCESSORS, named_successor
+from modpkg.trust.log.succession import SUCCESSORS, check_may_follow, named_successor
 from modpkg.trust.log.tiles import (
     LOG,
     Tile,
@@ -132,7 +132,7 @@ class LogWriter:
             before: The log with the key that has signed it so far, if this one takes its place.
 
         Raises:
-            TrustError: It has one, with another key.
+            TrustError: It has one, with another key; or the key before may not name this one.
         """
         known = registry_at(self._place).info.log
         if known is not None:
@@ -163,16 +163,24 @@ class LogWriter:
 
         Both sign the checkpoint before the registry names the new one, so that no reader is refused
         meanwhile.
+
+        Raises:
+            TrustError: One of them has named another one before: readers would take none.
         """
         self.append([])
-        origin = self.info.origin
+        origin, own = self.info.origin, self._signer.public
         bundle = named_successor(origin, self._signer, new.public)
+
+        def name(change: RegistryChange) -> None:
+            named = change.read(SUCCESSORS, bounds.SIGNATURES_BYTES) or b""
+            check_may_follow(named, self._place.url, origin, own, new.public)
+            add_bundles(change, SUCCESSORS, [bundle])
 
         def sign(change: RegistryChange) -> None:
             both = self._checkpoint(change).signed_by(origin, new)
             change.replace(CHECKPOINT, bytes(both))
 
-        self._place.change(lambda change: add_bundles(change, SUCCESSORS, [bundle]))
+        self._place.change(name)
         self._place.change(sign)
         set_info(public, "log", msgspec.to_builtins(LogInfo(origin, str(new.public))))
 

@@ -83,6 +83,27 @@ def test_the_key_before_signs_no_more(one: LoggedRegistry, tmp_path: Path) -> No
         LogWriter(one.place, key(3)).begin(ORIGIN, one.place, before=LogWriter(one.place, key(2)))
 
 
+def test_no_key_comes_back(one: LoggedRegistry, tmp_path: Path) -> None:
+    """Readers would take neither of two that a key has named: so whoever runs it is refused."""
+    words = one.publish("words")
+    ada = memory(tmp_path / "ada")
+    hand_over(one, one.key, key(1))
+    check_logged(one.read(), [words], ada)
+    named = (one.folder / SUCCESSORS).read_bytes()
+    with raises("M572", match="for the log of .*: that has named key:ed25519"):
+        hand_over(one, key(1), one.key)
+    set_info(one.place, "log", {"origin": ORIGIN, "key": str(one.key.public)})  # went back before
+    LogWriter(one.place, one.key)._sign_alone(key(1).public)
+    with raises("M572", match="it has named key:ed25519"):
+        hand_over(one, one.key, key(2))
+    assert (one.folder / SUCCESSORS).read_bytes() == named
+    set_info(one.place, "log", {"origin": ORIGIN, "key": str(key(1).public)})
+    LogWriter(one.place, key(1))._sign_alone(one.key.public)
+    hand_over(one, key(1), key(2))
+    one.publish("words", "2.0")
+    check_logged(one.read(), [words], ada)
+
+
 def test_the_key_before_still_counts_for_who_has_not_seen_that_it_was_exchanged(
     one: LoggedRegistry, tmp_path: Path
 ) -> None:
