@@ -11,6 +11,7 @@ from modpkg.environment.signed_registries import expect_root, expect_seen, log_o
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.left_unsigned import left_unsigned
 from modpkg.registry.location import Location, default_location
+from modpkg.registry.opening import open_storage
 from modpkg.registry.place import Place
 from modpkg.registry.reader import Registry
 from modpkg.registry.upkeep import open_alone
@@ -23,6 +24,15 @@ def location_of(workspace: Workspace, text: str) -> Location:
     with contextlib.suppress(ModpkgError):  # aliases of a project count where there is one
         manifest = workspace.manifest
     return default_location(manifest, text, lambda: workspace.settings)
+
+
+def storage_of(workspace: Workspace, text: str) -> Place:
+    """Return the place of the files of a registry that a folder, URL or alias names.
+
+    Raises:
+        PublishError: It names where a registry is read.
+    """
+    return open_storage(location_of(workspace, text).address, workspace.settings)
 
 
 def warn_if_unsigned(place: Place) -> None:

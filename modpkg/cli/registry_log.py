@@ -11,14 +11,13 @@ from msgspec import Struct
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, tell
 from modpkg.cli.registry_address import (
-    location_of,
     locked_log,
     locked_releases,
     registry_alone,
+    storage_of,
 )
 from modpkg.core.errors import UsageError
 from modpkg.environment.workspace import Workspace
-from modpkg.registry.opening import open_place
 
 
 class WitnessedLog(Struct, frozen=True, kw_only=True):
@@ -70,13 +69,16 @@ def audit_log_command(workspace: Workspace, address: str, void: str | None, as_j
         locked_releases=locked_releases(workspace, registry),
         logged_in=workspace.settings.of(registry.source.url).login is not None,
     )
-    found = audit()
-    if void is not None:
+    if void is None:
+        found = audit()
+    else:
         from modpkg.trust.log.appending import open_log
         from modpkg.trust.log.voiding import void_missing
 
-        place = open_place(location_of(workspace, address).address, workspace.settings)
-        if void_missing(place, open_log(place, void), found.differences):
+        place = storage_of(workspace, address)
+        log = open_log(place, void)  # before all is read
+        found = audit()
+        if void_missing(place, log, found.differences):
             found = audit()
     if as_json:
         print_json(found)
@@ -121,6 +123,7 @@ def witness_command(
 
     if not is_note_name(name):
         raise UsageError("M901", message="--name has neither spaces nor a '+', nor is it empty.")
+    place = storage_of(workspace, address) if write else None
     registry, signer = registry_alone(workspace, address), open_signer(key)
     checkpoint = witnessed(
         registry,
@@ -130,8 +133,7 @@ def witness_command(
         int(time.time()),
         locked_log(workspace, registry),
     )
-    if write:
-        place = open_place(location_of(workspace, address).address, workspace.settings)
+    if place is not None:
         checkpoint = write_witnessed(place, checkpoint)
     text = bytes(checkpoint).decode()
     if as_json:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, table, tell, warn
-from modpkg.cli.registry_address import location_of, registry_alone
+from modpkg.cli.registry_address import registry_alone, storage_of
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, TrustError, UsageError
 from modpkg.core.filenames import REGISTRY_INFO
@@ -162,7 +162,7 @@ def init_command(
     Root keys stay with people, who sign who may sign: keep them off the server. The online key
     signs what is published. From now on readers refuse what is not signed.
     """
-    place = _place(workspace, address)
+    place = storage_of(workspace, address)
     place.prepare()
     roots = roots_at(place)
     keys, signers = _keys(people)
@@ -202,7 +202,7 @@ def sign_command(
 
     Nobody may publish meanwhile. A server with the key signs by itself what it publishes.
     """
-    place = _place(workspace, address)
+    place = storage_of(workspace, address)
     writer = _writer(place, open_signer(online_key), days)
     count = writer.sign_all(bits=writer.bits() if fresh else None)
     _warn_of_root(place)
@@ -244,7 +244,7 @@ def rotate_command(
     As many of the root keys so far as have to, and of the new ones, sign it. With another online
     key, the index is signed as it is now: look at it before, if the key was stolen.
     """
-    place = _place(workspace, address)
+    place = storage_of(workspace, address)
     roots = roots_at(place)
     if roots is None:
         raise no_root(place)
@@ -330,10 +330,6 @@ def _warn_of_root(place: Place) -> None:
             f"the root of {place.url} expires at {roots[1].root.expires}, and nobody reads it "
             "then; people with root keys renew it by 'modpkg registry trust rotate'"
         )
-
-
-def _place(workspace: Workspace, text: str) -> Place:
-    return open_place(location_of(workspace, text).address, workspace.settings)
 
 
 def _signed(workspace: Workspace, text: str) -> SignedIndex:

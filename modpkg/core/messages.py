@@ -502,7 +502,8 @@ MESSAGES: dict[str, str] = {
     "M555": "The log of {registry} is damaged: {path}: {reason}; ask who runs it.",
     "M556": (
         "The log of {registry} has the key {known}, and cannot be written with {given}; name that "
-        "key, or, if another one is to take its place, both, with --log-key-before for that key."
+        "key, or let another one take its place: start the server once with both, 'modpkg registry "
+        "serve --log-key NEW --log-key-before OLD'."
     ),
     "M557": (
         "{url} has a log, and nothing is released there without its key: publish to its server, "
@@ -564,6 +565,10 @@ MESSAGES: dict[str, str] = {
     "M575": (
         "{signer} has named {after} as its successor for {name}, and signs nothing more of it; "
         "sign with that one."
+    ),
+    "M576": (
+        "{url} is where a registry is read, and not its storage; name the folder or object store "
+        "(s3://, gs://, az://) that it is served from."
     ),
     "M578": (
         "{release} is signed by {found}, and {signer} has signed none of that module, so its yank "

@@ -56,6 +56,18 @@ def open_place(address: str, settings: Settings | None = None) -> Place:
     return FolderPlace(Path(address))
 
 
+def open_storage(address: str, settings: Settings | None = None) -> Place:
+    """Return the place at an address of a registry's files themselves, to change what only who
+    looks after them changes.
+
+    Raises:
+        PublishError: It is where a registry is read, or served.
+    """
+    if urlsplit(address).scheme in ("http", "https"):
+        raise PublishError("M576", url=redacted(address))
+    return open_place(address, settings)
+
+
 def place_to_compare(manifest: Manifest | None, override: str | None, *, offline: bool) -> Place:
     """Return the place of the default registry, to see what it has before anything is published.
 

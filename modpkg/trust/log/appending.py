@@ -408,10 +408,10 @@ def open_log(place: Place, key: str) -> LogWriter:
     Raises:
         TrustError: There is no such key, it is of another kind than Ed25519, or its passphrase is
             not in the environment.
-        PublishError: The place is one that others serve.
+        PublishError: The place is not the storage of a registry.
     """
     if not isinstance(place, FolderPlace | BucketPlace):
-        raise PublishError("M309", url=place.url, reason="it cannot have a log")
+        raise PublishError("M576", url=place.url)
     path = key_path(key)
 
     def passphrase() -> str:

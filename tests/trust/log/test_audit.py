@@ -9,10 +9,14 @@ import msgspec
 import pytest
 
 from modpkg.core.digests import parse_digest
+from modpkg.core.hub_address import parse_hub_address
 from modpkg.core.progress import Progress
 from modpkg.core.records import SPEC, canonical_json
+from modpkg.registry.hub_place import HubPlace
+from modpkg.registry.opening import open_storage
 from modpkg.registry.reader import Registry
 from modpkg.registry.removing import remove_release
+from modpkg.trust.log.appending import open_log
 from modpkg.trust.log.audit import LogAudit, audit_log
 from modpkg.trust.log.checking import check_logged
 from modpkg.trust.log.entries import (
@@ -30,6 +34,7 @@ from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.log.voiding import void_missing
 from modpkg.trust.log.witness import witnessed, write_witnessed
 from modpkg.trust.private_key import new_key, read_key
+from tests.cli.test_everywhere import run
 from tests.command import modpkg
 from tests.modules import publish_collection
 from tests.raising import raises
@@ -322,10 +327,39 @@ def test_nothing_is_void_that_is_in_the_index(one: LoggedRegistry, tmp_path: Pat
     ]
 
 
-def test_the_command_says_what_is_void(one: LoggedRegistry) -> None:
+def test_the_command_says_what_is_void(
+    one: LoggedRegistry, capfd: pytest.CaptureFixture[str]
+) -> None:
     killed_before_its_line(one, "3.0")
     command = ("registry", "audit", str(one.folder))
-    assert modpkg(*command, check=False).returncode == 1
-    told = modpkg(*command, "--void", str(one.folder.parent / "models.pem")).stdout
-    assert "words 3.0 was logged (entry 8), and is void (entry 9)" in told
-    assert "is void" in modpkg(*command).stdout
+    assert run(capfd, *command)[0] == 1
+    status, out, _ = run(capfd, *command, "--void", str(one.folder.parent / "models.pem"))
+    assert (status, "words 3.0 was logged (entry 8), and is void (entry 9)" in out) == (0, True)
+    status, out, _ = run(capfd, *command)
+    assert (status, "is void" in out) == (0, True)
+
+
+def test_only_the_storage_is_written(
+    one: LoggedRegistry, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever gives the address that people read at learns what to name, before all is read."""
+    with serve(one.folder) as server:
+        key = str(tmp_path / "models.pem")
+        for words in (
+            ["audit", server.url, "--void", key],
+            ["witness", server.url, "--key", key, "--name", "w.example", "--write"],
+            ["trust", "init", server.url, "--root-key", key, "--online-key", key],
+        ):
+            status, _, err = run(capfd, "registry", *words)
+            assert (status, "error[M576]" in err) == (1, True), err
+        assert server.seen == []
+    with raises("M576", match="folder or object store"):
+        open_storage("https://models.example")
+    with raises("M576", match="not its storage"):
+        open_log(HubPlace(parse_hub_address("hf://acme/words")), key)
+    plain = str(LoggedRegistry(tmp_path / "plain").folder)
+    for words in (["audit", plain], ["audit", plain, "--void", key]):
+        assert "error[M558]" in run(capfd, "registry", *words)[2]
+    other = str(LoggedRegistry(tmp_path / "other").folder.parent / "other.pem")
+    err = run(capfd, "registry", "audit", str(one.folder), "--void", other)[2]
+    assert "error[M556]" in err
