@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from modpkg.core.lazy_pattern import lazy_pattern
@@ -11,43 +11,126 @@ from modpkg.core.printable import one_line
 
 LINE_CHARACTERS = 2000
 """The longest text that is shown to people, as the format has it."""
-_AT = lazy_pattern(r"(?P<what>.*?)(?: - at `\$(?P<place>.*)`)?", re.DOTALL)
-_EXPECTED = lazy_pattern(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`")
-_LONGER = lazy_pattern(r"Expected `str` of length <= (?P<most>[0-9]+)")
-_LACKS = lazy_pattern(r"Object missing required field `(?P<field>[^`]*)`")
+_AT = lazy_pattern(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<place>.*)`)?", re.DOTALL)
 _KINDS = {
     "str": "a text", "int": "a number", "float": "a fraction", "bool": "true or false",
-    "array": "a list", "object": "a table", "null": "null",
+    "array": "a list", "object": "a table", "null": "null", "bytes": "bytes", "date": "a date",
+    "datetime": "a time", "time": "a time", "duration": "a span of time", "uuid": "a UUID",
+    "decimal": "a decimal number",
 }  # fmt: skip
+_PARTS = {"str": "characters", "bytes": "bytes", "array": "entries", "object": "entries"}
+_COMPARED = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
+_WRITTEN = {
+    "datetime": "a time", "date": "a date", "time": "a time", "timestamp": "a time",
+    "duration": "a span of time", "decimal": "a decimal number", "uuid": "a UUID",
+    "base64": "in base64",
+}  # fmt: skip
+_FORMS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (
+        r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`",
+        lambda found: f"is {_kinds(found['got'])}, and has to be {_kinds(found['wanted'])}",
+    ),
+    (r"Expected `(?P<wanted>[^`]*)`", lambda found: f"has to be {_kinds(found['wanted'])}"),
+    (
+        r"Expected `(?P<kind>\w+)` of (?:length <=|at most length) (?P<most>\d+)(?:, got \d+)?",
+        lambda found: (
+            f"is longer than {found['most']} characters"
+            if found["kind"] == "str"
+            else f"has more than {found['most']} {_PARTS[found['kind']]}"
+        ),
+    ),
+    (
+        r"Expected `(?P<kind>\w+)` of (?:length >=|at least length) (?P<least>\d+)(?:, got \d+)?",
+        lambda found: (
+            "is empty"
+            if found["least"] == "1"
+            else f"has fewer than {found['least']} {_PARTS[found['kind']]}"
+        ),
+    ),
+    (
+        r"Expected `array` of length (?P<wanted>\d+(?: to \d+)?)(?:, got \d+)?",
+        lambda found: f"is a list of another length than {found['wanted']}",
+    ),
+    (
+        r"Expected `(?:int|float)` (?P<how>[<>]=?) (?P<bound>\S+)",
+        lambda found: f"has to be {_COMPARED[found['how']]} {found['bound']}",
+    ),
+    (r"Expected `str` matching regex '\^\(?sha256.*", lambda _: "is not a digest"),
+    (  # `SEVERAL_LINES`, in which line feeds are allowed
+        r"Expected `str` matching regex .*u0008.*",
+        lambda _: "has a control character or a mark of direction",
+    ),
+    (
+        r"Expected `str` matching regex .*(?:u00|x)00-.*",
+        lambda _: (
+            "has a line feed, a control character or a mark of direction, or is empty where it "
+            "must not be"
+        ),
+    ),
+    (r"Expected `str` matching regex .*", lambda _: "is not written as it has to be"),
+    (
+        r"Expected `int` that's a multiple of (?P<of>-?\d+)",
+        lambda found: f"is no multiple of {found['of']}",
+    ),
+    (
+        r"Expected `(?P<kind>\w+)` with (?P<no>a|no) timezone component",
+        lambda found: f"has {'no' if found['no'] == 'a' else 'a'} time zone",
+    ),
+    (r"Input data was truncated", lambda _: "ends too early"),
+    (r"(?:Integer value|Number) out of range", lambda _: "is a number out of range"),
+    (r"Object missing required field `(?P<name>[^`]*)`", lambda found: f"has no {found['name']!r}"),
+    (
+        r"Object contains unknown field `(?P<name>.*)`",
+        lambda found: f"has the unknown field {found['name']!r}",
+    ),
+    (
+        r"Invalid (?:enum )?value (?P<value>.*)",
+        lambda found: f"is {found['value']}, which is not a known value",
+    ),
+    (
+        r"(?=Invalid|Only|Duration|Timestamp)"
+        r".*?\b(?P<kind>(?i:datetime|date|time|timestamp|duration|decimal|uuid|base64))s?\b.*",
+        lambda found: f"is not {_WRITTEN[found['kind'].lower()]}",
+    ),
+)
+"""What msgspec says, and what `decoding_reason` does after "it"."""
 _UNCLEAN = lazy_pattern("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def decoding_reason(error: BaseException) -> str:
-    """Return why msgspec could not decode something, in words where it has none.
+    """Return why msgspec could not decode something, without its names of types.
+
+    What is not of msgspec is said as it is.
 
     >>> decoding_reason(ValueError("Expected `str`, got `int` - at `$.name`"))
     "its 'name' is a number, and has to be a text"
     """
-    match = _AT.fullmatch(str(error))
-    what, place = (match["what"], match["place"]) if match is not None else (str(error), None)
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it has too many tables and lists inside one another"
+    text = str(error)
+    match = _AT.fullmatch(text)
+    what = text if match is None else match["what"]
+    of = "it" if match is None else _named(match["place"] or "", is_key=bool(match["key"]))
+    for pattern, said in _FORMS:
+        if found := re.fullmatch(pattern, what, re.DOTALL):
+            return f"{of} {said(found)}"
+    return what if of == "it" else f"{of}: {what}"
+
+
+def _named(place: str, *, is_key: bool) -> str:
+    """Return how the place of a value is named, by its path as msgspec writes that."""
+    entry = "[...]"
+    depth = 0
+    while place.endswith(entry):
+        place, depth = place.removesuffix(entry), depth + 1
     its = f"its {place.lstrip('.')!r}" if place else "it"
-    if found := _EXPECTED.fullmatch(what):
-        wanted = " or ".join(_KINDS.get(kind, kind) for kind in found["wanted"].split(" | "))
-        return f"{its} is {_KINDS.get(found['got'], found['got'])}, and has to be {wanted}"
-    if found := _LONGER.fullmatch(what):
-        return f"{its} is longer than {found['most']} characters"
-    if found := _LACKS.fullmatch(what):
-        return f"{its} has no {found['field']!r}"
-    if "matching regex '^sha256" in what:
-        return f"{its} is not a digest"
-    if r"\\u0008\\u000b" in what:  # of `SEVERAL_LINES`, in which line feeds are allowed
-        return f"{its} has a control character or a mark of direction"
-    if "matching regex" in what:
-        return (
-            f"{its} has a line feed, a control character or a mark of direction, or is empty where "
-            "it must not be"
-        )
-    return str(error)
+    return "a key of " * is_key + "an entry of " * depth + its
+
+
+def _kinds(kinds: str) -> str:
+    return " or ".join(_KINDS.get(kind, "something else") for kind in kinds.split(" | "))
 
 
 def clean_texts(record: dict[str, Any], fields: Iterable[str]) -> str | None:

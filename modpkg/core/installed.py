@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from modpkg.core import system
 from modpkg.core.bounds import MODEL_FILES
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import digest_file
 from modpkg.core.errors import EnvironmentDamaged
 from modpkg.core.filenames import MODEL_RECORD
@@ -104,7 +105,7 @@ def read_model(folder: Path) -> InstalledModel:
     except (OSError, msgspec.MsgspecError) as error:
         if isinstance(error, OSError) and system.is_failure(error):
             raise  # what the disk does not give is not damaged
-        raise _damaged(folder, str(error)) from None
+        raise _damaged(folder, decoding_reason(error)) from None
 
 
 def read_installed(folder: Path, packs: Path) -> InstalledModel:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from modpkg.core.bounds import JSON_VALUES
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.errors import RecordError
 from modpkg.core.records import CORRECT, canonical_json
 from modpkg.core.regular_file import read_file
@@ -42,7 +43,7 @@ def parse_json(data: bytes, path: Path | str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error)
+        reason = decoding_reason(error)
     try:
         value = json.loads(data.decode())
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is not text

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.bounds import TENSOR_NAME_CHARACTERS, WEIGHTS_HEADER_BYTES
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.dtypes import DTYPE_BYTES, bits_of
 from modpkg.core.errors import PackError
 from modpkg.core.regular_file import CutShort, open_file
@@ -106,7 +107,9 @@ def parse_pack_header(header: bytes, data_length: int, path: Path | str) -> dict
         raw.pop(METADATA, None)
         entries = {name: _DECODER.decode(entry) for name, entry in raw.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PackError("M201", path=path, reason=f"its header is malformed ({error})") from None
+        raise PackError(
+            "M201", path=path, reason=f"its header is malformed ({decoding_reason(error)})"
+        ) from None
     start = 8 + len(header)
     tensors: dict[str, PackTensor] = {}
     end = 0

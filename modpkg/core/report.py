@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.errors import TestError
 from modpkg.core.records import DigestText, canonical_json
 
@@ -85,7 +86,7 @@ def parse_report(data: bytes, what: str) -> Report:
     try:
         report = msgspec.json.decode(data, type=Report)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise TestError("M710", what=what, reason=str(error)) from None
+        raise TestError("M710", what=what, reason=decoding_reason(error)) from None
     if report.spec > REPORT_SPEC:
         reason = f"it uses spec {report.spec}, newer than {REPORT_SPEC}; update modpkg"
         raise TestError("M710", what=what, reason=reason)

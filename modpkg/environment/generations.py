@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core import system
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
@@ -186,7 +187,8 @@ class Environment:
         except (OSError, msgspec.MsgspecError) as error:
             if isinstance(error, OSError) and system.is_failure(error):
                 raise  # what the disk does not give is not damaged
-            reason = os_reason(error)
+            is_read = isinstance(error, msgspec.MsgspecError)
+            reason = decoding_reason(error) if is_read else os_reason(error)
         remedy = REPAIR if number == self.current_number() else EARLIER
         raise EnvironmentDamaged("M506", path=self.folder(number), reason=reason, remedy=remedy)
 

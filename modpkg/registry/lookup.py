@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from modpkg.core import system
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.core.disposable_index import DisposableIndex, UnusableIndex, failures
 from modpkg.core.errors import ModpkgError
@@ -103,7 +104,7 @@ class TensorLookup:
             try:
                 entry = msgspec.json.decode(text, type=TensorEntry)
             except msgspec.MsgspecError as error:
-                raise UnusableIndex(str(error)) from None
+                raise UnusableIndex(decoding_reason(error)) from None
             record = self._entries_of(release).get(canonical_json([identity, entry]))
             if record is None:
                 raise UnusableIndex(f"{release} has no such tensor")

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from modpkg.core.bounds import CREDENTIALS_BYTES, HELPER_SECONDS
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.regular_file import read_file
 from modpkg.core.system_processes import group_options, kill_group
@@ -86,7 +87,9 @@ def login_of(host: str) -> OciLogin | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise _refusal(host, f"the logins in {path} cannot be read ({error})") from None
+        raise _refusal(
+            host, f"the logins in {path} cannot be read ({decoding_reason(error)})"
+        ) from None
     key = _HUB if host == "docker.io" else host
     if helper := config.cred_helpers.get(host) or config.creds_store:
         return _helped(host, key, helper)

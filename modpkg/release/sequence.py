@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.filenames import MODULES
 from modpkg.core.regular_file import read_file
 from modpkg.core.release_path import safe_path
@@ -30,7 +31,7 @@ def sequence_of(path: Path) -> list[tuple[str, str]]:
     try:
         entries = msgspec.json.decode(data, type=list[dict[str, Any]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{MODULES}: {error}") from None
+        raise ValueError(f"{MODULES}: {decoding_reason(error)}") from None
     modules: list[tuple[str, str]] = []
     names: set[str] = set()
     for number, entry in enumerate(entries):

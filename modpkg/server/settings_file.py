@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from modpkg.core import bounds
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.errors import ManifestError
 from modpkg.core.files import shown
 from modpkg.core.regular_file import read_file
@@ -35,7 +36,7 @@ def read_server_settings(path: Path | None, **given: Any) -> ServerSettings:
     try:
         settings = msgspec.convert(data, ServerSettings)
     except msgspec.ValidationError as error:
-        message = f"{str(error)[:1].lower()}{str(error)[1:]}."
+        message = f"{decoding_reason(error)}."
         raise ManifestError("M110", where=name, message=message) from None
     if (problem := _problem(settings)) is not None:
         raise ManifestError("M110", where=name, message=problem)

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import Digest, digest_file
 from modpkg.core.errors import PackError
 from modpkg.core.filenames import COMPOSED_RECORD, COMPOSED_WEIGHTS, composed_weights
@@ -101,7 +102,12 @@ def _composed(folder: Path, key: Digest) -> Iterator[Corruption]:
         if places.keys() != known.digests.keys():
             raise ValueError("its tensors are not those of composed.json")
     except (OSError, msgspec.MsgspecError, PackError, ValueError) as error:
-        reason = str(error.values["reason"]) if isinstance(error, PackError) else os_reason(error)
+        if isinstance(error, PackError):
+            reason = str(error.values["reason"])
+        elif isinstance(error, msgspec.MsgspecError):
+            reason = decoding_reason(error)
+        else:
+            reason = os_reason(error)
         yield Corruption(kind="composed", path=str(weights), digest=key, reason=reason)
         return
     for name, (path, place) in places.items():

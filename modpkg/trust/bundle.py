@@ -14,6 +14,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.errors import TrustError
 from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.trust.public_key import PublicKey, parse_key
@@ -150,7 +151,7 @@ def verify_bundle(data: bytes) -> Signed:
         payload = base64.b64decode(bundle.dsse_envelope.payload, validate=True)
         signature = base64.b64decode(bundle.dsse_envelope.signatures[0].sig, validate=True)
     except (msgspec.MsgspecError, ValueError, binascii.Error, RecursionError) as error:
-        raise TrustError("M541", reason=f"it is malformed: {error}") from None
+        raise TrustError("M541", reason=f"it is malformed: {decoding_reason(error)}") from None
     if bundle.media_type != MEDIA_TYPE:
         raise TrustError("M541", reason=f"it is of the type {bundle.media_type!r}")
     if bundle.dsse_envelope.payload_type != PAYLOAD_TYPE:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from modpkg.core import bounds
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import TrustError
 from modpkg.core.oidc_identity import OidcIdentity
@@ -70,7 +71,9 @@ def parse_statement(payload: bytes) -> InTotoStatement:
     try:
         statement = _DECODER.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise TrustError("M541", reason=f"its statement is malformed: {error}") from None
+        raise TrustError(
+            "M541", reason=f"its statement is malformed: {decoding_reason(error)}"
+        ) from None
     if statement.type != STATEMENT:
         raise TrustError("M541", reason=f"its statement is of the type {statement.type!r}")
     return statement

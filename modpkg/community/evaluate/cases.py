@@ -19,6 +19,7 @@ from modpkg.community.evaluate.parquet_cases import (
     parquet_rows,
 )
 from modpkg.core.bounds import CASE_CHARACTERS, CASE_VALUES, CASES_BYTES, TEST_CASES
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import TestError
 from modpkg.core.extras import import_extra
@@ -104,7 +105,9 @@ def _jsonl(data: bytes, path: str, columns: Mapping[str, Column]) -> Iterator[Ro
         try:
             row = decoder.decode(line)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise TestError("M712", where=where, reason=f"not a JSON object ({error})") from None
+            raise TestError(
+                "M712", where=where, reason=f"not a JSON object: {decoding_reason(error)}"
+            ) from None
         yield where, row, row
 
 

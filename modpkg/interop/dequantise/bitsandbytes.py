@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from modpkg.adapters.orientation import CONV1D
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.dtypes import CONFIG_DTYPES
 from modpkg.interop.dequantise.weight import QuantisedModel, Weight, torch_dtype
 
@@ -68,7 +69,7 @@ def _four_bits(model: QuantisedModel, name: str, key: str, kind: str) -> Weight:
     try:
         state = msgspec.json.decode(bytes(model.read(key).tolist()), type=BlockState)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ValueError(f"{key!r} cannot be read ({error})") from None
+        raise ValueError(f"{key!r} cannot be read ({decoding_reason(error)})") from None
     count, nested = math.prod(state.shape), state.nested_blocksize > 0
     absmax, table = f"{name}.absmax", f"{name}.quant_map"
     outer, steps = f"{name}.nested_absmax", f"{name}.nested_quant_map"
