@@ -18,6 +18,7 @@ from modpkg.core.errors import LockError
 from modpkg.core.filenames import LOCK_NAME, PYPROJECT
 from modpkg.core.messages import TO_LOCK
 from modpkg.environment.generations import Environment
+from modpkg.environment.locking import pass_on
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
@@ -99,7 +100,9 @@ def tested(
         repeat=repeat,
     )
     with open_session(workspace, command, request, fresh=fresh) as session:
-        return tested_update(session)
+        update = tested_update(session)
+    pass_on(workspace, workspace.manifest, session.registries, update.locked)
+    return update
 
 
 def show_tested(update: TestedUpdate, text: str) -> None:

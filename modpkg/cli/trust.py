@@ -115,7 +115,8 @@ def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) 
     accepted = tuple(str(module_name(name)) for name in names)
     workspace.options = structs.replace(workspace.options, accepted=accepted)
     previous = workspace.usable_lock()
-    lock = resolve_lock(workspace, workspace.manifest, previous, upgrade=accepted).lock
+    locked = resolve_lock(workspace, workspace.manifest, previous, upgrade=accepted)
+    lock = locked.lock
     for name in accepted:
         if lock.find(name) is None:
             message = f"Nothing here requires {name}, so there is no signer of it to accept."
@@ -128,4 +129,8 @@ def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) 
         module = lock.find(name)
         if module is not None:
             tell(f"{name} {module.version} is signed by {module.signer or 'nobody'}.")
+    if locked.news:
+        from modpkg.cli.install import show_news
+
+        show_news(locked.news)
     tell(f"{good('Locked')} {counted(len(lock.module), 'module')}.")

@@ -82,7 +82,8 @@ def update_command(
     update = tested(workspace, test, request, timeout=timeout, repeat=repeat, fresh=fresh)
     if not as_json:
         show_tested(update, test)
-    request = msgspec.structs.replace(request, lock=update.lock)
+    locked = update.locked
+    request = msgspec.structs.replace(request, lock=locked.lock, news=locked.news)
     carry_out(workspace, request, dry_run=dry_run, as_json=as_json, tested=update)
 
 

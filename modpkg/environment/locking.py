@@ -156,6 +156,14 @@ def resolve_lock(
         cools_down=not workspace.is_trial,
         meanwhile=meanwhile,
     )
+    pass_on(workspace, manifest, registries, locked)
+    return locked
+
+
+def pass_on(
+    workspace: Workspace, manifest: Manifest, registries: Registries, locked: Locked
+) -> None:
+    """Pass on what a lock warns of, and keep what was seen of its registries."""
     for warning in locked.warnings:
         workspace.progress.warn(warning)
     names: dict[Registry, list[str]] = {}
@@ -168,7 +176,6 @@ def resolve_lock(
             f"{manifest.path.name} names no registry, and only your config.toml has the one that "
             "was asked; write it as 'default' under [registries], so that others find it too."
         )
-    return locked
 
 
 def update_lock(

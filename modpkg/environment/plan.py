@@ -57,6 +57,8 @@ class InstallRequest(Struct, kw_only=True):
     """In place of the manifest's."""
     lock: Lock | None = None
     """Exactly what to install, in place of the project's lock."""
+    news: Sequence[TrustNews] = ()
+    """What is new in ``lock`` in terms of trust."""
     frozen: bool = False
     """Whether to install exactly the project's lock."""
     strict: bool = False
@@ -297,7 +299,7 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
     if request.frozen or request.lock is not None:
         lock = request.lock if request.lock is not None else workspace.lock
         lock = current_lock(workspace.project, manifest, lock)
-        return _Selection(text, written, manifest, lock)
+        return _Selection(text, written, manifest, lock, news=tuple(request.news))
     previous = workspace.usable_lock()
     upgrades = request.upgrade is None or bool(request.upgrade)
     if (

@@ -5,7 +5,7 @@ A mix is a complete resolution: its versions meet every requirement, and its mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,14 +16,16 @@ from packaging.version import Version
 
 from modpkg.community.bisect.lock_diff import LockDiff, Names
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.errors import LockError, ResolutionImpossible
+from modpkg.core.errors import LockError, ResolutionImpossible, TrustError
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import module_name, parse_requirement, specifier_text
 from modpkg.core.records import canonical_json
+from modpkg.environment.generations import ModuleState
 from modpkg.environment.locking import requirements_of, roots_of
 from modpkg.environment.policy import locked_policy, policy_of, recorded
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
+from modpkg.environment.signers import with_signers
 from modpkg.manifest.edit import remove_dependency, set_dependency
 from modpkg.manifest.hub_model import parse_hub_model
 from modpkg.manifest.schema import Manifest
@@ -71,8 +73,15 @@ class LockMixes:
         old: Lock,
         new: Lock,
         registries: Registries,
+        *,
+        accepted: Collection[str] = (),
+        installed: Sequence[ModuleState] = (),
     ) -> None:
-        """``project`` is where trials are installed; ``text`` is the current manifest, for it."""
+        """``project`` is where trials are installed; ``text`` is the current manifest, for it.
+
+        ``accepted`` are modules whose signer may be another one than in the old lock, and
+        ``installed`` is what remembers the signers of what no lock has; see `with_signers`.
+        """
         self._project = project
         self._text = text
         self._manifest = project.parse(text)
@@ -86,6 +95,7 @@ class LockMixes:
         ]
         self._required = tuple(_by_name(lock.requirements) for lock in (old, new))
         self._registries = registries
+        self._accepted, self._installed = accepted, installed
         self._catalog: Catalog = registries.catalog(locks=(new, old))
         policy = policy_of(self._manifest, datetime.now(timezone.utc))
         self._policy = msgspec.structs.replace(policy, now=None)  # what was locked has cooled down
@@ -208,9 +218,26 @@ class LockMixes:
         try:
             for known in (self.old, self.new):
                 lock = self._registries.promise(known, (), self._replaced).keep(lock)
-        except LockError as error:
+            signed = with_signers(
+                *(lock, self._known(lock), resolution, manifest),
+                accepted=self._accepted,
+                installed=self._installed,
+            )
+        except (LockError, TrustError) as error:
             return Unresolvable(str(error))
-        return Mix(text, lock)
+        if signed.refused:
+            return Unresolvable(str(next(iter(signed.refused.values()))))
+        return Mix(text, signed.lock)
+
+    def _known(self, lock: Lock) -> Lock:
+        """Return what the two locks have of a mix's modules: of one, what it has as it is there."""
+        modules = []
+        for module in lock.module:
+            both = [one.find(module.name) for one in (self.new, self.old)]
+            known = [was for was in both if was is not None]
+            as_it_is = [was for was in known if was.release == module.release]
+            modules += [*as_it_is, *reversed(known)][:1]
+        return msgspec.structs.replace(lock, module=modules)
 
     def _unchanged(self, text: str, lock: Lock) -> Mix:
         """Return the mix that is one of the locks itself, with a manifest's text."""

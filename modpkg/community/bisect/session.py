@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -12,6 +12,7 @@ from modpkg.community.bisect.lock_mixes import LockMixes
 from modpkg.community.bisect.trials import Command, Trials
 from modpkg.community.evaluate.test_runner import TestRunner
 from modpkg.core.bounds import TEST_SECONDS
+from modpkg.environment.generations import ModuleState
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
@@ -37,10 +38,16 @@ class TrialSession(Struct, frozen=True):
     """Called with a line for each step."""
     accepted: tuple[str, ...] = ()
     """As in `RegistryOptions`."""
+    installed: Sequence[ModuleState] = ()
+    """What the generations of the project's environment have, the newest first."""
 
     def mixes(self, old: Lock, new: Lock) -> LockMixes:
         """Return the mixes of two locks."""
-        return LockMixes(self.trial_project, self.text, old, new, self.registries)
+        return LockMixes(
+            *(self.trial_project, self.text, old, new, self.registries),
+            accepted=self.accepted,
+            installed=self.installed,
+        )
 
 
 @contextlib.contextmanager
@@ -70,4 +77,5 @@ def open_session(
         yield TrialSession(
             *(project, trial_project, text, registries, request, trials, progress.detail),
             accepted=workspace.options.accepted,
+            installed=workspace.environment.ever_installed(),
         )

@@ -25,9 +25,8 @@ from modpkg.community.bisect.search import (
 from modpkg.community.bisect.session import TrialSession
 from modpkg.core.errors import BisectError
 from modpkg.core.names import ModuleName, Requirement
-from modpkg.environment.locking import current_lock, make_lock
+from modpkg.environment.locking import Locked, current_lock, make_lock
 from modpkg.environment.policy import recorded, with_flags
-from modpkg.environment.registries import Registries
 from modpkg.manifest.schema import Dependency, Manifest
 from modpkg.resolve.lock import Lock, read_lock
 
@@ -35,7 +34,7 @@ from modpkg.resolve.lock import Lock, read_lock
 class TestedUpdate(Struct, frozen=True, kw_only=True):
     """The result of a tested update."""
 
-    lock: Lock
+    locked: Locked
     """The tests passed on exactly this lock."""
     held: list[HeldModule]
     skipped: list[SkippedMix]
@@ -71,7 +70,8 @@ def tested_update(session: TrialSession) -> TestedUpdate:
     skipped: list[SkippedMix] = []
     newest: Lock | None = None
     while True:
-        target = _newest(manifest, session.registries, current, upgrade, bounds, session.accepted)
+        locked = _newest(session, manifest, current, upgrade, bounds)
+        target = locked.lock
         newest = newest or target
         if target.module == current.module:
             break
@@ -106,7 +106,7 @@ def tested_update(session: TrialSession) -> TestedUpdate:
         for name, (culprit, together) in blamed.items()
     ]
     return TestedUpdate(
-        lock=target,
+        locked=locked,
         held=held,
         skipped=skipped,
         runs=trials.made + trials.remembered,
@@ -115,13 +115,12 @@ def tested_update(session: TrialSession) -> TestedUpdate:
 
 
 def _newest(
+    session: TrialSession,
     manifest: Manifest,
-    registries: Registries,
     current: Lock,
     upgrade: list[str] | None,
     bounds: dict[str, SpecifierSet],
-    accepted: tuple[str, ...],
-) -> Lock:
+) -> Locked:
     """Return what an update would lock with some modules bounded."""
     constraints = {bound.name: bound for bound in manifest.constraints}
     for name, bound in bounds.items():
@@ -132,8 +131,16 @@ def _newest(
     narrowed = msgspec.structs.replace(
         manifest, constraints=tuple(constraints[name] for name in sorted(constraints))
     )
-    lock = make_lock(narrowed, registries, current, upgrade=upgrade, accepted=accepted).lock
-    return msgspec.structs.replace(lock, constraints=recorded(manifest.constraints))
+    locked = make_lock(
+        narrowed,
+        session.registries,
+        current,
+        upgrade=upgrade,
+        accepted=session.accepted,
+        installed=session.installed,
+    )
+    lock = msgspec.structs.replace(locked.lock, constraints=recorded(manifest.constraints))
+    return msgspec.structs.replace(locked, lock=lock)
 
 
 def _version(lock: Lock, name: str) -> str:
