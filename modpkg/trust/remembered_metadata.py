@@ -11,6 +11,8 @@ from modpkg.core.file_lock import file_lock
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import read_file
 
+FIRST_ROOT = "1.root.json"
+
 
 class RememberedMetadata:
     """The folder with the roots, the timestamp and the snapshot, and copies of other files."""
@@ -25,10 +27,15 @@ class RememberedMetadata:
         except OSError:
             return None
 
-    def keep(self, files: dict[str, bytes], *, is_after: bool = True) -> None:
+    def keep(
+        self, files: dict[str, bytes], *, refused: bytes | None = None, root: int | None = None
+    ) -> None:
         """Keep files that were verified, unless another command has kept newer ones meanwhile.
 
-        ``is_after`` is whether they follow what was remembered, whose keys still count.
+        Args:
+            files: The files; a first root is never replaced.
+            refused: What was remembered and does not verify any more, however high its version.
+            root: The version of the root that they were verified by; None for roots themselves.
         """
         from modpkg.trust.metadata import version_of  # what is not signed needs none
 
@@ -37,9 +44,13 @@ class RememberedMetadata:
             if not changed:
                 return
             with file_lock(self._folder / ".lock", exclusive=True):
+                following = None if root is None else self.read(f"{root + 1}.root.json")
+                if following is not None and version_of(following) > (root or 0):
+                    return  # the keys that signed them may count no more
                 for name, data in changed.items():
                     known = self.read(name)
-                    if known is None or not is_after or version_of(known) <= version_of(data):
+                    is_older = known is None or version_of(known) <= version_of(data)
+                    if known in (None, refused) or (is_older and name != FIRST_ROOT):
                         write_atomically(self._folder / name, data)
 
     def keep_copy(self, name: str, data: bytes) -> None:

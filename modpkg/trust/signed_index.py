@@ -35,7 +35,7 @@ from modpkg.core.redacted import redacted
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, Source
 from modpkg.trust.known_registry import NamedRoot, SeenRegistry, Unsigned, remembered_folder
-from modpkg.trust.remembered_metadata import RememberedMetadata
+from modpkg.trust.remembered_metadata import FIRST_ROOT, RememberedMetadata
 from modpkg.trust.signed_paths import FOLDER, is_signed_path, private_path
 
 if TYPE_CHECKING:
@@ -309,20 +309,23 @@ class SignedIndex:
             ],
             is_remote=ahead.is_remote,
         )
-        self._memory.keep({"1.root.json": first, **roots})
+        self._memory.keep({FIRST_ROOT: first, **roots})
+        if (kept := self._memory.read(FIRST_ROOT) or first) != first:
+            raise self._other_root("another command", digest_bytes(first), digest_bytes(kept))
+        root = trusted.root.version
         if (old := self._memory.read("timestamp.json")) is not None:
             _tried(lambda: trusted.update_timestamp(old))
         is_after = trusted.timestamp is not None
         if (old_snapshot := self._memory.read("snapshot.json")) is not None and is_after:
             _tried(lambda: trusted.update_snapshot(old_snapshot, believed=True))
         if trusted.update_timestamp(stamp["timestamp.json"]):
-            self._memory.keep(stamp, is_after=is_after)
+            self._memory.keep(stamp, refused=None if is_after else old, root=root)
         if not trusted.snapshot_is_current():
-            version = trusted.snapshot_file.version
-            name = f"{version}.snapshot.json"
+            refused = old_snapshot if trusted.snapshot is None else None
+            name = f"{trusted.snapshot_file.version}.snapshot.json"
             data = self._fetched(ahead, name, bounds.TUF_FILE_BYTES)[name]
             trusted.update_snapshot(data)
-            self._memory.keep({"snapshot.json": data}, is_after=is_after)
+            self._memory.keep({"snapshot.json": data}, refused=refused, root=root)
         if self.locked is not None:
             trusted.check_since(self.locked)
         self._root = digest_bytes(first)

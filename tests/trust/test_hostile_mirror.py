@@ -16,6 +16,7 @@ from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.names import parse_requirement
 from modpkg.manifest.limits import DEFAULTS
 from modpkg.registry.allowance import Allowance
+from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
@@ -23,10 +24,11 @@ from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from modpkg.trust import signed_index
+from modpkg.trust.log.appending import LogWriter
 from modpkg.trust.signed_index import SignedIndex
 from tests.cli.test_everywhere import run
 from tests.raising import raises
-from tests.registry.servers import Server, serve
+from tests.registry.servers import Handler, Server, serve
 from tests.trust.signed_registry import HostileSource, SignedRegistry
 from tests.trust.test_hostile_registry import HostileRegistry, hostile, kept, key, server
 from tests.trust.test_signed_index import line
@@ -220,6 +222,57 @@ def test_a_log_that_it_damages_is_read_without_it(
     monkeypatch.chdir(app)
     status, _, err = run(capfd, "lock")
     assert status == 0, err
+
+
+@pytest.mark.parametrize("server", ["signed"], indirect=True)
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_log_of_its_own_is_not_believed(
+    first: int,
+    server: Server,
+    hostile: HostileRegistry,
+    mirror: Server,
+    home: Path,
+    tmp_path: Path,
+    capfd: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody without keys, between all of them, has a log of the same entries with a key of his;
+    ``first`` is from which question on he answers with his ``registry.json``."""
+    app = begin(server, mirror, tmp_path, home)
+    fake = shutil.copytree(server.folder, tmp_path / "fake", ignore=_without_trust)
+    info = json.loads((fake / "registry.json").read_text())
+    origin = info.pop("log")["origin"]
+    (fake / "registry.json").write_text(json.dumps(info))
+    LogWriter(FolderPlace(fake), key("mallory")).begin(origin, FolderPlace(fake))
+    asked: list[str] = []
+
+    def fault(handler: Handler, number: int) -> bool:
+        path = handler.path.lstrip("/")
+        asked.append(path)
+        is_info = path == "registry.json" and asked.count(path) >= first
+        if not is_info and not path.startswith("log/"):
+            return False
+        file = fake / path
+        handler.answer(200, file.read_bytes()) if file.exists() else handler.answer(404)
+        return True
+
+    def without_log(handler: Handler, number: int) -> bool:
+        if handler.path.startswith("/log/"):
+            handler.answer(404)
+            return True
+        return False
+
+    server.fault, mirror.fault = fault, without_log
+    monkeypatch.chdir(app)
+    status, _, err = run(capfd, "lock")
+    assert status == 1
+    assert "error[M564]" in err or "error[M550]" in err
+    assert not (app / "modpkg.lock").exists()
+    assert not [*(home / "logs").glob("*.json")]
+
+
+def _without_trust(folder: str, names: list[str]) -> set[str]:
+    return {"log", "tuf"} & set(names)
 
 
 def test_what_vouches_is_a_mirrors_where_the_registry_is_silent(tmp_path: Path) -> None:

@@ -231,7 +231,8 @@ def audit_log(
         RegistryUnreachable, RegistryError: It cannot be read.
     """
     registry = open_registry()
-    earlier = earlier_states(memory.read(), memory, locked)
+    seen = memory.read()
+    earlier = earlier_states(seen, memory, locked)
     if (info := known_log(registry, earlier)) is None:
         raise TrustError("M558", registry=registry.url)
     progress.stage("Reading the index")
@@ -245,7 +246,7 @@ def audit_log(
         checkpoint, log, broken = _whole_log(registry, info)  # for what came meanwhile
     broken += _history(registry, checkpoint, earlier, memory)
     if not broken:
-        memory.keep(info, checkpoint, locked)
+        memory.keep(LogState(info, checkpoint), seen, locked)
     progress.stage("Reading where releases are in the log")
     broken += _misplaced(registry, log)
     found = [*_compared(indexes, log, info.origin, logged_in=logged_in)]

@@ -46,6 +46,8 @@ from modpkg.trust.log.tiles import LOG, Tile, TileHashes, hashes_in, tile_of
 from modpkg.trust.public_key import parse_key
 
 CHECKPOINT = f"{LOG}/checkpoint"
+TRIES = 8
+"""How often a log is asked again since other commands have seen it elsewhere meanwhile."""
 _MOST = {
     SUCCESSORS: bounds.SIGNATURES_BYTES,
     CHECKPOINT: bounds.CHECKPOINT_BYTES,
@@ -76,12 +78,25 @@ def check_logged(
             behind it, or is damaged.
         RegistryUnreachable, RegistryError: It cannot be read.
     """
-    seen = memory.read()  # before the log is asked, which others may do at the same time
-    earlier = earlier_states(seen, memory, locked)
+    for _ in range(TRIES):
+        seen = memory.read()
+        now = _checked(registry, lines, memory, earlier_states(seen, memory, locked))
+        if now is None or memory.keep(now, seen, locked):
+            break  # else another command has seen it elsewhere: it is compared with that too
+    return now
+
+
+def _checked(
+    registry: Registry,
+    lines: Sequence[IndexLine],
+    memory: LogMemory,
+    earlier: Mapping[str, LogState],
+) -> LogState | None:
+    """Return what `check_logged` does, by what a log has to continue, and remember nothing."""
     if not lines and not earlier:
         return None
     info = known_log(registry, earlier)
-    if info is None or (not lines and (locked is None or LOCK_NAME not in earlier)):
+    if info is None or (not lines and LOCK_NAME not in earlier):
         return None
     questions: list[Callable[[], bytes | None]] = [partial(_own, registry, CHECKPOINT)]
     places = [
@@ -124,7 +139,6 @@ def check_logged(
         leaf = leaf_hash(one.entry.encode())
         if not is_included(leaf, one.index, checkpoint.size, proof, checkpoint.root):
             raise _not_logged(registry, line, "its entry is none of the tree that is signed")
-    memory.keep(info, checkpoint, locked)
     return now
 
 

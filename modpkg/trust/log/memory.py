@@ -66,6 +66,10 @@ class SeenLog(Struct, frozen=True):
         """How far it had come."""
         return LogState(self.log, self.last)
 
+    def is_as(self, other: SeenLog | None) -> bool:
+        """Return whether this is the same log, come as far."""
+        return other is not None and (self.log, self.state.text) == (other.log, other.state.text)
+
     def knows(self, state: LogState) -> bool:
         """Return whether a state is known to be one that the log had."""
         return self.log.origin == state.log.origin and (
@@ -95,25 +99,36 @@ class LogMemory:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
-    def keep(self, log: LogInfo, checkpoint: LogCheckpoint, locked: LogState | None = None) -> None:
-        """Remember a checkpoint, if none of more entries was seen meanwhile.
+    def keep(self, now: LogState, seen: SeenLog | None, locked: LogState | None = None) -> bool:
+        """Remember how far a log has come, unless another command has seen it elsewhere meanwhile.
 
-        ``locked`` is what a lock has of the log, which the checkpoint continues.
+        Args:
+            now: How far it has come, with a signature; it continues the other two.
+            seen: What `read` returned before the log was asked.
+            locked: What a lock has of it.
+
+        Returns:
+            Whether it is remembered, or was known already. If not, nobody has compared it with
+            what is remembered by now.
         """
         with file_lock(self.path.with_suffix(".lock"), exclusive=True):
-            seen = self.read()
-            earlier = [] if seen is None or seen.log.origin != log.origin else [*seen.earlier]
-            states = [LogState(log, checkpoint), *([] if locked is None else [locked])]
-            found = SeenLog(self._registry, log, bytes(checkpoint).decode())
-            if seen is not None and seen.log == log and seen.last.size >= checkpoint.size:
-                found = seen
-            elif seen is not None and seen.log.origin == log.origin:
-                states.append(seen.state)
+            current = self.read()
+            found = SeenLog(self._registry, now.log, bytes(now.checkpoint).decode())
+            states = [one for one in (now, locked) if one is not None]
+            if current is not None:
+                states.append(current.state)
+                is_same = current.log == now.log and current.state.text == now.text
+                if is_same or not current.is_as(seen):
+                    if not current.knows(now):
+                        return False
+                    found = current
+            earlier = [] if current is None else [*current.earlier]
             known = {*earlier, found.state.text}
             earlier += dict.fromkeys(one.text for one in states if one.text not in known)
             found = replace(found, earlier=earlier[-EARLIER:])
-            if found != seen:
+            if found != current:
                 write_atomically(self.path, seal(found))
+        return True
 
     def forget(self) -> bool:
         """Forget what was seen; return whether anything was."""

@@ -46,14 +46,15 @@ def witnessed(
     """
     if signer.public.algorithm != "ed25519":
         raise TrustError("M547", what=str(signer.public), reason="a witness has an Ed25519 key")
-    earlier = earlier_states(memory.read(), memory, locked)
-    if (info := known_log(registry, earlier)) is None:
-        raise TrustError("M558", registry=registry.url)
-    checkpoint = read_checkpoint(registry, info)
-    check_history(registry, earlier, checkpoint, memory)
-    signed = checkpoint.cosigned_by(name, signer, at)
-    memory.keep(info, checkpoint, locked)
-    return signed
+    while True:
+        seen = memory.read()
+        earlier = earlier_states(seen, memory, locked)
+        if (info := known_log(registry, earlier)) is None:
+            raise TrustError("M558", registry=registry.url)
+        checkpoint = read_checkpoint(registry, info)
+        check_history(registry, earlier, checkpoint, memory)
+        if memory.keep(LogState(info, checkpoint), seen, locked):  # else it has been seen elsewhere
+            return checkpoint.cosigned_by(name, signer, at)
 
 
 def write_witnessed(place: Place, signed: LogCheckpoint) -> LogCheckpoint:

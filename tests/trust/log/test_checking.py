@@ -294,7 +294,7 @@ def test_what_is_remembered_only_goes_forward(one: LoggedRegistry, tmp_path: Pat
     add(one, 3)
     ada.check(one.read(), words)
     assert early is not None
-    ada.memory.keep(early.log, early.last)  # somebody who was slower
+    assert ada.memory.keep(early.state, early)  # somebody who was slower
     seen = ada.memory.read()
     assert seen is not None
     assert seen.last.size == 4
