@@ -131,6 +131,8 @@ def one(story: Story, work: Path, url: str) -> None:
     story.modpkg("build", at="clamp")
     story.modpkg("publish", "--owner", "critics", at="clamp")
     story.modpkg("owner", "add", "clamp", "sue", "--role", "reviewer")
+    story.become("sue", url)
+    story.modpkg("owner", "accept", "clamp")
     story.become("tim", url)
     refused = story.modpkg("yank", "clamp==1.0.0", status=1)
     story.fact("not his", "M432", "M432" in refused, "Only those with a role change clamp.")

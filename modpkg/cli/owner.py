@@ -14,6 +14,7 @@ from modpkg.registry.account_client import registry_api
 from modpkg.registry.api_records import (
     ModuleOwners,
     ModuleRole,
+    OfferedRole,
     OfferList,
     RoleRequest,
     TransferRequest,
@@ -49,6 +50,7 @@ def list_owners(name: str, registry: str | None, as_json: bool) -> None:
         return
     kinds = {True: "organisation", False: "person"}
     rows = [[one.name, one.role, kinds[one.organisation]] for one in owners.holders]
+    rows += [[one.name, f"{one.role} (invited)", kinds[one.organisation]] for one in owners.invited]
     table(rows, ["Name", "Role", "Is a"])
     if owners.transfer is not None:
         offer = owners.transfer
@@ -70,17 +72,22 @@ def list_owners(name: str, registry: str | None, as_json: bool) -> None:
 def add_owner(
     name: str, account: str, role: ModuleRole, registry: str | None, as_json: bool
 ) -> None:
-    """Give ACCOUNT a role for the module NAME, or another one."""
+    """Offer ACCOUNT a role for the module NAME, or give it another one than it has."""
     api = registry_api(registry)
     api.check_login(f"change who maintains {name}")
     path = api_path("modules", module_name(name), "owners", account)
-    api.send("PUT", path, RoleRequest(role))
-    _tell(
-        api,
-        name,
-        f"{good('Added')} {account} as {'an' if role == 'owner' else 'a'} {role} of {name}.",
-        as_json,
-    )
+    changed = api.request("PUT", path, ModuleOwners, RoleRequest(role))
+    if as_json:
+        print_json(changed)
+    elif any(one.name == module_name(account) for one in changed.invited):
+        tell(f"{good('Invited')} {account} as {_a(role)} of {name}.")
+        tell(f"{account} accepts with: modpkg owner accept {name}")
+    else:
+        tell(f"{account} is {_a(role)} of {name} now.")
+
+
+def _a(role: ModuleRole) -> str:
+    return f"an {role}" if role == "owner" else f"a {role}"
 
 
 @owner_command.command("remove")
@@ -89,7 +96,7 @@ def add_owner(
 @registry_option
 @json_option
 def remove_owner(name: str, account: str, registry: str | None, as_json: bool) -> None:
-    """Take the role of ACCOUNT for the module NAME away; its last owner stays."""
+    """Take the role of ACCOUNT for the module NAME away, or the offer; its last owner stays."""
     api = registry_api(registry)
     api.check_login(f"change who maintains {name}")
     api.send("DELETE", api_path("modules", module_name(name), "owners", account))
@@ -116,11 +123,25 @@ def transfer_module(name: str, account: str, registry: str | None, as_json: bool
 @registry_option
 @json_option
 def accept_module(name: str, registry: str | None, as_json: bool) -> None:
-    """Accept the module NAME, which was offered to you."""
+    """Accept the module NAME, or a role for it, which was offered to you."""
     api = registry_api(registry)
     api.check_login(f"accept {name}")
-    api.send("POST", api_path("modules", module_name(name), "transfer", "accept"))
-    _tell(api, name, f"{good('Accepted')} {name}.", as_json)
+    own = api_path("modules", module_name(name))
+    roles = _offered_roles(api, name)
+    for one in roles:
+        api.send("POST", f"{own}/{api_path('owners', one.to, 'accept')}")
+    if not roles:
+        api.send("POST", f"{own}/transfer/accept")
+    lines = [f"{one.to} is {_a(one.role)} of {name} now." for one in roles]
+    _tell(api, name, "\n".join(lines) or f"{good('Accepted')} {name}.", as_json)
+
+
+def _offered_roles(api: ServerApi, name: str) -> list[OfferedRole]:
+    """Return the roles for a module that whoever asks is offered; none if it is offered itself."""
+    offers, own = api.request("GET", "transfers", OfferList), module_name(name)
+    if any(one.module == own for one in offers.transfers):
+        return []
+    return [one for one in offers.roles if one.module == own]
 
 
 @owner_command.command("decline")
@@ -128,10 +149,18 @@ def accept_module(name: str, registry: str | None, as_json: bool) -> None:
 @registry_option
 @json_option
 def decline_module(name: str, registry: str | None, as_json: bool) -> None:
-    """End an offer of the module NAME, as the one who made it or the one whom it was made."""
+    """End an offer of the module NAME, as the one who made it or the one whom it was made.
+
+    A role that is offered to you is declined too.
+    """
     api = registry_api(registry)
     api.check_login(f"decline {name}")
-    api.send("DELETE", api_path("modules", module_name(name), "transfer"))
+    own = api_path("modules", module_name(name))
+    roles = _offered_roles(api, name)
+    for one in roles:
+        api.send("DELETE", f"{own}/{api_path('owners', one.to)}")
+    if not roles:
+        api.send("DELETE", f"{own}/transfer")
     _tell(api, name, f"{good('Ended')} the offer of {name}.", as_json)
 
 
@@ -139,15 +168,16 @@ def decline_module(name: str, registry: str | None, as_json: bool) -> None:
 @registry_option
 @json_option
 def list_offers(registry: str | None, as_json: bool) -> None:
-    """List the modules that are offered to you, or that you offer."""
+    """List the modules and roles that are offered to you, and the modules that you offer."""
     api = registry_api(registry)
     api.check_login("list offers")
     offers = api.request("GET", "transfers", OfferList)
     if as_json:
         print_json(offers)
         return
-    rows = [[one.module, one.by, one.to, one.offered[:10]] for one in offers.transfers]
-    table(rows, ["Module", "From", "To", "Since"])
+    rows = [[one.module, "all of it", one.by, one.to, one.offered[:10]] for one in offers.transfers]
+    rows += [[one.module, one.role, one.by, one.to, one.offered[:10]] for one in offers.roles]
+    table(rows, ["Module", "Offered", "From", "To", "Since"])
 
 
 def _tell(api: ServerApi, name: str, text: str, as_json: bool) -> None:

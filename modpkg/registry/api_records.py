@@ -128,10 +128,16 @@ class ModuleOwners(Struct, frozen=True):
     module: Line
     holders: Annotated[list[RoleHolder], Meta(max_length=10_000)]
     transfer: TransferInfo | None = None
+    invited: Annotated[list[RoleHolder], Meta(max_length=10_000)] = field(default_factory=list)
+    """Who has not accepted a role yet: for the module's owners all, for others what is theirs."""
 
 
 class RoleRequest(Struct, frozen=True):
-    """A role to give: ``PUT modules/NAME/owners/ACCOUNT``; ``DELETE`` there takes it away."""
+    """A role to give: ``PUT modules/NAME/owners/ACCOUNT``.
+
+    Who has none is offered it, and has it by ``POST modules/NAME/owners/ACCOUNT/accept``.
+    ``DELETE`` of ``modules/NAME/owners/ACCOUNT`` takes the role or the offer away.
+    """
 
     role: ModuleRole
 
@@ -194,10 +200,22 @@ class OfferedModule(Struct, frozen=True):
     offered: Line
 
 
+class OfferedRole(Struct, frozen=True):
+    """A role for a module that is offered to an account."""
+
+    module: Line
+    role: ModuleRole
+    to: Line
+    by: Line
+    offered: Line
+
+
 class OfferList(Struct, frozen=True):
-    """The modules that are offered to whoever asks, or that he offers: ``GET transfers``."""
+    """What is offered to whoever asks, and to his organisations: ``GET transfers``."""
 
     transfers: Annotated[list[OfferedModule], Meta(max_length=10_000)]
+    """Modules; those too that he offers."""
+    roles: Annotated[list[OfferedRole], Meta(max_length=10_000)] = field(default_factory=list)
 
 
 class OrganisationRequest(Struct, frozen=True, kw_only=True):

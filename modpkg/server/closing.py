@@ -19,6 +19,7 @@ from modpkg.server.clock import now
 from modpkg.server.events import log_event
 from modpkg.server.organisations import check_other_member, forget_invitations
 from modpkg.server.owners import check_other_owner
+from modpkg.server.role_invitations import forget_role_offers
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Membership, Module, Role, WebLogin
 
@@ -55,6 +56,7 @@ def close_own_account(server: Server, caller: Caller, password: str, address: st
             group = db.get_one(Account, row.organisation_id, with_for_update=True)
             check_other_member(db, group, row, account)
         forget_invitations(db, account)
+        forget_role_offers(db, account)
         end_account(db, account)
         log_event(db, account.name, "account.close", account=account.name)
 

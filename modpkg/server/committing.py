@@ -51,6 +51,7 @@ from modpkg.server.private_publishing import (
     check_public_needs,
     note_release,
 )
+from modpkg.server.role_invitations import end_role_offers
 from modpkg.server.spool import busy, spool_of
 from modpkg.server.state import Server
 from modpkg.server.tables import Account, Membership, Module, PublishingSession, Role, SessionBlob
@@ -247,6 +248,7 @@ def disclaim(server: Server, name: str) -> None:
             return
         for role in db.scalars(select(Role).where(Role.module == name)):
             db.delete(role)
+        end_role_offers(db, name)
         db.flush()
         db.delete(module)
 

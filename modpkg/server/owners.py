@@ -29,14 +29,31 @@ from modpkg.server.api_tokens import end_tokens
 from modpkg.server.callers import Caller, check_known
 from modpkg.server.clock import now, shown
 from modpkg.server.events import log_event
-from modpkg.server.rights import ROLES, check_right, roles_of, visible
+from modpkg.server.rights import (
+    ROLES,
+    acts_for,
+    check_right,
+    may,
+    owned_by,
+    roles_of,
+    still_owns,
+    visible,
+)
+from modpkg.server.role_invitations import (
+    accept_role,
+    end_role_offers,
+    offer_role,
+    own_role_offer,
+    role_offers_of,
+    role_offers_to,
+)
 from modpkg.server.state import Server
 from modpkg.server.tables import (
     Account,
     ApiToken,
-    Membership,
     Module,
     Role,
+    RoleInvitation,
     Transfer,
     TrustedPublisher,
 )
@@ -119,54 +136,71 @@ def check_owner(db: Session, module: str, wanted: str) -> None:
 
 
 def owners_of(db: Session, caller: Caller, module: str) -> ModuleOwners:
-    """Return who has a role for a module; and to who has one or is offered it, the offer."""
+    """Return who has a role for a module; and to whom it concerns, what is offered of it."""
     transfer, row = None, db.get(Transfer, module)
     if row is not None and caller.account_id is not None:
-        to = _acts_for(db, caller.account_id, row.to_id)
+        to = acts_for(db, caller.account_id, row.to_id)
         if to or roles_of(db, caller, module):
             names = [db.get_one(Account, number).name for number in (row.to_id, row.by_id)]
             transfer = TransferInfo(names[0], names[1], shown(row.offered))
-    return ModuleOwners(module, holders_of(db, module), transfer)
+    invited = role_offers_of(db, caller, module, every=may(db, caller, "manage", module))
+    return ModuleOwners(module, holders_of(db, module), transfer, invited)
 
 
 def give_role(db: Session, caller: Caller, module: str, name: str, role: str) -> None:
-    """Give an account a role for a module, in place of the one that it has.
+    """Give an account another role for a module than it has, or offer one to who has none.
+
+    Who names himself, or an organisation that he owns, has agreed.
 
     Raises:
         NotFound: There is no such module or account.
         AccessRefused: The caller does not own the module.
-        PublishError: The account is its last owner, and would be no owner any more.
+        PublishError: The account is its last owner, and would be no owner any more; or too many
+            have not accepted what they are offered.
     """
     found = found_module(db, caller, module, "manage")
-    account = account_named(db, name)
+    by_id, account = check_known(caller, "manage", found.name), account_named(db, name)
     row = db.get(Role, (found.name, account.id))
-    if row is None:
-        db.add(Role(module=found.name, account_id=account.id, role=role))
-    elif row.role == role:
-        return
-    else:
+    action = "owner.add"
+    if row is not None:
+        if row.role == role:
+            return
         if row.role == "owner":
             check_other_owner(db, found.name, account)
         row.role = role
+    elif acts_for(db, by_id, account.id):
+        db.add(Role(module=found.name, account_id=account.id, role=role))
+    else:
+        offer_role(db, caller, found.name, account, role)
+        action = "owner.invite"
     db.flush()
-    log_event(db, caller.name, "owner.add", found.name, account=account.name, role=role)
+    log_event(db, caller.name, action, found.name, account=account.name, role=role)
 
 
 def take_role(db: Session, caller: Caller, module: str, name: str) -> None:
-    """Take an account's role for a module from it; anybody may give up his own.
+    """Take an account's role for a module from it, or the offer of one back.
+
+    Anybody may give up or decline his own, and what an organisation has or is offered that he owns.
 
     Raises:
-        NotFound: There is no such module, or the account has no role for it.
+        NotFound: There is no such module, or the account has no role for it, and is offered none.
         AccessRefused: The caller does not own the module.
         PublishError: The account is its last owner.
     """
+    if (offered := own_role_offer(db, caller, module, name)) is not None:
+        _end_offer(db, caller, offered)  # of a private module, he may know no more
+        return
     found = found_module(db, caller, module)
     account = account_named(db, name)
-    own = account.id == caller.account_id and caller.reaches("manage", found.name)
-    if not own:
+    mine = caller.account_id is not None and acts_for(db, caller.account_id, account.id)
+    if not (mine and caller.reaches("manage", found.name)):
         check_right(db, caller, "manage", found.name)
     db.refresh(found, with_for_update=True)
     row = db.get(Role, (found.name, account.id))
+    offered = db.get(RoleInvitation, (found.name, account.id))
+    if row is None and offered is not None:
+        _end_offer(db, caller, offered)
+        return
     if row is None:
         raise NotFound("M439", what=f"owner of {found.name} named", name=name)
     if row.role == "owner":
@@ -174,6 +208,14 @@ def take_role(db: Session, caller: Caller, module: str, name: str) -> None:
     db.delete(row)
     db.flush()
     log_event(db, caller.name, "owner.remove", found.name, account=account.name, role=row.role)
+
+
+def _end_offer(db: Session, caller: Caller, offered: RoleInvitation) -> None:
+    account = db.get_one(Account, offered.account_id).name
+    db.delete(offered)
+    db.flush()
+    details = {"account": account, "role": offered.role}
+    log_event(db, caller.name, "owner.decline", offered.module, **details)
 
 
 def check_other_owner(db: Session, module: str, account: Account) -> None:
@@ -221,7 +263,7 @@ def accept_module(db: Session, caller: Caller, module: str) -> str:
     """
     row = _offer(db, caller, module)
     offerer = db.get_one(Account, row.by_id)
-    if not _still_owns(db, offerer, row.module):
+    if not still_owns(db, offerer, row.module):
         raise NotFound("M441", module=row.module, name=caller.name)
     db.get_one(Module, row.module, with_for_update=True)
     for role in db.scalars(select(Role).where(Role.module == row.module)):
@@ -234,6 +276,7 @@ def accept_module(db: Session, caller: Caller, module: str) -> str:
         publisher.removed = publisher.removed or now()
         theirs = select(ApiToken.id).where(ApiToken.publisher_id == publisher.id)
         end_tokens(db, [*db.scalars(theirs)])
+    end_role_offers(db, row.module)
     db.delete(row)
     db.flush()
     to = db.get_one(Account, row.to_id).name
@@ -265,35 +308,16 @@ def _offer(db: Session, caller: Caller, module: str) -> Transfer:
     account_id = check_known(caller, "take", module)
     name = str(module_name(module))
     row = db.get(Transfer, name, with_for_update=True)
-    if row is None or not (caller.reaches("manage", name) and _acts_for(db, account_id, row.to_id)):
+    if row is None or not (caller.reaches("manage", name) and acts_for(db, account_id, row.to_id)):
         raise NotFound("M441", module=name, name=caller.name)
     return row
-
-
-def _acts_for(db: Session, person_id: int, account_id: int) -> bool:
-    membership = db.get(Membership, (account_id, person_id))
-    return person_id == account_id or (membership is not None and membership.role == "owner")
-
-
-def _still_owns(db: Session, account: Account, module: str) -> bool:
-    """Return whether who offered a module still owns it, or is an administrator."""
-    if account.disabled is not None:
-        return False
-    owners = select(Role.account_id).where(Role.module == module, Role.role == "owner")
-    return account.is_administrator or any(
-        _acts_for(db, account.id, owner) for owner in db.scalars(owners)
-    )
 
 
 def offers_to(db: Session, caller: Caller) -> list[OfferedModule]:
     """Return the offers to a caller and to organisations that he owns, and those that he made."""
     account_id = check_known(caller, "see", "offers")
-    owned = select(Membership.organisation_id).where(
-        Membership.person_id == account_id, Membership.role == "owner"
-    )
-    query = select(Transfer).where(
-        (Transfer.to_id == account_id) | (Transfer.by_id == account_id) | Transfer.to_id.in_(owned)
-    )
+    own = (Transfer.to_id == account_id) | Transfer.to_id.in_(owned_by(account_id))
+    query = select(Transfer).where(own | (Transfer.by_id == account_id))
     return [
         OfferedModule(
             module=row.module,
@@ -323,7 +347,7 @@ def put_owner(
     account: FromPath[str],
     data: JSONBody[RoleRequest],
 ) -> ModuleOwners:
-    """Give an account a role for a module."""
+    """Offer an account a role for a module, or give it another one."""
     with server.database.begin() as db:
         give_role(db, caller, name, account, data.role)
         return owners_of(db, caller, str(module_name(name)))
@@ -336,16 +360,28 @@ def drop_owner(
     name: FromPath[str],
     account: FromPath[str],
 ) -> None:
-    """Take an account's role for a module from it."""
+    """Take an account's role for a module from it, or the offer of one back."""
     with server.database.begin() as db:
         take_role(db, caller, name, account)
 
 
+@post("/api/1/modules/{name:str}/owners/{account:str}/accept", sync_to_thread=True, status_code=204)
+def accept_owner(
+    server: NamedDependency[Server],
+    caller: NamedDependency[Caller],
+    name: FromPath[str],
+    account: FromPath[str],
+) -> None:
+    """Take a role for a module that is offered."""
+    with server.database.begin() as db:
+        accept_role(db, caller, name, account)
+
+
 @get("/api/1/transfers", sync_to_thread=True)
 def list_transfers(server: NamedDependency[Server], caller: NamedDependency[Caller]) -> OfferList:
-    """Return the modules that are offered to who asks, or that he offers."""
+    """Return what is offered to who asks, and the modules that he offers."""
     with server.database.begin() as db:
-        return OfferList(offers_to(db, caller))
+        return OfferList(offers_to(db, caller), role_offers_to(db, caller))
 
 
 @post("/api/1/modules/{name:str}/transfer", sync_to_thread=True, status_code=204)
@@ -385,6 +421,7 @@ ROUTES = [
     list_owners,
     put_owner,
     drop_owner,
+    accept_owner,
     list_transfers,
     offer_transfer,
     accept_transfer,

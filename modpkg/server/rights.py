@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from modpkg.core.errors import AccessRefused, NotFound
 from modpkg.server.callers import Caller, check_known
-from modpkg.server.tables import Membership, Module, Role
+from modpkg.server.tables import Account, Membership, Module, Role
 
 ROLES = ("owner", "maintainer", "reviewer")
 """From the most to the least."""
@@ -110,3 +110,26 @@ def check_right(
         raise NotFound("M439", what="module", name=module)
     check_known(caller, said or action, module)
     raise AccessRefused("M432", name=caller.name, action=said or action, module=module)
+
+
+def acts_for(db: Session, person_id: int, account_id: int) -> bool:
+    """Return whether a person is an account, or owns the organisation that it is."""
+    membership = db.get(Membership, (account_id, person_id))
+    return person_id == account_id or (membership is not None and membership.role == "owner")
+
+
+def owned_by(person_id: int) -> Select[int]:
+    """Return the query for the organisations that a person owns."""
+    return select(Membership.organisation_id).where(
+        Membership.person_id == person_id, Membership.role == "owner"
+    )
+
+
+def still_owns(db: Session, account: Account, module: str) -> bool:
+    """Return whether who offered something of a module still owns it, or is an administrator."""
+    if account.disabled is not None:
+        return False
+    owners = select(Role.account_id).where(Role.module == module, Role.role == "owner")
+    return account.is_administrator or any(
+        acts_for(db, account.id, owner) for owner in db.scalars(owners)
+    )

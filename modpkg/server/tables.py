@@ -231,6 +231,18 @@ class Role(ServerTable):
     role: Mapped[str]
 
 
+class RoleInvitation(ServerTable):
+    """A role for a module that its owner offers to an account, until that one accepts it."""
+
+    __tablename__ = "role_invitations"
+    module: Mapped[str] = mapped_column(ForeignKey("modules.name"), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), primary_key=True, index=True)
+    role: Mapped[str]
+    """``owner``, ``maintainer`` or ``reviewer``."""
+    by_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"))
+    offered: Mapped[datetime.datetime]
+
+
 class Transfer(ServerTable):
     """A module that its owner offers to another account, until that one takes it."""
 

@@ -121,7 +121,14 @@ def test_a_module_gets_maintainers_and_passes_to_another(run: Run, tmp_path: Pat
     update = write(tmp_path / "update", numbers("a", seed=1), "shared", "2.0")
     run("build", update, who="bob")
     run("publish", update, who="bob", fails="M432")
+    assert "owner accept shared" in run("owner", "add", "shared", "bob")
+    assert "maintainer (invited)" in run("owner", "list", "shared")
+    assert "maintainer" in run("owner", "offers", who="bob")
+    run("publish", update, who="bob", fails="M432")
+    run("owner", "decline", "shared", who="bob")
+    run("owner", "accept", "shared", who="bob", fails="M441")
     run("owner", "add", "shared", "bob")
+    assert "bob is a maintainer" in run("owner", "accept", "shared", who="bob")
     assert "Published" in run("publish", update, who="bob")
     roles = json.loads(run("owner", "list", "shared", "--json"))["holders"]
     assert {(one["name"], one["role"]) for one in roles} == {
@@ -312,6 +319,7 @@ def test_who_leaves_closes_his_account_and_leaves_nothing_without_an_owner(
     close = ("account", "close", "Leaver")
     assert "left-behind" in run(*close, typed=WORD, who="leaver", fails="M440")
     run("owner", "add", "left-behind", "ada", "--role", "owner", who="leaver")
+    run("owner", "accept", "left-behind")
     run("organisation", "create", "leavings", who="leaver")
     assert "leavings" in run(*close, typed=WORD, who="leaver", fails="M440")
     run("organisation", "add", "leavings", "ada", "--role", "owner", who="leaver")

@@ -98,6 +98,8 @@ DELETE modules/words/trusted-publishers/99
 DELETE tokens/999999
 DELETE sessions/none
 POST organisations/nobody/accept
+POST modules/nothing/owners/ada/accept
+POST modules/words/owners/nobody/accept
 POST modules/nothing/transfer {"to": "ada"}
 POST modules/words/transfer {"to": "nobody"}
 POST modules/nothing/transfer/accept

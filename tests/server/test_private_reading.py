@@ -129,6 +129,8 @@ def test_of_a_private_module_nothing_is_known(
             ("GET", "/api/1/modules/{}/owners"),
             ("PUT", "/api/1/modules/{}/owners/bob"),
             ("DELETE", "/api/1/modules/{}/owners/ada"),
+            ("DELETE", "/api/1/modules/{}/owners/bob"),
+            ("POST", "/api/1/modules/{}/owners/bob/accept"),
             ("POST", "/api/1/modules/{}/transfer"),
         ):
             body = {"role": "owner", "to": "bob"} if method in ("PUT", "POST") else None

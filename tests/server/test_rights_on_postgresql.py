@@ -20,6 +20,7 @@ from modpkg.server.clock import now
 from modpkg.server.events import log_event
 from modpkg.server.issuers import VerifiedToken
 from modpkg.server.owners import accept_module, add_module, give_role, offer_module, take_role
+from modpkg.server.role_invitations import accept_role
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import Event, FailedAttempts, Role, ServerTable
@@ -102,6 +103,7 @@ def test_two_owners_who_remove_each_other_leave_one(server: Server) -> None:
         with server.database.begin() as db:
             add_module(db, ada, name)
             give_role(db, ada, name, "bob", "owner")
+            accept_role(db, bob, name, "bob")
 
         def leave(pair: tuple[str, object], name: str = name) -> str:
             try:

@@ -26,9 +26,11 @@ from modpkg.server.closing import FRESH_MINUTES, close_own_account
 from modpkg.server.linked_logins import logins_of, prove_again, unlink_login
 from modpkg.server.openid_login import SentAway, begin_openid, login_issuer
 from modpkg.server.organisations import accept_invitation, invitations_of, take_membership
+from modpkg.server.owners import take_role
 from modpkg.server.pages.rendering import frame_of, page
 from modpkg.server.pages.site import ERRORS
 from modpkg.server.passwords import SHORTEST
+from modpkg.server.role_invitations import accept_role, role_offers_to
 from modpkg.server.state import Server
 from modpkg.server.tables import Account
 from modpkg.server.web_logins import (
@@ -97,10 +99,12 @@ class LinkForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class InvitationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the buttons beside an organisation's invitation send."""
+    """What the buttons beside an invitation send: of an organisation, or to a role for a module."""
 
     csrf: Field = ""
     organisation: Field = ""
+    module: Field = ""
+    account: Field = ""
     answer: Literal["accept", "decline"] = "decline"
 
 
@@ -264,6 +268,7 @@ def _account_page(
         tokens = tokens_of(db, caller)
         logins = logins_of(server, db, caller)
         invitations = invitations_of(db, caller)
+        roles = role_offers_to(db, caller)
         has_password = db.get_one(Account, caller.account_id).password is not None
     return page(
         frame_of(server, caller),
@@ -274,6 +279,7 @@ def _account_page(
         tokens=tokens,
         logins=logins,
         invitations=invitations,
+        roles=roles,
         has_password=has_password,
         fresh_minutes=FRESH_MINUTES,
         away="" if away is None else away.url,
@@ -331,11 +337,14 @@ def answer_invitation(
     request: Asking,
     data: Annotated[InvitationForm, _form()],
 ) -> Response[Any]:
-    """Join an organisation, or decline its invitation."""
+    """Join an organisation or take a role for a module, or decline the invitation."""
     check_form(server, request, caller, data.csrf)
     try:
         with server.database.begin() as db:
-            if data.answer == "accept":
+            if data.module:
+                answer_role = accept_role if data.answer == "accept" else take_role
+                answer_role(db, caller, data.module, data.account)
+            elif data.answer == "accept":
                 accept_invitation(db, caller, data.organisation)
             else:
                 take_membership(db, caller, data.organisation, caller.name)

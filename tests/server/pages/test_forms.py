@@ -9,7 +9,10 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
+from modpkg.server.accounts import find_account
 from modpkg.server.app import make_app
+from modpkg.server.callers import caller_for
+from modpkg.server.owners import add_module, give_role, holders_of
 from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import ApiToken, WebLogin
@@ -129,6 +132,29 @@ def test_one_action_and_none_are_forms_too(ada: Browser) -> None:
     problem = send(ada, "/account", "/account/tokens", name="x", actions="read", modules="<b>")
     assert problem.status_code == 400
     assert ParsedPage(problem.text).foreign == []
+
+
+def test_an_offered_role_is_answered_on_the_page_of_the_account(
+    ada: Browser, server: Server
+) -> None:
+    token_for(server, "bob")
+    with server.database.begin() as db:
+        bob = find_account(db, "bob")
+        assert bob is not None
+        for name in ("words", "others"):
+            add_module(db, caller_for(bob), name)
+            give_role(db, caller_for(bob), name, "ada", "maintainer")
+    assert "bob offers you a role" in ada.get("/account").text
+    to = "/account/invitations"
+    for name, answer in (("words", "accept"), ("others", "decline")):
+        sent = send(ada, "/account", to, module=name, account="ada", answer=answer)
+        assert sent.headers["location"] == "/account"
+    assert "offers you" not in ada.get("/account").text
+    again = send(ada, "/account", to, module="others", account="ada", answer="accept")
+    assert again.status_code == 404
+    with server.database.begin() as db:
+        assert [one.name for one in holders_of(db, "words")] == ["bob", "ada"]
+        assert [one.name for one in holders_of(db, "others")] == ["bob"]
 
 
 def test_an_invitation_is_answered_on_the_page_of_the_account(ada: Browser, server: Server) -> None:
