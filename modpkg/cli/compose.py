@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from msgspec import Struct
 
-from modpkg.cli.options import device_option, project_options, with_workspace
+from modpkg.cli.options import accept_option, device_option, project_options, with_workspace
 from modpkg.cli.output import good, print_json, tell
 from modpkg.compose.clusters import SCHEMES, open_executor
 from modpkg.environment.install import compose_models
@@ -36,6 +36,7 @@ def _cluster(context: click.Context, option: click.Parameter, address: str | Non
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads to use. [default: one per core]")
 @device_option
+@accept_option
 @project_options
 @with_workspace
 def compose_command(

@@ -6,7 +6,7 @@ import click
 from msgspec import Struct, structs
 
 from modpkg.cli.module_names import locked_names
-from modpkg.cli.options import json_option, project_options, with_workspace
+from modpkg.cli.options import accept_option, json_option, project_options, with_workspace
 from modpkg.cli.output import counted, good, print_json, table, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.files import shown, write_atomically
@@ -105,6 +105,7 @@ def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) 
 
 @trust_command.command("accept")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=locked_names)
+@accept_option
 @json_option
 @with_workspace
 def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
@@ -113,7 +114,8 @@ def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) 
     Something has to require each NAME.
     """
     accepted = tuple(str(module_name(name)) for name in names)
-    workspace.options = structs.replace(workspace.options, accepted=accepted)
+    every = (*accepted, *workspace.options.accepted)
+    workspace.options = structs.replace(workspace.options, accepted=every)
     previous = workspace.usable_lock()
     locked = resolve_lock(workspace, workspace.manifest, previous, upgrade=accepted)
     lock = locked.lock

@@ -68,7 +68,10 @@ class Promise(Struct, frozen=True, kw_only=True):
             if module.name not in accepted:
                 kept, change = self._compared(module, after)
                 if change is None and module.name in lost and lost[module.name].is_broken:
-                    change = lost[module.name].sentence
+                    one = lost[module.name]
+                    change = one.sentence
+                    if one.required:
+                        change += f" (if that is to be, require {one.required} yourself)"
             modules.append(kept)
             if change is not None:
                 changes[module.name] = change
@@ -145,6 +148,8 @@ class Lost(Struct, frozen=True):
     sentence: str
     is_broken: bool
     """Whether the lock promised it: nothing else asked for another version, or not for an older."""
+    required: str = ""
+    """What requires another version, and is not heeded of who requires it: only of the manifest."""
 
 
 def lost_versions(
@@ -196,21 +201,21 @@ def lost_versions(
         reason = _lost_reason(was, locked, refusal if name in kept else None)
         excluding = _excluding(name, version, required, catalog)
         held = is_held(was)
+        only = ""
         heeding = _excluding(name, version, heeded, catalog) if held else excluding
         goes_back = chosen.release.version < version and not heeding
         if reason is None and held and goes_back and locked is not None:
             reason = taken_back(was, locked)
             if reason is None and excluding and locked.line.yanked is None:
                 by, specifier = excluding[0]
-                reason = (
-                    f"{by} requires {name}{specifier}, which nobody has signed whose releases "
-                    "were locked so far"
-                )
+                only = f"{name}{specifier}"
+                reason = f"{by} requires {only}, which nobody has signed whose releases were locked"
         if reason is not None:
             found[name] = Lost(
                 f"{_named(was)} was locked, and {reason}; {chosen.release.line.version} takes its "
                 "place",
                 goes_back or (not excluding and name in kept),
+                only,
             )
     return found
 

@@ -58,6 +58,26 @@ def test_another_release_of_a_locked_version_is_refused(
     assert b'name = "other"' in (app / "modpkg.lock").read_bytes()
 
 
+@pytest.mark.parametrize("arguments", [["compose"], ["trust", "accept", "other"]], ids=" ".join)
+def test_what_resolves_beside_an_install_takes_the_remedy_too(
+    app: Path, home: Path, tmp_path: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (app / "modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nlib = "*"\nother = "*"\n'
+    )
+    assert run(capfd, "lock")[0] == 0
+    publish_collection(home / "registry", "other", "1.1")
+    replace_release(home / "registry", tmp_path)
+    (app / "modpkg.toml").write_text(
+        '[app]\nname = "app"\n[dependencies]\nlib = ">=1"\nother = "*"\n'
+    )
+    status, _, err = run(capfd, *arguments)
+    assert (status, "error[M416]" in err) == (1, True), err
+    remedy = err.split("the command again with ")[1].rstrip(".\n").split()
+    status, _, err = run(capfd, *arguments, *remedy)
+    assert (status, err.count("error")) == (0, 0), err
+
+
 def test_removing_keeps_the_promise_too(
     app: Path, home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

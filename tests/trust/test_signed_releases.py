@@ -12,7 +12,7 @@ import pytest
 import tomli
 
 from tests.cli.test_everywhere import run
-from tests.modules import write_module
+from tests.modules import publish_collection, write_module
 
 Capture = pytest.CaptureFixture[str]
 
@@ -85,6 +85,38 @@ def test_the_remedy_of_another_signer_works(
     remedy = err.split("the command again with ")[1].rstrip(".\n").split()
     assert run(capfd, "update", *remedy)[0] == 0
     assert signers(app) == {"words": keys["bob"]}
+
+
+@pytest.mark.parametrize("command", ["add", "install"])
+@pytest.mark.parametrize("how", ["accepted", "required"])
+def test_a_new_module_that_needs_an_older_signed_one_is_the_users_to_take(
+    command: str,
+    how: str,
+    app: Path,
+    home: Path,
+    tmp_path: Path,
+    keys: dict[str, str],
+    capfd: Capture,
+) -> None:
+    """Its registry could have made it up; both ways that the sentence names lead on."""
+    for version in ("1.0", "2.0"):
+        release(capfd, tmp_path, version, "ada")
+    assert run(capfd, "lock")[0] == 0
+    publish_collection(home / "registry", "other", "1.0", {"words": "<2"})
+    before = (app / "modpkg.lock").read_bytes(), (app / "modpkg.toml").read_bytes()
+    status, _, err = run(capfd, command, "other")
+    assert (status, "error[M416]" in err, "other 1.0 requires words<2" in err) == (1, True, True)
+    assert ((app / "modpkg.lock").read_bytes(), (app / "modpkg.toml").read_bytes()) == before
+    if how == "accepted":
+        remedy = err.split("the command again with ")[1].rstrip(".\n").split()
+    else:
+        remedy = [err.split("require ")[1].split(" yourself")[0]]
+    status, _, err = run(capfd, command, "other", *remedy)
+    assert (status, "yourself" in err) == (0, False), err
+    assert tomli.loads((app / "modpkg.lock").read_text())["module"][0]["version"] == "1.0"
+    assert signers(app) == {"words": keys["ada"], "other": ""}
+    assert run(capfd, "lock", "--upgrade")[0] == 0
+    assert run(capfd, "lock", "--check")[0] == 0
 
 
 def test_a_key_names_its_successor(
