@@ -16,7 +16,7 @@ from modpkg.registry.opening import existing_registry
 from modpkg.registry.place import registry_at
 from modpkg.trust.bundle import verify_bundle
 from modpkg.trust.signatures import sign_yank
-from modpkg.trust.successors import check_may_yank
+from modpkg.trust.successors import check_may_yank, release_before
 
 
 @click.command("yank")
@@ -37,18 +37,26 @@ def yank_command(
 
     A registry alone can't take back what is locked: of a module that is signed, an update goes back
     to an older release only from a yank that is signed too (--sign), or when its user accepts it.
+    The release before is signed with it, if another key that named yours has signed that alone.
     """
     if one_line(reason) != reason:
         raise UsageError("M901", message="--reason is one line of text.")
     name, version = parse_release(release)
     writer = existing_registry(registry)
-    said, bundle = None if undo else reason, None
+    said, bundle, earlier = None if undo else reason, None, None
     if sign is not None:
-        found = registry_at(writer.place)
+        found, signer = registry_at(writer.place), open_release_signer(sign)
         before = found.line(name, version)
-        bundle = sign_yank(found, before, said, open_release_signer(sign))
-        if (only := check_may_yank(found, before, verify_bundle(bundle).signer)) is not None:
+        bundle = sign_yank(found, before, said, signer)
+        by = verify_bundle(bundle).signer
+        if (only := check_may_yank(found, before, by)) is not None:
             warn(only)
+        earlier = None if undo else release_before(found, before, by)
+        if earlier is not None:
+            from modpkg.community.semver.releases import signature_of  # slow to import
+
+            signature = signature_of(found, earlier, signer)
+            writer.yank(earlier.name, earlier.version, None, signature)
     line = writer.yank(name, version, said, bundle)
     warn_if_unsigned(writer.place)
     if as_json:
@@ -57,5 +65,7 @@ def yank_command(
         tell(f"{good('Unyanked')} {line.name} {line.version}.")
     else:
         tell(f"{good('Yanked')} {line.name} {line.version}.")
+        if earlier is not None:
+            tell(f"{good('Signed')} {earlier.version}, of a key before, which takes its place.")
         if line.signed is True and sign is None:
             tell("It is signed, and this is not: who has it locked is asked. --sign KEY signs it.")

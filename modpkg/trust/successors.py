@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from msgspec import Struct
+from packaging.specifiers import SpecifierSet
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import MissingExtra, ModpkgError, TrustError
@@ -19,6 +20,7 @@ from modpkg.core.names import listed, parse_version
 from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
+from modpkg.registry.select import usable_releases
 from modpkg.registry.signature_files import asked_at_once, successors_path
 from modpkg.registry.standing import is_succeeded, without_removed
 from modpkg.trust.bundle import Signed
@@ -232,6 +234,30 @@ def check_may_yank(
         return f"{release} is signed by {found}: this counts only where [trust] names {text}"
     remedy = "sign with that key, or" if found else "then"
     raise TrustError("M578", release=release, signer=text, found=found or "nobody", remedy=remedy)
+
+
+def release_before(
+    registry: Registry, line: IndexLine, signer: PublicKey | OidcIdentity
+) -> IndexLine | None:
+    """Return the release that takes the place of one that somebody yanks, and has to sign for that.
+
+    It is the newest earlier one of a signer before, who stands by it: whoever has the yanked one
+    locked holds to who signs now. It is None where the signer of the yank has signed it already.
+
+    Raises:
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    successions = successions_of(registry, line.name)
+    below = SpecifierSet(f"<{line.version}")
+    for earlier in usable_releases(registry.index(line.name), below):
+        who = signers_of(registry, earlier)
+        if any(is_signer(lasting_text(one), signer) for one in who.found):
+            return None
+        subject = release_subject(earlier.name, earlier.version, parse_digest(earlier.release))
+        stand = [one for one in who.found if successions.disowned(one, subject) is None]
+        if successions.continue_one_of(Signers(tuple(stand)), signer):
+            return earlier
+    return None
 
 
 def check_may_name(

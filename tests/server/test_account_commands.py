@@ -19,6 +19,7 @@ from modpkg.registry.signature_files import bundles_in, signatures_path
 from modpkg.server.accounts import add_account
 from modpkg.server.passwords import password_hash
 from modpkg.server.state import Server
+from modpkg.trust.signatures import signers_of
 from tests.changing import numbers, write
 from tests.server.live import live_server
 
@@ -218,6 +219,27 @@ def test_signatures_come_and_go_with_releases(live: Server, run: Run, tmp_path: 
         run("yank", f"known=={line.version}", "--undo", "--sign", "one")
         run("registry", "copy", live.settings.url, other.settings.url, "known")
         assert len(bundles_in(copied.read_bytes())) == 3
+
+
+def test_who_yanks_signs_what_the_key_before_has_signed(
+    live: Server, run: Run, tmp_path: Path
+) -> None:
+    run("login", "--name", "ada", typed=WORD)
+    keys = {}
+    for key in ("one", "two"):
+        keys[key] = json.loads(run("key", "new", key, "--no-passphrase", "--json"))["public"]
+    for version, key in (("1.0", "one"), ("1.1", "two")):
+        project = write(tmp_path / version, numbers("a"), "handed", version)
+        run("build", project)
+        run("publish", project, "--sign", key, "--allow-breaking", "a test")
+        if key == "one":
+            run("key", "succeed", "handed", "--from", "one", "--to", keys["two"])
+    assert "Signed 1.0" in run("yank", "handed==1.1", "--sign", "two")
+    assert live.place.folder is not None
+    registry = Registry(str(live.place.folder))
+    lines = {line.version: line for line in registry.index("handed")}
+    assert [lines["1.0"].yanked, lines["1.1"].yanked] == [None, ""]
+    assert [*map(str, signers_of(registry, lines["1.0"]).found)] == [keys["one"], keys["two"]]
 
 
 def test_a_token_that_was_revoked_says_how_to_go_on(run: Run, tmp_path: Path) -> None:

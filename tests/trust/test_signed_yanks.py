@@ -94,6 +94,36 @@ def test_a_yank_that_cannot_be_signed_is_none(
     assert (home / "registry/index/words.jsonl").read_bytes() == before
 
 
+def test_an_update_goes_back_to_what_the_key_before_has_signed(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    """Who yanks signs that, where the key before stands by it; a registry cannot."""
+    for version in ("1.0", "1.1"):
+        release(capfd, tmp_path, version, "ada")
+    named = ("--from", "ada", "--to", keys["bob"])
+    assert run(capfd, "key", "succeed", "words", *named)[0] == 0
+    release(capfd, tmp_path, "1.2", "ada")  # who has stolen the key
+    release(capfd, tmp_path, "1.3", "bob")
+    assert run(capfd, "install")[0] == 0
+    registry = Registry(str(home / "registry"))
+    yank = ("yank", "words==1.3", "--reason", "bad", "--sign", "bob")
+    status, out, err = run(capfd, *yank)
+    assert (status, "Signed 1.1," in out) == (0, True), err
+    who = {one: [*map(str, signers_of(registry, registry.line("words", one)).found)] for one in
+           ("1.0", "1.1", "1.2")}  # fmt: skip
+    assert who == {"1.0": [keys["ada"]], "1.1": [keys["ada"], keys["bob"]], "1.2": [keys["ada"]]}
+    assert "error[M544]" in run(capfd, "update")[2]  # 1.2 is the newest until somebody removes it
+    assert run(capfd, "registry", "remove", "words==1.2", "--reason", "not ours")[0] == 0
+    status, out, err = run(capfd, *yank)
+    assert (status, "Signed" in out) == (0, False), err
+    assert run(capfd, "update")[0] == 0
+    assert (versions(app), signers(app)) == (["1.1"], {"words": keys["bob"]})
+    assert run(capfd, "verify")[0] == 0
+    assert run(capfd, "yank", "words==1.1", "--sign", "bob")[0] == 0
+    assert run(capfd, "update")[0] == 0
+    assert (versions(app), signers(app)) == (["1.0"], {"words": keys["bob"]})
+
+
 def test_audit_and_outdated_say_whether_a_yank_is_signed(
     app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
 ) -> None:
