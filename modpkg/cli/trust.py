@@ -10,11 +10,11 @@ from modpkg.cli.options import accept_option, json_option, project_options, with
 from modpkg.cli.output import counted, good, print_json, table, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.files import shown, write_atomically
-from modpkg.core.names import module_name
+from modpkg.core.names import listed, module_name
 from modpkg.environment.locking import resolve_lock, write_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import add_trust
-from modpkg.trust.rules import rule_of
+from modpkg.trust.rules import rule_of, rules_before
 from modpkg.trust.signatures import parse_signer
 
 
@@ -42,6 +42,8 @@ class NewRule(Struct, frozen=True):
     signer: str
     signers: list[str]
     """All that may sign what the pattern names, of whom one is enough."""
+    before: list[str]
+    """Patterns of entries that stand before it, and hold for some of the names that it fits."""
 
 
 @click.group("trust")
@@ -87,20 +89,24 @@ def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) 
     """Let only SIGNER sign the modules that PATTERN names, such as 'acme-*', in this project.
 
     Whoever [trust] has for the same PATTERN already may still sign them. To let one sign no more,
-    take it out of the manifest.
+    take it out of the manifest. A narrower PATTERN is written before a wider one: the first entry
+    that fits a name holds.
     """
     key = str(parse_signer(signer))
     path = workspace.manifest.path
     text = add_trust(workspace.project.text(), pattern, key)
     rules = workspace.project.parse(text).trust
     signers = next([*rule.signers] for rule in rules if rule.pattern == pattern)
+    before = rules_before(rules, pattern)
     write_atomically(path, text.encode())
     if as_json:
-        print_json(NewRule(pattern, key, signers))
+        print_json(NewRule(pattern, key, signers, before))
         return
     tell(f"{good('Added')} to [trust] of {shown(path)}. What may sign {pattern}:")
     for one in signers:
         tell(one)
+    if before:
+        tell(f"Of the names that it fits, those hold that stand before it: {listed(before, 3)}.")
 
 
 @trust_command.command("accept")

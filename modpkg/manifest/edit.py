@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,8 @@ def set_registry(text: str, alias: str, address: str) -> str:
 def add_trust(text: str, pattern: str, signer: str) -> str:
     """Return the manifest ``text`` with a signer more in the entry of a pattern under ``[trust]``.
 
+    The entry stands before those that fit all its names: behind one it would hold for none.
+
     Raises:
         ManifestError: ``text`` is not TOML, or cannot be edited.
     """
@@ -100,6 +104,12 @@ def add_trust(text: str, pattern: str, signer: str) -> str:
     several = [*dict.fromkeys([*([had] if isinstance(had, str) else had), signer])]
     value = several if len(several) > 1 else several[0]
     wanted = {**edited.entries, pattern: value}
+    earlier = list(edited.entries)
+    earlier = earlier[: earlier.index(pattern)] if pattern in earlier else earlier
+    wider = next((other for other in earlier if fnmatchcase(pattern, other)), None)
+    if wider is not None:
+        placed = edited.without(pattern).added_before(wider, pattern, toml_value(value))
+        return placed.checked(wanted, order=[*earlier[: earlier.index(wider)], pattern])
     if value == had:
         return text
     if (pair := edited.pair((*edited.path, pattern))) is not None:
@@ -298,6 +308,18 @@ class EditableText:
             or self._added_section(key, value)
         )
 
+    def added_before(self, other: str, key: str, value: str) -> EditableText:
+        """Return the text with a new key before another one of the table."""
+        pair = self.pair((*self.path, other))
+        if pair is None:
+            return self
+        section = _section(self.places.statements, self.places.statements.index(pair))
+        written = f"{'.'.join([*map(str, self.path[len(section) :]), toml_key(key)])} = {value}"
+        if pair.form == "inline":
+            return self.cut(pair.start, pair.start, f"{toml_key(key)} = {value}, ")
+        start = self.text.rfind("\n", 0, pair.start) + 1
+        return self.cut(start, start, self._joined([written]))
+
     def _added_inline(self, key: str, value: str) -> EditableText | None:
         for depth in range(len(self.path), 0, -1):
             table = self.pair(self.path[:depth])
@@ -374,15 +396,18 @@ class EditableText:
 
     # Checking -----------------------------------------------------------------------------
 
-    def checked(self, wanted: dict[str, Any]) -> str:
+    def checked(self, wanted: dict[str, Any], *, order: Sequence[str] = ()) -> str:
         """Return the text, checked to have ``wanted`` as its table and no other change.
+
+        The table begins with the keys of ``order``.
 
         Raises:
             ManifestError: The text has a layout that these edits do not support.
         """
         try:
             after = EditableText.of(self.text, self.table)
-            if after.root == self.root and after.entries == wanted:
+            begins = list(after.entries)[: len(order)] == list(order)
+            if after.root == self.root and after.entries == wanted and begins:
                 before = _others(self.original, self.path)
                 if _others(self.text, self.path) == before:
                     return self.mark + self.text

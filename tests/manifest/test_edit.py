@@ -311,3 +311,34 @@ def test_another_signer_is_added_to_those_of_a_pattern() -> None:
     assert add_trust(several, "acme-*", "key:three") == several.replace('two"', 'two", "key:three"')
     assert add_trust(text, "acme-*", "key:one") == text
     assert add_trust(text, "b-*", "key:two") == text + '"b-*" = "key:two"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "wanted"),
+    [
+        ('[trust]\n"w*" = "A"\n', "words", '[trust]\nwords = "B"\n"w*" = "A"\n'),
+        ('[trust]\nx = "A"\n"*" = "A"', "w*", '[trust]\nx = "A"\n"w*" = "B"\n"*" = "A"'),
+        ('[trust]\nwords = "A"\n', "w*", '[trust]\nwords = "A"\n"w*" = "B"\n'),
+        (
+            '[trust]\n"w*" = "A"  # all\nwords = "A"\n',
+            "words",
+            '[trust]\nwords = ["A", "B"]\n"w*" = "A"  # all\n',
+        ),
+        ('trust = { "w*" = "A" }\n', "words", 'trust = { words = "B", "w*" = "A" }\n'),
+        ('trust."w*" = "A"\n', "words", 'trust.words = "B"\ntrust."w*" = "A"\n'),
+        (
+            '[tool.modpkg.trust]\n"w*" = "A"\n',
+            "words",
+            '[tool.modpkg.trust]\nwords = "B"\n"w*" = "A"\n',
+        ),
+    ],
+)
+def test_a_narrower_pattern_is_added_before_the_wider_ones(
+    text: str, pattern: str, wanted: str
+) -> None:
+    assert add_trust(text, pattern, "B") == wanted
+
+
+def test_what_cannot_be_placed_is_refused() -> None:
+    with raises("M110", match="edit them by hand"):
+        add_trust('tool = { modpkg = { trust."w*" = "A" } }\n', "words", "B")

@@ -150,6 +150,11 @@ def test_the_manifest_says_who_has_to_sign(
     assert run(capfd, "lock", "--check")[0] == 0
     document = json.loads(run(capfd, "trust", "list", "--json")[1])
     assert document["modules"][0]["rule"].startswith("modpkg.toml:")
+    status, out, _ = run(capfd, "trust", "add", "words", keys["bob"])
+    assert (status, "stand before it" in out) == (0, False)
+    assert "error[M543]" in run(capfd, "lock")[2]  # the narrower one holds
+    status, out, _ = run(capfd, "trust", "add", "w*", keys["bob"])
+    assert (status, "stand before it: wor*, words" in out) == (0, True)
 
 
 def test_only_signed_releases_where_that_is_required(
