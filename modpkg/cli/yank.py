@@ -15,8 +15,7 @@ from modpkg.core.printable import one_line
 from modpkg.registry.opening import existing_registry
 from modpkg.registry.place import registry_at
 from modpkg.trust.bundle import verify_bundle
-from modpkg.trust.signatures import sign_yank
-from modpkg.trust.successors import check_may_yank, release_before
+from modpkg.trust.successors import check_may_yank, release_before, sign_yank
 
 
 @click.command("yank")

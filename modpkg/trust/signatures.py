@@ -8,16 +8,16 @@ from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import MissingExtra, ModpkgError, PublishError, TrustError
+from modpkg.core.errors import MissingExtra, ModpkgError, TrustError
 from modpkg.core.oidc_identity import SCHEME as OIDC_SCHEME
 from modpkg.core.oidc_identity import OidcIdentity, parse_identity
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import bundles_in, signatures_path
 from modpkg.registry.source import FileMissing
-from modpkg.trust.bundle import Signed, Signer, StatementSigner, sign_statement, verify_bundle
+from modpkg.trust.bundle import Signed, verify_bundle
 from modpkg.trust.public_key import PublicKey, parse_key
-from modpkg.trust.statement import YANK, SaidYank, is_about, yank_in, yank_statement
+from modpkg.trust.statement import YANK, SaidYank, is_about, yank_in
 
 
 class Signers(Struct, frozen=True):
@@ -74,23 +74,6 @@ def signed_yanks(registry: Registry, line: IndexLine) -> list[SignedYank]:
         and (said := yank_in(one.statement, line.name, line.version, release)) is not None
     ]
     return sorted(found, key=lambda one: one.said.number)
-
-
-def sign_yank(
-    registry: Registry, line: IndexLine, reason: str | None, signer: Signer | StatementSigner
-) -> bytes:
-    """Return the bundle of a statement that a release is yanked, or with None that it is not.
-
-    Raises:
-        TrustError: The signer cannot sign now, or this has been changed too often.
-        RegistryUnreachable, RegistryError: The registry cannot be read.
-    """
-    number = max((one.said.number for one in signed_yanks(registry, line)), default=0) + 1
-    if number > bounds.SIGNATURES:
-        path = signatures_path(parse_digest(line.release))
-        raise PublishError("M546", path=path, most=bounds.SIGNATURES)
-    release = parse_digest(line.release)
-    return sign_statement(yank_statement(line.name, line.version, release, reason, number), signer)
 
 
 def parse_signer(text: str) -> PublicKey | OidcIdentity:

@@ -14,24 +14,33 @@ from functools import partial
 from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 
+from modpkg.core import bounds
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import MissingExtra, ModpkgError, TrustError
+from modpkg.core.errors import MissingExtra, ModpkgError, PublishError, TrustError
 from modpkg.core.names import listed, parse_version
 from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import usable_releases
-from modpkg.registry.signature_files import asked_at_once, successors_path
+from modpkg.registry.signature_files import asked_at_once, signatures_path, successors_path
 from modpkg.registry.standing import is_succeeded, without_removed
-from modpkg.trust.bundle import Signed
+from modpkg.trust.bundle import Signed, Signer, StatementSigner, sign_statement
 from modpkg.trust.public_key import PublicKey
-from modpkg.trust.signatures import Signers, bundles_at, is_signer, lasting_text, signers_of
+from modpkg.trust.signatures import (
+    Signers,
+    bundles_at,
+    is_signer,
+    lasting_text,
+    signed_yanks,
+    signers_of,
+)
 from modpkg.trust.statement import (
     InTotoSubject,
     keys_of_module,
     release_subject,
     releases_in,
     successor_in,
+    yank_statement,
 )
 
 _STEPS = 32
@@ -206,6 +215,33 @@ def signed_so_far(registry: Registry, name: str, signer: str) -> list[InTotoSubj
         for line, who in signed_releases(registry, name)
         if any(is_signer(signer, one) for one in who.found)
     ]
+
+
+def sign_yank(
+    registry: Registry, line: IndexLine, reason: str | None, signer: Signer | StatementSigner
+) -> bytes:
+    """Return the bundle of a statement that a release is yanked, or with None that it is not.
+
+    Its number is above those of all who sign for the module. What others have said counts for no
+    reader, so that nobody else can use up the numbers.
+
+    Raises:
+        TrustError: The signer cannot sign now.
+        PublishError: This has been changed too often.
+        RegistryUnreachable, RegistryError: The registry cannot be read.
+    """
+    number = 1
+    if said := signed_yanks(registry, line):
+        successions = successions_of(registry, line.name)
+        releases = signed_releases(registry, line.name)
+        for one in said:
+            is_of_module = any(successions.continue_one_of(who, one.signer) for _, who in releases)
+            if is_of_module and not successions.of(one.signer):
+                number = max(number, one.said.number + 1)
+    release = parse_digest(line.release)
+    if number > bounds.SIGNATURES:
+        raise PublishError("M546", path=signatures_path(release), most=bounds.SIGNATURES)
+    return sign_statement(yank_statement(line.name, line.version, release, reason, number), signer)
 
 
 def check_may_yank(

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.core.digests import parse_digest
 from modpkg.registry.reader import Registry
-from modpkg.trust.private_key import new_key
+from modpkg.registry.signature_files import signatures_path
+from modpkg.trust.bundle import sign_statement
+from modpkg.trust.private_key import key_path, new_key, read_key
 from modpkg.trust.signatures import signed_yanks, signers_of
+from modpkg.trust.statement import yank_statement
 from modpkg.trust.successors import check_may_yank
 from tests.cli.test_everywhere import run
 from tests.command import check_shape
@@ -201,3 +205,39 @@ def test_a_yank_by_another_signer_of_the_module_says_for_whom_it_counts(
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     return {str(one): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+
+
+@pytest.mark.parametrize("who", ["stranger", "retired", "fellow"])
+def test_only_who_signs_for_the_module_uses_up_numbers(
+    who: str, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    """The largest number counts of theirs: a stranger's, or a retired key's, is none of these."""
+    release(capfd, tmp_path, "1.0", "bob" if who == "fellow" else "ada")
+    release(capfd, tmp_path, "1.1", "ada")
+    signer = "ada"
+    if who == "retired":
+        named = ("--from", "ada", "--to", keys["bob"])
+        assert run(capfd, "key", "succeed", "words", *named)[0] == 0
+        signer = "bob"
+    registry = Registry(str(home / "registry"))
+    line = registry.line("words", "1.1")
+    digest = parse_digest(line.release)
+    new_key(tmp_path / "eve.pem", "ed25519", None)
+    by, number = {
+        "stranger": (read_key(tmp_path / "eve.pem", lambda: ""), 64),
+        "retired": (read_key(key_path("ada"), lambda: ""), 64),
+        "fellow": (read_key(key_path("bob"), lambda: ""), 3),
+    }[who]
+    path = home / "registry" / signatures_path(digest)
+    with open(path, "ab") as file:
+        statement = yank_statement("words", "1.1", digest, None, number)
+        file.write(sign_statement(statement, by) + b"\n")
+    for undo, wanted in (((), 1), (("--undo",), 2)):
+        status, _, err = run(capfd, "yank", "words==1.1", *undo, "--sign", signer)
+        assert status == 0, err
+        said = [
+            one.said.number
+            for one in signed_yanks(Registry(str(home / "registry")), line)
+            if str(one.signer) == keys[signer]
+        ]
+        assert said[-1] == wanted + (3 if who == "fellow" else 0)
