@@ -11,6 +11,7 @@ from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.exceptions.responses import create_exception_response
 
+from modpkg.core.decoding import decoding_reason
 from modpkg.core.errors import (
     AccessRefused,
     InvalidValue,
@@ -95,14 +96,24 @@ def malformed_answer(request: Request[Any, Any, Any], error: HTTPException) -> R
     """Return the answer to a request that the framework refused: one of the API as the others."""
     if not request.url.path.startswith("/api/"):
         return create_exception_response(request, error)
-    reason = error.detail[:200] or "it is malformed"
-    refused = UsageError("M459", reason=reason)
+    refused = UsageError("M459", reason=_reason(error))
     return Response(
         ErrorAnswer(refused.code, str(refused)),
         status_code=error.status_code,
         headers=dict(error.headers or {}),
         media_type=MediaType.JSON,
     )
+
+
+def _reason(error: HTTPException) -> str:
+    """Return what the framework says of a request; of a body, what is wrong in it first."""
+    said = error.extra[0] if isinstance(error.extra, list) and error.extra else None
+    text = error.detail
+    if isinstance(said, dict) and isinstance(said.get("message"), str):
+        key = said.get("key")
+        at = f" - at `$.{key}`" if key and key != "data" else ""  # which is all of the body
+        text = said["message"] + at
+    return decoding_reason(ValueError(text))[:200] or "it is malformed"
 
 
 def value_answer(request: Request[Any, Any, Any], _: Exception) -> Response[ErrorAnswer]:

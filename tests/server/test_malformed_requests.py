@@ -11,6 +11,28 @@ from tests.server.conftest import token_for
 
 
 @pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{", "it ends too early"),
+        (b"[]", "it is a list, and has to be a table"),
+        (b"{}", "it has no 'version'"),
+        (b'{"version": 1}', "its 'version' is a number, and has to be a text"),
+        (
+            b'{"version": "1", "reason": 1}',
+            "its 'reason' is a number, and has to be a text or null",
+        ),
+    ],
+)
+def test_a_body_is_refused_with_what_is_wrong_in_it(
+    body: bytes, reason: str, server: Server, client: TestClient[ServerApp]
+) -> None:
+    headers = {"Authorization": f"Bearer {token_for(server, 'ada')}"}
+    answer = client.post("/api/1/modules/words/yank", headers=headers, content=body)
+    assert answer.status_code == 400
+    assert reason in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("DELETE", "tokens/586836811812190552064", 400),
