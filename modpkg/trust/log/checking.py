@@ -7,13 +7,12 @@ a wrong place, entry or tile gives another root than the one that is signed.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from modpkg.core import bounds, system
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import RegistryUnreachable, TrustError
+from modpkg.core.errors import TrustError
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_INFO
 from modpkg.core.files import shown
 from modpkg.core.records import IndexLine, LogInfo, RegistryInfo, decode_record
@@ -397,11 +396,7 @@ def _read(registry: Registry, path: str, most: int) -> bytes | None:
 
 def _own(registry: Registry, path: str) -> bytes | None:
     """Return a file as the registry itself has it, if it can be reached: a mirror's may be old."""
-    most = _MOST[path]
-    if isinstance(registry.source, MirroredSource):
-        with contextlib.suppress(FileMissing, RegistryUnreachable):
-            return registry.source.home.read(path, most)
-    return _read(registry, path, most)
+    return _read(registry, path, _MOST[path])
 
 
 def _logged(

@@ -12,6 +12,7 @@ from modpkg.core.digests import parse_digest
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import IndexLine, canonical_json
 from modpkg.manifest.config import parse_settings
+from modpkg.registry.object_source import ObjectSource
 from modpkg.registry.reader import Registry
 from modpkg.trust.log import checking
 from modpkg.trust.log.checking import check_logged
@@ -21,7 +22,7 @@ from modpkg.trust.log.small_log import size_in
 from modpkg.trust.log.tiles import Tile, bundle_of, entries_in
 from tests.modules import publish_collection
 from tests.raising import raises
-from tests.registry.servers import serve
+from tests.registry.servers import Handler, serve
 from tests.trust.log.logged import ORIGIN, LoggedRegistry
 
 AT = "2026-01-01T00:00:00Z"
@@ -284,6 +285,32 @@ def test_a_mirror_has_no_say(one: LoggedRegistry, tmp_path: Path) -> None:
             seen = ada.memory.read()
             assert seen is not None
             assert seen.last.size == 2
+
+
+def test_a_registry_that_is_silent_is_asked_once(
+    one: LoggedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try may take its time; what a mirror has is read then, and held to what was seen."""
+    monkeypatch.setattr(ObjectSource, "RETRIES", 0)
+    words = one.publish("words")
+    with serve(one.folder) as home, serve(one.folder) as mirror:
+        text = f'[registry."{home.url}"]\nmirrors = ["{mirror.url}"]'
+        settings = parse_settings(text, tmp_path / "config.toml")
+        ada = Reader(tmp_path / "ada")
+        ada.check(Registry(home.url, settings=settings), words)
+
+        def fault(handler: Handler, number: int) -> bool:
+            handler.answer(503)
+            return True
+
+        home.fault = fault
+        registry = Registry(home.url, settings=settings)
+        _ = registry.info  # which asks for the name of the registry
+        before = len(home.seen)
+        ada.check(registry, words)
+        asked = home.paths()[before:]
+        assert asked.count("/log/checkpoint") == 1
+        assert len(asked) <= 2  # where the release is, at the same time
 
 
 def test_what_is_remembered_only_goes_forward(one: LoggedRegistry, tmp_path: Path) -> None:
