@@ -10,13 +10,16 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from modpkg.core.digests import parse_digest
+from modpkg.core.digests import digest_bytes, parse_digest
 from modpkg.core.records import SPEC, canonical_json
+from modpkg.registry.signature_files import successors_path
+from modpkg.trust.bundle import sign_statement
 from modpkg.trust.log.entries import (
     LogEntry,
     LoggedRelease,
     logged_path,
     private_entry,
+    succeed_entry,
     transfer_entry,
     void_entry,
 )
@@ -33,6 +36,7 @@ from modpkg.trust.log.merkle import (
 from modpkg.trust.log.succession import SUCCESSORS, named_successor
 from modpkg.trust.log.tiles import Tile, bundle_of, grown_tiles
 from modpkg.trust.private_key import PrivateKey
+from modpkg.trust.statement import keys_of_module, succession_statement
 
 ORIGIN = "models.example/log"
 WITNESS = "witness.example"
@@ -57,6 +61,11 @@ def _published(name: str, version: str, digit: str) -> LogEntry:
     )
 
 
+def _named() -> bytes:
+    """Return the line by which a signer of a module names the one after it."""
+    return sign_statement(succession_statement(keys_of_module("words"), _key(5).public), _key(4))
+
+
 def _entries() -> list[bytes]:
     words = _published("words", "1.0", "a")
     changes: list[dict[str, Any]] = [
@@ -72,6 +81,7 @@ def _entries() -> list[bytes]:
             private_entry(_published("secret", "1.0", "b"), ORIGIN),
             *(LogEntry(spec=SPEC, at=AT, **about, **change) for change in changes),
             transfer_entry("words", "bob", AT),
+            succeed_entry("words", digest_bytes(_named()), AT),
             void_entry("words", "2.0", f"sha256:{'c' * 64}", AT),
         )
     ]
@@ -148,6 +158,7 @@ def log_vectors() -> dict[str, Any]:
             "key": str(successor.public),
             "bundle": named_successor(ORIGIN, key, successor.public).decode(),
         },
+        "statement": {"file": successors_path("words"), "bundle": _named().decode()},
         "numbers": {
             "size": COUNTED,
             "root": large.root(COUNTED),

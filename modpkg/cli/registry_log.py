@@ -86,9 +86,10 @@ def audit_log_command(workspace: Workspace, address: str, void: str | None, as_j
         for one in found.differences:
             say(one.message)
         for gone in found.void:
+            what = f"{gone.name} {gone.version}" if gone.version else f"A successor for {gone.name}"
             say(
-                f"{gone.name} {gone.version} was logged (entry {gone.entry}), and is void (entry "
-                f"{gone.void}): who runs the registry says that it never came into the index."
+                f"{what} was logged (entry {gone.entry}), and is void (entry {gone.void}): who "
+                "runs the registry says that nobody was shown it."
             )
         entries = counted(found.entries, "entry", "entries")
         releases = counted(found.releases, "release")

@@ -42,6 +42,8 @@ REPORT = "report.json"
 
 REGISTRY_MODULES = "modules.jsonl"
 """What a search needs of each module of a registry."""
+SUCCESSIONS = "successors/"
+"""The folder of a registry's files of what signers of modules say of the ones after them."""
 REGISTRY_ADVISORIES = "advisories.jsonl"
 """What is known to be wrong with modules of a registry."""
 REGISTRY_INFO = "registry.json"

@@ -20,7 +20,7 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, file_chunks, parse_digest
 from modpkg.core.elsewhere import elsewhere_path
 from modpkg.core.errors import IntegrityError
-from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.filenames import REGISTRY_INFO, SUCCESSIONS
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.regular_file import check_regular
 from modpkg.core.tree import BlobTree
@@ -132,6 +132,8 @@ Blob = BuiltBlob | CopiedBlob
 Progress = Callable[[int], None]
 INDEX = "index/"
 """The folder of the index files."""
+NOTED = (INDEX, SUCCESSIONS)
+"""What a `Journal` notes."""
 
 
 class RegistryChange(Protocol):
@@ -170,10 +172,10 @@ class RegistryChange(Protocol):
 
 
 class Journal(Protocol):
-    """What notes each index file before it is replaced."""
+    """What notes each index file, and each file of successors, before it is replaced."""
 
     def note(self, path: str, before: bytes, after: bytes) -> None:
-        """Note what an index file says from now on.
+        """Note what a file says from now on.
 
         Raises:
             TrustError, PublishError: It cannot be noted, and the file stays as it is.
@@ -187,19 +189,19 @@ class _JournaledChange:
     def __init__(self, change: RegistryChange, journal: Journal) -> None:
         self._change = change
         self._journal = journal
-        self._indexes: dict[str, bytes] = {}
+        self._before: dict[str, bytes] = {}
         self.add = change.add
 
     def read(self, path: str, most: int = bounds.SMALL_FILE_BYTES) -> bytes | None:
         data = self._change.read(path, most)
-        if path.startswith(INDEX):
-            self._indexes[path] = data or b""
+        if path.startswith(NOTED):
+            self._before[path] = data or b""
         return data
 
     def replace(self, path: str, data: bytes) -> None:
-        if path.startswith(INDEX):
-            self._journal.note(path, self._indexes[path], data)
-            self._indexes[path] = data
+        if path.startswith(NOTED):
+            self._journal.note(path, self._before[path], data)
+            self._before[path] = data
         self._change.replace(path, data)
 
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import PublishError
+from modpkg.core.filenames import SUCCESSIONS
 from modpkg.core.records import IndexLine
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.source import FileMissing
@@ -38,7 +39,7 @@ def signatures_path(release: Digest) -> str:
 
 def successors_path(name: str) -> str:
     """Return the path of what a module's keys say of the ones after them."""
-    return f"successors/{name}.jsonl"
+    return f"{SUCCESSIONS}{name}.jsonl"
 
 
 def bundles_in(data: bytes) -> list[bytes]:

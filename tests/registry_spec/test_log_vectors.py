@@ -85,15 +85,20 @@ def test_entries_have_one_form_and_their_hash() -> None:
         assert hashlib.sha256(b"\0" + text.encode()).hexdigest() == case["leaf_hash"]
         assert parse_entry(text.encode()).action == told["action"]
     actions = [json.loads(entry)["action"] for entry in ENTRIES]
-    assert actions == ["publish", "publish", "yank", "deprecate", "remove", "transfer", "void"]
+    changes = ["yank", "deprecate", "remove", "transfer", "succeed", "void"]
+    assert actions == ["publish", "publish", *changes]
     private = json.loads(ENTRIES[1])
     name = hashlib.sha256(f"{LOG['origin']}\nsecret".encode()).hexdigest()
     assert private["private"] == f"sha256:{name}"
     assert private.keys().isdisjoint({"name", "version"})
+    line = LOG["statement"]["bundle"].encode()
+    statement = json.loads(ENTRIES[6])["statement"]
+    assert statement == f"sha256:{hashlib.sha256(line).hexdigest()}"
+    assert LOG["statement"]["file"] == "successors/words.jsonl"
 
 
 def test_roots() -> None:
-    assert LOG["roots"] == {str(size): root_of(ENTRIES, size) for size in range(8)}
+    assert LOG["roots"] == {str(size): root_of(ENTRIES, size) for size in range(9)}
     assert LOG["numbers"]["root"] == root_of(NUMBERS, 1000)
 
 
@@ -133,13 +138,13 @@ def test_files_of_a_small_log() -> None:
     bundle = b"".join(len(entry).to_bytes(2, "big") + entry for entry in ENTRIES)
     release = json.loads(ENTRIES[0])["release"].removeprefix("sha256:")
     place = f"log/releases/{release[:2]}/{release}.json"
-    assert files.keys() == {"log/tile/0/000.p/7", "log/tile/entries/000.p/7", place}
-    assert files["log/tile/0/000.p/7"] == hashes
-    assert files["log/tile/entries/000.p/7"] == bundle
+    assert files.keys() == {"log/tile/0/000.p/8", "log/tile/entries/000.p/8", place}
+    assert files["log/tile/0/000.p/8"] == hashes
+    assert files["log/tile/entries/000.p/8"] == bundle
     told = {"entry": ENTRIES[0].decode(), "index": 0}
     assert files[place] == json.dumps(told, separators=(",", ":")).encode() + b"\n"
-    assert b"".join(hashes_in(Tile(0, 0, 7), hashes, "models")) == hashes
-    assert entries_in(Tile(None, 0, 7), bundle, "models") == ENTRIES
+    assert b"".join(hashes_in(Tile(0, 0, 8), hashes, "models")) == hashes
+    assert entries_in(Tile(None, 0, 8), bundle, "models") == ENTRIES
     assert parse_logged(files[place]).index == 0
     first = parse_entry(ENTRIES[0])
     line: Any = SimpleNamespace(name="words", version="1.0", release=f"sha256:{release}")
@@ -173,7 +178,7 @@ def test_a_checkpoint_of_a_log_and_a_witness() -> None:
 
     told = LOG["checkpoint"]
     note: str = told["note"]
-    body = f"{LOG['origin']}\n7\n{base64.b64encode(mth(ENTRIES)).decode()}\n"
+    body = f"{LOG['origin']}\n8\n{base64.b64encode(mth(ENTRIES)).decode()}\n"
     text, _, signatures = note.partition("\n\n")
     assert text + "\n" == body
     lines = [line.split(" ") for line in signatures.splitlines()]
@@ -198,7 +203,7 @@ def test_a_checkpoint_of_a_log_and_a_witness() -> None:
     assert [one.name for one in parsed.signatures] == [LOG["origin"], told["witness"]]
     assert parsed.signatures[0].sig_hash == bytes.fromhex(told["key_id"])
     sigstore = LogCheckpoint.from_text(parsed.note)
-    assert (sigstore.origin, sigstore.log_size) == (LOG["origin"], 7)
+    assert (sigstore.origin, sigstore.log_size) == (LOG["origin"], 8)
     assert sigstore.log_hash == mth(ENTRIES).hex()
     found = verified_checkpoint(note.encode(), LOG["origin"], parse_key(LOG["key"]), "here")
     assert bytes(found) == note.encode()

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Annotated
 
 import msgspec
@@ -27,6 +28,7 @@ from modpkg.core import bounds
 from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import ModpkgError, PublishError, TrustError
+from modpkg.core.filenames import SUCCESSIONS
 from modpkg.core.files import shown
 from modpkg.core.records import IndexLine, LogInfo, canonical_json
 from modpkg.manifest.cutoff import moment_text
@@ -34,7 +36,7 @@ from modpkg.registry.bucket_place import BucketPlace
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.identity import set_info
 from modpkg.registry.index import parse_index
-from modpkg.registry.place import INDEX, Place, RegistryChange, is_registry, registry_at
+from modpkg.registry.place import Place, RegistryChange, is_registry, registry_at
 from modpkg.registry.signature_files import add_bundles
 from modpkg.registry.source import FileMissing
 from modpkg.registry.upkeep import all_names
@@ -46,12 +48,14 @@ from modpkg.trust.log.entries import (
     logged_path,
     parse_entry,
     private_entry,
+    succeed_entry,
 )
 from modpkg.trust.log.log_checkpoint import (
     LogCheckpoint,
     parse_checkpoint,
     verified_checkpoint,
 )
+from modpkg.trust.log.logged_successions import read_successions, succession_entries
 from modpkg.trust.log.merkle import EMPTY_ROOT, leaf_hash, subtree_hash
 from modpkg.trust.log.succession import SUCCESSORS, check_may_follow, named_successor
 from modpkg.trust.log.tiles import (
@@ -204,6 +208,9 @@ class LogWriter:
         registry = registry_at(self._place)
         for name in all_names(registry):
             yield from self._new_entries([], registry.index(name))
+        for name, statements in read_successions(registry, all_names(registry)).items():
+            for statement in statements:
+                yield succeed_entry(name, statement, moment_text())
 
     def _unlogged_private(self, private: Place) -> Iterator[LogEntry]:
         registry = registry_at(private)
@@ -211,12 +218,15 @@ class LogWriter:
             yield from self._private_entries([], registry.index(name))
 
     def note(self, path: str, before: bytes, after: bytes) -> None:
-        """Add what an index file says that it did not say before.
+        """Add what an index file, or one of successors, says that it did not say before.
 
         Raises:
             What `append` raises.
         """
-        name = path[len(INDEX) : -len(".jsonl")]
+        name = PurePosixPath(path).stem
+        if path.startswith(SUCCESSIONS):
+            self.append(succession_entries(name, before, after, moment_text()))
+            return
         lines = [parse_index(data, name, self._place.url) for data in (before, after)]
         self.append(self._new_entries(*lines))
 
@@ -226,7 +236,9 @@ class LogWriter:
         Raises:
             What `append` raises.
         """
-        name = path[len(INDEX) : -len(".jsonl")]
+        if path.startswith(SUCCESSIONS):
+            return
+        name = PurePosixPath(path).stem
         lines = [parse_index(data, name, self._place.url) for data in (before, after)]
         self.append(self._private_entries(*lines))
 

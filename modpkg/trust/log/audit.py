@@ -8,7 +8,7 @@ the log. What differs is read once more: an entry is there a moment before its i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from itertools import islice
 
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from modpkg.core import bounds
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import InvalidValue, TrustError
-from modpkg.core.names import parse_version
+from modpkg.core.names import module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import SPEC, IndexLine, LogInfo
 from modpkg.registry.reader import Registry
@@ -44,6 +44,11 @@ from modpkg.trust.log.entries import (
     private_name,
 )
 from modpkg.trust.log.log_checkpoint import LogCheckpoint
+from modpkg.trust.log.logged_successions import (
+    LoggedSuccessions,
+    read_successions,
+    signed_names,
+)
 from modpkg.trust.log.memory import LogMemory, LogState
 from modpkg.trust.log.merkle import GrowingTree, leaf_hash
 from modpkg.trust.log.tiles import (
@@ -76,8 +81,8 @@ class LogAudit(Struct, frozen=True, kw_only=True):
     private: int
     """Releases of private modules in the log, of which the index says nothing."""
     void: list[VoidRelease]
-    """Those that count no more; who runs the registry has said so. One is a difference if the
-    project's lock has it, or its version is another release since."""
+    """Those that count no more, and statements on successors; who runs the registry has said so.
+    A release is a difference if the project's lock has it, or its version is another one since."""
     differences: list[LogDifference]
 
 
@@ -102,6 +107,7 @@ class _Log:
         """By name and normal version."""
         self.private: dict[str, dict[str, dict[int, bytes]]] = {}
         """By what stands for a name, the releases of a private module, each with its entries."""
+        self.successions = LoggedSuccessions()
         self.void: list[VoidRelease] = []
         self._first_void: dict[tuple[str, str], VoidRelease] = {}
         """By name and normal version."""
@@ -132,6 +138,11 @@ class _Log:
             ValueError, InvalidValue: It says nothing that can be so.
         """
         if entry.action == "transfer":
+            return
+        if entry.private is UNSET and module_name(entry.name) != entry.name:
+            raise ValueError("it names no module")
+        if entry.statement is not UNSET:
+            self.void += self.successions.add(number, entry)
             return
         if entry.release is UNSET:
             raise ValueError("it names no release")
@@ -237,6 +248,7 @@ def audit_log(
         raise TrustError("M558", registry=registry.url)
     progress.stage("Reading the index")
     indexes = {name: registry.index(name) for name in all_names(registry)}
+    shown = read_successions(registry, signed_names(indexes))
     progress.stage("Reading the log")
     checkpoint, log, broken = _whole_log(registry, info)
     if hidden := log.releases.keys() - indexes.keys():  # no list is believed to be complete
@@ -249,6 +261,7 @@ def audit_log(
         memory.keep(LogState(info, checkpoint), seen, locked)
     progress.stage("Reading where releases are in the log")
     broken += _misplaced(registry, log)
+    broken += log.successions.compared(registry, shown, log.releases)
     found = [*_compared(indexes, log, info.origin, logged_in=logged_in)]
     if names := {one.name for one in found if one.name}:
         again = open_registry()
@@ -423,21 +436,6 @@ def _of_line(line: IndexLine, logged: _Release | None) -> Iterator[LogDifference
         message = f"{what} is {line.release} in the index, and {logged.release} in the log."
         yield replace(about, kind="replaced", message=message)
         return
-    said = ", ".join(_other_standing(logged_standing(line), logged.standing))
+    said = ", ".join(logged_standing(line).other_than(logged.standing))
     if said:
         yield replace(about, kind="standing", message=f"{what} {said}.")
-
-
-def _other_standing(index: LoggedStanding, log: LoggedStanding) -> Iterable[str]:
-    """Yield what an index says of a release and a log does not, or the other way round."""
-    if index.removed and log.removed:
-        return
-    for word in ("removed", "yanked", "deprecated"):
-        there, logged = getattr(index, word), getattr(log, word)
-        if there != logged:
-            yield f"is {'' if there else 'not '}{word} in the index, and the log says otherwise"
-    if index.deprecated and log.deprecated and index.successor != log.successor:
-        yield (
-            f"has the successor {index.successor or '-'} in the index, and {log.successor or '-'} "
-            "in the log"
-        )

@@ -14,6 +14,7 @@ DifferenceKind = Literal[
     "standing",
     "void",
     "private",
+    "successor",
     "entry",
     "tile",
     "root",
@@ -31,17 +32,21 @@ class LogDifference(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str = ""
     release: str = ""
     """The release digest, of what is missing or void."""
+    statement: str = ""
+    """The digest of a statement on who signs after somebody, of a successor."""
     entry: int | None = None
     """The number of the log's entry that it is about; the first has 0."""
 
 
 class VoidRelease(Struct, frozen=True, kw_only=True):
-    """A release that was logged and, as the log says since, never came into the index."""
+    """What was logged and, as the log says since, never written: a release, or a statement."""
 
     name: str
-    version: str
-    release: str
+    version: str = ""
+    release: str = ""
     """The release digest."""
+    statement: str = ""
+    """The digest of a statement by which a signer of the module names the one after it."""
     entry: int
     """The number of the entry that it was logged with."""
     void: int

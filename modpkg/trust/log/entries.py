@@ -20,9 +20,18 @@ from modpkg.core.records import SPEC, DigestText, IndexLine, Line, canonical_jso
 from modpkg.trust.log.tiles import LOG
 
 Action = Literal[
-    "publish", "yank", "unyank", "deprecate", "undeprecate", "remove", "transfer", "void"
+    "publish",
+    "yank",
+    "unyank",
+    "deprecate",
+    "undeprecate",
+    "remove",
+    "transfer",
+    "succeed",
+    "void",
 ]
-"""``void`` says that a release was logged, and its index line never written."""
+"""``succeed`` says that a signer of a module has named the one after it, and ``void`` that this, or
+a release, was logged, and never written."""
 
 
 class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +53,8 @@ class LogEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What to use instead of a deprecated release, if the registry says so."""
     owner: Line = ""
     """The account that owns the module from now on, of a transfer."""
+    statement: DigestText | UnsetType = UNSET
+    """The SHA-256 of the bundle by which a signer of the module names the one after it."""
 
 
 class LoggedRelease(Struct, frozen=True):
@@ -114,6 +125,24 @@ class LoggedStanding(Struct, frozen=True, kw_only=True):
             deprecated = entry.action == "deprecate"
             return change(self, deprecated=deprecated, successor=entry.successor)
         return change(self, removed=True, yanked=True) if entry.action == "remove" else self
+
+    def other_than(self, log: LoggedStanding) -> Iterator[str]:
+        """Yield what an index, whose standing this is, says and a log does not, or that one says.
+
+        Whoever has removed a release says nothing else of it.
+        """
+        if self.removed and log.removed:
+            return
+        for word in ("removed", "yanked", "deprecated"):
+            there, logged = getattr(self, word), getattr(log, word)
+            if there != logged:
+                said = f"is {'' if there else 'not '}{word} in the index"
+                yield f"{said}, and the log says otherwise"
+        if self.deprecated and log.deprecated and self.successor != log.successor:
+            yield (
+                f"has the successor {self.successor or '-'} in the index, and "
+                f"{log.successor or '-'} in the log"
+            )
 
 
 def logged_standing(line: IndexLine) -> LoggedStanding:
@@ -205,3 +234,8 @@ def void_entry(name: str, version: str, release: str, at: str) -> LogEntry:
 def transfer_entry(name: str, owner: str, at: str) -> LogEntry:
     """Return the entry for a module that somebody else owns now."""
     return LogEntry(spec=SPEC, action="transfer", at=at, name=name, owner=owner)
+
+
+def succeed_entry(name: str, statement: str, at: str, action: Action = "succeed") -> LogEntry:
+    """Return the entry for a statement by which a signer of a module names the one after it."""
+    return LogEntry(spec=SPEC, action=action, at=at, name=name, statement=statement)

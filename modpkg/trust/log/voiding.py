@@ -8,7 +8,7 @@ lock, and everybody does once the version is another release: it may only be pub
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from modpkg.core.names import parse_version
 from modpkg.manifest.cutoff import moment_text
@@ -16,7 +16,8 @@ from modpkg.registry.place import Place, registry_at
 from modpkg.registry.reader import Registry
 from modpkg.trust.log.appending import LogWriter
 from modpkg.trust.log.difference import LogDifference
-from modpkg.trust.log.entries import LogEntry, void_entry
+from modpkg.trust.log.entries import LogEntry, succeed_entry, void_entry
+from modpkg.trust.log.logged_successions import read_successions
 
 
 def _is_in(registry: Registry, one: LogDifference) -> bool:
@@ -25,9 +26,11 @@ def _is_in(registry: Registry, one: LogDifference) -> bool:
 
 
 def void_missing(
-    place: Place, log: LogWriter, differences: Iterable[LogDifference]
+    place: Place, log: LogWriter, differences: Collection[LogDifference]
 ) -> list[LogEntry]:
-    """Say in a log that releases are void which an audit misses in the index; return the entries.
+    """Say in a log that what an audit misses is void; return the entries.
+
+    That are releases that the index lacks, and statements that the files of successors lack.
 
     Nobody may publish meanwhile.
 
@@ -40,6 +43,13 @@ def void_missing(
         void_entry(one.name, one.version, one.release, at)
         for one in differences
         if one.kind == "missing" and not _is_in(registry, one)
+    ]
+    entries += [
+        succeed_entry(one.name, one.statement, at, "void")
+        for one in differences
+        if one.kind == "successor"
+        and one.entry is not None
+        and one.statement not in read_successions(registry, [one.name])[one.name]
     ]
     log.append(entries)
     return entries
