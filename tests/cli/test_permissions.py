@@ -69,8 +69,9 @@ def test_folders_of_another_user(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "registry", registry)
     app = write_module(tmp_path / "app", "app")
     (app / "modpkg.toml").write_text('[app]\nname = "app"\n[dependencies]\nlib = "*"\n')
-    os.chown(theirs, 4321, 4321)
-    os.chown(theirs / "store", 4321, 4321)
+    for folder in (theirs, theirs / "store"):
+        folder.chmod(0o755)  # whatever the umask is
+        os.chown(folder, 4321, 4321)
 
     def install(**environment: str) -> str:
         done = subprocess.run(

@@ -18,7 +18,7 @@ STORY = ROOT / "examples" / "clamp"
 def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """Return the facts that the story recorded, and its folder."""
     work = tmp_path_factory.mktemp("clamp")
-    done = forkserver.run(str(STORY / "community.py"), "--work", str(work), "--fewer", timeout=1800)
+    done = forkserver.run(str(STORY / "community.py"), "--work", str(work), "--fewer", timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((work / "facts.json").read_text()), work
 
@@ -47,7 +47,7 @@ def test_a_community_owns_a_model(story: tuple[dict[str, Any], Path]) -> None:
 def test_four_groups_meet_at_a_server(story: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     """The second telling, with what the first has trained."""
     command = [str(STORY / "served.py"), "--work", str(tmp_path / "served"), "--fewer"]
-    done = forkserver.run(*command, "--trained", str(story[1] / "trained"), timeout=1800)
+    done = forkserver.run(*command, "--trained", str(story[1] / "trained"), timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     facts = json.loads((tmp_path / "served" / "facts.json").read_text())
     assert facts["not his"] == "M432"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,9 +196,15 @@ def test_what_there_is_not(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     imported("hf://org/hidden")
 
 
+def sleeping(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
+    """Let the client of hubs sleep so, and no other thread of this process."""
+    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr("modpkg.registry.hub_client.time", clock)
+
+
 def test_a_hub_that_limits_requests_is_obeyed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("modpkg.registry.hub_client.time.sleep", waits.append)
+    sleeping(monkeypatch, waits.append)
     hub.repository("org/tiny", base_files())
     answers: list[dict[str, str]] = [
         {"Retry_After": "7"},
@@ -234,7 +242,7 @@ def test_a_hub_that_limits_requests_is_obeyed(hub: Hub, monkeypatch: pytest.Monk
 
 def test_a_download_goes_on_where_it_stopped(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modpkg.registry.hub_client.RETRIES", 0)
-    monkeypatch.setattr("modpkg.registry.hub_client.time.sleep", lambda seconds: None)
+    sleeping(monkeypatch, lambda seconds: None)
     weights = base_weights()
     hub.repository("org/tiny", base_files())
 
@@ -368,7 +376,7 @@ def test_no_space(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hub_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modpkg.registry.hub_client.time.sleep", lambda seconds: None)
+    sleeping(monkeypatch, lambda seconds: None)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "no connection" in failed("hf", "hf://org/tiny", code="M863")
     assert "--offline" in failed("hf", "hf://org/tiny", "--offline", code="M863")

@@ -13,6 +13,7 @@ from email.message import Message
 from typing import Any
 
 from modpkg.core.digests import Digest
+from tests.registry.servers import LoopbackHttpServer
 
 Reply = tuple[int, dict[str, str], bytes]
 """Status, headers and body."""
@@ -101,7 +102,7 @@ def fake_registry() -> Iterator[FakeRegistry]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = LoopbackHttpServer(("127.0.0.1", 0), Handler)
     registry = FakeRegistry(server.server_address[1])
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:

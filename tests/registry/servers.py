@@ -140,6 +140,12 @@ class Proxy(Handler):
                         ends[ready.fileobj].sendall(data)  # type: ignore[index]
 
 
+class LoopbackHttpServer(http.server.ThreadingHTTPServer):
+    """A server that many may ask at once: else who finds no place tries again a second later."""
+
+    request_queue_size = 128
+
+
 @contextmanager
 def serve(
     folder: Path, handler: type[Handler] = Handler, *, certificate: Path | None = None
@@ -149,8 +155,7 @@ def serve(
     ``certificate`` has a key and a certificate for localhost, and makes it an HTTPS server.
     """
     state = Server(folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        running.daemon_threads = True
+    with LoopbackHttpServer(("127.0.0.1", 0), handler) as running:
         running.state = state  # type: ignore[attr-defined]
         running.lock = threading.Lock()  # type: ignore[attr-defined]
         state.url = f"http://127.0.0.1:{running.server_port}"

@@ -96,7 +96,7 @@ def test_a_date_stands_for_a_file_that_has_settled(
 ) -> None:
     server.fault = with_dates
     store, index = tmp_path / "store", universe.folder / "index" / "a.jsonl"
-    age(index, 0)
+    age(index, -60)  # changed a moment ago for as long as this test takes
     assert versions(server, store) == versions(server, store) == ["1"]
     assert conditions(server) == [None, None]  # it could change within the same second
     age(index, SETTLED.total_seconds() + 60)

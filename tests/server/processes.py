@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.registry.places.store import free_port
+from tests.registry.places.store import PATIENCE, free_port
 
 
 class ServedProcess:
@@ -34,7 +34,7 @@ class ServedProcess:
     def wait(self) -> httpx.Client:
         """Return a client, when it answers."""
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while not self._answers():
             if time.monotonic() > until or self.process.poll() is not None:
                 raise TimeoutError(self.end(signal.SIGKILL)[1])
@@ -53,7 +53,7 @@ class ServedProcess:
             os.killpg(self.process.pid, sign)
         else:
             self.process.send_signal(sign)
-        text, _ = self.process.communicate(timeout=60)
+        text, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, text.decode()
 
 

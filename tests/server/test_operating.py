@@ -173,13 +173,13 @@ def test_only_https_is_told_for_a_server_that_is_reached_by_it(server: Server) -
 
 
 def test_who_asks_too_often_waits(server: Server) -> None:
-    limits = ServerLimits(requests_per_second=0.1, requests_at_once=3)
+    limits = ServerLimits(requests_per_second=0.001, requests_at_once=3)
     slow = Server(replace(server.settings, limits=limits))
     with TestClient(make_app(slow)) as client:
         answers = [client.get("/api/1/me") for _ in range(4)]
         assert [one.status_code for one in answers] == [200, 200, 200, 429]
         assert answers[-1].json()["code"] == "M484"
-        assert 0 < int(answers[-1].headers["retry-after"]) <= 10
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 1000
         assert client.get("/healthz").status_code == 200
         assert client.get("/registry.json").status_code == 200
         text = slow.metrics.text().decode()
@@ -188,7 +188,7 @@ def test_who_asks_too_often_waits(server: Server) -> None:
 
 
 def test_requests_are_counted_for_who_sends_them(server: Server) -> None:
-    limits = ServerLimits(requests_per_second=0.1, requests_at_once=2)
+    limits = ServerLimits(requests_per_second=0.001, requests_at_once=2)
     settings = replace(server.settings, limits=limits, proxies=("10.0.0.0/8",))
     slow = traffic.Traffic(settings, server.metrics)
 

@@ -24,7 +24,7 @@ from modpkg.server.settings import ServerSettings
 from modpkg.server.state import Server
 from modpkg.server.tables import Account
 from tests.raising import raises
-from tests.registry.places.store import free_port
+from tests.registry.places.store import PATIENCE, free_port
 from tests.server.conftest import token_for
 
 
@@ -45,7 +45,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[byte
 
 
 def _wait_for(url: str, running: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until and running.poll() is None:
         with suppress(OSError):
             urlopen(f"{url}/readyz").close()

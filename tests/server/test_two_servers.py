@@ -13,6 +13,7 @@ import pytest
 from modpkg.core.digests import blob_path, parse_digest
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.place import registry_at
+from modpkg.server.accounts import make_administrator
 from modpkg.server.settings import ServerSettings
 from modpkg.server.settings_file import read_server_settings
 from modpkg.server.state import Server
@@ -20,6 +21,7 @@ from tests.changing import numbers, write
 from tests.command import modpkg, modpkg_json
 from tests.modules import publish_collection
 from tests.raising import raises
+from tests.registry.places.store import PATIENCE
 from tests.server.conftest import token_for
 from tests.server.processes import served
 from tests.server.publisher import Publisher, built
@@ -88,17 +90,17 @@ def test_a_server_that_is_asked_to_end_answers_what_is_under_way(tmp_path: Path)
         client = process.wait()
         server = Server(ServerSettings(storage=str(storage)))
         ada = Publisher(client, token_for(server, "ada"))
+        make_administrator(server.database, "ada")
         server.close()
         tree, line = built(write(tmp_path / "m", numbers("a", "b")), FolderPlace(storage))
         session = ada.declare(tree, line).json()
         blob = max(session["missing"], key=lambda blob: blob["size"])
         data = tree.read(blob["digest"], "a blob")
-        sent = threading.Event()
+        go_on = threading.Event()
 
         def slowly() -> Iterator[bytes]:
             yield data[:1000]
-            sent.set()
-            time.sleep(1)
+            go_on.wait(PATIENCE)
             yield data[1000:]
 
         answers = []
@@ -107,8 +109,12 @@ def test_a_server_that_is_asked_to_end_answers_what_is_under_way(tmp_path: Path)
             target=lambda: answers.append(client.put(path, content=slowly(), headers=ada.headers))
         )
         upload.start()
-        sent.wait()
-        time.sleep(0.2)
+        figure = "modpkg_requests_under_way 2.0"  # with the one that asks
+        until = time.monotonic() + PATIENCE
+        while figure not in client.get("/metrics", headers=ada.headers).text:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        threading.Timer(0.5, go_on.set).start()
         status, text = process.end()
         upload.join()
     assert (status, "Traceback" in text) == (0, False), text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.registry.places.store import PATIENCE, LoopbackServer
+from tests.registry.places.store import PATIENCE, LoopbackServer, runs
 from tests.registry.places.unpacked import find_program
 
 USER = "modpkg"
@@ -70,7 +70,7 @@ class PostgreSQL(LoopbackServer):
 
     def await_answer(self, folder: Path, groups: Sequence[int]) -> None:
         ends = time.monotonic() + PATIENCE
-        while time.monotonic() < ends:
+        while time.monotonic() < ends and all(map(runs, groups)):
             with contextlib.suppress(psycopg.OperationalError), self._connected():
                 return
             time.sleep(0.05)
@@ -87,5 +87,7 @@ def _prefix() -> Sequence[str]:
 
 
 def _done(command: Sequence[str], variables: Mapping[str, str]) -> None:
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, timeout=60)
+    done = subprocess.run(
+        command, env=os.environ | variables, capture_output=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, (command, done.stderr)

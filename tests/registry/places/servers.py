@@ -16,6 +16,7 @@ from tests.registry.places.store import (
     BUCKET,
     INSTALLED,
     KEY,
+    PATIENCE,
     PYTHON,
     READ_KEY,
     READ_SECRET,
@@ -144,7 +145,7 @@ rgw_frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
         def tool(program: str, *arguments: str) -> None:
             command = [str(programs / program), *arguments]
             variables = os.environ | environment
-            done = subprocess.run(command, env=variables, capture_output=True, timeout=60)
+            done = subprocess.run(command, env=variables, capture_output=True, timeout=PATIENCE)
             assert done.returncode == 0, (command, done.stderr)
 
         def user(entity: str, *caps: str) -> None:

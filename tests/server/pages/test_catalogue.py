@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,7 +142,8 @@ def test_index_files_of_an_object_store_are_asked_for_once_in_a_while(
     registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, clock = RemoteSource(registry), [1000.0]
-    monkeypatch.setattr("modpkg.server.pages.catalogue.time.monotonic", lambda: clock[0])
+    own = SimpleNamespace(monotonic=lambda: clock[0])  # of no other thread
+    monkeypatch.setattr("modpkg.server.pages.catalogue.time", own)
     catalogue = Catalogue(source)
     for _ in range(3):
         assert catalogue.releases("talker").newest.version == "2.0"
