@@ -95,9 +95,16 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "key succeed": ("modpkg.cli.key:Succession",),
     "trust list": ("modpkg.cli.trust:TrustDocument",),
     "trust add": ("modpkg.cli.trust:NewRule",),
-    "registry trust init": ("modpkg.cli.registry_trust:SignedAgain",),
+    "registry trust init": (
+        "modpkg.cli.registry_trust:SignedAgain",
+        "modpkg.cli.registry_root:RootToSign",
+    ),
     "registry trust sign": ("modpkg.cli.registry_trust:SignedAgain",),
-    "registry trust rotate": ("modpkg.cli.registry_trust:SignedRegistryDocument",),
+    "registry trust rotate": (
+        "modpkg.cli.registry_trust:SignedRegistryDocument",
+        "modpkg.cli.registry_root:RootToSign",
+    ),
+    "registry trust sign-root": ("modpkg.cli.registry_root:RootToSign",),
     "registry trust show": ("modpkg.cli.registry_trust:SignedRegistryDocument",),
     "registry trust forget": ("modpkg.cli.registry_trust:Forgotten",),
     "trust accept": ("modpkg.resolve.lock:Lock",),

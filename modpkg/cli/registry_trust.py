@@ -14,8 +14,9 @@ from modpkg.cli.key import open_signer
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, table, tell, warn
 from modpkg.cli.registry_address import registry_alone, storage_of
+from modpkg.cli.registry_root import RootOptions, next_root, sign_root_command
 from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import ModpkgError, TrustError, UsageError
+from modpkg.core.errors import ModpkgError, TrustError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.files import write_atomically
 from modpkg.environment.signed_registries import verify_index, without_seen
@@ -31,15 +32,11 @@ from modpkg.trust.known_registry import remembered_folder
 from modpkg.trust.log.memory import LogMemory
 from modpkg.trust.metadata import RootMetadata, key_of
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
-from modpkg.trust.public_key import PublicKey, parse_key
 from modpkg.trust.root_metadata import (
     ROOT_WARNING,
-    check_enough_sign,
     name_root,
-    new_root,
     no_root,
     roots_at,
-    signed_root,
     write_root,
 )
 from modpkg.trust.signed_index import SignedIndex
@@ -96,21 +93,19 @@ _people = click.option(
     "--root-key",
     "people",
     multiple=True,
-    required=True,
     metavar="KEY",
-    help="A key that signs roots, or the public part of one; repeat it.",
+    help="A key that signs roots (of yours, a file, or agent=KEY), or its public part; repeat it.",
 )
 _threshold = click.option(
     "--threshold",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="How many of the root keys have to sign a root.",
+    help="How many of the root keys have to sign a root. [default: as many as before, or 1]",
 )
-_threshold_as_before = click.option(
-    "--threshold",
-    type=click.IntRange(1, 64),
-    help="How many of the root keys have to sign a root. [default: as many as before]",
+_root_file = click.option(
+    "--root-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where the root is, or is written, while people sign it by turns: see 'sign-root'.",
 )
 _root_days = click.option(
     "--root-days",
@@ -132,10 +127,14 @@ def registry_trust_command() -> None:
     """
 
 
+registry_trust_command.add_command(sign_root_command)
+
+
 @registry_trust_command.command("init")
 @click.argument("address", metavar="STORAGE")
 @_people
 @_threshold
+@_root_file
 @_online
 @click.option(
     "--bins",
@@ -150,7 +149,8 @@ def init_command(
     workspace: Workspace,
     address: str,
     people: tuple[str, ...],
-    threshold: int,
+    threshold: int | None,
+    root_file: Path | None,
     online_key: str,
     bins: str | None,
     root_days: int,
@@ -161,17 +161,20 @@ def init_command(
 
     Root keys stay with people, who sign who may sign: keep them off the server. The online key
     signs what is published. From now on readers refuse what is not signed.
+
+    With fewer root keys here than have to sign, name a --root-file: the root is written there, for
+    'sign-root', and the same command with it finishes once enough have signed.
     """
     place = storage_of(workspace, address)
     place.prepare()
     roots = roots_at(place)
-    keys, signers = _keys(people)
-    online = _online_signer(online_key, keys)
+    online = open_signer(online_key)
     if roots is None:
-        _check_threshold(keys, threshold)
-        root = new_root(1, keys, threshold, online.public, _now() + datetime.timedelta(root_days))
-        check_enough_sign(place.url, root, signers, None)
-        data = signed_root(root, signers, None)
+        given = RootOptions(people, (), threshold, root_days, root_file)
+        signed = next_root(place, given, online.public, None, as_json=as_json)
+        if signed is None:
+            return
+        data = signed
         write_root(place, data, None)
     else:  # whoever began was killed
         data, trusted = roots[0][0], roots[1]
@@ -222,7 +225,8 @@ def sign_command(
     metavar="KEY",
     help="A root key that signs this root, and is none any more; repeat it.",
 )
-@_threshold_as_before
+@_threshold
+@_root_file
 @_online
 @_root_days
 @_life
@@ -234,6 +238,7 @@ def rotate_command(
     people: tuple[str, ...],
     others: tuple[str, ...],
     threshold: int | None,
+    root_file: Path | None,
     online_key: str,
     root_days: int,
     days: int,
@@ -241,26 +246,24 @@ def rotate_command(
 ) -> None:
     """Write the next root in STORAGE: with other keys, or with the same ones for another year.
 
-    As many of the root keys so far as have to, and of the new ones, sign it. With another online
-    key, the index is signed as it is now: look at it before, if the key was stolen.
+    As many of the root keys so far as have to, and of the new ones, sign it, here or by turns with
+    a --root-file, as for 'init'. With another online key, the index is signed as it is now: look at
+    it before, if the key was stolen.
     """
     place = storage_of(workspace, address)
     roots = roots_at(place)
     if roots is None:
         raise no_root(place)
     trusted, before = roots[1], roots[1].root
-    keys, signers = _keys(people)
-    signers += [open_signer(one) for one in others]
-    threshold = before.roles["root"].threshold if threshold is None else threshold
-    _check_threshold(keys, threshold)
-    online = _online_signer(online_key, keys)
-    expires = _now() + datetime.timedelta(root_days)
-    root = new_root(before.version + 1, keys, threshold, online.public, expires)
-    check_enough_sign(place.url, root, signers, before)
+    online = open_signer(online_key)
+    given = RootOptions(people, others, threshold, root_days, root_file)
+    data = next_root(place, given, online.public, before, as_json=as_json)
+    if data is None:
+        return
     writer = _writer(place, online, days)
     bits = writer.bits()
-    write_root(place, signed_root(root, signers, before), trusted)
-    if _online_keys(before) != _online_keys(root):
+    write_root(place, data, trusted)
+    if _online_keys(before) != _online_keys(trusted.root):
         writer.sign_all(bits=bits)
     else:
         writer.renew(thoroughly=True, at_once=True)
@@ -275,16 +278,22 @@ def rotate_command(
 def show_command(workspace: Workspace, address: str, as_json: bool) -> None:
     """Show who signs the index of the registry at URL, as its readers verify it.
 
-    What has expired is shown too, and its readers refuse it.
+    What has expired is shown too, and what is refused here for another reason, which is said.
     """
-    files = registry_alone(workspace, address).files
+    registry = registry_alone(workspace, address)
+    files = registry.files
     signed = SignedIndex(files.source, files.home, files.info, now=lambda: None)
     trusted = signed.metadata()
     seen = signed.seen()
     if trusted is None or seen is None:
-        _ = registry_alone(workspace, address).info
+        _ = registry.info
         raise TrustError("M579", url=signed.url)
     _show(_document(signed.url, seen.root, trusted), as_json=as_json)
+    try:
+        _ = registry.info
+    except TrustError as refusal:
+        if refusal.code != "M561":
+            warn(f"it is refused here: {refusal}")
 
 
 @registry_trust_command.command("forget")
@@ -334,34 +343,6 @@ def _warn_of_root(place: Place) -> None:
 
 def _signed(workspace: Workspace, text: str) -> SignedIndex:
     return verify_index(registry_alone(workspace, text).files)
-
-
-def _keys(texts: tuple[str, ...]) -> tuple[list[PublicKey], list[Signer]]:
-    """Return the keys that are named, and those of them that can sign."""
-    signers = {text: open_signer(text) for text in texts if not text.startswith("key:")}
-    keys = [signers[text].public if text in signers else parse_key(text) for text in texts]
-    for one in keys:
-        one.opened()
-    return keys, [*signers.values()]
-
-
-def _online_signer(text: str, people: list[PublicKey]) -> Signer:
-    """Return the online key, which a server has; no root key may be it.
-
-    Raises:
-        UsageError: It is one.
-    """
-    online = open_signer(text)
-    if online.public in people:
-        message = f"--online-key {text} is a root key too; make another one with 'modpkg key new'."
-        raise UsageError("M901", message=message)
-    return online
-
-
-def _check_threshold(keys: list[PublicKey], threshold: int) -> None:
-    if threshold > len(set(keys)):
-        message = f"--threshold {threshold} of {counted(len(set(keys)), 'root key')} never holds."
-        raise UsageError("M901", message=message)
 
 
 def _writer(place: Place, online: Signer, days: int) -> MetadataWriter:

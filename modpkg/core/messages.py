@@ -578,6 +578,10 @@ MESSAGES: dict[str, str] = {
         "The index of {url} is not signed, so its readers believe what they find there; whoever "
         "runs it begins to sign it with 'modpkg registry trust init'."
     ),
+    "M598": (
+        "{what} was changed after {key} had signed it, or somebody else made that signature; ask "
+        "who sent it for the file as it was signed last."
+    ),
     "M573": (
         "{where} says that the registry {url} is signed, with the first root {root}, and {reason}; "
         "ask who runs it, and if that is right, correct 'root' under [registries] of {where}."

@@ -402,7 +402,15 @@ def without_others(damage: Damage) -> str:
     """Return what to do about a damaged file that nothing that is known has undamaged."""
     if damage.code in ("M877", "M879"):  # nothing of it lies in the registry
         return "whoever has the project runs 'modpkg publish --upload'"
+    if damage.code == "M562":  # whoever has read it knows a later state, which no time brings back
+        return (
+            "where it is right, after a restored back-up, sign it with another key: "
+            "modpkg registry trust rotate STORAGE --root-key KEY --online-key ANOTHER"
+        )
     if damage.code.startswith("M56"):  # it is not what is signed
-        return "restore it, or sign it as it is: modpkg registry trust sign"
+        return (
+            "restore it, or look at it and sign it as it is: "
+            "modpkg registry trust sign STORAGE --online-key KEY"
+        )
     first = "" if damage.code == "M306" else "remove that file, and "
     return f"{first}publish the release again"

@@ -12,7 +12,7 @@ import datetime
 import hashlib
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -274,15 +274,22 @@ def check_signed(
     Raises:
         TrustError: They have not.
     """
-    wanted = set(role.keyids)
-    holding: set[PublicKey] = set()
+    count = len(holding_keys(read, role.keyids, keys))
+    if count < role.threshold:
+        raise TrustError("M560", what=what, count=count, threshold=role.threshold)
+
+
+def holding_keys(
+    read: ReadMetadata, wanted: Collection[str], keys: Mapping[str, MetadataKey]
+) -> dict[str, PublicKey]:
+    """Return the wanted keys whose signatures hold, by their ids: each key once."""
+    found: dict[str, PublicKey] = {}
     for one in read.signatures:
         key = keys.get(one.keyid) if one.keyid in wanted else None
         opened = None if key is None else _opened(key)
-        if opened is not None and opened not in holding and _verifies(opened, one, read):
-            holding.add(opened)
-    if len(holding) < role.threshold:
-        raise TrustError("M560", what=what, count=len(holding), threshold=role.threshold)
+        if opened is not None and opened not in found.values() and _verifies(opened, one, read):
+            found[one.keyid] = opened
+    return found
 
 
 def _verifies(key: PublicKey, signature: MetadataSignature, read: ReadMetadata) -> bool:

@@ -42,6 +42,7 @@ from modpkg.trust.metadata import (
     signed_metadata,
 )
 from modpkg.trust.metadata_draft import MetadataDraft
+from modpkg.trust.root_metadata import ONLINE
 from modpkg.trust.signed_paths import FOLDER, private_path
 from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
@@ -224,6 +225,8 @@ class MetadataWriter:
         def run(change: RegistryChange) -> None:
             strange.clear()
             trusted = self._stored.current(change)
+            for role in ONLINE:
+                self._keyid(trusted, role)  # be there anything to sign or not
             draft, now, keys = MetadataDraft(trusted, self._stored), self._now(), None
             if thoroughly:
                 count = self._settle_all(trusted, draft, strange)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
@@ -51,14 +51,16 @@ def new_root(
 
 
 def check_enough_sign(
-    url: str, root: RootMetadata, keys: Sequence[Signer], before: RootMetadata | None
+    url: str, root: RootMetadata, signers: Collection[str], before: RootMetadata | None
 ) -> None:
-    """Check that a root can be signed by as many as have to, of it and of the one before.
+    """Check that as many sign a root as have to, of it and of the one before.
+
+    Args:
+        signers: Ids of the keys that sign it.
 
     Raises:
-        TrustError: It cannot.
+        TrustError: Too few do.
     """
-    signers = {metadata_key(key.public)[0] for key in keys}
     for one in (root,) if before is None else (before, root):
         role = one.roles["root"]
         missing = [key_of(one.keys[each]) for each in role.keyids if each not in signers]
@@ -69,7 +71,7 @@ def check_enough_sign(
             reason = (
                 f"{role.threshold} of the root keys {whose} have to sign this root, and {here} "
                 f"can; name {role.threshold - here} more in --root-key{more}, not as its public "
-                f"part: of {listed(missing)}"
+                f"part: of {listed(missing)}; or let people sign by turns, with --root-file"
             )
             raise TrustError("M568", url=url, reason=reason)
 

@@ -115,6 +115,8 @@ def test_a_lock_records_how_far_a_signed_registry_has_come(trust: Trust, app: Pa
         (app / "modpkg.lock").read_text().replace("snapshot = 3", "snapshot = 4")
     )
     assert "error[M562]" in trust.refused("lock", "--upgrade")
+    status, out, err = run(trust.capfd, "registry", "trust", "show", str(trust.folder))
+    assert (status, "snapshot 3" in out, "snapshot.json" in err) == (0, True, True), err
 
 
 def test_a_registry_that_is_not_signed_is_not_mentioned(trust: Trust, app: Path) -> None:
@@ -251,3 +253,108 @@ def test_what_has_expired_is_shown(trust: Trust, app: Path) -> None:
     assert (shown["root_expires"], shown["expired"]) == ("2020-02-02T00:00:00Z", True)
     out = trust.run("registry", "trust", "show", str(trust.folder))
     assert ("2020-02-02" in out, "expired" in out) == (True, True)
+
+
+def public(trust: Trust, name: str) -> str:
+    return Path(trust.key(name)).with_suffix(".pub").read_text().strip()
+
+
+def by_turns(trust: Trust, command: str, name: str, file: Path, other: str) -> tuple[str, ...]:
+    """Return the command by which one of two people begins, or finishes, a root."""
+    people = (*trust.root_keys(name), "--root-key", public(trust, other))
+    online = ("--online-key", trust.key("online"), "--root-file", str(file))
+    words = ("registry", "trust", command, str(trust.folder), *people, *online)
+    return (*words, "--threshold", "2")
+
+
+def sign_root(trust: Trust, file: Path, *names: str) -> Any:
+    words = ("registry", "trust", "sign-root", str(file), *trust.root_keys(*names))
+    document = json.loads(trust.run(*words, "--json"))
+    check_shape(document, *words)
+    return document
+
+
+def test_people_sign_a_root_by_turns(trust: Trust, app: Path, tmp_path: Path) -> None:
+    """No machine has two of the root keys."""
+    trust.publish("1.0")
+    file = tmp_path / "our root.json"
+    begin = by_turns(trust, "init", "alice", file, "bob")
+    document = json.loads(trust.run(*begin, "--json"))
+    check_shape(document, *begin)
+    assert document["signed"] == [public(trust, "alice")]
+    assert not (trust.folder / "tuf").exists()
+    out = trust.run(*begin)  # it changes nothing again, and says what is missing
+    assert ("sign-root 'our root.json'" in out, public(trust, "bob") in out) == (True, True)
+    assert sign_root(trust, file)["signed"] == [public(trust, "alice")]
+    shown = sign_root(trust, file, "bob")
+    assert shown["people"] == shown["signed"] == [public(trust, "alice"), public(trust, "bob")]
+    words = ("--online-key", trust.key("online"), "--root-file", str(file))
+    assert trust.trust("init", *words)["modules"] == 1  # whoever finishes has no root key
+    trust.run("lock")
+
+    second = tmp_path / "second.json"
+    trust.run(*by_turns(trust, "rotate", "bob", second, "carol"))
+    sign_root(trust, second, "carol")
+    finish = ("registry", "trust", "rotate", str(trust.folder), *words[:3], str(second))
+    out = trust.run(*finish)  # of those before, alice has to sign too
+    assert public(trust, "alice") in out
+    assert trust.trust("show")["root_version"] == 1
+    out = trust.run("registry", "trust", "sign-root", str(second), *trust.root_keys("alice"))
+    assert "version 2" in out
+    trust.run(*finish)
+    shown = trust.trust("show")
+    assert (shown["root_version"], shown["people"]) == (
+        2,
+        [public(trust, "bob"), public(trust, "carol")],
+    )
+    assert "error[M568]" in trust.refused(*finish)  # root 2 is there
+    trust.run("lock", "--upgrade")
+
+
+def test_a_root_is_what_each_has_signed(trust: Trust, app: Path, tmp_path: Path) -> None:
+    trust.publish("1.0")
+    file = tmp_path / "root.json"
+    begin = by_turns(trust, "init", "alice", file, "bob")
+    trust.run(*begin)
+    honest = file.read_bytes()
+    sign = ("registry", "trust", "sign-root", str(file), *trust.root_keys("bob"))
+
+    changed = json.loads(honest)
+    changed["signed"]["expires"] = "2099-01-01T00:00:00Z"
+    file.write_text(json.dumps(changed))
+    for words in (begin, sign, sign[:-2]):
+        assert "error[M598]" in trust.refused(*words)
+    for part, key, value in (
+        ("signed", "extra", 1),
+        ("signed", "roles", {}),
+        ("signed", "version", -1),
+        ("signed", "keys", {}),
+        ("", "signatures", [{"keyid": "a", "sig": "b"}] * 2),
+    ):
+        changed = json.loads(honest)
+        (changed[part] if part else changed)[key] = value
+        file.write_text(json.dumps(changed))
+        assert "error[M565]" in trust.refused(*sign), key
+        assert json.loads(file.read_bytes()) == changed
+    roles = json.loads(honest)["signed"]["roles"]
+    for role, keyids in (("root", []), ("timestamp", roles["root"]["keyids"][:1])):
+        changed = json.loads(honest)
+        changed["signed"]["roles"][role]["keyids"] = keyids
+        file.write_text(json.dumps(changed))
+        assert "error[M565]" in trust.refused(*sign), role
+    file.write_bytes(b" " * 300_000)
+    assert "error[M512]" in trust.refused(*sign)
+
+    file.write_bytes(honest)
+    sign_root(trust, file, "carol")  # who is nobody there: it counts for nothing
+    assert sign_root(trust, file)["signed"] == [public(trust, "alice")]
+    trust.run(*begin)
+    assert not (trust.folder / "tuf").exists()
+    other = (*begin[:-1], "1")
+    assert "error[M901]" in run(trust.capfd, *other)[2]
+    sign_root(trust, file, "bob")
+    online = ("--online-key", trust.key("other"), "--root-file", str(file))
+    words = ("registry", "trust", "init", str(trust.folder))
+    assert "error[M568]" in trust.refused(*words, *online)
+    assert "error[M901]" in run(trust.capfd, *words, *online[:2])[2]
+    assert not (trust.folder / "tuf").exists()

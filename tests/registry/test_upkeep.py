@@ -320,10 +320,12 @@ def test_a_malformed_line_of_the_list_is_damage_and_a_newer_one_is_not(registry:
         assert [one.reason for one in found(server.url)] == ["1 line is malformed"]
 
 
-def test_what_lies_elsewhere_is_not_removed_but_uploaded() -> None:
+def test_what_is_done_about_damage_depends_on_what_it_is() -> None:
     for code, says in {
         "M306": "publish the release",
         "M305": "remove that file, and publish the release",
+        "M562": "where it is right, after a restored back-up, sign it with another key: modpkg",
+        "M564": "restore it, or look at it and sign it as it is: modpkg",
         "M877": "whoever has the project runs 'modpkg publish --upload'",
     }.items():
         assert without_others(Damage(path="", releases=[], code=code, reason="")).startswith(says)

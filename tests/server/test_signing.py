@@ -232,6 +232,13 @@ def test_a_signed_registry_is_not_served_without_its_key(tmp_path: Path, keys: P
     (tmp_path / "none").mkdir()
     with raises("M549", match="online.pem"):
         Server(ServerSettings(storage=str(tmp_path / "registry"), tuf_keys=str(tmp_path / "none")))
+    (tmp_path / "other").mkdir()
+    new_key(tmp_path / "other" / "online.pem", "ed25519", None)
+    storage, own = server.settings.storage, str(tmp_path / "other")
+    other = Server(ServerSettings(storage=storage, tuf_keys=own))
+    with raises("M568", match="another key"):
+        other.prepare()
+    other.close()
 
 
 def test_a_registry_is_read_by_what_is_signed(server: Server, tmp_path: Path) -> None:

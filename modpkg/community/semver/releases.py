@@ -298,7 +298,7 @@ def _publish(
         restored = human_bytes(writer.restored)
         lost = f"{restored} of {line.name} {line.version}"
         project.progress.warn(f"{place.url} had lost {lost}, and has them again")
-    if (left := left_unsigned(place, "this release")) is not None:
+    if (left := left_unsigned(place, line.name)) is not None:
         project.progress.warn(left)
     return Publication(published, place.url, already, kept, writer.copied)
 
