@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,7 +84,7 @@ def install_debian(packages: Sequence[str], folder: Path) -> None:
     (archives / "partial").mkdir(parents=True)
     instead = f"Run `apt-get update` as root, or install {' '.join(packages)}."
     options = ("-y", "--no-install-recommends", "--download-only", "-o", "Debug::NoLocking=1")
-    where = ("-o", f"Dir::Cache::archives={archives}")
+    where = ("-o", f"Dir::Cache::archives={archives}", "-o", "Acquire::Retries=3")
     download = ["apt-get", "install", *options, *where, *packages]
     try:
         _run(download, instead)
@@ -117,11 +118,15 @@ def install_azurite(folder: Path) -> None:
 
 def install_axe(folder: Path) -> None:
     """Fetch the one file of axe-core that browsers run."""
-    try:
-        with urllib.request.urlopen(AXE, timeout=60) as answer:
-            data = answer.read(20_000_000)
-    except OSError as error:
-        raise _Failed(f"{AXE} cannot be fetched ({error}).") from None
+    for number in range(3):  # pip, npm and apt-get try again by themselves
+        try:
+            with urllib.request.urlopen(AXE, timeout=60) as answer:
+                data = answer.read(20_000_000)
+            break
+        except OSError as error:
+            if number == 2:
+                raise _Failed(f"{AXE} cannot be fetched ({error}).") from None
+            time.sleep(2)
     if base64.b64encode(hashlib.sha512(data).digest()).decode() != AXE_SHA512:
         raise _Failed(f"{AXE} is another file than it was.")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
