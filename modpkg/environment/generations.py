@@ -15,15 +15,19 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from modpkg.core import system
+from modpkg.core.bounds import LOCK_BYTES
 from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import Digest, digest_bytes
 from modpkg.core.errors import EnvironmentDamaged, InstallError
 from modpkg.core.file_lock import file_lock
+from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.files import check_no_links, make_folder, write_atomically
 from modpkg.core.installed import REPAIR, InstalledModel, is_pack_name, read_installed
 from modpkg.core.lazy_pattern import lazy_pattern
@@ -35,6 +39,9 @@ from modpkg.core.regular_file import read_file
 from modpkg.core.sealed import unseal
 from modpkg.core.system_folders import hold_folder, is_link, open_folder
 from modpkg.store.projects import CURRENT
+
+if TYPE_CHECKING:
+    from modpkg.resolve.lock import Lock
 
 
 def text_digest(text: str) -> Digest:
@@ -192,6 +199,27 @@ class Environment:
         remedy = REPAIR if number == self.current_number() else EARLIER
         raise EnvironmentDamaged("M506", path=self.folder(number), reason=reason, remedy=remedy)
 
+    def kept_lock(self, generation: Generation) -> bytes:
+        """Return the text of the lock that a generation was installed from.
+
+        Raises:
+            EnvironmentDamaged: It was changed since.
+        """
+        return kept_text(self.folder(generation.number) / LOCK_NAME, generation.lock)
+
+    def is_from(self, generation: Generation, lock: Lock | None, text: str | None) -> bool:
+        """Return whether a generation is of a lock, which may know more of registries since.
+
+        Raises:
+            EnvironmentDamaged: Its own lock was changed.
+        """
+        from modpkg.resolve.lock import parse_lock  # slow to import, and seldom needed
+
+        if generation.lock == text_digest(text or "") or lock is None:
+            return lock is not None
+        kept = parse_lock(self.kept_lock(generation).decode(), self.folder(generation.number))
+        return replace(kept, registry=[]) == replace(lock, registry=[])
+
     def ever_installed(self) -> list[ModuleState]:
         """Return the modules of all generations that can be read, the newest generation first."""
         states = []
@@ -345,6 +373,18 @@ class Environment:
 
         with file_lock(self.root / "lock", exclusive=True, waiting=announce):
             yield
+
+
+def kept_text(path: Path, digest: str) -> bytes:
+    """Return the bytes of a generation's copy of a text.
+
+    Raises:
+        EnvironmentDamaged: They are not those that it was installed with.
+    """
+    data = read_file(path, LOCK_BYTES, follow=False)
+    if digest_bytes(data) != digest:
+        raise EnvironmentDamaged("M506", path=path, reason="it was changed", remedy=EARLIER)
+    return data
 
 
 def _is_as_locked(model: InstalledModel, lock_text: str) -> bool:

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from modpkg.compose.workers import Workers
-from modpkg.core.bounds import LOCK_BYTES
-from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import ComposeError, EnvironmentDamaged
+from modpkg.core.errors import ComposeError, EnvironmentDamaged, LockError
 from modpkg.core.filenames import LOCK_NAME, composed_pack
 from modpkg.core.files import link_or_copy, make_folder, rename, write_atomically
 from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.progress import Progress
-from modpkg.core.regular_file import read_file, read_text
+from modpkg.core.regular_file import read_text
 from modpkg.core.sealed import seal
 from modpkg.environment.exact_update import exact_update
 from modpkg.environment.fits import measure_drift
@@ -35,6 +33,7 @@ from modpkg.environment.generations import (
     EXACT,
     Environment,
     Generation,
+    kept_text,
     text_digest,
 )
 from modpkg.environment.logged import check_locked_releases
@@ -43,11 +42,11 @@ from modpkg.environment.module_states import module_states
 from modpkg.environment.patch_notes import conflict_notes
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.project import Project
-from modpkg.environment.signed_registries import log_of
+from modpkg.environment.signed_registries import log_of, with_later
 from modpkg.environment.undo import undone_on_error
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import note_yanked
-from modpkg.resolve.lock import LockedResult, format_lock
+from modpkg.resolve.lock import LockedResult, format_lock, parse_lock, read_lock
 from modpkg.store.garbage import collect_over
 from modpkg.transfer.fetch import check_space, fetch_all
 
@@ -391,8 +390,8 @@ def _pack_name(file: Path) -> str:
 def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool]:
     """Restore an earlier generation; return it, and whether the manifest was restored too.
 
-    The lock is restored with it. So is the manifest, unless it was edited since the current
-    generation was installed.
+    The lock is restored with it, but for what is known of registries since. So is the manifest,
+    unless it was edited since the current generation was installed.
 
     Raises:
         InstallError: There is no such generation.
@@ -411,8 +410,8 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
                 reason="a pack or a model's record is incomplete",
                 remedy=EARLIER,
             )
-        lock = _kept(folder / LOCK_NAME, generation.lock)
-        text = _kept(folder / project.manifest_path.name, generation.manifest)
+        lock = _with_later(project, environment.kept_lock(generation))
+        text = kept_text(folder / project.manifest_path.name, generation.manifest)
         untouched = current is not None and current.manifest == text_digest(project.text())
         with undone_on_error(project):
             write_atomically(project.lock_path, lock)
@@ -422,13 +421,12 @@ def roll_back(project: Project, to: int | None = None) -> tuple[Generation, bool
     return generation, untouched
 
 
-def _kept(path: Path, digest: str) -> bytes:
-    """Return the bytes of a generation's copy of a text.
-
-    Raises:
-        EnvironmentDamaged: They are not those that it was installed with.
-    """
-    data = read_file(path, LOCK_BYTES, follow=False)
-    if digest_bytes(data) != digest:
-        raise EnvironmentDamaged("M506", path=path, reason="it was changed", remedy=EARLIER)
-    return data
+def _with_later(project: Project, kept: bytes) -> bytes:
+    """Return a generation's lock with what the project's own knows since then of registries."""
+    with contextlib.suppress(LockError, OSError):
+        current = read_lock(project.lock_path)
+        if current is not None and current.registry:
+            earlier = parse_lock(kept.decode(), project.lock_path)
+            lock = with_later(earlier, current, project.lock_path.parent)
+            return kept if lock == earlier else format_lock(lock).encode()
+    return kept

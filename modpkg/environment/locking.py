@@ -364,9 +364,8 @@ def make_lock(
             meanwhile(lock.module, registries.by_name(lock), pool)
         logs = check_logs()
     chosen = [one.release.registry for one in resolution.modules.values()]
-    lock = with_seen(
-        logs.marked(lock), previous, dict.fromkeys(chosen), registries.recorded, logs.states
-    )
+    seen = dict.fromkeys(chosen)
+    lock = with_seen(logs.marked(lock), previous, seen, registries, logs.states)
     notes = registries.notes(lock, previous)
     notes += [*tried.notes, *signed.notes, *(one.sentence for one in lost.values())]
     notes += _warn_future(resolution, previous, now)

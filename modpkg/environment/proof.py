@@ -27,7 +27,7 @@ from modpkg.core.printable import os_reason
 from modpkg.core.tensors import canonical_identity
 from modpkg.environment.absent import not_installed, nothing_installed
 from modpkg.environment.attested import attested
-from modpkg.environment.generations import Generation, text_digest
+from modpkg.environment.generations import Generation
 from modpkg.environment.models import ModelRecipe
 from modpkg.environment.plan import InstallPlan, InstallRequest, plan_install
 from modpkg.environment.recomposition import recomposed
@@ -120,7 +120,7 @@ def prove(workspace: Workspace, names: Sequence[str] = (), *, again: bool = Fals
         generation = environment.current()
         if generation is None:
             raise nothing_installed(workspace)
-        if generation.lock != text_digest(workspace.lock_text() or ""):
+        if not environment.is_from(generation, workspace.lock, workspace.lock_text()):
             raise InstallError("M570", path=environment.root, lock=workspace.project.lock_path)
         with workspace.store.lock():
             plan = plan_install(workspace, InstallRequest(frozen=True))

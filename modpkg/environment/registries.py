@@ -113,9 +113,19 @@ class Registries:
     def locked(self, registry: Registry, lock: Lock | None) -> LockedRegistry | None:
         """Return what a lock has seen of a registry."""
         for one in lock.registry if lock is not None else ():
-            if same_place(one.address, self.recorded(registry), self._owner.folder):
+            if self.among(one.address, [self.recorded(registry)]):
                 return one
         return None
+
+    def among(self, address: str, others: Iterable[str]) -> bool:
+        """Return whether one of the recorded addresses leads to the same place."""
+        return any(same_place(address, one, self._owner.folder) for one in others)
+
+    def still_names(self, address: str, lock: Lock) -> bool:
+        """Return whether a module of a lock is from an address, or the manifest names that."""
+        owner = self._owner
+        named = (recorded_address(text, owner) for text in owner.registries.values())
+        return self.among(address, (*{module.address for module in lock.module}, *named))
 
     def locked_releases(self, registry: Registry, lock: Lock | None) -> set[str]:
         """Return the digests of a registry's releases that a lock has; one of old names none."""
@@ -123,7 +133,7 @@ class Registries:
         return {
             module.release
             for module in (lock.module if lock is not None else ())
-            if not module.address or same_place(module.address, where, self._owner.folder)
+            if not module.address or self.among(module.address, [where])
         }
 
     @cached_property
@@ -137,7 +147,7 @@ class Registries:
             address = module.address
             if not address or self._aliases.get(module.name, DEFAULT) != DEFAULT:
                 continue
-            if not any(same_place(address, one, owner.folder) for one in known):
+            if not self.among(address, known):
                 place = address if "://" in address else str(owner.folder / address)
                 found.setdefault(place, []).append(module.name)
         return found

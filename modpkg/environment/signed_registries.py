@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import structs
 
@@ -19,6 +19,7 @@ from modpkg.manifest.normal_address import normal_address
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
+from modpkg.registry.recorded_address import same_place
 from modpkg.registry.signature_files import signatures_path
 from modpkg.resolve.lock import Lock, LockedRegistry
 from modpkg.trust.known_registry import NamedRoot, SeenRegistry
@@ -73,6 +74,26 @@ def expect_root(registry: Registry, manifest: Manifest) -> None:
             checks.named = NamedRoot(root, manifest.path.name)
 
 
+class KnownRegistries(Protocol):
+    """What a manifest and its lock say of registries."""
+
+    def recorded(self, registry: Registry) -> str:
+        """Return what the lock records of a registry's address."""
+        ...
+
+    def locked(self, registry: Registry, lock: Lock | None) -> LockedRegistry | None:
+        """Return what a lock has seen of a registry."""
+        ...
+
+    def among(self, address: str, others: Iterable[str]) -> bool:
+        """Return whether one of the recorded addresses leads to the same place."""
+        ...
+
+    def still_names(self, address: str, lock: Lock) -> bool:
+        """Return whether a module of a lock is from an address, or the manifest names that."""
+        ...
+
+
 def log_of(locked: LockedRegistry | None) -> LogState | None:
     """Return what a lock has seen of the log of a registry."""
     if locked is None or not locked.log:
@@ -86,25 +107,28 @@ def with_seen(
     lock: Lock,
     previous: Lock | None,
     registries: Iterable[Registry],
-    address: Callable[[Registry], str],
+    known: KnownRegistries,
     logs: Mapping[Registry, LogState],
 ) -> Lock:
     """Return a lock with how far its registries have come.
 
+    What the one so far says stays of a registry that was not read now, as long as a module of the
+    new one is from there, or the manifest names it.
+
     Args:
         lock: The new lock.
-        previous: The one so far: of a registry that was not read now, what it says stays.
-        registries: Those of the lock's modules.
-        address: Returns what a lock records of where one is.
+        previous: The one so far.
+        registries: Those that the lock's modules were resolved from.
+        known: What manifest and lock say of registries.
         logs: How far the logs had come that were asked.
     """
     found: dict[str, LockedRegistry] = {}
-    before = {one.address: one for one in (previous.registry if previous is not None else ())}
     for registry in registries:
-        where = address(registry)
+        where = known.recorded(registry)
         checks = registry.files.checks
         seen = checks.seen() if isinstance(checks, SignedIndex) else None
-        new = was = before.get(where, LockedRegistry(address=where))
+        before = known.locked(registry, previous)
+        new = structs.replace(before or LockedRegistry(address=where), address=where)
         if seen is not None:
             new = structs.replace(
                 new, root=seen.root, root_version=seen.root_version, snapshot=seen.snapshot
@@ -117,9 +141,46 @@ def with_seen(
                 log_size=state.checkpoint.size,
                 log_root=f"sha256:{state.checkpoint.root.hex()}",
             )
-        if new is not was or where in before:
+        if new.root or new.log:
             found[where] = new
+    for one in previous.registry if previous is not None else ():
+        if not known.among(one.address, found) and known.still_names(one.address, lock):
+            found[one.address] = one
     return structs.replace(lock, registry=[found[where] for where in sorted(found)])
+
+
+def with_later(lock: Lock, current: Lock, base: Path) -> Lock:
+    """Return an earlier lock that takes the place of the current one, and forgets no registry.
+
+    Of each registry it has the newer of what both know. What only the earlier one has of a registry
+    that the other has modules from was forgotten since, on purpose.
+
+    Args:
+        lock: The earlier lock.
+        current: The current one.
+        base: The folder that relative addresses are relative to.
+    """
+    found = {one.address: one for one in current.registry}
+    here = {*found, *(module.address for module in current.module)}
+    for one in lock.registry:
+        same = next((where for where in here if same_place(where, one.address, base)), None)
+        if same is None:
+            found[one.address] = one
+        elif same in found:
+            found[same] = _newer(one, found[same])
+    return structs.replace(lock, registry=[found[where] for where in sorted(found)])
+
+
+def _newer(one: LockedRegistry, current: LockedRegistry) -> LockedRegistry:
+    """Return the current state of a registry, or the parts of another one that are newer."""
+    new = current
+    if one.root == current.root:
+        version = max((one.root_version, one.snapshot), (current.root_version, current.snapshot))
+        new = structs.replace(new, root_version=version[0], snapshot=version[1])
+    is_same_log = (one.log, one.log_key) == (current.log, current.log_key)
+    if is_same_log and one.log_size > current.log_size:
+        new = structs.replace(new, log_size=one.log_size, log_root=one.log_root)
+    return new
 
 
 def without_progress(lock: Lock) -> Lock:

@@ -194,7 +194,7 @@ def test_a_result_that_an_earlier_lock_left_proves_nothing(app: Path) -> None:
 
 def test_only_what_the_lock_installed_is_proven(app: Path) -> None:
     lock = app / "modpkg.lock"
-    lock.write_text(lock.read_text().replace("# Written", "# Once written"))
+    lock.write_text(lock.read_text().replace('\nregistry = "', '\nregistry = "x'))
     with raises("M570", match="modpkg install"):
         proof()
     with raises("M504"):
