@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from modpkg.core.errors import ModpkgError
+from modpkg.core import bounds
+from modpkg.core.errors import ModpkgError, NotFound, TrustError
+from modpkg.core.filenames import REGISTRY_INFO
+from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, FolderSource, Source
 from modpkg.trust.signed_paths import FOLDER
@@ -52,3 +55,26 @@ class FetchedMetadata:
         if isinstance(found, FileMissing):
             raise found
         return found
+
+
+_ABSENT = ("M565", "M566", "M567", "M573")
+"""What is raised where metadata is missing, or something else is in its place."""
+
+
+def unless_away(error: TrustError, source: Source, url: str) -> ModpkgError:
+    """Return the error of a registry's metadata, or that there is no registry, if that is all.
+
+    Args:
+        error: What was raised.
+        source: What reads the registry itself.
+        url: Its address, for messages.
+    """
+    if error.code in _ABSENT:
+        try:
+            data = source.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
+            decode_record(data, RegistryInfo, f"{url}/{REGISTRY_INFO}")
+        except FileMissing:
+            return NotFound("M301", url=url, remedy="check the address")
+        except ModpkgError as other:  # it cannot be read now, or something else answers
+            return other
+    return error

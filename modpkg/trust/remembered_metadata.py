@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from modpkg.core import bounds
-from modpkg.core.errors import InstallError
+from modpkg.core.errors import InstallError, TrustError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import read_file
@@ -57,3 +58,12 @@ class RememberedMetadata:
         """Keep a copy of a file that was verified, and that is fetched again if it is lost."""
         with contextlib.suppress(OSError, InstallError):  # then it is fetched each time
             write_atomically(self._folder / name, data, flush=False)
+
+
+def is_taken(take: Callable[[], object]) -> bool:
+    """Return whether something that is remembered can be taken."""
+    try:
+        take()
+    except TrustError:
+        return False
+    return True

@@ -35,7 +35,7 @@ from modpkg.core.redacted import redacted
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, Source
 from modpkg.trust.known_registry import NamedRoot, SeenRegistry, Unsigned, remembered_folder
-from modpkg.trust.remembered_metadata import FIRST_ROOT, RememberedMetadata
+from modpkg.trust.remembered_metadata import FIRST_ROOT, RememberedMetadata, is_taken
 from modpkg.trust.signed_paths import FOLDER, is_signed_path, private_path
 
 if TYPE_CHECKING:
@@ -200,6 +200,10 @@ class SignedIndex:
                     self._trusted = self._of_any(lambda source: self._read(source, first))
                 except Unsigned:
                     self._is_unsigned = True
+                except TrustError as error:
+                    from modpkg.trust.fetched_metadata import unless_away
+
+                    raise unless_away(error, self._sources[-1], self._url) from None
             return self._trusted
 
     def _of_any(self, read: Callable[[Source], T]) -> T:
@@ -300,7 +304,7 @@ class SignedIndex:
             first = data
         trusted = TrustedMetadata(self._url, first, self._now())
         while (known := self._memory.read(f"{trusted.root.version + 1}.root.json")) is not None:
-            if not _tried(partial(trusted.update_root, known)):
+            if not is_taken(partial(trusted.update_root, known)):
                 break  # it is damaged
         roots, stamp = asked_at_once(
             [
@@ -314,10 +318,10 @@ class SignedIndex:
             raise self._other_root("another command", digest_bytes(first), digest_bytes(kept))
         root = trusted.root.version
         if (old := self._memory.read("timestamp.json")) is not None:
-            _tried(lambda: trusted.update_timestamp(old))
+            is_taken(lambda: trusted.update_timestamp(old))
         is_after = trusted.timestamp is not None
         if (old_snapshot := self._memory.read("snapshot.json")) is not None and is_after:
-            _tried(lambda: trusted.update_snapshot(old_snapshot, believed=True))
+            is_taken(lambda: trusted.update_snapshot(old_snapshot, believed=True))
         if trusted.update_timestamp(stamp["timestamp.json"]):
             self._memory.keep(stamp, refused=None if is_after else old, root=root)
         if not trusted.snapshot_is_current():
@@ -333,7 +337,9 @@ class SignedIndex:
         self._load(trusted, ahead, "targets", trusted.update_targets)
         for role in {trusted.bin_of(path) for path in self._wanted.copy()}:  # others may add to it
             if ahead.has(f"{trusted.file_of(role).version}.{role}.json"):
-                _tried(partial(self._load, trusted, ahead, role, partial(trusted.update_bin, role)))
+                is_taken(
+                    partial(self._load, trusted, ahead, role, partial(trusted.update_bin, role))
+                )
         return trusted
 
     def _fetch_together(self, trusted: TrustedMetadata, ahead: FetchedMetadata) -> None:
@@ -393,7 +399,7 @@ class SignedIndex:
     ) -> None:
         """Take the targets role or a bin: what is remembered, or else what the registry has."""
         known = self._memory.read(f"{role}.json")
-        if known is not None and _tried(lambda: take(known)):
+        if known is not None and is_taken(lambda: take(known)):
             return
         name = f"{trusted.file_of(role).version}.{role}.json"
         data = self._fetched(source, name, bounds.TUF_FILE_BYTES)[name]
@@ -439,12 +445,3 @@ class SignedIndex:
     def _other_root(self, where: str, found: str, root: str) -> TrustError:
         word = system.shell_word(self._url)
         return TrustError("M567", url=self._url, where=where, found=found, root=root, word=word)
-
-
-def _tried(take: Callable[[], object]) -> bool:
-    """Return whether something that is remembered can be taken."""
-    try:
-        take()
-    except TrustError:
-        return False
-    return True

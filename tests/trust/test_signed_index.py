@@ -21,7 +21,7 @@ from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from modpkg.trust import bins, signed_index
-from modpkg.trust.known_registry import SeenRegistry, remembered_folder
+from modpkg.trust.known_registry import NamedRoot, SeenRegistry, remembered_folder
 from modpkg.trust.metadata import canonical, metadata_key
 from modpkg.trust.metadata_writer import Lives, MetadataWriter
 from modpkg.trust.signed_index import SignedIndex
@@ -425,6 +425,30 @@ def test_metadata_that_is_named_has_to_be_there(
     server.shown[STAMP] = None
     with raises("M565", match="which it names"):
         read(server, registry.clock)
+
+
+def test_a_registry_that_is_only_away_is_said_to_be(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """A folder that is not mounted, another prefix, or a server that answers 404 to everything."""
+    read(server, registry.clock)
+    first = digest_bytes((registry.folder / "tuf" / "1.root.json").read_bytes())
+    server.shown = dict.fromkeys([*files_of(registry), "registry.json"])
+    with raises("M301", match="models.example"):
+        read(server, registry.clock)
+    named = reader(server, registry.clock)
+    named.named = NamedRoot("sha256:" + "0" * 64, "modpkg.toml")
+    with raises("M301", match="models.example"):
+        named.metadata()
+    page = b"<html>Log in</html>"
+    server.shown = dict.fromkeys(server.shown, page)
+    with raises("M209", match=r"registry\.json"):
+        read(server, registry.clock)
+    forget(server)
+    locked = reader(server, registry.clock)
+    locked.locked = SeenRegistry(first, 1, 1)
+    with raises("M209", match=r"registry\.json"):
+        locked.metadata()
 
 
 # Roots ------------------------------------------------------------------------------------------
