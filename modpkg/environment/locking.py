@@ -357,6 +357,7 @@ def make_lock(
                 ),
                 is_held=held,
                 heeds=heeded(previous, signed.lock, manifest.trust),
+                is_at=registries.is_at,
             )
             lost = {name: one for name, one in lost.items() if name not in tried.free}
         lock = promise.keep(signed.lock, lost, signed.refused)

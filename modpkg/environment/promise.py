@@ -18,6 +18,7 @@ from modpkg.core.errors import LockError, TrustError
 from modpkg.core.hub_address import is_hub_address
 from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.environment.generations import ModuleState
+from modpkg.registry.reader import Registry
 from modpkg.registry.recorded_address import same_place, shown_address
 from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.lock import Lock, LockedModule
@@ -163,6 +164,7 @@ def lost_versions(
     taken_back: Callable[[LockedModule, Release], str | None] = lambda was, release: None,
     is_held: Callable[[LockedModule], bool] = lambda was: False,
     heeds: Callable[[Release], bool] = lambda release: True,
+    is_at: Callable[[LockedModule, Registry], bool] = lambda was, registry: True,
 ) -> dict[str, Lost]:
     """Return the locked versions that their registry has no more, or takes back, by name.
 
@@ -181,6 +183,7 @@ def lost_versions(
         is_held: Returns whether a locked module goes back only for a reason that its registry
             cannot make up.
         heeds: Returns whether what a release requires is such a reason.
+        is_at: Returns whether a locked module is from where a registry is.
     """
     changed = []
     for name, chosen in resolution.modules.items():
@@ -198,7 +201,9 @@ def lost_versions(
         version, chosen = parse_version(was.version), resolution.modules[name]
         releases = {release.version: release for release in catalog.releases(name)}
         locked = releases.get(version)
-        reason = _lost_reason(was, locked, refusal if name in kept else None)
+        registry = chosen.release.registry
+        asked = None if not was.address or is_at(was, registry) else registry
+        reason = _lost_reason(was, asked, locked, refusal if name in kept else None)
         excluding = _excluding(name, version, required, catalog)
         held = is_held(was)
         only = ""
@@ -221,13 +226,19 @@ def lost_versions(
 
 
 def _lost_reason(
-    was: LockedModule, release: Release | None, refusal: Callable[[Release], str | None] | None
+    was: LockedModule,
+    asked: Registry | None,
+    release: Release | None,
+    refusal: Callable[[Release], str | None] | None,
 ) -> str | None:
+    """Return why a locked version is not kept; ``asked`` is the registry, if it is elsewhere."""
+    where = _where(was) if asked is None else f"{asked.name!r} at {asked.url}"
+    now, more = ("now ", " any more") if asked is None else ("", "")
     if release is None:
-        return f"the registry {_where(was)} does not have it any more"
+        return f"the registry {where} does not have it{more}"
     if release.line.release != was.release:
         yanked = ", yanked" if release.line.yanked is not None else ""
-        return f"the registry {_where(was)} now has another release under that version{yanked}"
+        return f"the registry {where} {now}has another release under that version{yanked}"
     reason = refusal(release) if refusal is not None else None
     return None if reason is None else f"it {reason}"
 

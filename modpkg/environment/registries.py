@@ -182,11 +182,11 @@ class Registries:
         """
         if registry.name != module.registry:
             return Match.NONE
-        if module.address and not self._is_at(module, registry):
+        if module.address and not self.is_at(module, registry):
             return Match.NAME
         return Match.FULL
 
-    def _is_at(self, module: LockedModule, registry: Registry) -> bool:
+    def is_at(self, module: LockedModule, registry: Registry) -> bool:
         """Return whether a module is locked from the address of a registry."""
         address, folder = module.address, self._owner.folder
         return bool(address) and same_place(address, self.recorded(registry), folder)
@@ -384,7 +384,7 @@ class Registries:
             if self.alias(module.name) == DEFAULT
             and not (before is not None and is_hub_address(before.source_of(module.name)))
             and self._match(DEFAULT, module) is not Match.FULL
-            and not self._is_at(module, self._open(DEFAULT))
+            and not self.is_at(module, self._open(DEFAULT))
         ]
         if usual.source == "manifest":
             says = f"{usual.address}, which {self._manifest.path.name} names as default"
@@ -425,7 +425,7 @@ class Registries:
                 "correct its address under [registries], or run 'modpkg lock', which tells how to "
                 "accept the change"
             )
-            if self._is_at(module, self.of(module.name)):
+            if self.is_at(module, self.of(module.name)):
                 how = f"its address {self.of(module.name).url} now leads to"
                 remedy = (
                     "ask who keeps it, and if it is what you want, run 'modpkg lock "

@@ -350,3 +350,23 @@ def test_a_version_that_vanished_and_has_a_newer_one_is_told_once(
     assert status == 0
     assert "lib 1.0 was locked" in err
     assert err.count("1.0") == 1
+
+
+@pytest.mark.parametrize("has_it", [False, True])
+def test_what_another_registry_of_the_same_name_lacks_is_not_said_of_the_locked_one(
+    app: Path, home: Path, tmp_path: Path, has_it: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Both call themselves alike, and only the one that is named now was asked."""
+    publish_collection(home / "registry", "lib", "2.0")
+    assert run(capfd, "lock")[0] == 0
+    other = tmp_path / "other"
+    publish_collection(other, "lib", "3.0" if has_it else "1.0")
+    if has_it:
+        publish_collection(other, "other", "1.0")
+        publish_collection(other, "lib", "2.0", {"other": "*"})
+    shutil.copyfile(home / "registry" / "registry.json", other / "registry.json")
+    status, _, err = run(capfd, "update", "--registry", str(other), "--accept-changed", "lib")
+    assert status == 0, err
+    assert "any more" not in err
+    assert "now has another release" not in err
+    assert f"at {other} " in err
