@@ -33,8 +33,9 @@ from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.signature_files import signatures_path
 from modpkg.trust.bins import bits_for
 from modpkg.trust.bundle import sign_statement
+from modpkg.trust.lives import Lives
 from modpkg.trust.log.appending import LogWriter
-from modpkg.trust.metadata_writer import Lives, MetadataWriter
+from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
 from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
 from modpkg.trust.statement import release_statement

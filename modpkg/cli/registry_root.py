@@ -6,6 +6,7 @@ import datetime
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 from msgspec import Struct
 
 from modpkg.cli.key import open_signer
@@ -18,6 +19,7 @@ from modpkg.core.names import listed
 from modpkg.core.regular_file import read_file
 from modpkg.registry.place import Place
 from modpkg.trust.bundle import Signer
+from modpkg.trust.lives import check_next_root
 from modpkg.trust.metadata import RootMetadata, key_of, metadata_key
 from modpkg.trust.public_key import PublicKey, parse_key
 from modpkg.trust.root_draft import RootDraft, read_draft
@@ -106,6 +108,9 @@ def next_root(
         if not keys:
             raise UsageError("M901", message="Name who signs roots: --root-key KEY.")
         draft = RootDraft(_new(given, keys, version, online, before))
+        source = click.get_current_context().get_parameter_source("root_days")
+        if before is not None and source is ParameterSource.DEFAULT:
+            check_next_root(place.url, before, draft.root, _now())
     draft = draft.signed_with([one for one in signers if _may_sign(one, draft.root, before)])
     try:
         draft.check_enough(place.url, before)

@@ -29,9 +29,10 @@ from modpkg.resolve.lock import format_lock
 from modpkg.trust.bins import MOST_BITS
 from modpkg.trust.bundle import Signer
 from modpkg.trust.known_registry import remembered_folder
+from modpkg.trust.lives import YEAR, Lives
 from modpkg.trust.log.memory import LogMemory
-from modpkg.trust.metadata import RootMetadata, key_of
-from modpkg.trust.metadata_writer import Lives, MetadataWriter
+from modpkg.trust.metadata import RootMetadata, key_of, metadata_key
+from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.root_metadata import (
     ROOT_WARNING,
     name_root,
@@ -81,7 +82,7 @@ class Forgotten(Struct, frozen=True):
 
 _life = click.option(
     "--days",
-    type=click.IntRange(1, 3650),
+    type=click.IntRange(1, YEAR.days),
     default=30,
     show_default=True,
     help="For how long readers take it without its being signed again.",
@@ -261,6 +262,8 @@ def rotate_command(
     if data is None:
         return
     writer = _writer(place, online, days)
+    if metadata_key(online.public)[0] in _online_keys(before):
+        writer.check_clock()
     bits = writer.bits()
     write_root(place, data, trusted)
     if _online_keys(before) != _online_keys(trusted.root):
@@ -354,7 +357,8 @@ def _writer(place: Place, online: Signer, days: int) -> MetadataWriter:
         private = open_place(str(place.folder / PRIVATE_TREE))
     elif place.folder is None:
         private = open_place(f"{place.source.url.rstrip('/')}/{PRIVATE_TREE}")
-    return MetadataWriter(place, [online], lives=Lives(life, life), private=private)
+    lives = Lives(life, life)
+    return MetadataWriter(place, [online], lives=lives, private=private, now=lambda: _now())
 
 
 def _is_signed(place: Place) -> bool:

@@ -166,6 +166,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
         ["M540", "M541", "M542", "M543", "M544", "M545", "M547", "M548", "M549"], TrustError
     ),
     **dict.fromkeys(["M571", "M572", "M573", "M574", "M575", "M578", "M579", "M598"], TrustError),
+    **dict.fromkeys(["M596", "M597"], TrustError),
     **dict.fromkeys(["M590", "M591"], TrustError),
     **dict.fromkeys([f"M56{digit}" for digit in range(10)], TrustError),
     **dict.fromkeys(

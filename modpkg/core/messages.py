@@ -598,6 +598,16 @@ MESSAGES: dict[str, str] = {
         "The copy of {what} is older than what is known of its registry, or nobody has signed it; "
         "run the same command once without --offline."
     ),
+    "M596": (
+        "{what} counts until {expires}, and it is {now} by this machine's clock; nothing is signed "
+        "for so long, so the clock is behind: set it. If it is right, ask who runs the registry to "
+        "sign it again."
+    ),
+    "M597": (
+        "Nothing was signed in {url}: what is there counts until {expires}, and by this machine's "
+        "clock it is {now}, so that one of them is far off. Set the clock; if it is right, run: "
+        "modpkg registry trust sign --fresh --online-key KEY {word}"
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

@@ -44,6 +44,7 @@ BY_CODE = {
     **dict.fromkeys(["M452"], 422),
     **dict.fromkeys(["M434", "M484"], 429),
     **dict.fromkeys(["M550", "M555", "M556"], 503),  # the log: it is for who runs the server
+    **dict.fromkeys(["M597"], 503),  # its clock, too
 }
 _PLACES = frozenset(["address", "registry", "source", "url", "where"])
 """Values of errors that may say where a registry lies: nothing for callers of a server."""

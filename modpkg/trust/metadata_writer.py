@@ -16,7 +16,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from modpkg.core import bounds, system
@@ -27,6 +26,7 @@ from modpkg.registry.place import Place, RegistryChange, registry_at
 from modpkg.registry.upkeep import all_names
 from modpkg.trust.bins import bits_for, spread
 from modpkg.trust.bundle import Signer
+from modpkg.trust.lives import SERVED, Lives, check_clock, counts_too_long
 from modpkg.trust.metadata import (
     Announced,
     BinKeys,
@@ -48,7 +48,6 @@ from modpkg.trust.stored_metadata import TIMESTAMP, StoredMetadata
 from modpkg.trust.trusted_metadata import TrustedMetadata
 
 Clock = Callable[[], datetime.datetime]
-YEAR = datetime.timedelta(days=365)
 ANNOUNCED = datetime.timedelta(hours=1)
 """After which an announcement that nobody settled is nobody's any more."""
 KEPT = datetime.timedelta(days=1)
@@ -59,18 +58,6 @@ _FREE = 1000
 
 _DIGITS = 9
 """Of a version that a registry can have reached by itself."""
-
-
-class Lives(Struct, frozen=True):
-    """For how long metadata counts after it was signed."""
-
-    timestamp: datetime.timedelta
-    snapshot: datetime.timedelta
-    bins: datetime.timedelta = YEAR
-
-
-SERVED = Lives(datetime.timedelta(days=1), datetime.timedelta(days=7))
-"""Of a registry whose server signs again all the time."""
 
 
 class MetadataWriter:
@@ -213,6 +200,14 @@ class MetadataWriter:
             return self._stored.current().delegations.succinct_roles.bit_length
         return bits_for(len(registry_at(self.place).names() or []))
 
+    def check_clock(self) -> None:
+        """Check this machine's clock by what is signed.
+
+        Raises:
+            TrustError: It cannot be right, or there is nothing that is signed.
+        """
+        check_clock(self._stored.current().current, self.place.url, self._now())
+
     def renew(self, *, thoroughly: bool = False, at_once: bool = False) -> list[str]:
         """Sign again what expires soon, or ``at_once``; return files with what nobody announced.
 
@@ -320,7 +315,10 @@ class MetadataWriter:
         self.place.change(run)
 
     def _expires(self, signed: TargetsMetadata | None) -> bool:
-        return signed is None or signed.until - self._now() < self._lives.bins / 4
+        """Return whether something is to be signed again: it ends soon, or counts for too long."""
+        if signed is None or counts_too_long(signed.until, self._now()):
+            return True
+        return signed.until - self._now() < self._lives.bins / 4
 
     def _bin_keys(self, trusted: TrustedMetadata, bits: int | None) -> BinKeys:
         if bits is None:
@@ -349,6 +347,7 @@ class MetadataWriter:
     ) -> None:
         """Write bins that have changed, and what follows; with ``keys``, the targets role too."""
         now, snapshot = self._now(), trusted.snapshot
+        check_clock(trusted.current, self.place.url, now)
         if trusted.root.until < now:
             raise self._stored.cannot("its root has expired; run 'modpkg registry trust rotate'")
         last = {} if trusted.timestamp is not None else self._last_versions(change)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from modpkg.core.errors import TrustError
 from modpkg.trust.known_registry import SeenRegistry
+from modpkg.trust.lives import counts_too_long
 from modpkg.trust.metadata import (
     Delegations,
     MetadataFile,
@@ -55,6 +56,11 @@ class TrustedMetadata:
     @property
     def root(self) -> RootMetadata:
         return self.roots[max(self.roots)]
+
+    @property
+    def current(self) -> list[TimestampMetadata | SnapshotMetadata | TargetsMetadata]:
+        """The timestamp, the snapshot and the targets role, as far as they are loaded."""
+        return [one for one in (self.timestamp, self.snapshot, self.targets) if one is not None]
 
     def update_root(self, data: bytes) -> None:
         """Take the next root.
@@ -236,13 +242,13 @@ class TrustedMetadata:
         return read
 
     def _check_fresh(self, signed: Any, role: str) -> None:
-        if self._now is not None and signed.until <= self._now:
-            raise TrustError(
-                "M561",
-                what=self._what(role),
-                expires=signed.expires,
-                now=moment_text(self._now),
-            )
+        if self._now is None:
+            return
+        values = {"what": self._what(role), "expires": signed.expires}
+        if signed.until <= self._now:
+            raise TrustError("M561", **values, now=moment_text(self._now))
+        if role != "root" and counts_too_long(signed.until, self._now):
+            raise TrustError("M596", **values, now=moment_text(self._now))
 
     def _check_forward(self, what: str, version: int, before: int) -> None:
         if version < before:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tomli
 
+from modpkg.cli import registry_root, registry_trust
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import read_key
@@ -237,6 +238,29 @@ def test_who_signs_is_warned_before_the_root_expires(trust: Trust, app: Path) ->
     people = trust.root_keys("alice", "bob")
     trust.trust("rotate", *people, "--online-key", trust.key("online"))
     assert "rotate" not in run(trust.capfd, *words)[2]
+
+
+@pytest.mark.parametrize("year", [2020, 2035])
+@pytest.mark.parametrize("online", ["online", "other"])
+def test_no_root_is_made_by_a_clock_that_is_wrong(
+    year: int, online: str, trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust.publish("1.0")
+    trust.init()
+    moment = datetime(year, 1, 1, tzinfo=timezone.utc)
+    signing = ("registry", "trust", "sign", str(trust.folder), "--online-key")
+    words = ["registry", "trust", "rotate", str(trust.folder), *trust.root_keys("alice", "bob")]
+    with monkeypatch.context() as patch:
+        for module in (registry_root, registry_trust):
+            patch.setattr(module, "_now", lambda: moment)
+        assert "error[M597]" in trust.refused(*signing, trust.key("online"))
+        err = trust.refused(*words, "--online-key", trust.key(online))
+        assert ("error[M568]" in err, f"{year}-01-01" in err) == (True, True)
+        if online == "online":  # of another key's it is not known that it was signed in time
+            named = ("--root-days", "3650", "--online-key", trust.key(online))
+            assert "error[M597]" in trust.refused(*words, *named)
+    assert not (trust.folder / "tuf" / "2.root.json").exists()
+    trust.trust("rotate", *words[4:], "--online-key", trust.key(online), "--root-days", "300")
 
 
 def test_what_has_expired_is_shown(trust: Trust, app: Path) -> None:

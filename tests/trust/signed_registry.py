@@ -12,7 +12,8 @@ from modpkg.core import bounds
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.source import FileMissing, FolderSource, too_large
 from modpkg.registry.validator import FetchedFile, Validator
-from modpkg.trust.metadata_writer import Lives, MetadataWriter
+from modpkg.trust.lives import Lives
+from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.private_key import PrivateKey
 from modpkg.trust.root_metadata import name_root, new_root, signed_root, write_root
 from modpkg.trust.signed_index import SignedIndex

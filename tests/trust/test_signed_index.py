@@ -22,8 +22,9 @@ from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
 from modpkg.trust import bins, signed_index
 from modpkg.trust.known_registry import NamedRoot, SeenRegistry, remembered_folder
-from modpkg.trust.metadata import canonical, metadata_key
-from modpkg.trust.metadata_writer import Lives, MetadataWriter
+from modpkg.trust.lives import Lives
+from modpkg.trust.metadata import BinKeys, canonical, metadata_key
+from modpkg.trust.metadata_writer import MetadataWriter
 from modpkg.trust.signed_index import SignedIndex
 from tests.raising import raises
 from tests.trust.signed_registry import (
@@ -237,6 +238,81 @@ def test_a_clock_years_off_is_named(registry: SignedRegistry, server: HostileSou
     registry.clock.time += 4000 * DAY
     with raises("M561", match="2037-11-10"):
         read(server, registry.clock)
+
+
+def test_a_clock_that_is_behind_what_was_signed_is_named(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """By it nothing would expire for as long; a week is nobody's attack."""
+    registry.clock.time -= 6 * DAY
+    assert read(server, registry.clock) == b""
+    for days in (2, 2500):
+        registry.clock.time -= days * DAY
+        with raises("M596", match=f"it is {registry.clock.time:%Y-%m-%d}"):
+            read(server, registry.clock)
+
+
+@pytest.mark.parametrize("role", ["timestamp", "snapshot", "index-0"])
+def test_what_counts_for_years_is_refused(
+    role: str, registry: SignedRegistry, server: HostileSource
+) -> None:
+    """Who stole the online key shows what he has signed for as long as the root names it."""
+    until = "2036-01-01T00:00:00Z"
+    if role == "timestamp":
+        server.shown[STAMP] = signed_by(9, registry.folder / STAMP, version=9, expires=until)
+    else:
+        path = f"tuf/1.{role}.json"
+        made = signed_by(9, registry.folder / path, expires=until)
+        if role == "snapshot":
+            server.shown[path] = made
+            meta = {"snapshot.json": named(made)}
+            server.shown[STAMP] = signed_by(9, registry.folder / STAMP, version=9, meta=meta)
+        else:
+            show_named(registry, server, path, made)
+    with raises("M596", match=f"{role}.*2036"):
+        read(server, registry.clock, "words" if role != "index-0" else name_in(role))
+
+
+def name_in(role: str) -> str:
+    """Return a name whose index file is in a bin."""
+    bins = BinKeys([], 1, BITS)
+    names = (f"m{number}" for number in range(100))
+    return next(name for name in names if bins.name(f"index/{name}.jsonl") == role)
+
+
+@pytest.mark.parametrize("days", [-2500, -8, 402, 3000])
+def test_nothing_is_signed_by_a_clock_that_is_wrong(days: int, registry: SignedRegistry) -> None:
+    """Nobody would read it now, or nobody would see for years that it is old."""
+    before = {path: (registry.folder / path).read_bytes() for path in files_of(registry)}
+    registry.clock.time += days * DAY
+    for sign in (
+        registry.writer.sign_all,
+        lambda: registry.writer.renew(thoroughly=True),
+        lambda: registry.publish("words", b"one\n"),
+        registry.writer.check_clock,
+    ):
+        with raises("M597", match=f"{registry.clock.time:%Y-%m-%d}.*trust sign --fresh"):
+            sign()
+    assert {path: (registry.folder / path).read_bytes() for path in files_of(registry)} == before
+
+
+def test_who_says_that_the_clock_is_right_signs(
+    registry: SignedRegistry, server: HostileSource
+) -> None:
+    """After it was ahead, and after nobody has signed for a long time."""
+    registry.clock.time += 380 * DAY
+    registry.write_root(2)
+    registry.writer.sign_all()
+    registry.clock.time -= 380 * DAY
+    with raises("M596", match="timestamp"):
+        read(server, registry.clock)
+    for days in (0, 500):
+        registry.clock.time += days * DAY
+        registry.write_root(3 + bool(days))
+        with raises("M597", match="--fresh"):
+            registry.writer.sign_all()
+        registry.writer.sign_all(bits=registry.writer.bits())
+        assert read(server, registry.clock) == b""
 
 
 def test_an_older_state_is_refused(registry: SignedRegistry, server: HostileSource) -> None:
