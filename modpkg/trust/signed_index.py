@@ -76,6 +76,7 @@ class SignedIndex:
         self._sources = [source] if source is own else [source, own]
         self.address = own.url
         self.url = self._url = redacted(own.url)
+        self._word = system.shell_word(self._url)
         self._info = info
         self._memory = RememberedMetadata(remembered_folder(own.url) if folder is None else folder)
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
@@ -200,25 +201,29 @@ class SignedIndex:
                     self._trusted = self._of_any(lambda source: self._read(source, first))
                 except Unsigned:
                     self._is_unsigned = True
-                except TrustError as error:
-                    from modpkg.trust.fetched_metadata import unless_away
-
-                    raise unless_away(error, self._sources[-1], self._url) from None
             return self._trusted
 
     def _of_any(self, read: Callable[[Source], T]) -> T:
         """Return what is read with mirrors, or without them if that is not what it has to be."""
-        *others, own = self._sources
-        for source in others:
+        for mirrored in self._sources[:-1]:
             with contextlib.suppress(TrustError, RegistryUnreachable):
-                return read(source)
-        return read(own)
+                return read(mirrored)
+        return self._of_own(read)
+
+    def _of_own(self, read: Callable[[Source], T]) -> T:
+        """Return what is read without mirrors, of a registry that is there."""
+        from modpkg.trust.fetched_metadata import unless_away
+
+        try:
+            return read(self._sources[-1])
+        except TrustError as error:
+            raise unless_away(error, self._sources[-1], self._url) from None
 
     def _refreshed(self, before: TrustedMetadata) -> TrustedMetadata | None:
         """Return the metadata as the registry itself has it now, read once by all threads."""
         with self._lock:
             if self._trusted is before:
-                self._trusted = self._read(self._sources[-1], self._first_root())
+                self._trusted = self._of_own(lambda own: self._read(own, self._first_root()))
             return self._trusted
 
     def counts_offline(self, path: str, data: bytes) -> bool:
@@ -264,8 +269,7 @@ class SignedIndex:
         """
         if (known := self._known_root()) is not None:
             return known
-        own = self._own_root()
-        if own is None:
+        if (own := self._own_root()) is None:
             raise Unsigned
         return own
 
@@ -423,10 +427,9 @@ class SignedIndex:
             if self.named is not None:
                 raise self._unlike_named(reason) from None
             if self.locked is None and self._memory.read("1.root.json") is None:
-                what = f"{REGISTRY_INFO} of {self._url}"
-                raise TrustError("M565", what=what, reason=f"{reason}, which it names") from None
-            word = system.shell_word(self._url)
-            raise TrustError("M566", url=self._url, reason=reason, word=word) from None
+                what, reason = f"{REGISTRY_INFO} of {self._url}", f"{reason}, which it names"
+                raise TrustError("M565", what=what, reason=reason) from None
+            raise TrustError("M566", url=self._url, reason=reason, word=self._word) from None
         except RegistryError as error:
             raise self._malformed(error, name) from None
 
@@ -443,5 +446,5 @@ class SignedIndex:
         return TrustError("M573", url=self._url, where=where, root=root, reason=reason)
 
     def _other_root(self, where: str, found: str, root: str) -> TrustError:
-        word = system.shell_word(self._url)
-        return TrustError("M567", url=self._url, where=where, found=found, root=root, word=word)
+        url, word = self._url, self._word
+        return TrustError("M567", url=url, where=where, found=found, root=root, word=word)

@@ -295,3 +295,27 @@ def test_what_vouches_is_a_mirrors_where_the_registry_is_silent(tmp_path: Path) 
     mirror.before_read = silent
     with raises("M302", match="silent"):
         files.vouching_file("successors/a.jsonl", 10)
+
+
+@pytest.mark.parametrize("server", ["signed"], indirect=True)
+def test_a_registry_that_is_gone_has_no_other_log_by_that(
+    server: Server,
+    mirror: Server,
+    home: Path,
+    tmp_path: Path,
+    capfd: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its mirror is there, and has what is not signed: the log is asked of the registry."""
+    app = begin(server, mirror, tmp_path, home)
+    monkeypatch.chdir(app)
+    assert run(capfd, "lock")[0] == 0
+    shutil.rmtree(home / "logs")
+
+    def gone(handler: Handler, number: int) -> bool:
+        handler.answer(404)
+        return True
+
+    server.fault = gone
+    status, _, err = run(capfd, "lock", "--upgrade")
+    assert (status, "error[M301]" in err) == (1, True), err

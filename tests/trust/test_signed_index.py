@@ -512,10 +512,6 @@ def test_a_registry_that_is_only_away_is_said_to_be(
     server.shown = dict.fromkeys([*files_of(registry), "registry.json"])
     with raises("M301", match="models.example"):
         read(server, registry.clock)
-    named = reader(server, registry.clock)
-    named.named = NamedRoot("sha256:" + "0" * 64, "modpkg.toml")
-    with raises("M301", match="models.example"):
-        named.metadata()
     page = b"<html>Log in</html>"
     server.shown = dict.fromkeys(server.shown, page)
     with raises("M209", match=r"registry\.json"):
@@ -525,6 +521,11 @@ def test_a_registry_that_is_only_away_is_said_to_be(
     locked.locked = SeenRegistry(first, 1, 1)
     with raises("M209", match=r"registry\.json"):
         locked.metadata()
+    server.shown = dict.fromkeys(server.shown)
+    named = reader(server, registry.clock)
+    named.named = NamedRoot(first, "modpkg.toml")
+    with raises("M301", match="models.example"):
+        named.metadata()
 
 
 # Roots ------------------------------------------------------------------------------------------

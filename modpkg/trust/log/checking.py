@@ -12,7 +12,7 @@ from functools import partial
 
 from modpkg.core import bounds, system
 from modpkg.core.digests import parse_digest
-from modpkg.core.errors import TrustError
+from modpkg.core.errors import NotFound, TrustError
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_INFO
 from modpkg.core.files import shown
 from modpkg.core.records import IndexLine, LogInfo, RegistryInfo, decode_record
@@ -193,8 +193,11 @@ def _check_same(registry: Registry, info: LogInfo | None, earlier: Mapping[str, 
 
     Raises:
         TrustError: It is another, or there is none any more.
+        NotFound: There is no registry any more, whatever its mirrors have.
     """
     for where, state in earlier.items():
+        if info is None and _own(registry, REGISTRY_INFO) is None:
+            raise NotFound("M301", url=registry.shown, remedy=registry.remedy)
         if info is None or not _is_same(registry, state.log, info):
             raise TrustError(
                 "M551",
