@@ -12,6 +12,7 @@ import pytest
 
 from tests import tiny
 from tests.command import modpkg, modpkg_json, refused
+from tests.registry.servers import LoopbackHttpServer
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -36,7 +37,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.ser
     monkeypatch.setattr(Quiet, "status", 0)
     tiny.publish_talker(tmp_path / "registry", tmp_path / "projects")
     handler = functools.partial(Quiet, directory=str(tmp_path / "registry"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+    with LoopbackHttpServer(("127.0.0.1", 0), handler) as running:
         monkeypatch.setenv("MODPKG_REGISTRY", f"http://127.0.0.1:{running.server_port}")
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running

@@ -27,7 +27,7 @@ from modpkg.release.build import build
 from tests.conftest import safetensors_bytes
 from tests.modules import publish, publish_collection, write_module
 from tests.raising import raises
-from tests.registry.servers import serve
+from tests.registry.servers import LoopbackHttpServer, serve
 
 
 def edit_line(registry: Path, name: str, **fields: object) -> None:
@@ -324,7 +324,7 @@ def served(tmp_path: Path) -> Iterator[str]:
     publish_collection(tmp_path / "registry", "m", "1.0")
     Handler.status = None
     handler = functools.partial(Handler, directory=str(tmp_path / "registry"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with LoopbackHttpServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -25,6 +25,7 @@ from registry_spec import VECTORS
 from registry_spec.__main__ import main
 from registry_spec.check import check
 from tests.hub_server import hub_server
+from tests.registry.servers import LoopbackHttpServer
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(registry: Path) -> Iterator[str]:
     handler = functools.partial(Handler, directory=str(registry))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with LoopbackHttpServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,41 +18,40 @@ from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Catalog
 from modpkg.resolve.need import root_needs
 from modpkg.resolve.resolve import resolve
+from tests.registry.servers import LoopbackHttpServer
 from tests.resolve.universe import Universe
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """A slow server that notes what it is asked, and how many times at once."""
+    """A server that notes what it is asked, and may want to be asked for much at once."""
 
     asked: ClassVar[Counter[str]] = Counter()
-    now = 0
-    most = 0
     guard = threading.Lock()
+    together: ClassVar[threading.Barrier | None] = None
+    """Holds back the answers for modules m… until so many have been asked for."""
 
     def do_GET(self) -> None:
         with Handler.guard:
             Handler.asked[self.path] += 1
-            Handler.now += 1
-            Handler.most = max(Handler.most, Handler.now)
-        time.sleep(0.02)
+        if self.path.startswith("/index/m") and Handler.together is not None:
+            Handler.together.wait(300)
         super().do_GET()
-        with Handler.guard:
-            Handler.now -= 1
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     universe = Universe(tmp_path / "registry")
     universe.add("top", "1", *(f"m{number}" for number in range(20)))
     for number in range(20):
         universe.add(f"m{number}", "1", "shared")
     universe.add("shared", "1")
     Handler.asked.clear()
+    monkeypatch.setattr(Handler, "together", threading.Barrier(5))
     handler = partial(Handler, directory=str(tmp_path / "registry"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = LoopbackHttpServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -67,13 +65,14 @@ def test_each_index_is_fetched_once_and_many_at_a_time(address: str) -> None:
     indexes = {path: count for path, count in Handler.asked.items() if path.startswith("/index/")}
     assert len(indexes) == 22
     assert set(indexes.values()) == {1}
-    assert Handler.most > 4
+    assert Handler.together is not None
+    assert not Handler.together.broken
 
 
 def asked(folder: Path, *texts: str, locked: dict[str, str] | None = None) -> list[str]:
     """Resolve over HTTP, and return what was asked for, sorted."""
     Handler.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    server = LoopbackHttpServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         roots = []
