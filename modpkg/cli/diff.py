@@ -84,7 +84,7 @@ def diff_command(
     from modpkg.community.diff.tensors import by_part, diff_views
     from modpkg.community.modules.reference import find_weights
 
-    one, two = (find_weights(text, workspace) for text in (before, after))
+    one, two = (find_weights(text, workspace, is_taken=False) for text in (before, after))
     diff = diff_views(one, two, workspace.progress)
     if svg is not None:
         write_atomically(svg, diff_svg(diff, f"{one.label} to {two.label}").encode())

@@ -594,6 +594,10 @@ MESSAGES: dict[str, str] = {
         "{path} cannot be used to verify or make signatures of identities: {reason}; correct "
         "trust-config under [sigstore] of {config}."
     ),
+    "M595": (
+        "{change}; nothing is made of it. Ask who maintains it, and name another release, or, if "
+        "it is right, lock it first: modpkg trust accept {name}"
+    ),
     "M592": (
         "The copy of {what} is older than what is known of its registry, or nobody has signed it; "
         "run the same command once without --offline."

@@ -106,6 +106,9 @@ def _rows(preview: Preview, lock: Lock, updated: Resolution | None) -> list[Outd
         reason = ""
         if updated is not None and chosen is not None and newest is not None:
             reason = "" if chosen.release is newest else _reason(preview, updated, newest)
+            is_other = chosen.release.line.release != module.release
+            if is_other and (error := preview.refused(chosen.release)) is not None:
+                update, reason = None, str(error.values.get("change", error))
         rows.append(
             Outdated(
                 name=name,

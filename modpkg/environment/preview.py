@@ -8,9 +8,10 @@ from datetime import datetime, timezone
 
 from packaging.version import Version
 
-from modpkg.core.errors import InstallError
+from modpkg.core.errors import InstallError, ModpkgError, TrustError
 from modpkg.core.names import listed, parse_version
 from modpkg.environment.locking import kept_versions, roots_of, stale_reason
+from modpkg.environment.named_release import check_named
 from modpkg.environment.policy import policy_of
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.admission import PRERELEASE, Admission
@@ -25,6 +26,7 @@ class Preview:
     def __init__(self, workspace: Workspace) -> None:
         self.manifest = workspace.manifest
         self.lock = workspace.lock
+        self._workspace = workspace
         self._registries = workspace.registries
         self.catalog = self._registries.catalog()
         self.policy = policy_of(self.manifest, datetime.now(timezone.utc), self.lock)
@@ -72,6 +74,19 @@ class Preview:
         if not drifting or not admission.prefers_exact:
             return None
         return f"has other weights than {listed(drifting)} was made for"
+
+    def refused(self, release: Release) -> TrustError | None:
+        """Return why no lock takes a release, although it fits: by who has signed it.
+
+        It is None where that cannot be read now.
+        """
+        try:
+            check_named(self._workspace, release.line)
+        except TrustError as error:
+            return error
+        except ModpkgError:
+            return None
+        return None
 
     def newest_of_hub(self, name: str) -> str | None:
         """Return the version of the commit that a model of a hub is at now; None for others.

@@ -78,7 +78,7 @@ def with_signers(
     asked: list[tuple[LockedModule, Release, LockedModule | ModuleState | None]] = []
     stay: list[tuple[LockedModule, Registry]] = []
     for module in lock.module:
-        was = _so_far(module.name, previous, installed)
+        was = so_far(module.name, previous, installed)
         rule = rule_of(manifest.trust, module.name)
         needed = manifest.resolution.require_signed or rule is not None
         release = resolution.modules[ModuleName(module.name)].release
@@ -194,7 +194,7 @@ def _unsigned(who: Signers, line: IndexLine) -> str | None:
     return "its index line says that it is signed, and nothing is" if line.signed is True else None
 
 
-def _so_far(
+def so_far(
     name: str, previous: Lock | None, installed: Sequence[ModuleState]
 ) -> LockedModule | ModuleState | None:
     """Return what is known of a module: what is locked, else what was installed and is signed."""

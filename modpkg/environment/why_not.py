@@ -63,12 +63,22 @@ def why_not(preview: Preview, name: ModuleName, version: Version) -> WhyNot:
         if instead is None:
             return answer
         return msgspec.structs.replace(answer, command=install, changes=_changes(chosen, instead))
+    changes = _changes(chosen, selected)
+    if (refused := preview.refused(release)) is not None:
+        may_accept = refused.code == "M595"  # else it is the manifest that forbids it
+        return msgspec.structs.replace(
+            answer,
+            verdict="forbidden",
+            explanation=f"{refused.values['change']}." if may_accept else str(refused),
+            command=f"{install} --accept-changed {name}" if may_accept else None,
+            changes=changes if may_accept else (),
+        )
     return msgspec.structs.replace(
         answer,
         verdict="free",
         explanation=_preference(preview, release, chosen.get(name)),
         command=f"modpkg update {name}" if _update_takes(preview, name, version) else install,
-        changes=_changes(chosen, selected),
+        changes=changes,
     )
 
 

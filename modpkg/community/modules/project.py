@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -11,10 +13,11 @@ from packaging.version import Version
 from modpkg.community.modules.composed import composed_base
 from modpkg.community.modules.memory import memory_of
 from modpkg.community.modules.rows import rows_warning
-from modpkg.core.errors import ManifestError, RegistryError, ReleaseError
+from modpkg.core.errors import ManifestError, RegistryError, ReleaseError, TrustError
 from modpkg.core.foreign import how_to_import
-from modpkg.core.names import listed, parse_version
+from modpkg.core.names import ModuleName, listed, parse_version
 from modpkg.core.records import ReleaseRecord
+from modpkg.environment.named_release import check_named
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.against import parse_release
@@ -26,6 +29,7 @@ from modpkg.registry.opening import place_to_compare
 from modpkg.registry.origins import find_origins
 from modpkg.registry.reader import Registry
 from modpkg.registry.relatives import relatives_of_project
+from modpkg.release.base import Base
 from modpkg.release.build import Built, acts_on_base, build
 from modpkg.release.content import collect
 from modpkg.release.known import Known
@@ -89,6 +93,7 @@ def build_project(
         older: Whether an older base is taken if the module does not fit the newest one.
 
     Raises:
+        TrustError: The project may not have the base; see `check_named`.
         ReleaseError: The manifest has another ``against``, or a recipe that cannot be composed; and
             what looking up the base and the origins, and what building can raise.
     """
@@ -102,6 +107,8 @@ def build_project(
         }
         version = _version(manifest, against)
         base = composed_base(project, version) or find_base(manifest, by_name, version)
+        _check_named(project, base)
+        base = replace(base, others=partial(_others, project, base))
     checked: tuple[str, ...] = ()
     if manifest.compose is not None:
         from modpkg.environment.foreseen import check_recipe
@@ -126,6 +133,19 @@ def build_project(
         if warning is not None:
             project.progress.warn(warning)
     return replace(built, checked_with=checked) if checked else built
+
+
+def _check_named(project: Workspace, base: Base) -> None:
+    name, version = ModuleName(base.record.name), base.record.version
+    check_named(project, project.registries.of(name).line(name, version))
+
+
+def _others(project: Workspace, base: Base) -> Iterator[Base]:
+    """Yield the other releases that a project may have."""
+    for other in base.others():
+        with suppress(TrustError):
+            _check_named(project, other)
+            yield other
 
 
 def _version(manifest: Manifest, against: str | None) -> Version | None:

@@ -15,7 +15,7 @@ from modpkg.community.modules.view import (
     view_of_files,
     view_of_release,
 )
-from modpkg.core.errors import InstallError, ModpkgError, ReleaseError, UsageError
+from modpkg.core.errors import InstallError, ModpkgError, ReleaseError, TrustError, UsageError
 from modpkg.core.filenames import ADAPTER_CONFIG, CONFIG, MANIFEST, MODEL_RECORD, MODULES
 from modpkg.core.installed import InstalledModel, InstalledModule, read_installed
 from modpkg.core.jsonfile import read_json
@@ -23,6 +23,7 @@ from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.environment.first_load import compose_at_load
+from modpkg.environment.named_release import check_named
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.tried_candidates import with_candidate
@@ -147,18 +148,22 @@ def fetch_named(text: str, workspace: Workspace) -> InstalledModule:
     Raises:
         UsageError: `text` has no version.
         NotFound: The registry has no such release.
+        TrustError: The project may not have it; see `check_named`.
         What fetching can raise.
     """
     name, version = parse_release(text)
+    check_named(workspace, workspace.registries.of(name).line(name, version))
     return fetch_release(workspace, name, version)
 
 
-def find_view(text: str, workspace: Workspace) -> ModuleView:
+def find_view(text: str, workspace: Workspace, *, is_taken: bool = True) -> ModuleView:
     """Return what a person named: ``NAME==VERSION``, ``NAME#7``, ``NAME``, ``NAME@3`` or a folder.
 
     ``NAME`` is a model of the current environment, and ``NAME@3`` the same model as generation 3
     has it. A folder is one with safetensors files: of a module project, or as transformers and
-    PEFT save them. A release is fetched when its tensors are first located.
+    PEFT save them. A release is fetched when its tensors are first located. ``is_taken`` says
+    whether something is made of it: one that the project may not have is refused then, else a
+    warning; see `check_named`.
 
     Raises:
         ReleaseError: There is no such folder, or it has no weights.
@@ -168,7 +173,15 @@ def find_view(text: str, workspace: Workspace) -> ModuleView:
     """
     reference = parse_reference(text)
     if reference.version is not None or reference.candidate is not None:
-        return view_of_release(find_line(text, workspace.registries), workspace)
+        line = find_line(text, workspace.registries)
+        if reference.candidate is None:
+            try:
+                check_named(workspace, line)
+            except TrustError as error:
+                if is_taken:
+                    raise
+                workspace.progress.warn(str(error))
+        return view_of_release(line, workspace)
     if Path(text).is_dir():
         return view_of_folder(text, workspace.progress)
     if not reference.can_be_name:
@@ -176,13 +189,13 @@ def find_view(text: str, workspace: Workspace) -> ModuleView:
     return view_of_model(workspace, reference.name, reference.generation)
 
 
-def find_weights(text: str, workspace: Workspace) -> ModuleView:
+def find_weights(text: str, workspace: Workspace, *, is_taken: bool = True) -> ModuleView:
     """Return what a person named, see `find_view`; a release that has a recipe is composed.
 
     Raises:
         What `find_view` raises, and what composing can raise.
     """
-    view = find_view(text, workspace)
+    view = find_view(text, workspace, is_taken=is_taken)
     if view.record is None or not is_composed(view.record):
         return view
     reference = parse_reference(text)
