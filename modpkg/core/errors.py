@@ -167,7 +167,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     ),
     **dict.fromkeys(["M571", "M572", "M573", "M574", "M575", "M578", "M579", "M598"], TrustError),
     **dict.fromkeys(["M596", "M597"], TrustError),
-    **dict.fromkeys(["M590", "M591", "M595"], TrustError),
+    **dict.fromkeys(["M474", "M590", "M591", "M595"], TrustError),
     **dict.fromkeys([f"M56{digit}" for digit in range(10)], TrustError),
     **dict.fromkeys(
         ["M550", "M551", "M552", "M553", "M554", "M555", "M556", "M557", "M558", "M559"], TrustError

@@ -594,6 +594,12 @@ MESSAGES: dict[str, str] = {
         "{path} cannot be used to verify or make signatures of identities: {reason}; correct "
         "trust-config under [sigstore] of {config}."
     ),
+    "M474": (
+        "{name} {version} says that it was published {published}, and was logged {at}, after the "
+        "cut-off {cutoff} ({why}); ask who runs {registry}. To take another version, require "
+        "{name}!={version}; if it is right, exempt it with exclude-newer-package under "
+        "[resolution]."
+    ),
     "M595": (
         "{change}; nothing is made of it. Ask who maintains it, and name another release, or, if "
         "it is right, lock it first: modpkg trust accept {name}"

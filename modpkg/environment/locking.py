@@ -319,12 +319,12 @@ def make_lock(
     promise = msgspec.structs.replace(
         registries.promise(previous, installed, accepted), candidates=tried.free
     )
+    admission = Admission(roots, kept, policy)
     check_logs: Callable[[], CheckedLogs] = partial(
         check_new_releases,
-        lock,
-        previous,
-        resolution,
+        *(lock, previous, resolution),
         lambda registry: log_of(registries.locked(registry, previous)),
+        admission,
     )
     is_remote = any(one.release.registry.folder is None for one in resolution.modules.values())
     with fetch_pool() if is_remote else nullcontext() as pool:
@@ -335,7 +335,6 @@ def make_lock(
         )
         lost: dict[str, Lost] = {}
         if previous is not None:
-            admission = Admission(roots, kept, policy)
             unchanged = changed_policy(manifest, previous) is None
 
             def refusal(one: Release) -> str | None:

@@ -8,18 +8,27 @@ does not know yet that the log continues what the lock has.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from modpkg.core.errors import NotFound, RegistryUnreachable
+from modpkg.core.errors import NotFound, RegistryUnreachable, TrustError
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.names import ModuleName
 from modpkg.core.records import IndexLine
+from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.mirrors import MirroredSource
 from modpkg.registry.reader import Registry
+from modpkg.resolve.admission import Admission
 from modpkg.resolve.lock import Lock, LockedModule
 from modpkg.resolve.resolve import Resolution
 from modpkg.trust.log.memory import LogMemory, LogState
+
+if TYPE_CHECKING:
+    from modpkg.trust.log.checking import Judge
+    from modpkg.trust.log.entries import LogEntry
+    from modpkg.trust.log.log_checkpoint import LogCheckpoint
 
 LockedLog = Callable[[Registry], LogState | None]
 """Returns what a lock has seen of a registry's log."""
@@ -39,7 +48,11 @@ class CheckedLogs(Struct, frozen=True):
 
 
 def check_new_releases(
-    lock: Lock, previous: Lock | None, resolution: Resolution, locked: LockedLog
+    lock: Lock,
+    previous: Lock | None,
+    resolution: Resolution,
+    locked: LockedLog,
+    admission: Admission,
 ) -> CheckedLogs:
     """Check that the releases which are new in a lock are in the logs of their registries.
 
@@ -50,8 +63,11 @@ def check_new_releases(
         previous: The one so far.
         resolution: What the new one is made of.
         locked: What ``previous`` has seen of logs.
+        admission: What was admitted. Of what a log took in after a cut-off, its registry's word
+            that it is older is not enough.
 
     Raises:
+        TrustError: A release says that it is older than it is.
         What `modpkg.trust.log.checking.check_logged` raises.
     """
     asked: dict[Registry, list[IndexLine]] = {}
@@ -74,14 +90,55 @@ def check_new_releases(
     for registry, lines in asked.items():
         if registry.offline:
             continue
-        state = _checked(registry, lines, locked(registry))
+        judge = partial(_check_age, registry, resolution, admission)
+        state = _checked(registry, lines, locked(registry), judge)
         if state is not None:
             states[registry] = state
     return CheckedLogs(states, unlogged)
 
 
+def _check_age(
+    registry: Registry,
+    resolution: Resolution,
+    admission: Admission,
+    line: IndexLine,
+    entry: LogEntry,
+    checkpoint: LogCheckpoint,
+) -> None:
+    """Check that a release is not only by its registry's word older than a cut-off.
+
+    The log is asked when it began only where it matters: what it began with may be older.
+
+    Raises:
+        TrustError: It is.
+        RegistryUnreachable, RegistryError: The log cannot be read.
+    """
+    release = resolution.modules[ModuleName(line.name)].release
+    excluded = admission.excluding(release, entry.at)
+    if excluded is None:
+        return
+    from modpkg.trust.log.first_day import SOON, dated_back, log_began
+
+    is_older = dated_back(line.published, entry.at, SOON)
+    if is_older and dated_back(log_began(registry, checkpoint), entry.at):
+        cutoff, why = excluded
+        raise TrustError(
+            "M474",
+            name=line.name,
+            version=line.version,
+            published=line.published,
+            at=entry.at,
+            cutoff=moment_text(cutoff),
+            why=why,
+            registry=registry.url,
+        )
+
+
 def _checked(
-    registry: Registry, lines: Sequence[IndexLine], locked: LogState | None
+    registry: Registry,
+    lines: Sequence[IndexLine],
+    locked: LogState | None,
+    judge: Judge | None = None,
 ) -> LogState | None:
     """Return what `check_logged` does; most registries have no log, and had none."""
     memory, is_mirrored = (
@@ -92,7 +149,7 @@ def _checked(
         return None
     from modpkg.trust.log.checking import check_logged  # slow to import
 
-    return check_logged(registry, lines, memory, locked)
+    return check_logged(registry, lines, memory, locked, judge)
 
 
 def _begins(registry: Registry, locked: LockedLog) -> bool:

@@ -93,15 +93,8 @@ class Admission:
         locked = self._locked.get(name)
         refused = self._refused[name] = {}
         left: list[Release] = []
-        cutoff, why = self._policy.cutoff_of(name), "exclude-newer"
-        releases, taken = catalog.releases(name), self._policy.taken.get(name)
-        if releases and self._policy.cools_down(name):
-            registry = releases[0].registry
-            if (span := cool_down_of(registry)) is not None and self._policy.now is not None:
-                cutoff = span.at(self._policy.now)
-                why = f"the cool-down of the registry {registry.name} is {span.text}"
-        else:
-            taken = None
+        releases = catalog.releases(name)
+        cutoff, why, taken = self._cut_off(name, releases)
         for release in releases:
             line = release.line
             if cutoff is None and line.yanked is None and not line.requires_modpkg:
@@ -131,6 +124,28 @@ class Admission:
             self._admitted[name] = left  # all are of one rank
         else:
             self._admitted[name] = sorted(left, key=self.rank)
+
+    def _cut_off(
+        self, name: str, releases: Sequence[Release]
+    ) -> tuple[datetime | None, str, Version | None]:
+        """Return the cut-off of a name, its source, and the version that it leaves alone."""
+        if releases and self._policy.cools_down(name):
+            registry = releases[0].registry
+            if (span := cool_down_of(registry)) is not None and self._policy.now is not None:
+                why = f"the cool-down of the registry {registry.name} is {span.text}"
+                return span.at(self._policy.now), why, self._policy.taken.get(name)
+        return self._policy.cutoff_of(name), "exclude-newer", None
+
+    def excluding(self, release: Release, at: str) -> tuple[datetime, str] | None:
+        """Return the cut-off that would exclude a release published at a moment, and its source.
+
+        Raises:
+            InvalidValue: It is no moment.
+        """
+        cutoff, why, taken = self._cut_off(release.name, [release])
+        if cutoff is None or release.version == taken or parse_moment(at) <= cutoff:
+            return None
+        return cutoff, why
 
     def rank(self, release: Release) -> int:
         """Return `LOCKED`, `FINAL` or `PRERELEASE`; lower ranks are preferred."""

@@ -43,6 +43,7 @@ from modpkg.trust.log.entries import (
     parse_logged,
     private_name,
 )
+from modpkg.trust.log.first_day import other_date
 from modpkg.trust.log.log_checkpoint import LogCheckpoint
 from modpkg.trust.log.logged_successions import (
     LoggedSuccessions,
@@ -96,6 +97,8 @@ class _Release(Struct):
     entry: int
     leaves: dict[int, bytes]
     """The hashes of the entries that say that it was published, by their numbers."""
+    logged: list[str]
+    """When each of them was logged."""
     standing: LoggedStanding = LoggedStanding()
 
 
@@ -112,12 +115,15 @@ class _Log:
         self._first_void: dict[tuple[str, str], VoidRelease] = {}
         """By name and normal version."""
         self.differences: list[LogDifference] = []
+        self.began: str | None = None
+        """When the first entry was logged."""
 
     def add(self, number: int, data: bytes, leaf: bytes) -> None:
         """Take an entry in, whose hash is ``leaf``; what is wrong with it is a difference."""
         entry = _NO_ENTRY
         try:
             entry = parse_entry(data)
+            self.began = self.began or entry.at
             self._add(number, entry, leaf)
         except (ValueError, InvalidValue) as error:
             about = f" ({entry.action} {entry.name} {entry.version})" if entry.name else ""
@@ -169,12 +175,13 @@ class _Log:
                 self._first_void.setdefault((entry.name, version), gone)
             before.standing = before.standing.after(entry)
         elif before is None:
-            known[version] = _Release(entry.release, number, {number: leaf})
+            known[version] = _Release(entry.release, number, {number: leaf}, [entry.at])
             self.differences += self._other_than_void(entry, version)
         elif before.release != entry.release:
             raise ValueError(f"it is another release of the version than entry {before.entry}")
         else:
             before.leaves[number] = leaf
+            before.logged.append(entry.at)
 
     def _other_than_void(self, entry: LogEntry, version: str) -> Iterator[LogDifference]:
         """Yield that a version was another release, which is void: who was shown that has it."""
@@ -411,7 +418,7 @@ def _compared(
                     message = f"{name} {version} is public, and in the log as a private module's."
                     yield LogDifference(kind="private", message=message, name=name, version=version)
                 continue
-            yield from _of_line(line, one)
+            yield from _of_line(line, one, log.began or "")
         for version, one in logged.items():
             if version not in lines:
                 yield LogDifference(
@@ -425,7 +432,7 @@ def _compared(
                 )
 
 
-def _of_line(line: IndexLine, logged: _Release | None) -> Iterator[LogDifference]:
+def _of_line(line: IndexLine, logged: _Release | None, began: str) -> Iterator[LogDifference]:
     what = f"{line.name} {line.version}"
     about = LogDifference(kind="not-logged", message="", name=line.name, version=line.version)
     if logged is None:
@@ -439,3 +446,5 @@ def _of_line(line: IndexLine, logged: _Release | None) -> Iterator[LogDifference
     said = ", ".join(logged_standing(line).other_than(logged.standing))
     if said:
         yield replace(about, kind="standing", message=f"{what} {said}.")
+    if (other := other_date(line, logged.logged, began)) is not None:
+        yield replace(about, kind="published", message=f"{what} {other}.")

@@ -21,6 +21,7 @@ from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing
 from modpkg.trust.log.entries import (
+    LogEntry,
     LoggedRelease,
     is_release_of,
     logged_path,
@@ -45,6 +46,7 @@ from modpkg.trust.log.tiles import LOG, Tile, TileHashes, hashes_in, tile_of
 from modpkg.trust.public_key import parse_key
 
 CHECKPOINT = f"{LOG}/checkpoint"
+Judge = Callable[[IndexLine, LogEntry, LogCheckpoint], None]
 TRIES = 8
 """How often a log is asked again since other commands have seen it elsewhere meanwhile."""
 _MOST = {
@@ -59,6 +61,7 @@ def check_logged(
     lines: Sequence[IndexLine],
     memory: LogMemory,
     locked: LogState | None = None,
+    judge: Judge | None = None,
 ) -> LogState | None:
     """Check that releases are in the log of their registry, if it has or had one.
 
@@ -68,6 +71,7 @@ def check_logged(
             that it continues what the lock has.
         memory: What was seen of the log before.
         locked: What the lock has seen of it.
+        judge: Is called with each release that is in it, its entry, and the log's checkpoint.
 
     Returns:
         How far it has come; None if it was not asked, or there is none.
@@ -79,7 +83,7 @@ def check_logged(
     """
     for _ in range(TRIES):
         seen = memory.read()
-        now = _checked(registry, lines, memory, earlier_states(seen, memory, locked))
+        now = _checked(registry, lines, memory, earlier_states(seen, memory, locked), judge)
         if now is None or memory.keep(now, seen, locked):
             break  # else another command has seen it elsewhere: it is compared with that too
     return now
@@ -90,6 +94,7 @@ def _checked(
     lines: Sequence[IndexLine],
     memory: LogMemory,
     earlier: Mapping[str, LogState],
+    judge: Judge | None,
 ) -> LogState | None:
     """Return what `check_logged` does, by what a log has to continue, and remember nothing."""
     if not lines and not earlier:
@@ -138,6 +143,8 @@ def _checked(
         leaf = leaf_hash(one.entry.encode())
         if not is_included(leaf, one.index, checkpoint.size, proof, checkpoint.root):
             raise _not_logged(registry, line, "its entry is none of the tree that is signed")
+        if judge is not None:
+            judge(line, parse_entry(one.entry.encode()), checkpoint)
     return now
 
 

@@ -12,6 +12,7 @@ DifferenceKind = Literal[
     "place",
     "replaced",
     "standing",
+    "published",
     "void",
     "private",
     "successor",

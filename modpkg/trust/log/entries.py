@@ -15,8 +15,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, digest_bytes
+from modpkg.core.errors import InvalidValue
 from modpkg.core.names import parse_version
 from modpkg.core.records import SPEC, DigestText, IndexLine, Line, canonical_json
+from modpkg.manifest.cutoff import parse_moment
 from modpkg.trust.log.tiles import LOG
 
 Action = Literal[
@@ -103,6 +105,10 @@ def parse_entry(data: bytes) -> LogEntry:
         raise ValueError(str(error)) from None
     if entry.spec > SPEC:
         raise ValueError(f"it follows spec version {entry.spec}")
+    try:
+        parse_moment(entry.at)
+    except InvalidValue:
+        raise ValueError("it does not say when it was logged") from None
     if canonical_json(entry) != data:  # others may read another of two keys
         raise ValueError("it is not canonical JSON, or has what this version does not know")
     return entry
