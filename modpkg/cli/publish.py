@@ -146,6 +146,8 @@ def publish_command(
             f"{good('Published')} {strong(published.name)} {published.version} to {target} "
             f"({human_bytes(published.size)} new)."
         )
+    if already and publication.signed and not as_json:
+        tell(f"{good('Signed')} {published.version} by {publication.signed}.")
     if elsewhere and not as_json:
         more = f" and {len(elsewhere) - 1} more" if len(elsewhere) > 1 else ""
         tell(f"Its weights stay at {elsewhere[0]}{more}; --upload would copy them.")

@@ -10,6 +10,7 @@ from modpkg.cli.output import counted, faint, good, print_json, say, strong, tab
 from modpkg.core.files import human_bytes
 from modpkg.environment.proof import ProvenModel, prove
 from modpkg.environment.workspace import Workspace
+from modpkg.trust.signatures import is_signer, parse_signer
 
 _PROVEN_BY = {
     "lock": "its weights are the result in modpkg.lock",
@@ -41,7 +42,9 @@ def verify_command(
     for module in proof.modules:
         whole = f"{module.absent} parts are not in the store" if module.absent else "in the store"
         signer = module.signer or "nobody"
-        if module.signer and module.signatures is None:
+        if module.signer and not any(
+            is_signer(module.signer, parse_signer(one)) for one in module.signatures or ()
+        ):
             signer += " (by the lock)"
         logged = {None: "-", True: "yes", False: "no"}[module.logged]
         rows.append([module.name, module.version, human_bytes(module.bytes), whole, logged, signer])

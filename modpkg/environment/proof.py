@@ -35,10 +35,11 @@ from modpkg.environment.signed_registries import log_of
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Compose, Task
 from modpkg.resolve.lock import LockedModule, LockedResult
-from modpkg.store.corruption import Corruption, corrupt_among
+from modpkg.store.corruption import Corruption, StoredPlace, corrupt_among
 from modpkg.store.store import alignments
 
 ProvenBy = Literal["lock", "modules", "recomposed"]
+_REPAIR = "'modpkg store verify' repairs what is in the store"
 
 
 class Flaw(Struct, frozen=True):
@@ -81,10 +82,10 @@ class ProvenModel(Struct, frozen=True, kw_only=True):
     inputs: str
     """Digest of what it is composed of."""
     result: str | None
-    """Digest of its weights; null if it was not loaded yet, and is composed when it is."""
+    """Digest of its weights by its record; null if it was not loaded yet, and is composed then."""
     proven_by: ProvenBy | None
     """Why these are the right weights: they are the lock's result, they are as the modules have
-    them, or composing again gave the same; null if nothing says so."""
+    them, or composing again gave the same; null if nothing says so, or their bytes are others."""
     bytes: int
     """Bytes of its weights, which were hashed."""
     last_places: dict[str, int | None] = {}
@@ -136,8 +137,10 @@ class _Prover:
         self._plan, self._generation = plan, generation
         self._environment, self._store = plan.workspace.environment, plan.workspace.store
         self._flaws: list[Flaw] = []
-        self._mapped: dict[tuple[int, int, int, int, str], tuple[str, Corruption]] = {}
-        """What is to be hashed, by device, inode, offset, length and digest."""
+        self._mapped: dict[StoredPlace, tuple[str, Corruption]] = {}
+        """What is to be hashed, and of what it is."""
+        self._damaged: set[StoredPlace] = set()
+        """What of that has another digest."""
 
     def run(self, names: Sequence[str], *, again: bool) -> Proof:
         models, modules = self._chosen(names)
@@ -176,12 +179,11 @@ class _Prover:
         size = 0
         for item in items:
             try:
-                status = Path(item.path).stat()
+                place = item.place()
             except OSError as error:
                 self._flaw(of, os_reason(error), Path(item.path))
                 continue
-            key = (status.st_dev, status.st_ino, item.offset, item.length, item.digest)
-            self._mapped.setdefault(key, (of, item))
+            self._mapped.setdefault(place, (of, item))
             size += item.length
         return size
 
@@ -192,15 +194,16 @@ class _Prover:
         size = sum(item.length for item in items)
         progress.stage("Verifying")
         progress.total(size)
-        owners = {(one.path, one.offset, one.digest): of for of, one in self._mapped.values()}
+        owners = {(i.path, i.offset, i.digest): (of, at) for at, (of, i) in self._mapped.items()}
         counts: dict[tuple[str, str, str], int] = {}
         for item in corrupt_among(items, progress.advance):
-            of = owners[item.path, item.offset, item.digest]
+            of, place = owners[item.path, item.offset, item.digest]
+            self._damaged.add(place)
             key = (of, item.path, item.reason)
             counts[key] = counts.get(key, 0) + 1
         for (of, path, reason), count in counts.items():
             times = f" (in {count} places)" if count > 1 else ""
-            self._flaw(of, reason + times, Path(path))
+            self._flaw(of, f"{reason}{times}; {_REPAIR}", Path(path))
         return size
 
     def _module(self, module: LockedModule) -> ProvenModule:
@@ -270,20 +273,23 @@ class _Prover:
             self._flaw(of, "it was composed of something else than modpkg.lock has", folder)
         for path, reason in contradictions(model, recipe, versions, composition):
             self._flaw(of, reason, folder / path)
-        self._expect(
-            of,
-            (
-                _bytes(
-                    "tensor",
-                    str(self._environment.packs / ref.file),
-                    ref.digest,
-                    ref.offset,
-                    ref.length,
-                )
-                for ref in _mapped_by(model)
-            ),
-        )
+        self._expect(of, self._weights(model))
         return model
+
+    def _weights(self, model: InstalledModel) -> list[Corruption]:
+        """Return what a model maps, to be hashed."""
+        packs = self._environment.packs
+        return [
+            _bytes("tensor", str(packs / ref.file), ref.digest, ref.offset, ref.length)
+            for ref in _mapped_by(model)
+        ]
+
+    def _is_damaged(self, model: InstalledModel) -> bool:
+        """Return whether not all that a model maps has the digests that its record has."""
+        try:
+            return not self._damaged.isdisjoint(item.place() for item in self._weights(model))
+        except OSError:
+            return True
 
     def _model(self, name: str, model: InstalledModel | None, *, again: bool) -> ProvenModel:
         """Return what is proven of a model, whose weights are what its record says."""
@@ -299,7 +305,9 @@ class _Prover:
             composition = self._plan.compositions[name]
             proven_by = self._without_composing(model, composition)
             if again or proven_by is None:
-                proven_by, last_places = self._again(model, proven_by)
+                proven_by, last_places = self._again(model)
+            if self._is_damaged(model):
+                proven_by = None
         return ProvenModel(
             name=name,
             version=version,
@@ -334,9 +342,7 @@ class _Prover:
             and (locked.inputs, locked.result) == (model.key, model.result)
         )
 
-    def _again(
-        self, model: InstalledModel, proven_by: ProvenBy | None
-    ) -> tuple[ProvenBy | None, dict[str, int | None]]:
+    def _again(self, model: InstalledModel) -> tuple[ProvenBy | None, dict[str, int | None]]:
         """Compose a model again; return what proves it then, and which tensors differ."""
         from modpkg.compose.last_places import last_places_apart
 

@@ -23,6 +23,8 @@ from modpkg.core.sealed import unseal
 from modpkg.store.contents import COMPOSED, StoreContents
 from modpkg.store.store import Store
 
+StoredPlace = tuple[int, int, int, int, str]
+"""Device, inode, offset, length and digest."""
 _MISMATCH = "its bytes have another digest"
 
 
@@ -38,6 +40,15 @@ class Corruption(Struct, frozen=True, kw_only=True):
     length: int = 0
     """Bytes of a tensor."""
     reason: str = _MISMATCH
+
+    def place(self) -> StoredPlace:
+        """Return where the bytes are, whichever of the links to a file has them.
+
+        Raises:
+            OSError: They are not there.
+        """
+        status = Path(self.path).stat()
+        return status.st_dev, status.st_ino, self.offset, self.length, self.digest
 
 
 class _ComposedDigests(Struct):

@@ -143,9 +143,9 @@ def successions_by_index(registry: Registry, name: str) -> Successions:
 
 
 def check_may_publish(
-    registry: Registry, line: IndexLine, signer: PublicKey | OidcIdentity
+    registry: Registry, line: IndexLine, signer: PublicKey | OidcIdentity | None
 ) -> str | None:
-    """Check that somebody who signs a release of a module still does.
+    """Check that somebody who signs a release of a module still does; None is nobody.
 
     Returns:
         Who refuses the release, as a sentence: whoever has another one locked, if its signer is
@@ -155,18 +155,28 @@ def check_may_publish(
         TrustError: That signer has named a successor.
         What `successions_by_index` raises.
     """
-    successions = successions_by_index(registry, line.name)
-    text = lasting_text(signer)
-    for one in successions.of(signer):
-        raise TrustError("M575", name=line.name, signer=text, after=one.after)
+    successions, text = Successions(), ""
+    if signer is not None:
+        successions, text = successions_by_index(registry, line.name), lasting_text(signer)
+        for one in successions.of(signer):
+            raise TrustError("M575", name=line.name, signer=text, after=one.after)
     lines = [one for one in without_removed(registry.index(line.name)) if one.signed is True]
     if not lines or any(one.release == line.release for one in lines):
         return None  # one more signature takes none away
     newest = max(lines, key=lambda one: parse_version(one.version))
     who = signers_of(registry, newest)
-    if not who.found or successions.continue_one_of(who, signer):
-        return None
     found = listed([*map(lasting_text, who.found)])
+    if signer is None:
+        if not found and not any(isinstance(one, MissingExtra) for one in who.refused):
+            return None
+        by = f" by {found}" if found else ""
+        return (
+            f"{newest.name} {newest.version} is signed{by}, and {line.version} by nobody: who has "
+            "a signed one locked is refused it; sign it too ('modpkg publish --sign KEY', which "
+            "also signs what is published)"
+        )
+    if not found or successions.continue_one_of(who, signer):
+        return None
     return (
         f"{newest.name} {newest.version} is signed by {found}, and nobody has named {text} as the "
         f"next one ('modpkg key succeed {line.name}'): who has it locked has to accept that signer"

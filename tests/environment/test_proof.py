@@ -112,6 +112,23 @@ def test_changed_weights_are_found_whatever_the_record_says(app: Path, capfd: Ca
     assert (found.models[0].proven_by, len(found.flaws)) == (None, 2)
 
 
+def test_nothing_proves_weights_with_other_bytes_until_they_are_repaired(
+    app: Path, capfd: Capture
+) -> None:
+    ref = read_model(model_folder(app)).tensors["model.layers.0.self_attn.q_proj.weight"]
+    flip(app / ".modpkg" / "packs" / ref.file, ref.offset)
+    for more in ((), ("--recompose",)):
+        status, out, _ = run(capfd, "verify", "talker", *more, "--json")
+        found = json.loads(out)
+        assert (status, len(found["flaws"]), found["models"][0]["proven_by"]) == (1, 1, None)
+        out = run(capfd, "verify", "talker", *more)[1]
+        assert "nothing proves its weights" in out
+    command = found["flaws"][0]["reason"].split("'")[1].split()
+    assert run(capfd, *command[1:])[0] == 0
+    assert proof("talker", again=True).models[0].proven_by == "recomposed"
+    assert not proof().flaws
+
+
 def test_weights_that_the_lock_does_not_have_are_composed_again(app: Path) -> None:
     folder = model_folder(app, "tiny-lora")
     name = "model.layers.1.self_attn.v_proj.weight"

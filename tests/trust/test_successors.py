@@ -256,6 +256,23 @@ def test_who_publishes_with_another_key_than_before_is_warned(
     assert (status, "accept" in err) == (0, False), err
 
 
+def test_who_publishes_without_a_signature_after_signed_releases_is_warned(
+    home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    folder = write_module(tmp_path / "projects" / "words-1.1", "words", "1.1")
+    assert run(capfd, "build", str(folder))[0] == 0
+    for more in (("publish", "--dry-run"), ("submit", "-m", "More."), ("publish",)):
+        status, _, err = run(capfd, more[0], str(folder), *more[1:])
+        assert (status, keys["ada"] in err, "publish --sign" in err) == (0, True, True), err
+    # what the warning says to do
+    status, out, err = run(capfd, "publish", str(folder), "--sign", "ada")
+    assert (status, err, f"Signed 1.1 by {keys['ada']}" in out) == (0, "", True)
+    for again in ((), ("--sign", "ada")):
+        status, out, err = run(capfd, "publish", str(folder), *again)
+        assert (status, err, "Signed" in out) == (0, "", False)
+
+
 def test_who_has_signed_nothing_names_nobody(
     app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
 ) -> None:

@@ -71,8 +71,12 @@ def submit_project(
         project.progress.total(line.size)
         advance = project.progress.advance
         bundle = None if signer is None else signature_of(prepared.built, line, signer)
-        if bundle is not None:
-            warn_of_signer(project, place, line, lambda: verify_bundle(bundle).signer)
+        warn_of_signer(
+            project,
+            place,
+            line,
+            lambda: None if bundle is None else verify_bundle(bundle).signer,
+        )
         if isinstance(prepared.writer, ServerWriter):
             session = prepared.writer.submit(prepared.built, line, message, advance, bundle)
             submitted, number = session.line, session.candidate

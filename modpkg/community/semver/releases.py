@@ -46,6 +46,7 @@ from modpkg.registry.writer import RegistryWriter
 from modpkg.release.build import with_reason
 from modpkg.trust.bundle import Signer, StatementSigner, sign_statement, verify_bundle
 from modpkg.trust.public_key import PublicKey
+from modpkg.trust.signatures import is_signer, signers_of
 from modpkg.trust.statement import release_statement
 from modpkg.trust.successors import check_may_publish
 
@@ -138,6 +139,8 @@ class Publication(Struct, frozen=True):
     """Where the weights are that were not uploaded."""
     copied: int = 0
     """Bytes of it that the registry had elsewhere, and has itself now."""
+    signed: str = ""
+    """Who has signed it now, and had not before."""
 
 
 def publish_project(
@@ -283,14 +286,17 @@ def _publish(
     line, elsewhere, already = prepared.line, prepared.elsewhere, prepared.already
     kept = [address for addresses in elsewhere.values() for address in addresses]
     if dry_run:
-        if signer is not None and not isinstance(signer, StatementSigner):
+        if signer is None:
+            warn_of_signer(project, place, line, lambda: None)
+        elif not isinstance(signer, StatementSigner):
             warn_of_signer(project, place, line, lambda: signer.public)
         return Publication(writer.preview(built, line, elsewhere), place.url, already, kept)
     project.progress.stage(f"Publishing {line.name}")
     project.progress.total(line.size)
     bundle = None if signer is None else signature_of(built, line, signer)
-    if bundle is not None:
-        warn_of_signer(project, place, line, lambda: verify_bundle(bundle).signer)
+    by = None if bundle is None else verify_bundle(bundle).signer
+    warn_of_signer(project, place, line, lambda: by)
+    before = signers_of(registry_at(place), line).found if already and by is not None else ()
     published = writer.publish(
         built, line, progress=project.progress.advance, elsewhere=elsewhere, bundle=bundle
     )
@@ -300,7 +306,8 @@ def _publish(
         project.progress.warn(f"{place.url} had lost {lost}, and has them again")
     if (left := left_unsigned(place, line.name)) is not None:
         project.progress.warn(left)
-    return Publication(published, place.url, already, kept, writer.copied)
+    signed = "" if by is None or any(is_signer(str(by), one) for one in before) else str(by)
+    return Publication(published, place.url, already, kept, writer.copied, signed)
 
 
 def signature_of(built: Registry, line: IndexLine, signer: Signer | StatementSigner) -> bytes:
@@ -317,9 +324,12 @@ def warn_of_signer(
     project: Workspace,
     place: Place,
     line: IndexLine,
-    signer: Callable[[], PublicKey | OidcIdentity],
+    signer: Callable[[], PublicKey | OidcIdentity | None],
 ) -> None:
-    """Warn where those who have a release of a module locked refuse another one for its signer."""
+    """Warn where those who have a release of a module locked refuse another one for its signer.
+
+    ``signer`` returns None where nobody signs it.
+    """
     if not is_registry(place):
         return
     try:
