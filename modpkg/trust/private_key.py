@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 PASSPHRASE = "MODPKG_KEY_PASSPHRASE"  # noqa: S105 (the name of a variable)
 _KEY_BYTES = 64 << 10
+_PUBLIC = (
+    b"ssh-",
+    b"ecdsa-sha2-",
+    b"sk-",
+    b"key:",
+    b"-----BEGIN PUBLIC KEY",
+    b"---- BEGIN SSH2 PUBLIC",
+)
+"""How the files of public keys begin."""
 
 
 class PrivateKey:
@@ -132,19 +141,26 @@ def read_key(path: Path, passphrase: Callable[[], str]) -> PrivateKey:
     except OSError as error:
         reason = error.strerror or str(error)
         raise TrustError("M547", what=shown(path), reason=reason) from None
+    if data.startswith(_PUBLIC):
+        reason = "it is a public key; name the file of the private one"
+        raise TrustError("M547", what=shown(path), reason=reason)
     check_owner(path)
     if system.others_can_read(path.stat().st_mode):
-        reason = f"others can read it; run 'chmod 600 {path}'"
+        reason = f"others can read it; run: chmod 600 {system.shell_word(str(path))}"
         raise TrustError("M547", what=shown(path), reason=reason)
     load = load_ssh_private_key if b"BEGIN OPENSSH" in data else load_pem_private_key
+    reason = "it is no private key (PKCS #8, or OpenSSH's form), or was damaged"
     try:
         try:
             key = load(data, None)
         except TypeError:  # it has a passphrase
+            reason = "its passphrase is another, or it was damaged"
             key = load(data, passphrase().encode())
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        reason = f"it cannot be opened, or its passphrase is another ({error})"
-        raise TrustError("M547", what=shown(path), reason=reason) from None
+    except (ValueError, TypeError) as error:
+        raise TrustError("M547", what=shown(path), reason=reason) from error
+    except UnsupportedAlgorithm as error:
+        reason = "it is encrypted, or of a kind, as modpkg does not read"
+        raise TrustError("M547", what=shown(path), reason=reason) from error
     if not isinstance(key, Ed25519PrivateKey | EllipticCurvePrivateKey):
         reason = "it is neither Ed25519 nor ECDSA P-256"
         raise TrustError("M547", what=shown(path), reason=reason)

@@ -63,10 +63,32 @@ def test_wrong_keys_end_in_one_sentence(tmp_path: Path) -> None:
     rsa.chmod(0o600)
     with raises("M547", match="neither"):
         read_key(rsa, never)
-    (tmp_path / "text.pem").write_text("no key")
-    (tmp_path / "text.pem").chmod(0o600)
-    with raises("M547"):
-        read_key(tmp_path / "text.pem", never)
+    damaged = path.read_text().replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\n!", 1)
+    for text in ("no key", damaged):
+        (tmp_path / "text.pem").write_text(text)
+        (tmp_path / "text.pem").chmod(0o600)
+        with raises("M547", match="damaged.$"):
+            read_key(tmp_path / "text.pem", never)
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
+def test_a_key_of_openssh_has_a_passphrase_too(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "my key"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "hush", "-C", "", "-f", path], check=True)
+    key = read_key(path, lambda: "hush")
+    assert key.public.verifies(key.sign(MESSAGE), MESSAGE)
+    with raises("M547", match="its passphrase is another"):
+        read_key(path, lambda: "wrong")
+    for mode in (0o600, 0o644):
+        (tmp_path / "my key.pub").chmod(mode)
+        with raises("M547", match="it is a public key"):
+            read_key(tmp_path / "my key.pub", never)
+    path.chmod(0o644)
+    with raises("M547", match="others can read it") as caught:
+        read_key(path, never)
+    command = str(caught.value).split("run: ")[1].removesuffix(".")
+    subprocess.run(command, shell=True, check=True)
+    assert read_key(path, lambda: "hush").public == key.public
 
 
 @pytest.mark.parametrize(
