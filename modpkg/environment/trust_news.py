@@ -20,7 +20,7 @@ from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.look_alike import NEEDED, nearest, skeleton
 from modpkg.core.names import ModuleName, listed
-from modpkg.core.records import ModuleLine
+from modpkg.core.records import IndexLine, ModuleLine
 from modpkg.core.regular_file import OversizedFile, read_file
 from modpkg.environment.generations import ModuleState
 from modpkg.manifest.cutoff import parse_moment
@@ -33,7 +33,7 @@ from modpkg.resolve.resolve import Resolution
 from modpkg.trust.rules import NOBODY, rule_of
 
 FRESH = timedelta(days=7)
-"""How old the only release of a name has to be not to be news."""
+"""How old the first release of a name has to be for the name to be no news."""
 _SHOWN = 5
 _DIGITS = lazy_pattern("[0-9]+")
 
@@ -42,8 +42,8 @@ class TrustNews(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that is new in a lock: who signs, or what nobody has relied on for long."""
 
     kind: Literal["signer", "first-release", "look-alike", "young"]
-    """``signer``: nothing locked was signed by him so far. ``first-release``: it is the only one of
-    its name, and not a week old. ``look-alike``: its name can be taken for another. ``young``: it
+    """``signer``: nothing locked was signed by him so far. ``first-release``: the first one
+    of its name is not a week old. ``look-alike``: its name can be taken for another. ``young``: it
     is younger than its registry's cool-down, which the manifest does not heed."""
     name: str
     version: str
@@ -51,6 +51,7 @@ class TrustNews(Struct, frozen=True, kw_only=True, omit_defaults=True):
     like: str | None = None
     """The name that it can be taken for."""
     published: str | None = None
+    """Of ``first-release``, when the first one was published."""
     cool_down: str | None = None
     """The span of its registry."""
 
@@ -94,9 +95,9 @@ def trust_news(
         if is_same or module.candidate or registry.stands_for or module.address == BUILT_IN:
             continue
         if module.name not in known:
-            only = len(registry.index(module.name)) == 1
-            if only and _is_after(published, now - FRESH):
-                news.append(_news("first-release", module, published=published))
+            first = first_published(registry.index(module.name))
+            if _is_after(first, now - FRESH):
+                news.append(_news("first-release", module, published=first))
             if module.name in direct:
                 if registry not in popular:
                     popular[registry] = well_known(registry)
@@ -107,6 +108,18 @@ def trust_news(
         if span is not None and _is_after(published, span.at(now)):
             news.append(_news("young", module, published=published, cool_down=span.text))
     return news
+
+
+def first_published(lines: Iterable[IndexLine]) -> str:
+    """Return when the first release of a module was published, whatever became of it; "" for never.
+
+    However many releases follow at once, the name is as new as that.
+    """
+    times: dict[datetime, str] = {}
+    for line in lines:
+        with suppress(InvalidValue):
+            times[parse_moment(line.published)] = line.published
+    return times[min(times)] if times else ""
 
 
 def well_known(registry: Registry) -> list[str]:
@@ -158,7 +171,7 @@ def _parts(news: Iterable[TrustNews], now: datetime) -> Iterator[str]:
         if one.kind == "look-alike":
             yield f"{one.name} is nearly called {one.like}"
         elif one.kind == "first-release":
-            yield f"{one.name} {one.version} is the first release, {_age(one, now)}"
+            yield f"the first release of {one.name} is {_age(one, now)}"
         elif one.kind == "young":
             yield (
                 f"{one.name} {one.version} is {_age(one, now)}, and its registry waits "

@@ -86,6 +86,12 @@ def test_the_first_release_of_a_name_is_news_for_a_week(shop: Path, capfd: Captu
         ("first-release", "fresh"),
     ]
     assert news(capfd) == []
+    publish_collection(shop, "hasty", "1.0")
+    publish_collection(shop, "hasty", "1.1")  # a second release makes a name no older
+    require("hasty")
+    (one,) = news(capfd)
+    first = Registry(str(shop)).line("hasty", "1.0").published
+    assert (one["kind"], one["version"], one["published"]) == ("first-release", "1.1", first)
     status, out, _ = run(capfd, "install", "--upgrade", "--json")
     assert (status, "news" in json.loads(out)) == (0, False)
 
