@@ -23,7 +23,6 @@ from modpkg.cli.options import (
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.core.errors import LockError, UsageError
 from modpkg.core.files import human_bytes
-from modpkg.core.messages import TO_LOCK
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import yanked_since
 
@@ -84,7 +83,8 @@ def install_command(
     changed = requirements or candidates or upgrade or upgrade_package or named
     if not (changed or strict or require_signed or resolution or exclude_newer):
         if frozen and workspace.lock_text() is None:
-            raise LockError("M411", path=workspace.project.lock_path, remedy=TO_LOCK)
+            project = workspace.project
+            raise LockError("M411", path=project.lock_path, remedy=project.to_lock)
         if workspace.is_up_to_date() and not workspace.waits_for_log():
             workspace.environment.tidy()
             for warning in yanked_since(workspace):

@@ -26,7 +26,7 @@ from modpkg.registry.place import registry_at
 from modpkg.trust.agent import AGENT, agent_key
 from modpkg.trust.ambient import OIDC, AmbientIdentity
 from modpkg.trust.bundle import sign_statement, verify_bundle
-from modpkg.trust.private_key import PASSPHRASE, key_path, keys_folder, new_key, read_key
+from modpkg.trust.private_key import PASSPHRASE, key_path, keys_folder, new_key, no_key, read_key
 from modpkg.trust.public_key import Algorithm, PublicKey, parse_key
 from modpkg.trust.signatures import is_signer, parse_signer
 from modpkg.trust.statement import keys_of_module, succession_statement
@@ -127,7 +127,7 @@ def export_command(name: str) -> None:
         try:
             text = read_text(public, _PUBLIC_BYTES).strip()
         except FileNotFoundError:
-            raise TrustError("M549", path=shown(public)) from None
+            raise no_key(key_path(name)) from None
     say(parse_key(text).pem().decode().rstrip())
 
 

@@ -6,7 +6,7 @@ import click
 from msgspec import Struct, structs
 
 from modpkg.cli.module_names import locked_names
-from modpkg.cli.options import accept_option, json_option, project_options, with_workspace
+from modpkg.cli.options import accept_option, project_options, with_workspace
 from modpkg.cli.output import counted, good, print_json, table, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.files import shown, write_atomically
@@ -14,6 +14,7 @@ from modpkg.core.names import listed, module_name
 from modpkg.environment.locking import resolve_lock, write_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import add_trust
+from modpkg.manifest.trust import is_pattern
 from modpkg.trust.rules import rule_of, rules_before
 from modpkg.trust.signatures import parse_signer
 
@@ -93,6 +94,9 @@ def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) 
     that fits a name holds.
     """
     key = str(parse_signer(signer))
+    if not is_pattern(pattern):
+        message = f"{pattern} is no name of a module in normal form, and no pattern like acme-*."
+        raise UsageError("M901", message=message)
     path = workspace.manifest.path
     text = add_trust(workspace.project.text(), pattern, key)
     rules = workspace.project.parse(text).trust
@@ -112,7 +116,7 @@ def add_command(workspace: Workspace, pattern: str, signer: str, as_json: bool) 
 @trust_command.command("accept")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=locked_names)
 @accept_option
-@json_option
+@project_options
 @with_workspace
 def accept_command(workspace: Workspace, names: tuple[str, ...], as_json: bool) -> None:
     """Lock the newest versions of NAME... although somebody else has signed them, or nobody.

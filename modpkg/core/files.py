@@ -54,7 +54,7 @@ def denied(error: OSError) -> InstallError | None:
     if system.is_in_use(error):
         remedy = "close the program that has it open, then run the command again"
         return InstallError("M510", path=path, reason="a program has it open", remedy=remedy)
-    if path.is_relative_to(home()):
+    if path.is_relative_to(home()) or home().is_relative_to(path):
         remedy = "set MODPKG_HOME to a folder that you can write to"
     return InstallError("M510", path=path, reason=_reason_of(error, path), remedy=remedy)
 

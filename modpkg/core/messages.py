@@ -234,7 +234,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
     "M411": "No lock file {path}; {remedy}.",
-    "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock'.",
+    "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock{user}'.",
     "M413": (
         "{name} was locked from the registry {locked!r}, but {how} the registry {actual!r}; "
         "{remedy}."
@@ -463,8 +463,8 @@ MESSAGES: dict[str, str] = {
         "in it: {reason}; try again, or leave registries out: modpkg verify --offline"
     ),
     "M543": (
-        "{name} {version} has to be signed by {wanted} ({where}), and is signed by {found}; if "
-        "that is right, correct the entry of [trust]."
+        "{name} {version} has to be signed by {wanted} ({where}), and is signed by {found}; "
+        "{remedy}."
     ),
     "M544": (
         "{change}; ask who maintains it, and if it is right, run the command again with "
@@ -477,7 +477,7 @@ MESSAGES: dict[str, str] = {
     "M546": "{path} has {most} signatures already, which is as many as a file can have.",
     "M547": "{what} cannot be used to sign: {reason}.",
     "M548": "{path} is there already, and a key is never replaced; choose another name.",
-    "M549": "There is no key {path}; run 'modpkg key new' to make one, or name another.",
+    "M549": "There is no key {path}; {remedy}, or name another ('modpkg key list').",
     "M550": "The log of {registry} has no valid checkpoint: {reason}; ask who runs the registry.",
     "M551": (
         "The registry {registry} had a log with the key {was}, as {where} says, and now {found}; "

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from modpkg.core.errors import InstallError, ModpkgError
 from modpkg.core.records import Kind
 from modpkg.environment.assembly import ON_A_BASE
 from modpkg.environment.generations import text_digest
 from modpkg.environment.workspace import Workspace
-from modpkg.manifest.find import find_manifest
 from modpkg.manifest.schema import Manifest
 from modpkg.toml.node import hint
 
@@ -69,5 +67,4 @@ def _manifest(workspace: Workspace) -> Manifest | None:
 
 def _install(workspace: Workspace, *names: str) -> str:
     """Return the command that installs into this environment."""
-    user = workspace.project.is_user and find_manifest(Path.cwd()) is not None
-    return " ".join(["modpkg install", *names, *(["--user"] if user else [])])
+    return " ".join(["modpkg install", *names]) + workspace.project.user_option

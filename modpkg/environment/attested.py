@@ -104,7 +104,8 @@ def _add(
     except (RegistryUnreachable, NotFound) as error:
         memory = LogMemory(registry.source.url)
         for where in earlier_states(memory.read(), memory, locked):
-            return TrustError("M542", registry=registry.url, where=where, reason=str(error))
+            reason = str(error.values.get("reason", error)).rstrip(".")
+            return TrustError("M542", registry=registry.url, where=where, reason=reason)
         return error
     return None
 

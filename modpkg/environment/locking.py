@@ -16,7 +16,6 @@ from packaging.version import Version
 
 from modpkg.core.errors import InvalidValue, LockError
 from modpkg.core.files import write_atomically
-from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.environment.generations import ModuleState
@@ -116,10 +115,11 @@ def current_lock(project: Project, manifest: Manifest, lock: Lock | None) -> Loc
         LockError: There is no lock, or it is out of date.
     """
     if lock is None:
-        raise LockError("M411", path=project.lock_path, remedy=TO_LOCK)
+        raise LockError("M411", path=project.lock_path, remedy=project.to_lock)
     reason = stale_reason(manifest, lock)
     if reason is not None:
-        raise LockError("M412", path=project.lock_path, manifest=manifest.path.name, reason=reason)
+        values = {"manifest": manifest.path.name, "reason": reason, "user": project.user_option}
+        raise LockError("M412", path=project.lock_path, **values)
     return lock
 
 

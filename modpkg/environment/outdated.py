@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from modpkg.core.errors import LockError, NotFound, ResolutionImpossible
 from modpkg.core.filenames import LOCK_NAME
-from modpkg.core.messages import TO_LOCK
 from modpkg.core.names import ModuleName, requirement_text
 from modpkg.environment.preview import Preview
 from modpkg.environment.taken_back import yank_signed
@@ -70,7 +69,7 @@ def outdated(preview: Preview) -> list[Outdated]:
     """
     if preview.lock is None:
         path = preview.manifest.folder / LOCK_NAME
-        raise LockError("M411", path=path, remedy=TO_LOCK)
+        raise LockError("M411", path=path, remedy=preview.project.to_lock)
     try:
         updated = preview.resolve(upgrade=None)
     except (ResolutionImpossible, NotFound) as error:

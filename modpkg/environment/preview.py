@@ -24,7 +24,7 @@ class Preview:
     """A workspace's manifest and lock, to be resolved with other roots and upgrades."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self.manifest = workspace.manifest
+        self.project, self.manifest = workspace.project, workspace.manifest
         self.lock = workspace.lock
         self._workspace = workspace
         self._registries = workspace.registries
@@ -117,7 +117,7 @@ def open_preview(workspace: Workspace) -> Preview:
     if preview.lock is not None and (reason := stale_reason(preview.manifest, preview.lock)):
         workspace.progress.warn(
             f"modpkg.lock is out of date with {preview.manifest.path.name} ({reason}); "
-            "run 'modpkg lock'."
+            f"run 'modpkg lock{workspace.project.user_option}'."
         )
     workspace.progress.stage("Resolving")
     return preview

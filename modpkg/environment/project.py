@@ -43,6 +43,16 @@ class Project(Struct, frozen=True):
     def environment(self) -> Path:
         return self.folder / ENVIRONMENT
 
+    @property
+    def user_option(self) -> str:
+        """The option by which commands mean the user's own project, where there is another here."""
+        return " --user" if self.is_user and find_manifest(Path.cwd()) is not None else ""
+
+    @property
+    def to_lock(self) -> str:
+        """What to do where there is no lock (M411)."""
+        return f"run 'modpkg lock{self.user_option}' to create it"
+
     def text(self) -> str:
         """Return the manifest's text; the user's project has a default.
 

@@ -18,7 +18,7 @@ def read_trust(node: Node | None) -> tuple[TrustRule, ...]:
     rules = []
     for entry in node.entries().values() if node else ():
         pattern = str(entry.path[-1])
-        if not _PATTERN.fullmatch(pattern):
+        if not is_pattern(pattern):
             raise entry.fail("is no name of a module in normal form, and no pattern like acme-*")
         nodes = [entry] if isinstance(entry.value, str) else [*entry.items()]
         if not nodes:
@@ -33,6 +33,11 @@ def read_trust(node: Node | None) -> tuple[TrustRule, ...]:
         texts = tuple(one.text(most=bounds.LOCK_SIGNER) for one in nodes)
         rules.append(TrustRule(pattern, texts, entry.where))
     return tuple(rules)
+
+
+def is_pattern(text: str) -> bool:
+    """Return whether an entry of ``[trust]`` can be of a text."""
+    return _PATTERN.fullmatch(text) is not None
 
 
 def _is_signer(text: str) -> bool:

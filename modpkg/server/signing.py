@@ -6,12 +6,10 @@ import datetime
 import logging
 from pathlib import Path
 
-from modpkg.core.errors import TrustError
-from modpkg.core.files import shown
 from modpkg.registry.place import Place
 from modpkg.server.request_log import log
 from modpkg.trust.metadata_writer import MetadataWriter
-from modpkg.trust.private_key import PrivateKey, read_key
+from modpkg.trust.private_key import PrivateKey, no_key, read_key
 from modpkg.trust.root_metadata import ROOT_WARNING, roots_at
 
 
@@ -38,7 +36,7 @@ def signing_keys(folder: Path) -> list[PrivateKey]:
     """
     paths = sorted(folder.glob("*.pem"))
     if not paths:
-        raise TrustError("M549", path=shown(folder / "online.pem"))
+        raise no_key(folder / "online.pem")
     return [read_key(path, str) for path in paths]
 
 

@@ -17,6 +17,8 @@ from typing import TypeVar
 from modpkg.core import bounds
 from modpkg.core.errors import TrustError
 from modpkg.core.extras import require_extra
+from modpkg.core.files import shown
+from modpkg.core.home import config_path
 from modpkg.trust.sigstore_bundle import WHAT, client_config, trust_config, verify_certified
 
 OIDC = "oidc"
@@ -45,21 +47,33 @@ class AmbientIdentity:
             TrustError: Fulcio, the log or the issuer refuses or does not answer.
         """
         from sigstore.dsse import Statement
-        from sigstore.oidc import IdentityToken
+        from sigstore.errors import TUFError
+        from sigstore.oidc import IdentityError, IdentityToken
         from sigstore.sign import SigningContext
 
         config = trust_config()
         token = _token()  # again: those of some CIs hold for five minutes
 
         def sign() -> bytes:
+            identity = IdentityToken(token)  # before anybody is asked
             context = SigningContext.from_trust_config(client_config(config, offline=False))
-            with context.signer(IdentityToken(token)) as signer:
+            with context.signer(identity) as signer:
                 return signer.sign_dsse(Statement(payload)).to_json().encode()
 
         try:
             bundle = _in_time(sign)
         except TrustError:
             raise
+        except IdentityError:
+            reason = "its token is malformed, for another audience than 'sigstore', or expired"
+            raise TrustError("M547", what=_WHAT, reason=reason) from None
+        except TUFError:
+            reason = (
+                "what the public Sigstore is could not be brought up to date; try again where "
+                "tuf-repo-cdn.sigstore.dev can be reached, or set trust-config under [sigstore] "
+                f"of {shown(config_path())}"
+            )
+            raise TrustError("M547", what=_WHAT, reason=reason) from None
         except Exception as error:  # of three services, through two HTTP clients
             said = str(error) or str(error.__cause__ or type(error).__name__)
             reason = " ".join(said.split()).replace(token, "…")[:300]

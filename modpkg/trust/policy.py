@@ -81,6 +81,7 @@ def signer_of(
             wanted=listed(rule.signers),
             where=rule.where,
             found=who_signed(release.signers, rule.signers),
+            remedy=_allowing(release),
         )
     if release.was:
         for signer in found:
@@ -106,6 +107,16 @@ def signer_of(
             "M545", name=release.name, version=release.version, found=who_signed(release.signers)
         )
     return NOBODY
+
+
+def _allowing(release: NewRelease) -> str:
+    """Return what to do about a release that a rule keeps out; no entry is for nobody's."""
+    if release.signers.found:
+        return "if that is right, correct the entry of [trust]"
+    return (
+        "ask who publishes it for 'modpkg publish --sign', or take another version: require "
+        f"{release.name}!={release.version}"
+    )
 
 
 def disowned(release: NewRelease, successions: Successions) -> TrustError | None:

@@ -87,6 +87,15 @@ def key_path(name: str) -> Path:
     return Path(name) if os.sep in name or name.endswith(".pem") else keys_folder() / f"{name}.pem"
 
 
+def no_key(path: Path) -> TrustError:
+    """Return the error for a key that is not there: one of this user's, or a file."""
+    name = path.stem if path.parent == keys_folder() else str(path)
+    remedy = "if it is lost, put its back-up there"
+    if path.parent == keys_folder() or path.suffix == ".pem":
+        remedy += f", make a new one (modpkg key new {system.shell_word(name)})"
+    return TrustError("M549", path=shown(path), remedy=remedy)
+
+
 def new_key(path: Path, algorithm: Algorithm, passphrase: str | None) -> PublicKey:
     """Write a new private key, and return its public one.
 
@@ -137,7 +146,7 @@ def read_key(path: Path, passphrase: Callable[[], str]) -> PrivateKey:
     try:
         data = read_file(path, _KEY_BYTES)
     except FileNotFoundError:
-        raise TrustError("M549", path=shown(path)) from None
+        raise no_key(path) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise TrustError("M547", what=shown(path), reason=reason) from None

@@ -55,6 +55,8 @@ def test_only_what_is_denied_has_this_code(home: Path, tmp_path: Path) -> None:
     refusal = denied(OSError(errno.EACCES, "Permission denied", str(tmp_path / "elsewhere")))
     assert refusal is not None
     assert "MODPKG_HOME" not in str(refusal)
+    above = denied(OSError(errno.EROFS, "Read-only file system", str(home.parent)))
+    assert "set MODPKG_HOME" in str(above)  # it cannot be made
 
 
 WEAK = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner"]

@@ -391,6 +391,7 @@ def test_verify_fails_where_a_known_log_is_hidden(
     for _ in range(2):
         status, out, err = bob("verify")
         assert (status, "flawed[M542] words 1.0" in out) == (1, True), err
+        assert (out.count("--offline"), out.count("try again")) == (1, 1), out
         shutil.rmtree(bob.home / "logs", ignore_errors=True)
     bob.ok("verify", "--offline")
 

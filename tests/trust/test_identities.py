@@ -20,7 +20,7 @@ from modpkg.core import bounds
 from modpkg.core.errors import TrustError
 from modpkg.core.records import IndexLine
 from modpkg.server.sent_bundles import check_bundle
-from modpkg.trust import sigstore_bundle
+from modpkg.trust import ambient, sigstore_bundle
 from modpkg.trust.ambient import AmbientIdentity
 from modpkg.trust.bundle import verify_bundle
 from modpkg.trust.statement import is_about
@@ -356,6 +356,16 @@ def test_without_sigstore_the_sentence_names_the_extra(
     assert "modpkg[sigstore]" in err
 
 
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("nobody should be asked")
+
+
+def stale(*_: object, **__: object) -> None:
+    from sigstore.errors import TUFError
+
+    raise TUFError("Failed to refresh TUF metadata")
+
+
 def test_a_job_that_cannot_sign_publishes_nothing(
     home: Path,
     tmp_path: Path,
@@ -379,8 +389,13 @@ def test_a_job_that_cannot_sign_publishes_nothing(
     assert "id-token: write" in refused()
     for token in ("words", token_of(github_job(), exp=5), token_of(github_job(), aud="other")):
         monkeypatch.setenv("SIGSTORE_ID_TOKEN", token)
-        assert "token" in refused()
+        with monkeypatch.context() as alone:  # nobody is asked anything before
+            alone.setattr(ambient, "client_config", never)
+            assert "its token is malformed" in refused()
     job()
+    with monkeypatch.context() as alone:
+        alone.setattr(ambient, "client_config", stale)
+        assert "trust-config under [sigstore]" in refused()
     monkeypatch.setattr(trusted, "refusal", (403, b'{"message": "no"}'))
     assert "403" in refused()
     monkeypatch.setattr(trusted, "refusal", None)

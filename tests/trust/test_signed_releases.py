@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,7 @@ def test_the_manifest_says_who_has_to_sign(
     assert run(capfd, "trust", "add", "wor*", keys["ada"])[0] == 0
     status, _, err = run(capfd, "lock")
     assert (status, "error[M543]" in err, keys["bob"] in err) == (1, True, True)
+    assert "correct the entry of [trust]" in err
     assert "error[M412]" in run(capfd, "lock", "--check")[2]
     release(capfd, tmp_path, "1.1", "ada")
     assert run(capfd, "update")[0] == 0
@@ -155,6 +157,52 @@ def test_the_manifest_says_who_has_to_sign(
     assert "error[M543]" in run(capfd, "lock")[2]  # the narrower one holds
     status, out, _ = run(capfd, "trust", "add", "w*", keys["bob"])
     assert (status, "stand before it: wor*, words" in out) == (0, True)
+
+
+def test_no_entry_is_for_what_nobody_has_signed(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    release(capfd, tmp_path, "1.1")
+    assert run(capfd, "trust", "add", "words", keys["ada"])[0] == 0
+    status, _, err = run(capfd, "lock")
+    assert (status, "error[M543]" in err, "correct the entry" in err) == (1, True, False)
+    assert run(capfd, "add", err.split("require ")[1].rstrip(".\n"))[0] == 0
+    assert signers(app) == {"words": keys["ada"]}
+    text = (app / "modpkg.toml").read_text()
+    for pattern in ("acme/*", "Words"):
+        status, _, err = run(capfd, "trust", "add", pattern, keys["ada"])
+        assert (status, "no pattern like acme-*" in err, "modpkg.toml" in err) == (
+            2,
+            True,
+            False,
+        ), err
+    assert (app / "modpkg.toml").read_text() == text
+
+
+def test_what_is_said_of_the_users_environment_inside_a_project_is_of_that_one(
+    app: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    release(capfd, tmp_path, "1.1", "ada")
+    assert run(capfd, "add", "words==1.0", "--user")[0] == 0
+    lock = Path(os.environ["MODPKG_HOME"], "environment", "modpkg.lock")
+    text = lock.read_text()
+    for command in (("sbom",), ("install", "--frozen"), ("outdated",)):
+        lock.unlink()
+        status, _, err = run(capfd, *command, "--user")
+        assert (status, "error[M411]" in err) == (1, True), err
+        assert run(capfd, *err.split("'modpkg ")[1].split("'")[0].split())[0] == 0
+        assert lock.read_text() == text
+    manifest = lock.with_name("modpkg.toml")
+    manifest.write_text(manifest.read_text().replace("1.0", "1.1"))
+    status, _, err = run(capfd, "sbom", "--user")
+    assert (status, "error[M412]" in err, "'modpkg lock --user'" in err) == (1, True, True)
+    release(capfd, tmp_path, "1.2", "bob")
+    manifest.write_text(manifest.read_text().replace("==1.1", ">=1.1"))
+    status, out, err = run(capfd, "trust", "accept", "words", "--user")
+    assert (status, keys["bob"] in out) == (0, True), err
+    assert not (app / "modpkg.lock").exists()
 
 
 def test_only_signed_releases_where_that_is_required(
@@ -246,7 +294,9 @@ def test_a_key_that_cannot_sign_changes_nothing(
         assert not (home / "registry" / "index" / "words.jsonl").exists()
         status, _, err = run(capfd, "export", "words", "out", "--sign", key)
         assert (status, f"error[{code}]" in err) == (1, True)
-    assert run(capfd, "key", "new", "bob", "--no-passphrase")[0] == 0  # of Ed25519
+    err = run(capfd, "publish", str(folder), "--sign", "bob")[2]
+    remedy = err.split("(modpkg ")[1].split(")")[0].split()
+    assert run(capfd, *remedy, "--no-passphrase")[0] == 0  # of Ed25519
     status, _, err = run(capfd, "export", "words", "out", "--sign", "bob")
     assert (status, "error[M547]" in err, Path("out").exists()) == (1, True, False)
 
