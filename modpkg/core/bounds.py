@@ -74,8 +74,12 @@ COMMENT_CHARACTERS = 20_000
 CANDIDATE_REPORT_BYTES = 1 << 20
 #: Signatures of one release, its yanks too, and keys that one module's keys name.
 SIGNATURES = 64
-#: The file that has them, bytes.
-SIGNATURES_BYTES = 4 << 20
+#: The file that has the signatures of a release, bytes; one takes up to some ten thousand.
+SIGNATURES_BYTES = 1 << 20
+#: The file that has the keys that a module's keys name, bytes; one names up to 2,000 releases.
+SUCCESSORS_BYTES = 4 << 20
+#: What vouches for releases and was fetched before it is needed, bytes in all.
+VOUCHING_AHEAD_BYTES = 32 << 20
 #: Releases that a signer stands by when it names its successor, the newest ones.
 SUCCEEDED_RELEASES = 2_000
 #: An entry of a registry's log, bytes.

@@ -618,6 +618,10 @@ MESSAGES: dict[str, str] = {
         "clock it is {now}, so that one of them is far off. Set the clock; if it is right, run: "
         "modpkg registry trust sign --fresh --online-key KEY {word}"
     ),
+    "M599": (
+        "{path} would be longer than {most}, and then nobody could read it, so this signature was "
+        "not added; what else is in it may have come from others: ask the registry's owner."
+    ),
     "M601": "{model}: {reason}.",
     "M602": "{where}: unknown operator {op!r}; known are {known}.",
     "M603": (

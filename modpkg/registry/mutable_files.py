@@ -125,7 +125,9 @@ class MutableFiles:
         """For how many modules the list was too long."""
         self.vouching: Callable[[IndexLine], Iterator[tuple[str, int]]] | None = None
         """Returns the files that vouch for a release, each with how many bytes it may have."""
-        self._ahead: dict[str, Future[bytes]] = {}
+        self._ahead: dict[str, Future[bytes | None]] = {}
+        self._ahead_bytes = 0
+        self._ahead_lock = threading.Lock()
         self.checks: FileCheck | None = None
         """What verifies the files, of a registry that may be signed."""
         self._hinted: HintedFiles[_Sent] = HintedFiles()
@@ -234,7 +236,16 @@ class MutableFiles:
         if self.vouching is not None and not self._offline:
             for path, most in self.vouching(line):
                 if path not in self._ahead:
-                    self._ahead[path] = pool.submit(self.own, path, most)
+                    self._ahead[path] = pool.submit(self._own_ahead, path, most)
+
+    def _own_ahead(self, path: str, most: int) -> bytes | None:
+        """Return what `own` does; None if that would be too much to keep."""
+        data = self.own(path, most)
+        with self._ahead_lock:
+            if self._ahead_bytes + len(data) > bounds.VOUCHING_AHEAD_BYTES:
+                return None
+            self._ahead_bytes += len(data)
+        return data
 
     def vouching_file(self, path: str, most: int) -> bytes:
         """Return a file that vouches for a release.
@@ -243,7 +254,11 @@ class MutableFiles:
             FileMissing, RegistryUnreachable, RegistryError: As for `Source.read`.
         """
         ahead = self._ahead.pop(path, None)
-        return self.own(path, most) if ahead is None else ahead.result()
+        if ahead is None or (data := ahead.result()) is None:
+            return self.own(path, most)
+        with self._ahead_lock:
+            self._ahead_bytes -= len(data)
+        return data
 
     def own(self, path: str, most: int) -> bytes:
         """Return a file as the registry itself has it; a mirror's only if that cannot be reached.

@@ -17,6 +17,7 @@ from modpkg.core import bounds
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import PublishError
 from modpkg.core.filenames import SUCCESSIONS
+from modpkg.core.files import human_bytes
 from modpkg.core.records import IndexLine
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.source import FileMissing
@@ -42,6 +43,11 @@ def successors_path(name: str) -> str:
     return f"{SUCCESSIONS}{name}.jsonl"
 
 
+def most_of(path: str) -> int:
+    """Return how many bytes a file of bundles may have."""
+    return bounds.SUCCESSORS_BYTES if path.startswith(SUCCESSIONS) else bounds.SIGNATURES_BYTES
+
+
 def bundles_in(data: bytes) -> list[bytes]:
     """Return the bundles of a file, as many as it may have."""
     return [line for line in data.split(b"\n") if line][: bounds.SIGNATURES]
@@ -51,16 +57,19 @@ def add_bundles(change: RegistryChange, path: str, bundles: list[bytes]) -> None
     """Add bundles to a file of them, but for those that it has.
 
     Raises:
-        PublishError: It has as many as it may have.
+        PublishError: It has as many as it may have, or would be too long.
     """
-    before = change.read(path, bounds.SIGNATURES_BYTES) or b""
+    before = change.read(path, most := most_of(path)) or b""
     lines = bundles_in(before)
     wanted = list(dict.fromkeys([*lines, *bundles]))
     if wanted == lines:
         return
     if len(wanted) > bounds.SIGNATURES:
         raise PublishError("M546", path=path, most=bounds.SIGNATURES)
-    change.replace(path, b"\n".join(wanted) + b"\n")
+    data = b"\n".join(wanted) + b"\n"
+    if len(data) > most:  # nobody could read it
+        raise PublishError("M599", path=path, most=human_bytes(most))
+    change.replace(path, data)
 
 
 def signed_line(change: RegistryChange, line: IndexLine, bundles: list[bytes]) -> IndexLine:
@@ -82,7 +91,7 @@ def signature_files(
     signed = [signatures_path(parse_digest(one.release)) for one in lines if one.signed is True]
     for path in [*signed, *([successors_path(lines[0].name)] if signed else [])]:
         with suppress(FileMissing):
-            yield path, bundles_in(registry.files.own(path, bounds.SIGNATURES_BYTES))
+            yield path, bundles_in(registry.files.own(path, most_of(path)))
 
 
 def asked_at_once(questions: Sequence[Callable[[], T]], *, is_remote: bool) -> list[T]:

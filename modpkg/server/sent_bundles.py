@@ -37,7 +37,7 @@ def check_succession(registry: Registry, name: str, bundle: str) -> None:
         RegistryUnreachable, RegistryError: The registry cannot be read.
     """
     with suppress(FileMissing):
-        data = registry.source.read(successors_path(name), bounds.SIGNATURES_BYTES)
+        data = registry.source.read(successors_path(name), bounds.SUCCESSORS_BYTES)
         if bundle.encode() in bundles_in(data):
             return  # a copy is made again
     signed = _verified(bundle)

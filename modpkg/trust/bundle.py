@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -52,8 +52,8 @@ class VerificationMaterial(Struct, frozen=True, rename="camel"):
     """
 
     public_key: KeyHint | UnsetType = UNSET
-    certificate: Any = UNSET
-    tlog_entries: list[Any] = []
+    certificate: msgspec.Raw | UnsetType = UNSET
+    tlog_entries: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class Bundle(Struct, frozen=True, rename="camel"):

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from modpkg.core import bounds
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import MissingExtra, ModpkgError, TrustError
 from modpkg.core.oidc_identity import SCHEME as OIDC_SCHEME
 from modpkg.core.oidc_identity import OidcIdentity, parse_identity
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
-from modpkg.registry.signature_files import bundles_in, signatures_path
+from modpkg.registry.signature_files import bundles_in, most_of, signatures_path
 from modpkg.registry.source import FileMissing
 from modpkg.trust.bundle import Signed, verify_bundle
 from modpkg.trust.public_key import PublicKey, parse_key
@@ -104,7 +103,7 @@ def lasting_text(found: PublicKey | OidcIdentity) -> str:
 def bundles_at(registry: Registry, path: str) -> Iterator[Signed | ModpkgError]:
     """Yield the bundles of a file of them, or why they count for nothing; none if it is missing."""
     try:
-        data = registry.files.vouching_file(path, bounds.SIGNATURES_BYTES)
+        data = registry.files.vouching_file(path, most_of(path))
     except FileMissing:
         return
     yield from verified_bundles(data)

@@ -7,7 +7,7 @@ SLSA's provenance (https://slsa.dev/provenance/v1): what it was built from, and 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -43,7 +43,21 @@ class InTotoStatement(Struct, frozen=True, kw_only=True):
     type: str = field(name="_type", default=STATEMENT)
     subject: Annotated[list[InTotoSubject], Meta(min_length=1, max_length=_SUBJECTS)]
     predicate_type: str = field(name="predicateType")
-    predicate: dict[str, Any] = {}
+    predicate: dict[str, Any] | msgspec.Raw = {}
+    """Its JSON where it was read: strangers write it, and of most kinds nothing in it is needed."""
+
+
+class _ReadStatement(InTotoStatement, frozen=True, kw_only=True):
+    """The same as it is read."""
+
+    predicate: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Succession(Struct, frozen=True):
+    """What a signer says of who signs in its place."""
+
+    successor: str
+    releases: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 _Releases = Annotated[list[InTotoSubject], Meta(max_length=bounds.SUCCEEDED_RELEASES)]
@@ -58,8 +72,12 @@ class SaidYank(Struct, frozen=True):
     """The reason; None for not, or not any more."""
 
 
-_DECODER = msgspec.json.Decoder(InTotoStatement)
-"""Made before threads use it, as that of bundles is."""
+_DECODER = msgspec.json.Decoder(_ReadStatement)
+"""Made before threads use it, as that of bundles is; so are the next ones."""
+_SAID_YANK = msgspec.json.Decoder(SaidYank)
+_SUCCESSIONS = msgspec.json.Decoder(_Succession)
+_RELEASES = msgspec.json.Decoder(_Releases)
+T = TypeVar("T")
 
 
 def parse_statement(payload: bytes) -> InTotoStatement:
@@ -76,7 +94,17 @@ def parse_statement(payload: bytes) -> InTotoStatement:
         ) from None
     if statement.type != STATEMENT:
         raise TrustError("M541", reason=f"its statement is of the type {statement.type!r}")
+    if not bytes(statement.predicate).startswith(b"{"):
+        raise TrustError("M541", reason="its statement is malformed: its predicate is no object")
     return statement
+
+
+def _predicate(statement: InTotoStatement, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """Return what the predicate of a statement that was read says; None if it is malformed."""
+    try:
+        return decoder.decode(cast(msgspec.Raw, statement.predicate))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def release_name(name: str, version: str) -> str:
@@ -159,17 +187,20 @@ def _successor_subject(subject: str, new: str) -> InTotoSubject:
 
 def successor_in(statement: InTotoStatement, subject: str) -> str | None:
     """Return the signer that a statement names as the next one."""
-    new = statement.predicate.get("successor")
-    if statement.predicate_type != SUCCESSION or not isinstance(new, str):
+    if statement.predicate_type != SUCCESSION:
         return None
-    return new if statement.subject == [_successor_subject(subject, new)] else None
+    said = _predicate(statement, _SUCCESSIONS)
+    if said is None or statement.subject != [_successor_subject(subject, said.successor)]:
+        return None
+    return said.successor
 
 
 def releases_in(statement: InTotoStatement) -> list[InTotoSubject]:
     """Return the releases that a statement about a successor names; a malformed list has none."""
+    said = _predicate(statement, _SUCCESSIONS)
     try:
-        return msgspec.convert(statement.predicate.get("releases"), _Releases)
-    except msgspec.ValidationError:
+        return [] if said is None else _RELEASES.decode(said.releases)
+    except msgspec.MsgspecError:
         return []
 
 
@@ -196,7 +227,4 @@ def yank_in(
     wanted = [release_subject(name, version, release)]
     if statement.predicate_type != YANK or statement.subject != wanted:
         return None
-    try:
-        return msgspec.convert(statement.predicate, SaidYank)
-    except msgspec.ValidationError:
-        return None
+    return _predicate(statement, _SAID_YANK)

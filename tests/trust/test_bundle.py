@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from modpkg.core.digests import parse_digest
 from modpkg.trust.bundle import sign_statement, verify_bundle
 from modpkg.trust.private_key import PrivateKey, new_key, read_key
 from modpkg.trust.statement import (
+    PROVENANCE,
     SUCCESSION,
     YANK,
     InTotoStatement,
@@ -112,6 +114,24 @@ def test_a_successor_is_named_for_one_module_by_the_key_before_it(
 @pytest.mark.parametrize("listed", [None, "words", [1], [{"name": "words"}], [{}] * 3000])
 def test_a_list_of_releases_that_is_malformed_has_none(listed: Any) -> None:
     assert releases_in(parse_statement(said(SUCCESSION, {"releases": listed}))) == []
+
+
+def test_what_strangers_put_into_a_predicate_takes_no_more_memory_than_its_bytes(
+    key: PrivateKey,
+) -> None:
+    for kind in (PROVENANCE, SUCCESSION, YANK):
+        filled = said(kind, {"x": [[]] * 200_000})
+        bundle = sign_statement(filled, key)
+        verify_bundle(bundle)
+        tracemalloc.start()
+        found = verify_bundle(bundle)
+        assert successor_in(found.statement, keys_of_module("words")) is None
+        assert yank_in(found.statement, "words", "1.0", OF_WORDS) is None
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 6 * len(bundle)
+    with raises("M541", match="no object"):
+        parse_statement(said(PROVENANCE, [1]))
 
 
 def test_a_yank_is_of_one_release() -> None:

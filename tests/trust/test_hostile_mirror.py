@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import tomli
 from modpkg.core import bounds
 from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.names import parse_requirement
+from modpkg.core.records import IndexLine
 from modpkg.manifest.limits import DEFAULTS
 from modpkg.registry.allowance import Allowance
 from modpkg.registry.folder_place import FolderPlace
@@ -319,3 +321,23 @@ def test_a_registry_that_is_gone_has_no_other_log_by_that(
     server.fault = gone
     status, _, err = run(capfd, "lock", "--upgrade")
     assert (status, "error[M301]" in err) == (1, True), err
+
+
+def test_what_vouches_is_kept_ahead_up_to_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "VOUCHING_AHEAD_BYTES", 250)
+    registry = SignedRegistry(tmp_path / "registry")
+    source = HostileSource(registry.folder)
+    paths = [f"signatures/{number}.jsonl" for number in range(4)]
+    source.shown = dict.fromkeys(paths, b"x" * 100)
+    files = MutableFiles(source, None, offline=False)
+    files.vouching = lambda line: iter([(path, 1000) for path in paths])
+    some = IndexLine(name="a", version="1.0", kind="collection", release="sha256:" + "00" * 32)
+    for _ in range(2):  # what is taken makes room
+        source.asked.clear()
+        with ThreadPoolExecutor(1) as pool:
+            files.prefetch_vouching(some, pool)
+        assert source.asked == paths
+        assert [files.vouching_file(path, 1000) for path in paths] == [b"x" * 100] * 4
+        assert source.asked == [*paths, *paths[2:]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modpkg.core import bounds
 from modpkg.core.digests import parse_digest
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import signatures_path
@@ -93,8 +94,11 @@ def test_a_yank_that_cannot_be_signed_is_none(
     assert "error[M549]" in run(capfd, "yank", "words==1.0", "--sign", "lost")[2]
     assert "error[M312]" in run(capfd, "yank", "words==1.1", "--sign", "ada")[2]
     (path,) = (home / "registry" / "signatures").rglob("*.jsonl")
-    path.write_bytes(path.read_bytes() + b"".join(b"%d\n" % one for one in range(63)))
+    signed = path.read_bytes()
+    path.write_bytes(signed + b"".join(b"%d\n" % one for one in range(63)))
     assert "error[M546]" in run(capfd, "yank", "words==1.0", "--sign", "ada")[2]
+    path.write_bytes(signed + b"x" * (bounds.SIGNATURES_BYTES - len(signed) - 1) + b"\n")
+    assert "error[M599]" in run(capfd, "yank", "words==1.0", "--sign", "ada")[2]
     assert (home / "registry/index/words.jsonl").read_bytes() == before
 
 

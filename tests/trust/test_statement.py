@@ -29,7 +29,7 @@ def test_it_has_what_the_release_was_built_from() -> None:
     release = parse_digest(digest_bytes(canonical_json(one)))
     statement = parse_statement(release_statement(one, release, "1.0"))
     assert is_about(statement, "words", "1.0", release)
-    definition = statement.predicate["buildDefinition"]
+    definition = json.loads(bytes(statement.predicate))["buildDefinition"]  # type: ignore[arg-type]
     assert definition["externalParameters"]["manifest"] == one.manifest
     assert definition["internalParameters"]["provenance"]["built_with"] == "modpkg 1"
     (base,) = definition["resolvedDependencies"]

@@ -50,7 +50,7 @@ def read_successions(registry: Registry, names: Iterable[str]) -> dict[str, list
 
 def _read(registry: Registry, name: str) -> bytes:
     try:
-        return registry.files.own(successors_path(name), bounds.SIGNATURES_BYTES)
+        return registry.files.own(successors_path(name), bounds.SUCCESSORS_BYTES)
     except FileMissing:
         return b""
 
