@@ -416,13 +416,23 @@ WORKER_START_SECONDS = 600.0
 # Signed metadata of a registry --------------------------------------------------------------
 
 #: ``tuf/N.root.json`` and ``tuf/timestamp.json``, bytes.
-TUF_ROOT_BYTES = 256 << 10
-#: Any other file below ``tuf/``, bytes.
-TUF_FILE_BYTES = 8 << 20
-#: Values in one of them, by its commas.
-TUF_VALUES = 500_000
-#: Signatures of one of them.
+TUF_ROOT_BYTES = 64 << 10
+#: A snapshot, bytes; there are up to 4,096 bins, and those before them.
+TUF_FILE_BYTES = 2 << 20
+#: Values in it, by its commas.
+TUF_VALUES = 100_000
+#: A bin, or what says who signs them, bytes; one of 2,000 names, which is spread, has half as many.
+TUF_BIN_BYTES = 1 << 20
+#: Values in it, by its commas; a name has three to five.
+TUF_BIN_VALUES = 20_000
+#: Bins of one registry that one command reads, bytes in all; 100,000 names take some 20 million.
+TUF_BINS_BYTES = 64 << 20
+#: What was fetched of these before it is needed, bytes in all.
+TUF_AHEAD_BYTES = 32 << 20
+#: Signatures of a root.
 TUF_SIGNATURES = 64
+#: Signatures of any other file below ``tuf/``, which servers sign.
+TUF_ONLINE_SIGNATURES = 16
 #: Roots that a reader takes with one command.
 TUF_ROOTS = 256
 

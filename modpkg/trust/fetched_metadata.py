@@ -20,6 +20,7 @@ class FetchedMetadata:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._found: dict[str, bytes | FileMissing] = {}
+        self._bytes = 0
 
     @property
     def is_remote(self) -> bool:
@@ -37,7 +38,10 @@ class FetchedMetadata:
 
     def _fetch(self, name: str, most: int) -> None:
         try:
-            self._found[name] = self._source.read(f"{FOLDER}/{name}", most)
+            data = self._source.read(f"{FOLDER}/{name}", most)
+            self._bytes += len(data)
+            if self._bytes <= bounds.TUF_AHEAD_BYTES:  # else it is asked for again
+                self._found[name] = data
         except FileMissing as missing:
             self._found[name] = missing
         except ModpkgError:

@@ -56,7 +56,7 @@ class BinKeys(Struct, frozen=True):
 
     keyids: list[str]
     threshold: Counter
-    bit_length: Annotated[int, Meta(ge=1, le=16)]
+    bit_length: Annotated[int, Meta(ge=1, le=12)]
     name_prefix: Literal["index"] = "index"
 
     def name(self, path: str) -> str:
@@ -234,21 +234,22 @@ class ReadMetadata(Struct, frozen=True):
     signatures: list[MetadataSignature]
 
     def messages(self) -> Iterator[bytes]:
-        """Yield what may be signed: the bytes as they are, else their canonical form."""
+        """Yield what may be signed: the bytes as they are, else their canonical form, if any."""
         yield self.data
-        message = canonical(msgspec.json.decode(self.data))
-        if message != self.data:
-            yield message
+        with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            if (message := canonical(msgspec.json.decode(self.data))) != self.data:
+                yield message
 
 
 def read_metadata(data: bytes, kind: type[Struct], what: str) -> ReadMetadata:
-    """Return a file of metadata of a kind.
+    """Return a file of metadata of a kind; `TargetsMetadata` are bins too.
 
     Raises:
         TrustError: It is malformed; ``what`` names it.
     """
-    if data.count(b",") > bounds.TUF_VALUES:
-        raise _unusable(what, f"it has over {bounds.TUF_VALUES:,} values")
+    values = bounds.TUF_BIN_VALUES if kind is TargetsMetadata else bounds.TUF_VALUES
+    if data.count(b",") > values:
+        raise _unusable(what, f"it has over {values:,} values")
     try:
         with _MEETING:
             envelope = _DECODER.decode(data)
@@ -259,6 +260,9 @@ def read_metadata(data: bytes, kind: type[Struct], what: str) -> ReadMetadata:
         raise _unusable(what, decoding_reason(error)) from None
     except (UnicodeError, RecursionError, ValueError):
         raise _unusable(what, "it is no JSON of its form") from None
+    most = bounds.TUF_SIGNATURES if kind is RootMetadata else bounds.TUF_ONLINE_SIGNATURES
+    if len(envelope.signatures) > most:
+        raise _unusable(what, f"it has over {most} signatures")
     if signed.spec_version.partition(".")[0] != "1":
         raise _unusable(what, "it follows another version of TUF; update modpkg")
     if len({one.keyid for one in envelope.signatures}) < len(envelope.signatures):
@@ -274,29 +278,42 @@ def check_signed(
     Raises:
         TrustError: They have not.
     """
-    count = len(holding_keys(read, role.keyids, keys))
+    count = len(holding_keys(read, role.keyids, keys, role.threshold))
     if count < role.threshold:
         raise TrustError("M560", what=what, count=count, threshold=role.threshold)
 
 
 def holding_keys(
-    read: ReadMetadata, wanted: Collection[str], keys: Mapping[str, MetadataKey]
+    read: ReadMetadata,
+    wanted: Collection[str],
+    keys: Mapping[str, MetadataKey],
+    enough: int | None = None,
 ) -> dict[str, PublicKey]:
-    """Return the wanted keys whose signatures hold, by their ids: each key once."""
+    """Return the wanted keys whose signatures hold, by their ids: each key once.
+
+    With ``enough``, others are left out once so many do.
+    """
+    left = [
+        (one.keyid, opened, one.sig)
+        for one in read.signatures
+        if one.keyid in wanted
+        and (key := keys.get(one.keyid)) is not None
+        and (opened := _opened(key)) is not None
+    ]
     found: dict[str, PublicKey] = {}
-    for one in read.signatures:
-        key = keys.get(one.keyid) if one.keyid in wanted else None
-        opened = None if key is None else _opened(key)
-        if opened is not None and opened not in found.values() and _verifies(opened, one, read):
-            found[one.keyid] = opened
+    for message in read.messages():  # each is made once, however many have signed
+        for keyid, opened, made in left:
+            if opened not in found.values() and _holds(opened, made, message):
+                found[keyid] = opened
+        if len(found) >= (len(left) if enough is None else enough):
+            break
     return found
 
 
-def _verifies(key: PublicKey, signature: MetadataSignature, read: ReadMetadata) -> bool:
+def _holds(key: PublicKey, made: str, message: bytes) -> bool:
     try:
-        made = bytes.fromhex(signature.sig)
-        return any(key.verifies(made, message) for message in read.messages())
-    except (ValueError, RecursionError, ModpkgError):
+        return key.verifies(bytes.fromhex(made), message)
+    except (ValueError, ModpkgError):
         return False
 
 

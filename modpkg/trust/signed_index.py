@@ -364,7 +364,7 @@ class SignedIndex:
             meta = named.get(f"{role}.json")
             known = self._memory.read(f"{role}.json")
             if meta is not None and (known is None or version_of(known) != meta.version):
-                wanted.append((f"{meta.version}.{role}.json", bounds.TUF_FILE_BYTES))
+                wanted.append((f"{meta.version}.{role}.json", bounds.TUF_BIN_BYTES))
         if len(wanted) > 1:
             ahead.fetch(wanted)
 
@@ -406,7 +406,7 @@ class SignedIndex:
         if known is not None and is_taken(lambda: take(known)):
             return
         name = f"{trusted.file_of(role).version}.{role}.json"
-        data = self._fetched(source, name, bounds.TUF_FILE_BYTES)[name]
+        data = self._fetched(source, name, bounds.TUF_BIN_BYTES)[name]
         take(data)
         self._memory.keep_copy(f"{role}.json", data)
 

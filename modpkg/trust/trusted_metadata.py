@@ -12,7 +12,12 @@ import datetime
 import hashlib
 from typing import Any, TypeVar
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from modpkg.core import bounds
 from modpkg.core.errors import TrustError
+from modpkg.core.files import human_bytes
 from modpkg.trust.known_registry import SeenRegistry
 from modpkg.trust.lives import counts_too_long
 from modpkg.trust.metadata import (
@@ -30,6 +35,8 @@ from modpkg.trust.metadata import (
     read_metadata,
 )
 
+_LEAST_OF_FILE = 64
+"""Bytes of what a bin says of a file: a SHA-256 alone has as many."""
 ROLES = ("root", "timestamp", "snapshot", "targets")
 T = TypeVar("T")
 
@@ -52,6 +59,7 @@ class TrustedMetadata:
         self.snapshot: SnapshotMetadata | None = None
         self.targets: TargetsMetadata | None = None
         self.bins: dict[str, TargetsMetadata] = {}
+        self._bytes_of_bins = 0
 
     @property
     def root(self) -> RootMetadata:
@@ -166,9 +174,15 @@ class TrustedMetadata:
         _check_bytes(data, meta, what)
         read = read_metadata(data, TargetsMetadata, what)
         check_signed(read, given.succinct_roles, given.keys, what)
-        new: TargetsMetadata = read.signed
+        new: TargetsMetadata = replace(read.signed, delegations=UNSET)
+        if len(new.targets) * _LEAST_OF_FILE > len(data):
+            raise TrustError("M565", what=what, reason="it lists files without their digests")
         _check_version(what, new.version, meta.version)
         self._check_fresh(new, role)
+        self._bytes_of_bins += len(data)
+        if self._bytes_of_bins > bounds.TUF_BINS_BYTES:
+            reason = f"its bins have over {human_bytes(bounds.TUF_BINS_BYTES)}"
+            raise TrustError("M565", what=what, reason=reason)
         self.bins[role] = new
         return new
 

@@ -450,7 +450,7 @@ def test_endless_data_is_cut_off(registry: SignedRegistry, server: HostileSource
         (STAMP, bounds.TUF_ROOT_BYTES),
         ("tuf/2.root.json", bounds.TUF_ROOT_BYTES),
         ("tuf/1.snapshot.json", bounds.TUF_FILE_BYTES),
-        ("tuf/1.index-0.json", bounds.TUF_FILE_BYTES),
+        ("tuf/1.index-0.json", bounds.TUF_BIN_BYTES),
     ):
         server.shown = {path: b" " * (most + 1)}
         with raises("M565", match="has over"):
