@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from modpkg.core.errors import LockError, NotFound, ResolutionImpossible
 from modpkg.core.filenames import LOCK_NAME
-from modpkg.core.names import ModuleName, requirement_text
+from modpkg.core.names import ModuleName, parse_version, requirement_text
 from modpkg.environment.preview import Preview
 from modpkg.environment.taken_back import yank_signed
 from modpkg.environment.yanked import replaced_release
@@ -78,7 +78,18 @@ def outdated(preview: Preview) -> list[Outdated]:
             raise
         reason = f"no update: {error}" if isinstance(error, NotFound) else _NO_UPDATE
         return [replace(row, reason=reason) for row in rows]
-    return _rows(preview, preview.lock, updated)
+    rows = _rows(preview, preview.lock, updated)
+    if not any(_goes_back(row) for row in rows):
+        return rows
+    broken = preview.broken()
+    return [
+        replace(row, update=None, reason=broken[row.name]) if row.name in broken else row
+        for row in rows
+    ]
+
+
+def _goes_back(row: Outdated) -> bool:
+    return row.update is not None and parse_version(row.update) < parse_version(row.locked)
 
 
 def _rows(preview: Preview, lock: Lock, updated: Resolution | None) -> list[Outdated]:

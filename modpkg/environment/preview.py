@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from packaging.version import Version
 
-from modpkg.core.errors import InstallError, ModpkgError, TrustError
+from modpkg.core.errors import InstallError, LockError, ModpkgError, TrustError
 from modpkg.core.names import listed, parse_version
-from modpkg.environment.locking import kept_versions, roots_of, stale_reason
+from modpkg.environment.locking import kept_versions, make_lock, roots_of, stale_reason
 from modpkg.environment.named_release import check_named
 from modpkg.environment.policy import policy_of
 from modpkg.environment.workspace import Workspace
@@ -87,6 +87,24 @@ class Preview:
         except ModpkgError:
             return None
         return None
+
+    def broken(self) -> dict[str, str]:
+        """Return by module what of the lock an update would break, so that it is refused (M416)."""
+        try:
+            make_lock(
+                self.manifest,
+                self._registries,
+                self.lock,
+                upgrade=None,
+                accepted=self._workspace.options.accepted,
+                installed=self._workspace.environment.ever_installed(),
+            )
+        except LockError as error:
+            modules: dict[str, str] = error.values.get("modules", {})
+            return modules
+        except ModpkgError:
+            return {}
+        return {}
 
     def newest_of_hub(self, name: str) -> str | None:
         """Return the version of the commit that a model of a hub is at now; None for others.

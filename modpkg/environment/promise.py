@@ -79,7 +79,7 @@ class Promise(Struct, frozen=True, kw_only=True):
         if changes:
             said = [*changes.values(), *(str(one.values["change"]) for one in unsigned.values())]
             options = " ".join(f"--accept-changed {name}" for name in {**changes, **unsigned})
-            raise LockError("M416", changes="; ".join(said), options=options)
+            raise LockError("M416", changes="; ".join(said), options=options, modules=changes)
         for error in unsigned.values():
             raise error
         return structs.replace(after, module=modules)

@@ -163,6 +163,9 @@ def test_audit_and_outdated_say_whether_a_yank_is_signed(
         check_shape(document, "outdated")
         found = {one["name"]: one["yank_signed"] for one in document["modules"]}
         assert found == {"words": bool(sign), "plain": None}
+        (words,) = [one for one in document["modules"] if one["name"] == "words"]
+        assert words["update"] == ("1.0" if sign else None)  # an update is refused (M416)
+        assert ("has not signed" in words["reason"]) == (not sign), words
         assert shown in " ".join(run(capfd, "outdated")[1].split())
 
 
