@@ -199,7 +199,7 @@ def test_signatures_come_and_go_with_releases(live: Server, run: Run, tmp_path: 
     run("build", project)
     run("publish", project)
     for key in ("one", "two"):
-        run("publish", project, "--sign", key)
+        assert f"Signed 1.0 by {keys[key]}" in run("publish", project, "--sign", key)
     run("registry", "copy", live.settings.url, tmp_path / "copy", "late", "known")
     for name, count in (("late", 2), ("known", 1)):
         (line,) = Registry(str(tmp_path / "copy")).index(name)
