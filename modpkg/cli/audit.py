@@ -8,7 +8,7 @@ from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import counted, faint, print_json, say, table
 from modpkg.core.printable import one_line
 from modpkg.environment.audit import audit
-from modpkg.environment.locking import check_lock
+from modpkg.environment.up_to_date import check_lock
 from modpkg.environment.workspace import Workspace
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import print_json, table
 from modpkg.environment.licences import ModuleLicense, check_licences
-from modpkg.environment.locking import check_lock
+from modpkg.environment.up_to_date import check_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.transfer.plan import plan_transfer
 

@@ -14,9 +14,11 @@ from modpkg.cli.options import (
 )
 from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.core.files import shown
-from modpkg.environment.locking import check_lock, update_lock
+from modpkg.environment.locking import update_lock
 from modpkg.environment.policy import with_flags
+from modpkg.environment.signed_registries import not_in_lock
 from modpkg.environment.trust_news import TrustNews
+from modpkg.environment.up_to_date import check_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.editor_schema import refresh_schema
 from modpkg.manifest.schema import Strategy
@@ -62,6 +64,8 @@ def lock_command(
     path, news = shown(workspace.project.lock_path), tuple[TrustNews, ...]()
     if check:
         lock = check_lock(workspace, manifest)
+        for warning in not_in_lock(lock, workspace.project.folder):
+            workspace.progress.warn(warning)
         if manifest.resolution.strict:
             from modpkg.environment.fits import drifting, require_exact
 

@@ -10,7 +10,7 @@ from modpkg.cli.options import offline_option, registry_option, user_option, wit
 from modpkg.cli.output import counted, good, say, tell
 from modpkg.community.lineage.bill_of_materials import bill_of_materials
 from modpkg.core.files import shown, write_atomically
-from modpkg.environment.locking import check_lock
+from modpkg.environment.up_to_date import check_lock
 from modpkg.environment.workspace import Workspace
 from modpkg.transfer.plan import plan_transfer
 

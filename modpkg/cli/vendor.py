@@ -10,7 +10,7 @@ from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.core.files import human_bytes
 from modpkg.core.hub_address import is_hub_address
-from modpkg.environment.locking import check_lock
+from modpkg.environment.up_to_date import check_lock
 from modpkg.environment.vendor import vendor
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import toml_value

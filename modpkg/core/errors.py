@@ -224,7 +224,9 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M468", "M469", "M470", "M471", "M472"], PublishError),
     **dict.fromkeys(["M401", "M403"], ResolutionImpossible),
     "M406": NotFound,
-    **dict.fromkeys(["M402", "M410", "M411", "M412", "M413", "M415", "M416", "M850"], LockError),
+    **dict.fromkeys(
+        ["M402", "M410", "M411", "M412", "M413", "M415", "M416", "M594", "M850"], LockError
+    ),
     **dict.fromkeys(
         [
             "M414",

@@ -608,6 +608,10 @@ MESSAGES: dict[str, str] = {
         "The copy of {what} is older than what is known of its registry, or nobody has signed it; "
         "run the same command once without --offline."
     ),
+    "M594": (
+        "{what} would have {size} bytes, and one of more than {most} is never read; {name} "
+        "{version} has the longest requirements in it, so exclude that version under [constraints]."
+    ),
     "M596": (
         "{what} counts until {expires}, and it is {now} by this machine's clock; nothing is signed "
         "for so long, so the clock is behind: set it. If it is right, ask who runs the registry to "

@@ -22,10 +22,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from modpkg.core import system
-from modpkg.core.bounds import LOCK_BYTES
+from modpkg.core.bounds import LOCK_BYTES, SMALL_FILE_BYTES
 from modpkg.core.decoding import decoding_reason
 from modpkg.core.digests import Digest, digest_bytes
-from modpkg.core.errors import EnvironmentDamaged, InstallError
+from modpkg.core.errors import EnvironmentDamaged, InstallError, LockError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.filenames import LOCK_NAME
 from modpkg.core.files import check_no_links, make_folder, write_atomically
@@ -36,7 +36,7 @@ from modpkg.core.ownership import check_owner
 from modpkg.core.printable import os_reason
 from modpkg.core.records import Kind
 from modpkg.core.regular_file import read_file
-from modpkg.core.sealed import unseal
+from modpkg.core.sealed import seal, unseal
 from modpkg.core.system_folders import hold_folder, is_link, open_folder
 from modpkg.store.projects import CURRENT
 
@@ -109,6 +109,29 @@ class Generation(Struct, frozen=True, kw_only=True):
     """Lengths in bytes of the files in ``packs/`` that it needs, by name."""
     flagged: bool = False
     """Whether the lock satisfies the manifest only with the command line's policy."""
+
+
+def sealed_generation(generation: Generation) -> bytes:
+    """Return the bytes of ``generation.json``.
+
+    Raises:
+        LockError: There are more than are read of it again.
+    """
+    data = seal(generation)
+    if len(data) > SMALL_FILE_BYTES:  # what extras require is in no lock
+        largest = max(
+            generation.modules,
+            key=lambda state: sum(map(len, (*state.requires, *state.extra_requires))),
+        )
+        raise LockError(
+            "M594",
+            what="The record of what is installed",
+            size=len(data),
+            most=SMALL_FILE_BYTES,
+            name=largest.name,
+            version=largest.version,
+        )
+    return data
 
 
 class Environment:

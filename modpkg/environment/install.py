@@ -24,7 +24,6 @@ from modpkg.core.installed import Prompt, TensorRef
 from modpkg.core.leftovers import discard, temporary_sibling
 from modpkg.core.progress import Progress
 from modpkg.core.regular_file import read_text
-from modpkg.core.sealed import seal
 from modpkg.environment.exact_update import exact_update
 from modpkg.environment.fits import measure_drift
 from modpkg.environment.generations import (
@@ -34,6 +33,7 @@ from modpkg.environment.generations import (
     Environment,
     Generation,
     kept_text,
+    sealed_generation,
     text_digest,
 )
 from modpkg.environment.logged import check_locked_releases
@@ -193,7 +193,7 @@ def apply_install(
         )
         write_atomically(staged / plan.project.manifest_path.name, plan.manifest_text.encode())
         write_atomically(staged / LOCK_NAME, lock_text.encode())
-        write_atomically(staged / COMPLETE, seal(generation))
+        write_atomically(staged / COMPLETE, sealed_generation(generation))
         checkpoint("staged")
         rename(staged, environment.folder(number))
     finally:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import nullcontext, suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -14,25 +13,27 @@ import msgspec
 from msgspec import Struct
 from packaging.version import Version
 
-from modpkg.core.errors import InvalidValue, LockError
+from modpkg.core.errors import InvalidValue
 from modpkg.core.files import write_atomically
-from modpkg.core.names import module_name, parse_version, read_requirement, requirement_text
-from modpkg.core.records import ReleaseRecord
+from modpkg.core.names import module_name, parse_version, requirement_text
 from modpkg.environment.generations import ModuleState
 from modpkg.environment.logged import CheckedLogs, check_new_releases
 from modpkg.environment.policy import (
-    bounds_of,
-    changed_policy,
     cool_downs,
     locked_policy,
     policy_of,
     recorded,
+    waits_longer,
 )
-from modpkg.environment.project import Project
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
 from modpkg.environment.signed_registries import log_of, with_seen, without_progress
-from modpkg.environment.signers import with_signers
+from modpkg.environment.signers import (
+    as_installed,
+    signed_otherwise,
+    with_remembered,
+    with_signers,
+)
 from modpkg.environment.taken_back import heeded, is_held, taken_back
 from modpkg.environment.tried_candidates import try_candidates
 from modpkg.environment.trust_news import TrustNews, trust_news
@@ -41,7 +42,7 @@ from modpkg.manifest.cutoff import parse_moment
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.reader import Registry
-from modpkg.resolve.admission import Admission
+from modpkg.resolve.admission import BY_TIME, Admission
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule, format_lock, lock_of
 from modpkg.resolve.need import Need, root_needs
@@ -106,31 +107,6 @@ def users_of_modules(manifest: Manifest) -> dict[str, list[str]]:
         for name in dict.fromkeys(modules):
             found.setdefault(name, []).append(user)
     return found
-
-
-def current_lock(project: Project, manifest: Manifest, lock: Lock | None) -> Lock:
-    """Return the lock of a project if it is up to date with the manifest.
-
-    Raises:
-        LockError: There is no lock, or it is out of date.
-    """
-    if lock is None:
-        raise LockError("M411", path=project.lock_path, remedy=project.to_lock)
-    reason = stale_reason(manifest, lock)
-    if reason is not None:
-        values = {"manifest": manifest.path.name, "reason": reason, "user": project.user_option}
-        raise LockError("M412", path=project.lock_path, **values)
-    return lock
-
-
-def check_lock(workspace: Workspace, manifest: Manifest | None = None) -> Lock:
-    """Return the workspace's lock if it is up to date with its manifest, or with ``manifest``.
-
-    Raises:
-        LockError: There is no lock, or it is malformed or out of date.
-    """
-    manifest = workspace.manifest if manifest is None else manifest
-    return current_lock(workspace.project, manifest, workspace.lock)
 
 
 def resolve_lock(
@@ -198,65 +174,6 @@ def write_lock(workspace: Workspace, lock: Lock) -> None:
         write_atomically(workspace.project.lock_path, text.encode())
 
 
-def stale_reason(manifest: Manifest, lock: Lock) -> str | None:
-    """Return why a lock is out of date with a manifest; None if it is not."""
-    wanted, had = requirements_of(manifest), lock.requirements
-    if wanted == had:
-        return changed_policy(manifest, lock)
-    for text in wanted:
-        if text not in had:
-            return f"{text} was added or changed"
-    for text in had:
-        if text not in wanted:
-            return f"{text} was removed or changed"
-    return "the requirements are in another order"
-
-
-def check_closed(
-    lock: Lock, records: Mapping[str, ReleaseRecord], manifest: Manifest, path: Path
-) -> None:
-    """Check that a lock agrees with its releases' records, and has all that they require.
-
-    Raises:
-        LockError: They disagree: the lock was edited, or the index did not match the records.
-    """
-    overrides = bounds_of(manifest.overrides)
-    requested: dict[str, set[str]] = {}
-    for dependency in manifest.dependencies:
-        requested.setdefault(dependency.name, set()).update(dependency.requirement.extras)
-    for module in lock.module:
-        record = records[module.name]
-        if module.requires != record.requires:
-            reason = f"{module.name} {module.version} is locked with other requirements than it has"
-            raise LockError("M410", path=path, reason=reason)
-        groups = _groups(record)
-        for text in [*record.requires, *(t for e in module.extras for t in groups.get(e, []))]:
-            wanted = read_requirement(text)
-            locked = lock.find(wanted.name)
-            bound = overrides.get(wanted.name)
-            specifier = wanted.specifier if bound is None else bound.specifier
-            extras = set(map(module_name, wanted.extras))
-            requested.setdefault(wanted.name, set()).update(extras)
-            if (
-                locked is None
-                or not specifier.contains(locked.version, prereleases=True)
-                or not extras <= set(locked.extras)
-            ):
-                reason = f"{module.name} {module.version} requires {text}, which is not locked"
-                raise LockError("M410", path=path, reason=reason)
-    for module in lock.module:
-        # An extra that the release lacks requires nothing; resolving has warned of it.
-        known = _groups(records[module.name]).keys() | requested.get(module.name, set())
-        if unknown := sorted(set(module.extras) - known):
-            reason = f"{module.name} {module.version} has no extra {unknown[0]!r}"
-            raise LockError("M410", path=path, reason=reason)
-
-
-def _groups(record: ReleaseRecord) -> dict[str, list[str]]:
-    """Return a release's extras by their normal names."""
-    return {str(module_name(extra)): texts for extra, texts in record.extras.items()}
-
-
 def make_lock(
     manifest: Manifest,
     registries: Registries,
@@ -293,6 +210,10 @@ def make_lock(
             its registry; see `with_signers` and `check_new_releases`.
     """
     now = now or datetime.now(timezone.utc)
+    healed: list[str] = []
+    if previous is not None:
+        otherwise = signed_otherwise(previous, installed, manifest.trust, accepted)
+        previous, healed = as_installed(previous, otherwise)
     policy = policy_of(manifest, now, previous)
     if not cools_down:
         policy = msgspec.structs.replace(policy, now=None)
@@ -334,18 +255,28 @@ def make_lock(
             lock, previous, resolution, manifest, accepted=accepted, installed=installed
         )
         lost: dict[str, Lost] = {}
-        if previous is not None:
-            unchanged = changed_policy(manifest, previous) is None
+        before = with_remembered(previous, installed)
+        if before.module:
 
             def refusal(one: Release) -> str | None:
-                return admission.refusal(catalog, one) if unchanged else None
+                bound = policy.constraints.get(one.name)
+                if bound is not None and not bound.specifier.contains(one.version, True):
+                    return None  # so the manifest says
+                reason = admission.refusal(catalog, one)
+                by_time = reason is not None and reason.startswith(BY_TIME)
+                published = one.line.published
+                if by_time and (
+                    previous is None or waits_longer(manifest, before, one.name, published, now)
+                ):
+                    return None
+                return reason
 
             def held(was: LockedModule) -> bool:
                 rule = rule_of(manifest.trust, was.name)
                 return is_held(was, rule) and not admission.prefers_lowest(was.name)
 
             lost = lost_versions(
-                previous,
+                before,
                 resolution,
                 catalog,
                 kept=kept,
@@ -355,7 +286,7 @@ def make_lock(
                     was, one, rule_of(manifest.trust, was.name), refusal
                 ),
                 is_held=held,
-                heeds=heeded(previous, signed.lock, manifest.trust),
+                heeds=heeded(before, signed.lock, manifest.trust),
                 is_at=registries.is_at,
             )
             lost = {name: one for name, one in lost.items() if name not in tried.free}
@@ -367,7 +298,7 @@ def make_lock(
     seen = dict.fromkeys(chosen)
     lock = with_seen(logs.marked(lock), previous, seen, registries, logs.states)
     notes = registries.notes(lock, previous)
-    notes += [*tried.notes, *signed.notes, *(one.sentence for one in lost.values())]
+    notes += [*healed, *tried.notes, *signed.notes, *(one.sentence for one in lost.values())]
     notes += _warn_future(resolution, previous, now)
     if previous is not None and _equal_but_for_cutoff(previous, lock):
         lock = previous  # a later cut-off that changes nothing is not worth a commit

@@ -18,19 +18,15 @@ from modpkg.environment.compositions import compositions_of, fetch_file
 from modpkg.environment.fits import Fit, drifting, fits_of, require_exact
 from modpkg.environment.generations import Generation
 from modpkg.environment.licences import ModuleLicense, check_licences, require_accepted
-from modpkg.environment.locking import (
-    check_closed,
-    current_lock,
-    requirements_of,
-    resolve_lock,
-    stale_reason,
-    users_of_modules,
-)
+from modpkg.environment.locking import requirements_of, resolve_lock, users_of_modules
 from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.remember import Remembered, moved, remember
+from modpkg.environment.signed_registries import not_in_lock
+from modpkg.environment.signers import unsigned_releases
 from modpkg.environment.trust_news import TrustNews
+from modpkg.environment.up_to_date import check_closed, current_lock, stale_reason
 from modpkg.environment.workspace import Workspace
 from modpkg.environment.yanked import check_not_removed, deprecated_releases, yanked_releases
 from modpkg.manifest.dependencies import DEFAULT
@@ -248,6 +244,8 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
             lock, by_name, consulted=lambda name: transfer.missing_of(name) > 0
         )
         warnings += deprecated_releases(lock, by_name, lambda name: transfer.missing_of(name) > 0)
+        warnings += unsigned_releases(lock, by_name, lambda name: transfer.missing_of(name) > 0)
+        warnings += not_in_lock(lock, workspace.project.folder)
         for warning in warnings:
             workspace.progress.warn(warning)
     check_closed(lock, transfer.records, manifest, workspace.project.lock_path)
@@ -298,7 +296,14 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
     manifest = _with_policy(written, request)
     if request.frozen or request.lock is not None:
         lock = request.lock if request.lock is not None else workspace.lock
-        lock = current_lock(workspace.project, manifest, lock)
+        known = workspace.environment.ever_installed() if request.lock is None else ()
+        lock = current_lock(
+            workspace.project,
+            manifest,
+            lock,
+            installed=known,
+            accepted=workspace.options.accepted,
+        )
         return _Selection(text, written, manifest, lock, news=tuple(request.news))
     previous = workspace.usable_lock()
     upgrades = request.upgrade is None or bool(request.upgrade)
@@ -306,7 +311,7 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
         previous is not None
         and not upgrades
         and not request.candidates
-        and stale_reason(manifest, previous) is None
+        and _stale(workspace, manifest, previous) is None
         and not (manifest.resolution.strict and drifting(workspace, manifest, previous))
     ):
         return _Selection(text, written, manifest, previous)
@@ -326,6 +331,16 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
         manifest = _with_policy(written, request)
         lock = msgspec.structs.replace(lock, requirements=requirements_of(manifest))
     return _Selection(text, written, manifest, lock, resolved=True, news=locked.news)
+
+
+def _stale(workspace: Workspace, manifest: Manifest, lock: Lock) -> str | None:
+    """Return why a project's lock is out of date, also with what was installed of it here."""
+    return stale_reason(
+        manifest,
+        lock,
+        installed=workspace.environment.ever_installed(),
+        accepted=workspace.options.accepted,
+    )
 
 
 def _as_written(edited: Manifest, before: Manifest, request: InstallRequest) -> Manifest:

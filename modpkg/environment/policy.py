@@ -8,11 +8,11 @@ from datetime import datetime
 import msgspec
 from packaging.specifiers import SpecifierSet
 
-from modpkg.core.errors import LockError
+from modpkg.core.errors import InvalidValue, LockError
 from modpkg.core.names import parse_version, requirement_text
 from modpkg.core.records import ReleaseRecord
 from modpkg.core.version import __version__
-from modpkg.manifest.cutoff import moment_text, parse_cutoff
+from modpkg.manifest.cutoff import moment_text, parse_cutoff, parse_moment
 from modpkg.manifest.schema import Dependency, Manifest, Strategy
 from modpkg.registry.cool_down import cool_down_of
 from modpkg.resolve.lock import Lock, LockedPolicy
@@ -132,6 +132,49 @@ def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
         if manifest.resolution.require_signed and not module.signer:
             return f"{module.name} is locked without a signer, and require-signed is set"
     return None
+
+
+def waits_longer(manifest: Manifest, lock: Lock, name: str, published: str, now: datetime) -> bool:
+    """Return whether the manifest itself keeps out a release that it let in for the lock.
+
+    So it does if its cut-off is new, or earlier than it was. When a release was published only its
+    index line says, so another cut-off, or another setting, is no reason to believe that.
+
+    Args:
+        manifest: The manifest.
+        lock: The lock so far, which has the release.
+        name: Its module.
+        published: When it was published, by its registry.
+        now: From when spans are counted back.
+    """
+    wanted = _cutoff_in(locked_policy(manifest, None), name)
+    before = _cutoff_in(lock.resolution, name)
+    if wanted is None or wanted == before:
+        return False
+    spans = lock.resolution.cool_down
+    module = lock.find(name)
+    if before is None and lock.resolution.exclude_newer is None and module is not None:
+        waited = dict(text.rsplit("=", 1) for text in spans if "=" in text)
+        before = waited.get(module.registry)
+    if before is None:
+        return True
+    try:
+        new, old = parse_cutoff(wanted), parse_cutoff(before)
+        if new.span is not None and old.span is not None:
+            return new.span > old.span
+        moment = old.moment
+        if before == lock.resolution.exclude_newer and lock.resolution.cutoff is not None:
+            moment = parse_moment(lock.resolution.cutoff)
+        return moment is None or (new.at(now) < moment and parse_moment(published) <= moment)
+    except InvalidValue:
+        return False
+
+
+def _cutoff_in(policy: LockedPolicy, name: str) -> str | None:
+    """Return what a manifest sets as the cut-off of a module; None if it has none."""
+    own = dict(text.split("=", 1) for text in policy.exclude_newer_package if "=" in text)
+    text = own.get(name, policy.exclude_newer)
+    return None if text == "false" else text
 
 
 def check_engine(records: Iterable[ReleaseRecord]) -> None:

@@ -10,9 +10,10 @@ from packaging.version import Version
 
 from modpkg.core.errors import InstallError, LockError, ModpkgError, TrustError
 from modpkg.core.names import listed, parse_version
-from modpkg.environment.locking import kept_versions, make_lock, roots_of, stale_reason
+from modpkg.environment.locking import kept_versions, make_lock, roots_of
 from modpkg.environment.named_release import check_named
 from modpkg.environment.policy import policy_of
+from modpkg.environment.up_to_date import stale_reason
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.admission import PRERELEASE, Admission
 from modpkg.resolve.catalog import Release

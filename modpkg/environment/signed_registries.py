@@ -14,17 +14,19 @@ from msgspec import structs
 
 from modpkg.core import bounds
 from modpkg.core.digests import parse_digest
+from modpkg.core.filenames import LOCK_NAME
+from modpkg.core.hub_address import is_hub_address
 from modpkg.core.records import IndexLine, LogInfo
 from modpkg.manifest.normal_address import normal_address
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
-from modpkg.registry.recorded_address import same_place
+from modpkg.registry.recorded_address import BUILT_IN, same_place
 from modpkg.registry.signature_files import signatures_path
 from modpkg.resolve.lock import Lock, LockedRegistry
-from modpkg.trust.known_registry import NamedRoot, SeenRegistry
+from modpkg.trust.known_registry import NamedRoot, SeenRegistry, remembered_folder
 from modpkg.trust.log.log_checkpoint import LogCheckpoint
-from modpkg.trust.log.memory import LogState
+from modpkg.trust.log.memory import LogMemory, LogState
 from modpkg.trust.signed_index import SignedIndex
 
 _INDEX: dict[str, Any] = {"root": "", "root_version": 0, "snapshot": 0}
@@ -181,6 +183,31 @@ def _newer(one: LockedRegistry, current: LockedRegistry) -> LockedRegistry:
     if is_same_log and one.log_size > current.log_size:
         new = structs.replace(new, log_size=one.log_size, log_root=one.log_root)
     return new
+
+
+def not_in_lock(lock: Lock, folder: Path) -> Iterator[str]:
+    """Yield a sentence for each registry of a lock that is signed or logged, and has no entry.
+
+    That is known on this machine; others, which read the registry for the first time, could not
+    tell whether it goes back.
+
+    Args:
+        lock: The lock.
+        folder: Where relative addresses begin.
+    """
+    has = {one.address: one for one in lock.registry}
+    for address in dict.fromkeys(module.address for module in lock.module if not module.candidate):
+        if not address or address == BUILT_IN or is_hub_address(address):
+            continue
+        url = address if "://" in address else str(folder / address)
+        locked = has.get(address, LockedRegistry(address=address))
+        known = [("log", LogMemory(url).is_there, locked.log)]
+        known.append(("signed index", remembered_folder(url).is_dir(), locked.root))
+        if what := [text for text, is_known, its in known if is_known and not its]:
+            yield (
+                f"{LOCK_NAME} has nothing of the {' and the '.join(what)} of {address}, which this "
+                "machine has seen; 'modpkg lock' writes down how far the registry has come"
+            )
 
 
 def without_progress(lock: Lock) -> Lock:

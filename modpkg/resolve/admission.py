@@ -19,7 +19,9 @@ from modpkg.resolve.need import Need
 from modpkg.resolve.order import plainly_final
 from modpkg.resolve.policy import Policy, VersionRange
 
-NOT_BY_A_PIN = ("was removed ", "requires modpkg ", "was published ", "has no publication time")
+BY_TIME = ("was published ", "has no publication time")
+"""How the reasons begin for which a release is excluded by when it was published."""
+NOT_BY_A_PIN = ("was removed ", "requires modpkg ", *BY_TIME)
 """How the reasons begin for which a release is excluded whatever pins it."""
 _SPECIFIER = 1000
 """Characters of a specifier that is read."""

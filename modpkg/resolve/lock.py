@@ -204,7 +204,11 @@ def read_lock(path: Path) -> Lock | None:
 
 
 def format_lock(lock: Lock) -> str:
-    """Return the text of a lock; equal locks give equal bytes."""
+    """Return the text of a lock; equal locks give equal bytes.
+
+    Raises:
+        LockError: It is larger than a lock that is read may be.
+    """
     lines = [
         "# Written by modpkg: exactly what is installed. Commit it; do not edit it.",
         f"spec = {lock.spec}",
@@ -221,7 +225,18 @@ def format_lock(lock: Lock) -> str:
         lines += ["", "[[registry]]", *_fields(registry)]
     for result in lock.composed:
         lines += ["", "[[composed]]", *_fields(result)]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    if (size := len(text.encode())) > LOCK_BYTES:  # what is written could never be read again
+        largest = max(lock.module, key=lambda module: sum(map(len, module.requires)), default=None)
+        raise LockError(
+            "M594",
+            what="The lock",
+            size=size,
+            most=LOCK_BYTES,
+            name="" if largest is None else largest.name,
+            version="" if largest is None else largest.version,
+        )
+    return text
 
 
 @cache

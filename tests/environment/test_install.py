@@ -20,11 +20,12 @@ from modpkg.core.installed import read_installed
 from modpkg.core.names import parse_requirement
 from modpkg.environment.generations import Environment
 from modpkg.environment.install import apply_install, roll_back
-from modpkg.environment.locking import stale_reason, update_lock
+from modpkg.environment.locking import update_lock
 from modpkg.environment.plan import InstallRequest, plan_install
 from modpkg.environment.policy import with_flags
 from modpkg.environment.project import Project, find_project
 from modpkg.environment.repair import repair
+from modpkg.environment.up_to_date import stale_reason
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.lock import read_lock
 from modpkg.runtime.installed import find_model

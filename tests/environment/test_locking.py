@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from modpkg.core.tree import BlobTree
-from modpkg.environment.locking import make_lock, stale_reason
+from modpkg.environment.locking import make_lock
 from modpkg.environment.open_registries import OpenRegistries
 from modpkg.environment.registries import Registries
+from modpkg.environment.up_to_date import stale_reason
 from modpkg.manifest.read import parse_manifest
 from modpkg.registry.folder_place import FolderPlace
 from modpkg.registry.identity import set_cool_down, set_info

@@ -25,8 +25,9 @@ from modpkg.community.bisect.search import (
 from modpkg.community.bisect.session import TrialSession
 from modpkg.core.errors import BisectError
 from modpkg.core.names import ModuleName, Requirement
-from modpkg.environment.locking import Locked, current_lock, make_lock
+from modpkg.environment.locking import Locked, make_lock
 from modpkg.environment.policy import recorded, with_flags
+from modpkg.environment.up_to_date import current_lock
 from modpkg.manifest.schema import Dependency, Manifest
 from modpkg.resolve.lock import Lock, read_lock
 
@@ -56,7 +57,13 @@ def tested_update(session: TrialSession) -> TestedUpdate:
     project, request, trials = session.project, session.request, session.trials
     before = project.text()
     plain = project.parse(before)
-    current = current_lock(project, plain, read_lock(project.lock_path))
+    current = current_lock(
+        project,
+        plain,
+        read_lock(project.lock_path),
+        installed=session.installed,
+        accepted=session.accepted,
+    )
     manifest = with_flags(
         plain,
         strategy=request.strategy,
