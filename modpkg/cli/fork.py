@@ -10,6 +10,7 @@ from modpkg.cli.module_names import known_names
 from modpkg.cli.options import project_options, with_workspace
 from modpkg.cli.output import good, print_json, strong, tell
 from modpkg.community.lineage.fork import fork
+from modpkg.core import system
 from modpkg.core.files import shown
 from modpkg.core.names import module_name
 from modpkg.environment.workspace import Workspace
@@ -37,4 +38,7 @@ def fork_command(
         f"{good('Forked')} {forked.origin} as {strong(forked.name)} {forked.version} in "
         f"{shown(forked.folder)}/ ({forked.tensors} tensors, all shared with it)."
     )
-    tell(f"Make your changes, then: modpkg build {shown(forked.folder)}")
+    given = workspace.options.registry
+    option = "" if given is None else f" --registry {system.shell_word(given)}"
+    folder = system.shell_word(shown(forked.folder))
+    tell(f"Make your changes, then: modpkg build {folder}{option}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from modpkg.core import bounds
+from modpkg.core import bounds, system
+from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import ModpkgError, NotFound, TrustError
 from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, FolderSource, Source
+from modpkg.trust.remembered_metadata import FIRST_ROOT
 from modpkg.trust.signed_paths import FOLDER
 
 
@@ -63,22 +65,33 @@ class FetchedMetadata:
 
 _ABSENT = ("M565", "M566", "M567", "M573")
 """What is raised where metadata is missing, or something else is in its place."""
+_UNLIKE = ("M560", "M562", "M563")
+"""What is raised where metadata does not follow from what is remembered."""
 
 
-def unless_away(error: TrustError, source: Source, url: str) -> ModpkgError:
-    """Return the error of a registry's metadata, or that there is no registry, if that is all.
+def explained(error: TrustError, source: Source, url: str, first: bytes | None) -> ModpkgError:
+    """Return the error of a registry's metadata, or what explains it.
+
+    There may be no registry, or it may have begun again with another root.
 
     Args:
         error: What was raised.
         source: What reads the registry itself.
         url: Its address, for messages.
+        first: The first root as it is remembered.
     """
-    if error.code in _ABSENT:
-        try:
+    try:
+        if error.code in _ABSENT:
             data = source.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
             decode_record(data, RegistryInfo, f"{url}/{REGISTRY_INFO}")
-        except FileMissing:
+        if error.code in _UNLIKE and first is not None:
+            found = digest_bytes(source.read(f"{FOLDER}/{FIRST_ROOT}", bounds.TUF_ROOT_BYTES))
+            if found != (known := digest_bytes(first)):
+                where, word = "the memory of this machine", system.shell_word(url)
+                return TrustError("M567", url=url, where=where, found=found, root=known, word=word)
+    except FileMissing:
+        if error.code in _ABSENT:
             return NotFound("M301", url=url, remedy="check the address")
-        except ModpkgError as other:  # it cannot be read now, or something else answers
-            return other
+    except ModpkgError as other:  # it cannot be read now, or something else answers
+        return other
     return error

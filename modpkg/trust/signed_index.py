@@ -23,12 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from modpkg.core import bounds, system
 from modpkg.core.digests import digest_bytes
-from modpkg.core.errors import (
-    ModpkgError,
-    RegistryError,
-    RegistryUnreachable,
-    TrustError,
-)
+from modpkg.core.errors import ModpkgError, RegistryError, RegistryUnreachable, TrustError
 from modpkg.core.filenames import LOCK_NAME, REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
@@ -212,12 +207,13 @@ class SignedIndex:
 
     def _of_own(self, read: Callable[[Source], T]) -> T:
         """Return what is read without mirrors, of a registry that is there."""
-        from modpkg.trust.fetched_metadata import unless_away
+        from modpkg.trust.fetched_metadata import explained
 
         try:
             return read(self._sources[-1])
         except TrustError as error:
-            raise unless_away(error, self._sources[-1], self._url) from None
+            first = self._memory.read(FIRST_ROOT)
+            raise explained(error, self._sources[-1], self._url, first) from None
 
     def _refreshed(self, before: TrustedMetadata) -> TrustedMetadata | None:
         """Return the metadata as the registry itself has it now, read once by all threads."""
@@ -446,5 +442,5 @@ class SignedIndex:
         return TrustError("M573", url=self._url, where=where, root=root, reason=reason)
 
     def _other_root(self, where: str, found: str, root: str) -> TrustError:
-        url, word = self._url, self._word
-        return TrustError("M567", url=url, where=where, found=found, root=root, word=word)
+        seen = {"where": where, "found": found, "root": root}
+        return TrustError("M567", url=self._url, word=self._word, **seen)

@@ -179,7 +179,8 @@ def check_may_publish(
         return None
     return (
         f"{newest.name} {newest.version} is signed by {found}, and nobody has named {text} as the "
-        f"next one ('modpkg key succeed {line.name}'): who has it locked has to accept that signer"
+        f"next one ('modpkg key succeed {line.name}'): who has it locked has to accept that "
+        "signer, unless '[trust]' names it"
     )
 
 

@@ -264,6 +264,26 @@ def test_no_root_is_made_by_a_clock_that_is_wrong(
     trust.trust("rotate", *words[4:], "--online-key", trust.key(online), "--root-days", "300")
 
 
+@pytest.mark.parametrize("online", ["online", "other"])
+def test_a_registry_that_began_again_is_named_with_the_way_on(
+    trust: Trust, app: Path, online: str
+) -> None:
+    """As `docs/signing.md` says of lost root keys."""
+    trust.publish("1.0")
+    trust.init()
+    trust.run("lock")
+    trust.trust("sign", "--online-key", trust.key("online"))
+    trust.run("lock", "--upgrade")
+    shutil.rmtree(trust.folder / "tuf")
+    trust.trust("init", *trust.root_keys("carol"), "--online-key", trust.key(online))
+    for words in (("lock", "--upgrade"), ("search", "words")):
+        status, out, err = run(trust.capfd, *words)
+        assert (status, "M567" in out + err) == (1, True), err
+    remedy = trust.refused("lock", "--upgrade").rpartition("run: modpkg ")[2].split()
+    trust.run(*remedy)
+    trust.run("lock", "--upgrade")
+
+
 def test_what_has_expired_is_shown(trust: Trust, app: Path) -> None:
     trust.publish("1.0")
     place, past = FolderPlace(trust.folder), datetime(2020, 2, 1, tzinfo=timezone.utc)

@@ -49,6 +49,14 @@ def installed_old(requires: dict[str, str], constraints: dict[str, str]) -> Path
     return folder
 
 
+def test_a_mistake_in_the_manifest_is_named_where_it_is(app: Path) -> None:
+    path = app / "modpkg.toml"
+    path.write_text(f"{path.read_text()}[dependencis]\n")
+    error = refused("update", "--test", "true")
+    assert "error[M110]" in error
+    assert "trials" not in error
+
+
 def check(folder: Path, code: str) -> str:
     return shlex.join(write_check(folder, code))
 

@@ -624,7 +624,7 @@ def test_another_root_is_another_registry(
     read(server, registry.clock)
     other = SignedRegistry(tmp_path / "other", threshold=1, online=6)
     taken = HostileSource(other.folder)
-    with raises("M560", match="timestamp"):
+    with raises("M567", match="this machine"):
         read(taken, registry.clock)
     fresh = reader(taken, registry.clock)
     fresh.locked = SeenRegistry("sha256:" + "0" * 64, 1, 1)

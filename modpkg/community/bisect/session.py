@@ -60,10 +60,11 @@ def open_session(
     ``fresh``; outcomes of ``[[tests]]`` are always taken from the store.
     """
     project, progress = workspace.project, workspace.progress
+    own = workspace.manifest  # a mistake in it is named where it is, not in the trials' copy
     text = with_absolute_registries(workspace.text, project.folder)
     trial_project = Project(command.root / "project" / project.manifest_path.name)
     manifest, lock = trial_project.parse(text), workspace.usable_lock()
-    registries = workspace.registries_for(manifest, lock, owner=workspace.manifest)
+    registries = workspace.registries_for(manifest, lock, owner=own)
     with contextlib.ExitStack() as stack:
         if command.arguments:
             judge = CommandJudge(command, trial_project, request, workspace)

@@ -58,7 +58,8 @@ def add(project: Path, *origins: tuple[str, str, str]) -> None:
 
 
 def test_a_fork_of_a_fork_moves_no_weights(registry: Path, tmp_path: Path) -> None:
-    modpkg("fork", "tiny", "mine")
+    said = modpkg("fork", "tiny", "mine", "--registry", str(registry)).stdout
+    assert f"modpkg build mine --registry {registry}" in said
     assert "tiny 2.0" in modpkg("log", "tiny").stdout
     lines = []
     for name in ("mine", "yours"):
