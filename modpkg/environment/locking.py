@@ -27,6 +27,7 @@ from modpkg.environment.policy import (
 )
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
+from modpkg.environment.removed_modules import removed_by_user
 from modpkg.environment.signed_registries import log_of, with_seen, without_progress
 from modpkg.environment.signers import (
     as_installed,
@@ -128,6 +129,7 @@ def resolve_lock(
         upgrade=upgrade,
         accepted=workspace.options.accepted,
         installed=workspace.environment.ever_installed(),
+        is_removed=removed_by_user(workspace.environment, manifest, previous),
         candidates=candidates,
         cools_down=not workspace.is_trial,
         meanwhile=meanwhile,
@@ -182,6 +184,7 @@ def make_lock(
     upgrade: Iterable[str] | None = (),
     accepted: Collection[str] = (),
     installed: Sequence[ModuleState] = (),
+    is_removed: Callable[[str], bool] = lambda name: False,
     candidates: Mapping[str, int] = MappingProxyType({}),
     cools_down: bool = True,
     meanwhile: Prefetch | None = None,
@@ -196,6 +199,7 @@ def make_lock(
         upgrade: Modules whose locked version is not kept; None means all.
         accepted: Modules whose release or registry may be another one than in ``previous``.
         installed: What the generations of the environment have, the newest first.
+        is_removed: Returns whether the user has removed a module; see `removed_by_user`.
         candidates: By module, the number of a candidate that is to be tried.
         cools_down: Whether cool-downs of registries count, as they do for what is kept.
         meanwhile: Fetches what is needed next of locked modules, while logs are asked.
@@ -273,7 +277,9 @@ def make_lock(
 
             def held(was: LockedModule) -> bool:
                 rule = rule_of(manifest.trust, was.name)
-                return is_held(was, rule) and not admission.prefers_lowest(was.name)
+                if not is_held(was, rule) or admission.prefers_lowest(was.name):
+                    return False
+                return not is_removed(was.name)
 
             lost = lost_versions(
                 before,

@@ -137,8 +137,9 @@ def changed_policy(manifest: Manifest, lock: Lock) -> str | None:
 def waits_longer(manifest: Manifest, lock: Lock, name: str, published: str, now: datetime) -> bool:
     """Return whether the manifest itself keeps out a release that it let in for the lock.
 
-    So it does if its cut-off is new, or earlier than it was. When a release was published only its
-    index line says, so another cut-off, or another setting, is no reason to believe that.
+    So it does if its cut-off is new, or earlier than it was: a cool-down of a registry is none of
+    the manifest's. When a release was published only its index line says, so a later cut-off, or
+    another setting, is no reason to believe that.
 
     Args:
         manifest: The manifest.
@@ -151,11 +152,6 @@ def waits_longer(manifest: Manifest, lock: Lock, name: str, published: str, now:
     before = _cutoff_in(lock.resolution, name)
     if wanted is None or wanted == before:
         return False
-    spans = lock.resolution.cool_down
-    module = lock.find(name)
-    if before is None and lock.resolution.exclude_newer is None and module is not None:
-        waited = dict(text.rsplit("=", 1) for text in spans if "=" in text)
-        before = waited.get(module.registry)
     if before is None:
         return True
     try:

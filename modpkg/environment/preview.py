@@ -13,6 +13,7 @@ from modpkg.core.names import listed, parse_version
 from modpkg.environment.locking import kept_versions, make_lock, roots_of
 from modpkg.environment.named_release import check_named
 from modpkg.environment.policy import policy_of
+from modpkg.environment.removed_modules import removed_by_user
 from modpkg.environment.up_to_date import stale_reason
 from modpkg.environment.workspace import Workspace
 from modpkg.resolve.admission import PRERELEASE, Admission
@@ -99,6 +100,7 @@ class Preview:
                 upgrade=None,
                 accepted=self._workspace.options.accepted,
                 installed=self._workspace.environment.ever_installed(),
+                is_removed=removed_by_user(self._workspace.environment, self.manifest, self.lock),
             )
         except LockError as error:
             modules: dict[str, str] = error.values.get("modules", {})

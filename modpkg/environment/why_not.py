@@ -62,6 +62,10 @@ def why_not(preview: Preview, name: ModuleName, version: Version) -> WhyNot:
         instead = _instead(preview, pin)
         if instead is None:
             return answer
+        if (refused := preview.refused(release)) is not None:
+            if refused.code != "M595":
+                return answer
+            install = f"{install} --accept-changed {name}"
         return msgspec.structs.replace(answer, command=install, changes=_changes(chosen, instead))
     changes = _changes(chosen, selected)
     if (refused := preview.refused(release)) is not None:

@@ -242,7 +242,8 @@ def test_a_release_that_was_dated_anew_is_not_taken_back(
         manifest.write_text(text + more + ("" if more else EDITS[edit]))
     else:
         manifest.write_text(text + EDITS[edit])
-    for command in (("lock",), ("update",), ("update", "--exclude-newer", "6 days")):
+    later = ("update", "--exclude-newer", "6 days")  # else it is a first cut-off, the user's own
+    for command in (("lock",), ("update",), *((later,) if by == "exclude-newer" else ())):
         status, _, err = run(capfd, *command)
         assert status == 0 or "error[M416]" in err, (command, err)
         victim.check(command)
@@ -269,3 +270,81 @@ def test_a_cutoff_that_the_project_moves_back_goes_back(
     manifest.write_text(before + '[resolution]\nexclude-newer = "2021-01-01"\n')
     done(capfd, "lock")
     assert 'version = "1.1"' not in lock.read_text()
+
+
+@pytest.mark.parametrize("is_pinned", [False, True])
+def test_a_first_cutoff_of_the_project_counts_whatever_the_registrys_cool_down(
+    is_pinned: bool, victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """The cool-down never kept out what is locked, so the cut-off is no later one."""
+    manifest, lock = victim.app / "modpkg.toml", victim.app / "modpkg.lock"
+    for name in ("words", "evil"):
+        first, *later = hostile.lines(name)
+        hostile.write([first | {"published": "2020-01-01T00:00:00Z"}, *later], name)
+    info = hostile.folder / "registry.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"cool_down": "7 days"}))
+    before = manifest.read_text()
+    if is_pinned:
+        manifest.write_text(before.replace('words = "*"', 'words = "==1.1"'))
+        done(capfd, "lock")
+    done(capfd, "lock")
+    assert 'version = "1.1"' in lock.read_text()
+    manifest.write_text(before + '[resolution]\nexclude-newer = "1 days"\n')
+    done(capfd, "lock")
+    assert 'version = "1.1"' not in lock.read_text()
+
+
+@pytest.mark.parametrize("by", ["command", "edit", "edit at once"])
+def test_what_the_user_removed_may_come_back_older(
+    by: str, victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """It was his, and he asks for what requires the older one, which nobody has signed."""
+    manifest, lock = victim.app / "modpkg.toml", victim.app / "modpkg.lock"
+    if by == "command":
+        done(capfd, "remove", "words")
+    else:
+        manifest.write_text(manifest.read_text().replace('words = "*"\n', ""))
+        if by == "edit":
+            done(capfd, "install")
+    asks = hostile.forged("1.0", "evil", name="asks", requires=["words==1.0"])
+    hostile.write([asks], "asks")
+    done(capfd, "add", "asks")
+    assert 'name = "words"\nversion = "1.0"' in lock.read_text()
+
+
+def test_what_the_user_removed_comes_back_as_a_cool_down_has_it(
+    victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    done(capfd, "remove", "words")
+    first, second = hostile.lines()
+    hostile.write([first | {"published": "2020-01-01T00:00:00Z"}, second])
+    info = hostile.folder / "registry.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"cool_down": "7 days"}))
+    done(capfd, "add", "words")
+    assert 'version = "1.1"' not in (victim.app / "modpkg.lock").read_text()
+
+
+@pytest.mark.parametrize("by", ["it stays", "put back"])
+def test_what_another_module_required_is_not_removed_with_what_the_user_removes(
+    by: str, victim: Victim, hostile: HostileRegistry, capfd: Capture
+) -> None:
+    """Whoever owns evil, which required words too, brings back no older one of it."""
+    manifest, lock = victim.app / "modpkg.toml", victim.app / "modpkg.lock"
+    (first,) = hostile.lines("evil")
+    second = hostile.forged("1.1", "evil", name="evil", requires=["words"])
+    hostile.write([first, second], "evil")
+    done(capfd, "update")
+    third = hostile.forged("1.2", "evil", name="evil", requires=[])
+    if by == "it stays":
+        hostile.write([first, second, third], "evil")
+        manifest.write_text(manifest.read_text().replace('words = "*"\n', ""))
+        done(capfd, "update")
+    else:
+        done(capfd, "remove", "words", "evil")
+    assert 'name = "words"' not in lock.read_text()
+    back = hostile.forged("1.3", "evil", name="evil", requires=["words==1.0"])
+    hostile.write([first, second, third, back], "evil")
+    if by == "it stays":
+        assert "words 1.1" in refused(capfd, "M416", "update")
+    else:
+        assert "words 1.1" in refused(capfd, "M416", "add", "evil>=1.3")

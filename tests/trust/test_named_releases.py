@@ -122,6 +122,11 @@ def test_what_an_update_would_take_is_said_as_it_is(
     answer = json.loads(run(capfd, "why-not", "words==1.2", "--json")[1])
     assert (answer["verdict"], victim.ada in answer["explanation"]) == ("forbidden", True)
     assert answer["command"] == 'modpkg install "words==1.2" --accept-changed words'
+    manifest, text = victim.app / "modpkg.toml", (victim.app / "modpkg.toml").read_text()
+    manifest.write_text(text.replace('words = "*"', 'words = "==1.1"'))
+    answer = json.loads(run(capfd, "why-not", "words==1.2", "--json")[1])
+    assert answer["command"] == 'modpkg install "words==1.2" --accept-changed words'
+    manifest.write_text(text)
     says(victim, f'[trust]\nwords = "{victim.ada}"\n')
     answer = json.loads(run(capfd, "why-not", "words==1.2", "--json")[1])
     assert (answer["verdict"], "command" in answer and answer["command"]) == ("forbidden", None)

@@ -16,6 +16,7 @@ from modpkg.environment.generations import ModuleState
 from modpkg.environment.plan import InstallRequest
 from modpkg.environment.project import Project
 from modpkg.environment.registries import Registries
+from modpkg.environment.removed_modules import removed_by_user
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.edit import with_absolute_registries
 from modpkg.resolve.lock import Lock
@@ -40,6 +41,8 @@ class TrialSession(Struct, frozen=True):
     """As in `RegistryOptions`."""
     installed: Sequence[ModuleState] = ()
     """What the generations of the project's environment have, the newest first."""
+    is_removed: Callable[[str], bool] = lambda name: False
+    """Returns whether the user has removed a module; see `removed_by_user`."""
 
     def mixes(self, old: Lock, new: Lock) -> LockMixes:
         """Return the mixes of two locks."""
@@ -79,4 +82,5 @@ def open_session(
             *(project, trial_project, text, registries, request, trials, progress.detail),
             accepted=workspace.options.accepted,
             installed=workspace.environment.ever_installed(),
+            is_removed=removed_by_user(workspace.environment, own, lock),
         )

@@ -145,6 +145,7 @@ def _newest(
         upgrade=upgrade,
         accepted=session.accepted,
         installed=session.installed,
+        is_removed=session.is_removed,
     )
     lock = msgspec.structs.replace(locked.lock, constraints=recorded(manifest.constraints))
     return msgspec.structs.replace(locked, lock=lock)
