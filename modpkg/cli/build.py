@@ -8,7 +8,13 @@ import click
 from msgspec import UNSET
 from msgspec.structs import asdict
 
-from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
+from modpkg.cli.options import (
+    accept_named_option,
+    json_option,
+    offline_option,
+    registry_option,
+    with_workspace,
+)
 from modpkg.cli.output import good, note, print_json, strong, tell, warn
 from modpkg.community.modules.project import (
     build_project,
@@ -40,6 +46,7 @@ class BuildDocument(IndexLine, kw_only=True):
 @click.option("--against", metavar="RELEASE", help="Release of the base it was made for.")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder. [default: dist/]")
 @click.option("--no-deltas", is_flag=True, help="Write changed tensors in full.")
+@accept_named_option
 @registry_option
 @offline_option
 @json_option

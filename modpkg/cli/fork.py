@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.options import accept_named_option, project_options, with_workspace
 from modpkg.cli.output import good, print_json, strong, tell
 from modpkg.community.lineage.fork import fork
 from modpkg.core import system
@@ -20,6 +20,7 @@ from modpkg.environment.workspace import Workspace
 @click.argument("origin", metavar="NAME[==VERSION]", shell_complete=known_names)
 @click.argument("name", metavar="NEWNAME")
 @click.option("--out", type=click.Path(path_type=Path), help="Its folder. [default: NEWNAME]")
+@accept_named_option
 @project_options
 @with_workspace
 def fork_command(

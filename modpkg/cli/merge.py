@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from modpkg.cli.merge_method import AUTO, method_again, read_method
 from modpkg.cli.module_names import names_or_files
-from modpkg.cli.options import limit_option, project_options, with_workspace
+from modpkg.cli.options import accept_named_option, limit_option, project_options, with_workspace
 from modpkg.cli.output import faint, good, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import find_view, find_weights
 from modpkg.community.patch.base import fetch_base
@@ -131,6 +131,7 @@ class MergeDocument(Struct, frozen=True, kw_only=True):
     "those that are folders.",
 )
 @limit_option
+@accept_named_option
 @project_options
 @with_workspace
 def merge_command(

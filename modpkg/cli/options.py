@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from modpkg.cli.everywhere import chosen
-from modpkg.cli.module_names import locked_names
+from modpkg.cli.module_names import known_names, locked_names
 from modpkg.cli.output import TerminalProgress, faint, note
 from modpkg.core.errors import InvalidValue, ModpkgError, UsageError
 from modpkg.core.home import store_folder
@@ -114,6 +114,18 @@ def accept_option(command: Command) -> Command:
         callback=_names,
         shell_complete=locked_names,
         help="Lock what a registry has now as NAME's version, although it is another release.",
+    )(command)
+
+
+def accept_named_option(command: Command) -> Command:
+    """Add ``--accept-changed``, for commands that make something of a release that is named."""
+    return click.option(
+        "--accept-changed",
+        multiple=True,
+        metavar="NAME",
+        callback=_names,
+        shell_complete=known_names,
+        help="Take a release of NAME although another one, or another signer, is locked.",
     )(command)
 
 

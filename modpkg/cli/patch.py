@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from modpkg.cli.documents import ModuleDocument
 from modpkg.cli.module_names import files, names_or_files
-from modpkg.cli.options import project_options, with_workspace
+from modpkg.cli.options import accept_named_option, project_options, with_workspace
 from modpkg.cli.output import good, note, print_json, say, strong, table, tell
 from modpkg.community.modules.reference import find_view, find_weights
 from modpkg.community.patch.base import check_base, fetch_base, is_published
@@ -92,6 +92,7 @@ def patch_command() -> None:
     "written, and not searched.",
     shell_complete=files,
 )
+@accept_named_option
 @project_options
 @with_workspace
 def patch_create_command(
@@ -230,6 +231,7 @@ def _document(name: str, version: str, folder: Path, patch: Patch) -> PatchDocum
 @click.option("--out", type=click.Path(path_type=Path), help="Folder. [default: NAME-VERSION]")
 @click.option("--name", help="The result's name. [default: the base's]")
 @click.option("--version", help="The result's version. [default: the next after the base's]")
+@accept_named_option
 @project_options
 @with_workspace
 def patch_apply_command(

@@ -602,7 +602,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M595": (
         "{change}; nothing is made of it. Ask who maintains it, and name another release, or, if "
-        "it is right, lock it first: modpkg trust accept {name}"
+        "it is right, run the command again with --accept-changed {name}."
     ),
     "M592": (
         "The copy of {what} is older than what is known of its registry, or nobody has signed it; "

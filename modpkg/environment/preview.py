@@ -11,7 +11,7 @@ from packaging.version import Version
 from modpkg.core.errors import InstallError, LockError, ModpkgError, TrustError
 from modpkg.core.names import listed, parse_version
 from modpkg.environment.locking import kept_versions, make_lock, roots_of
-from modpkg.environment.named_release import check_named
+from modpkg.environment.named_release import check_lockable
 from modpkg.environment.policy import policy_of
 from modpkg.environment.removed_modules import removed_by_user
 from modpkg.environment.up_to_date import stale_reason
@@ -83,7 +83,7 @@ class Preview:
         It is None where that cannot be read now.
         """
         try:
-            check_named(self._workspace, release.line)
+            check_lockable(self._workspace, release.line)
         except TrustError as error:
             return error
         except ModpkgError:

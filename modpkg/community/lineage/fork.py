@@ -16,7 +16,7 @@ from modpkg.core.names import ModuleName
 from modpkg.core.records import ACTING_KINDS
 from modpkg.core.tree import copy_verified
 from modpkg.environment.models import manifest_of
-from modpkg.environment.named_release import check_named
+from modpkg.environment.named_release import take_named
 from modpkg.environment.releases import fetch_line
 from modpkg.environment.workspace import Workspace
 from modpkg.interop.module_project import new_project
@@ -48,14 +48,15 @@ def fork(origin: str, name: ModuleName, out: Path, workspace: Workspace) -> Fork
     Raises:
         NotFound: There is no such release.
         UsageError: `name` is the origin's own name.
-        TrustError: The project may not have it; see `check_named`.
+        TrustError: The project may not have it; see `take_named`.
         What fetching can raise, and `write_fork`.
     """
     line = find_line(origin, workspace.registries)
     if line.name == name:
         raise UsageError("M901", message=f"Choose another name for the fork than {name}.")
-    if parse_reference(origin).candidate is None:
-        check_named(workspace, line)
+    reference = parse_reference(origin)
+    if reference.candidate is None:
+        take_named(workspace, line, is_explicit=reference.version is not None)
     module = fetch_line(workspace, line)
     workspace.progress.stage(f"Writing {name}")
     with workspace.store.lock():

@@ -16,8 +16,8 @@ from modpkg.community.modules.rows import rows_warning
 from modpkg.core.errors import ManifestError, RegistryError, ReleaseError, TrustError
 from modpkg.core.foreign import how_to_import
 from modpkg.core.names import ModuleName, listed, parse_version
-from modpkg.core.records import ReleaseRecord
-from modpkg.environment.named_release import check_named
+from modpkg.core.records import IndexLine, ReleaseRecord
+from modpkg.environment.named_release import check_named, take_named
 from modpkg.environment.project import Project
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.against import parse_release
@@ -107,7 +107,9 @@ def build_project(
         }
         version = _version(manifest, against)
         base = composed_base(project, version) or find_base(manifest, by_name, version)
-        _check_named(project, base)
+        take_named(
+            project, _line(project, base), is_explicit=(version or module.against) is not None
+        )
         base = replace(base, others=partial(_others, project, base))
     checked: tuple[str, ...] = ()
     if manifest.compose is not None:
@@ -135,16 +137,16 @@ def build_project(
     return replace(built, checked_with=checked) if checked else built
 
 
-def _check_named(project: Workspace, base: Base) -> None:
+def _line(project: Workspace, base: Base) -> IndexLine:
     name, version = ModuleName(base.record.name), base.record.version
-    check_named(project, project.registries.of(name).line(name, version))
+    return project.registries.of(name).line(name, version)
 
 
 def _others(project: Workspace, base: Base) -> Iterator[Base]:
     """Yield the other releases that a project may have."""
     for other in base.others():
         with suppress(TrustError):
-            _check_named(project, other)
+            check_named(project, _line(project, other))
             yield other
 
 

@@ -23,7 +23,7 @@ from modpkg.core.names import ModuleName, module_name, parse_version
 from modpkg.core.progress import Progress
 from modpkg.core.records import IndexLine
 from modpkg.environment.first_load import compose_at_load
-from modpkg.environment.named_release import check_named
+from modpkg.environment.named_release import check_named, take_named
 from modpkg.environment.registries import Registries
 from modpkg.environment.releases import fetch_release
 from modpkg.environment.tried_candidates import with_candidate
@@ -152,7 +152,7 @@ def fetch_named(text: str, workspace: Workspace) -> InstalledModule:
         What fetching can raise.
     """
     name, version = parse_release(text)
-    check_named(workspace, workspace.registries.of(name).line(name, version))
+    take_named(workspace, workspace.registries.of(name).line(name, version), is_explicit=True)
     return fetch_release(workspace, name, version)
 
 
@@ -175,18 +175,25 @@ def find_view(text: str, workspace: Workspace, *, is_taken: bool = True) -> Modu
     if reference.version is not None or reference.candidate is not None:
         line = find_line(text, workspace.registries)
         if reference.candidate is None:
-            try:
-                check_named(workspace, line)
-            except TrustError as error:
-                if is_taken:
-                    raise
-                workspace.progress.warn(str(error))
+            if is_taken:
+                take_named(workspace, line, is_explicit=True)
+            elif (said := _trust_warning(workspace, line)) is not None:
+                workspace.progress.warn(said)
         return view_of_release(line, workspace)
     if Path(text).is_dir():
         return view_of_folder(text, workspace.progress)
     if not reference.can_be_name:
         raise ReleaseError("M804", what=text, reason="there is no such folder")
     return view_of_model(workspace, reference.name, reference.generation)
+
+
+def _trust_warning(workspace: Workspace, line: IndexLine) -> str | None:
+    """Return what is to be said of a release that is only shown; None if it is as locked ones."""
+    try:
+        change = check_named(workspace, line, is_explicit=True)
+    except TrustError as error:
+        change = str(error.values["change"]) if error.code == "M595" else str(error)
+    return None if change is None else f"{change.removesuffix('.')}."
 
 
 def find_weights(text: str, workspace: Workspace, *, is_taken: bool = True) -> ModuleView:
