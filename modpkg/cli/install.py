@@ -85,7 +85,8 @@ def install_command(
         if frozen and workspace.lock_text() is None:
             project = workspace.project
             raise LockError("M411", path=project.lock_path, remedy=project.to_lock)
-        if workspace.is_up_to_date() and not workspace.waits_for_log():
+        waits = workspace.waits_for_log()
+        if not waits and workspace.is_up_to_date() and not workspace.forgets_signers():
             workspace.environment.tidy()
             for warning in yanked_since(workspace):
                 workspace.progress.warn(warning)

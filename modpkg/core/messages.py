@@ -234,7 +234,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M410": "{path}: {reason}; run 'modpkg lock' to regenerate it.",
     "M411": "No lock file {path}; {remedy}.",
-    "M412": "{path} is out of date with {manifest} ({reason}); run 'modpkg lock{user}'.",
+    "M412": "{path} is out of date with {against} ({reason}); {remedy}.",
     "M413": (
         "{name} was locked from the registry {locked!r}, but {how} the registry {actual!r}; "
         "{remedy}."

@@ -27,14 +27,10 @@ from modpkg.environment.policy import (
 )
 from modpkg.environment.promise import Lost, lost_versions
 from modpkg.environment.registries import Registries
+from modpkg.environment.remembered_signers import as_installed, held_signers, signed_otherwise
 from modpkg.environment.removed_modules import removed_by_user
 from modpkg.environment.signed_registries import log_of, with_seen, without_progress
-from modpkg.environment.signers import (
-    as_installed,
-    signed_otherwise,
-    with_remembered,
-    with_signers,
-)
+from modpkg.environment.signers import with_remembered, with_signers
 from modpkg.environment.taken_back import heeded, is_held, taken_back
 from modpkg.environment.tried_candidates import try_candidates
 from modpkg.environment.trust_news import TrustNews, trust_news
@@ -217,7 +213,9 @@ def make_lock(
     healed: list[str] = []
     if previous is not None:
         otherwise = signed_otherwise(previous, installed, manifest.trust, accepted)
-        previous, healed = as_installed(previous, otherwise)
+        signers = held_signers(previous, otherwise, registries.of, manifest.trust)
+        previous, healed = as_installed(previous, {**signers.forgotten, **signers.refused})
+        healed += signers.notes
     policy = policy_of(manifest, now, previous)
     if not cools_down:
         policy = msgspec.structs.replace(policy, now=None)

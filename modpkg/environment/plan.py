@@ -23,6 +23,7 @@ from modpkg.environment.models import ModelRecipe, files_of_recipes, recipes
 from modpkg.environment.policy import check_engine, with_flags
 from modpkg.environment.project import Project
 from modpkg.environment.remember import Remembered, moved, remember
+from modpkg.environment.remembered_signers import signed_otherwise
 from modpkg.environment.signed_registries import not_in_lock
 from modpkg.environment.signers import unsigned_releases
 from modpkg.environment.trust_news import TrustNews
@@ -244,7 +245,12 @@ def plan_install(workspace: Workspace, request: InstallRequest) -> InstallPlan:
             lock, by_name, consulted=lambda name: transfer.missing_of(name) > 0
         )
         warnings += deprecated_releases(lock, by_name, lambda name: transfer.missing_of(name) > 0)
-        warnings += unsigned_releases(lock, by_name, lambda name: transfer.missing_of(name) > 0)
+        warnings += unsigned_releases(
+            lock,
+            by_name,
+            lambda name: transfer.missing_of(name) > 0,
+            known=signed_otherwise(lock, workspace.environment.ever_installed()),
+        )
         warnings += not_in_lock(lock, workspace.project.folder)
         for warning in warnings:
             workspace.progress.warn(warning)
@@ -301,6 +307,8 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
             workspace.project,
             manifest,
             lock,
+            registry_of=lambda name: workspace.registries_for(manifest, lock).of(name),
+            warn=workspace.progress.warn,
             installed=known,
             accepted=workspace.options.accepted,
         )
@@ -311,7 +319,7 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
         previous is not None
         and not upgrades
         and not request.candidates
-        and _stale(workspace, manifest, previous) is None
+        and not _is_stale(workspace, manifest, previous)
         and not (manifest.resolution.strict and drifting(workspace, manifest, previous))
     ):
         return _Selection(text, written, manifest, previous)
@@ -333,14 +341,12 @@ def _select(workspace: Workspace, request: InstallRequest, remembered: Remembere
     return _Selection(text, written, manifest, lock, resolved=True, news=locked.news)
 
 
-def _stale(workspace: Workspace, manifest: Manifest, lock: Lock) -> str | None:
-    """Return why a project's lock is out of date, also with what was installed of it here."""
-    return stale_reason(
-        manifest,
-        lock,
-        installed=workspace.environment.ever_installed(),
-        accepted=workspace.options.accepted,
-    )
+def _is_stale(workspace: Workspace, manifest: Manifest, lock: Lock) -> bool:
+    """Return whether a project's lock is to be resolved, also for what was installed of it here."""
+    if stale_reason(manifest, lock) is not None:
+        return True
+    installed, accepted = workspace.environment.ever_installed(), workspace.options.accepted
+    return bool(signed_otherwise(lock, installed, manifest.trust, accepted))
 
 
 def _as_written(edited: Manifest, before: Manifest, request: InstallRequest) -> Manifest:

@@ -21,7 +21,7 @@ from modpkg.core.errors import ModpkgError, TrustError
 from modpkg.core.names import ModuleName, module_name
 from modpkg.core.records import IndexLine
 from modpkg.environment.generations import ModuleState
-from modpkg.manifest.schema import Manifest, TrustRule
+from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.standing import is_succeeded
@@ -144,7 +144,7 @@ def with_signers(
                 continue
             signers[module.name] = decide(structs.replace(new, was=None))
             notes.append(f"{error.values['change']}, which was accepted")
-        if was is not None and was.release == module.release:
+        if not line.signed and was is not None and was.release == module.release:
             continue  # it was said when it was locked
         if signers[module.name] == NOBODY and (why := _unsigned(who, line)) is not None:
             notes.append(f"{module.name} {module.version} is locked without a signer: {why}")
@@ -203,80 +203,35 @@ def _unsigned(who: Signers, line: IndexLine) -> str | None:
     return "its index line says that it is signed, and nothing is" if line.signed is True else None
 
 
-def signed_otherwise(
-    lock: Lock,
-    installed: Sequence[ModuleState],
-    rules: Sequence[TrustRule] = (),
-    accepted: Collection[str] = (),
-) -> dict[str, str]:
-    """Return who has signed locked releases, by module, where the lock names another or nobody.
-
-    Each was installed here as signed by them, so the lock was edited since, or made by somebody
-    whose registry hid that. A rule of the manifest decides by itself.
-
-    Args:
-        lock: A lock.
-        installed: What the generations of the environment have, the newest first.
-        rules: The project's.
-        accepted: Modules whose signer is the lock's.
-    """
-    passed = {module_name(name) for name in accepted}
-    known: dict[tuple[str, str], list[str]] = {}
-    for state in installed:
-        if state.signer != NOBODY:
-            known.setdefault((state.name, state.release), []).append(state.signer)
-    found = {}
-    for module in lock.module:
-        signers = known.get((module.name, module.release), [])
-        if not signers or module.signer in signers or module.name in passed:
-            continue
-        rule = rule_of(rules, module.name)
-        if rule is None or module.signer not in rule.signers:
-            found[module.name] = signers[0]
-    return found
-
-
-def as_installed(lock: Lock, signers: Mapping[str, str]) -> tuple[Lock, list[str]]:
-    """Return a lock with the signers that `signed_otherwise` returns, and a sentence for each."""
-    modules, notes = [], []
-    for module in lock.module:
-        signer = signers.get(module.name)
-        if signer is not None:
-            notes.append(f"{other_signer(module, signer)}; the lock has that again")
-            module = structs.replace(module, signer=signer)
-        modules.append(module)
-    return (structs.replace(lock, module=modules), notes) if notes else (lock, notes)
-
-
-def other_signer(module: LockedModule, signer: str) -> str:
-    """Return as a clause that a module was installed with another signer than it is locked with."""
-    how = "without a signer" if module.signer == NOBODY else f"as signed by {module.signer}"
-    return (
-        f"{module.name} {module.version} is locked {how}, and was installed here as signed by "
-        f"{signer}"
-    )
-
-
 def unsigned_releases(
-    lock: Lock, by_name: Mapping[str, Registry], wanted: Callable[[str], bool]
+    lock: Lock,
+    by_name: Mapping[str, Registry],
+    wanted: Callable[[str], bool],
+    known: Collection[str] = (),
 ) -> list[str]:
     """Return a warning for each release, of a wanted name, that is signed, and not in the lock.
 
-    Index files say so that are read anyway, and those in folders; `lock` asks by whom.
+    Index files say so that are read anyway, and those in folders; `lock` asks by whom. Of names
+    that are known, something else is said.
     """
     warnings = []
     for module in lock.module:
         registry = by_name.get(module.name)
         if module.signer != NOBODY or registry is None or registry.stands_for:
             continue
-        if module.candidate or (registry.folder is None and not wanted(module.name)):
+        if (
+            module.name in known
+            or module.candidate
+            or (registry.folder is None and not wanted(module.name))
+        ):
             continue
         with suppress(ModpkgError):  # `yanked_releases` tells what is wrong
             line = registry.line(module.name, module.version)
             if line.signed is True and line.release == module.release:
                 warnings.append(
                     f"{module.name} {module.version} is locked without a signer, and its registry "
-                    "says that it is signed; 'modpkg lock' writes down by whom"
+                    "says that it is signed; 'modpkg lock' writes down by whom, or says why that "
+                    "does not count"
                 )
     return warnings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from modpkg.core.errors import LockError
@@ -12,7 +12,12 @@ from modpkg.environment.generations import ModuleState
 from modpkg.environment.locking import requirements_of
 from modpkg.environment.policy import bounds_of, changed_policy
 from modpkg.environment.project import Project
-from modpkg.environment.signers import other_signer, signed_otherwise
+from modpkg.environment.remembered_signers import (
+    RegistryOf,
+    held_signers,
+    other_signer,
+    signed_otherwise,
+)
 from modpkg.environment.workspace import Workspace
 from modpkg.manifest.schema import Manifest
 from modpkg.resolve.lock import Lock
@@ -23,20 +28,50 @@ def current_lock(
     manifest: Manifest,
     lock: Lock | None,
     *,
+    registry_of: RegistryOf,
+    warn: Callable[[str], None],
     installed: Sequence[ModuleState] = (),
     accepted: Collection[str] = (),
 ) -> Lock:
-    """Return the lock of a project if it is up to date; for the arguments see `stale_reason`.
+    """Return the lock of a project if it is up to date.
+
+    Args:
+        project: The project.
+        manifest: Its manifest.
+        lock: Its lock.
+        registry_of: Returns the registry of a locked module.
+        warn: Is called with a sentence for each release whose signer is not as it was installed,
+            which is no reason to refuse it.
+        installed: What the generations of the environment have.
+        accepted: Modules whose signer may be another one than they have.
 
     Raises:
-        LockError: There is no lock, or it is out of date.
+        LockError: There is no lock, or it is out of date, or has another signer of a release than
+            the generations, and nothing shows that this is right.
     """
     if lock is None:
         raise LockError("M411", path=project.lock_path, remedy=project.to_lock)
-    reason = stale_reason(manifest, lock, installed=installed, accepted=accepted)
-    if reason is not None:
-        values = {"manifest": manifest.path.name, "reason": reason, "user": project.user_option}
+    to_lock = f"'modpkg lock{project.user_option}'"
+    if (reason := stale_reason(manifest, lock)) is not None:
+        against, remedy = manifest.path.name, f"run {to_lock}"
+        values = {"against": against, "reason": reason, "remedy": remedy}
         raise LockError("M412", path=project.lock_path, **values)
+    if not (otherwise := signed_otherwise(lock, installed, manifest.trust, accepted)):
+        return lock
+    held = held_signers(lock, otherwise, registry_of, manifest.trust)
+    modules = {module.name: module for module in lock.module}
+    for name, signer in held.refused.items():
+        remedy = (
+            f"run {to_lock} for that signer, or, if the lock's is right, 'modpkg install"
+            f"{project.user_option} --accept-changed {name}'"
+        )
+        reason = other_signer(modules[name], signer)
+        values = {"against": "what was installed", "reason": reason, "remedy": remedy}
+        raise LockError("M412", path=project.lock_path, **values)
+    for name, signer in held.forgotten.items():
+        warn(f"{other_signer(modules[name], signer)}; {to_lock} writes that down again")
+    for note in held.notes:
+        warn(note)
     return lock
 
 
@@ -51,35 +86,18 @@ def check_lock(workspace: Workspace, manifest: Manifest | None = None) -> Lock:
         workspace.project,
         manifest,
         workspace.lock,
+        registry_of=lambda name: workspace.registries.of(name),
+        warn=workspace.progress.warn,
         installed=workspace.environment.ever_installed(),
         accepted=workspace.options.accepted,
     )
 
 
-def stale_reason(
-    manifest: Manifest,
-    lock: Lock,
-    *,
-    installed: Sequence[ModuleState] = (),
-    accepted: Collection[str] = (),
-) -> str | None:
-    """Return why a lock is out of date with a manifest; None if it is not.
-
-    Args:
-        manifest: The manifest.
-        lock: The lock.
-        installed: What the generations of the environment have. Where they have another signer of a
-            release than the lock, that was edited.
-        accepted: Modules of which that is right.
-    """
+def stale_reason(manifest: Manifest, lock: Lock) -> str | None:
+    """Return why a lock is out of date with a manifest; None if it is not."""
     wanted, had = requirements_of(manifest), lock.requirements
     if wanted == had:
-        reason = changed_policy(manifest, lock) or _unsatisfied(manifest, lock)
-        otherwise = signed_otherwise(lock, installed, manifest.trust, accepted)
-        for module in lock.module if reason is None else ():
-            if module.name in otherwise:
-                return other_signer(module, otherwise[module.name])
-        return reason
+        return changed_policy(manifest, lock) or _unsatisfied(manifest, lock)
     for text in wanted:
         if text not in had:
             return f"{text} was added or changed"

@@ -147,6 +147,19 @@ class Workspace:
         """Return whether the lock has releases that a log has to be asked for yet, and can be."""
         return not self.options.offline and "\nunlogged = true\n" in (self.lock_text() or "")
 
+    def forgets_signers(self) -> bool:
+        """Return whether what is installed has no signer of a release that was installed with one.
+
+        So it is after a `rollback`, for one.
+        """
+        current = self.environment.readable()
+        modules = () if current is None else current.modules
+        unsigned = {(one.name, one.release) for one in modules if not one.signer}
+        return bool(unsigned) and any(
+            one.signer and (one.name, one.release) in unsigned
+            for one in self.environment.ever_installed()
+        )
+
     def lock_text(self) -> str | None:
         """Return the text of the lock file; None if there is none that is text."""
         try:

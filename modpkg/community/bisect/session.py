@@ -37,6 +37,8 @@ class TrialSession(Struct, frozen=True):
     trials: Trials
     report: Callable[[str], None]
     """Called with a line for each step."""
+    warn: Callable[[str], None]
+    """Called with a warning."""
     accepted: tuple[str, ...] = ()
     """As in `RegistryOptions`."""
     installed: Sequence[ModuleState] = ()
@@ -79,7 +81,8 @@ def open_session(
             trials, fresh = Trials(command, tests, progress, progress.detail), True
         stack.enter_context(trials.held(fresh=fresh))
         yield TrialSession(
-            *(project, trial_project, text, registries, request, trials, progress.detail),
+            *(project, trial_project, text, registries, request, trials),
+            *(progress.detail, progress.warn),
             accepted=workspace.options.accepted,
             installed=workspace.environment.ever_installed(),
             is_removed=removed_by_user(workspace.environment, own, lock),

@@ -61,6 +61,8 @@ def tested_update(session: TrialSession) -> TestedUpdate:
         project,
         plain,
         read_lock(project.lock_path),
+        registry_of=session.registries.of,
+        warn=session.warn,
         installed=session.installed,
         accepted=session.accepted,
     )
