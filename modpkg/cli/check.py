@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modpkg.cli.options import json_option, offline_option, registry_option, with_workspace
+from modpkg.cli.options import (
+    accept_named_option,
+    json_option,
+    offline_option,
+    registry_option,
+    with_workspace,
+)
 from modpkg.cli.output import bad, faint, good, print_json, say, strong, table
 from modpkg.community.modules.project import module_project
 from modpkg.environment.workspace import Workspace
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     metavar="NAME==VERSION",
     help="Compare with this release. [default: the last]",
 )
+@accept_named_option
 @registry_option
 @offline_option
 @json_option

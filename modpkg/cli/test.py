@@ -8,7 +8,7 @@ import click
 from msgspec import Struct
 
 from modpkg.cli.module_names import installed_names
-from modpkg.cli.options import limit_option, project_options, with_workspace
+from modpkg.cli.options import accept_named_option, limit_option, project_options, with_workspace
 from modpkg.cli.output import bad, counted, faint, good, print_json, say, strong, tell
 from modpkg.community.evaluate.report import TestRun, describe_result, junit_xml
 from modpkg.core.filenames import REPORT
@@ -41,6 +41,7 @@ class SuiteDocument(Struct, frozen=True):
 )
 @click.option("--fresh", is_flag=True, help="Ignore cached outcomes.")
 @limit_option
+@accept_named_option
 @project_options
 @with_workspace
 def test_command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modpkg.cli.module_names import names_or_files
-from modpkg.cli.options import limit_option, project_options, with_workspace
+from modpkg.cli.options import accept_named_option, limit_option, project_options, with_workspace
 from modpkg.cli.output import (
     bad,
     counted,
@@ -50,6 +50,7 @@ def _count(ctx: click.Context, parameter: click.Parameter, value: str) -> int | 
     "--report", "reports", is_flag=True, help="Attach the result to the candidate NAME#7, for all."
 )
 @limit_option
+@accept_named_option
 @project_options
 @with_workspace
 def vet_command(

@@ -238,5 +238,7 @@ def test_a_base_by_nobody_is_built_against_by_its_version(
     assert (status, "tiny 1.0 is signed by nobody" in err) == (0, True), err
     status, _, err = run(capfd, "build", "--against", "1.1")
     assert (status, "signed by" in err) == (0, False), err
-    status, _, err = run(capfd, "build")
-    assert (status, "error[M595]" in err) == (1, True), err
+    for command in ("build", "test"):
+        assert "error[M595]" in run(capfd, command)[2], command
+        err = run(capfd, command, "--accept-changed", "tiny")[2]
+        assert ("M595" in err, "No such option" in err) == (False, False), (command, err)
