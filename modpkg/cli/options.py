@@ -107,25 +107,24 @@ def _names(
 
 def accept_option(command: Command) -> Command:
     """Add ``--accept-changed``, for commands that resolve again."""
-    return click.option(
-        "--accept-changed",
-        multiple=True,
-        metavar="NAME",
-        callback=_names,
-        shell_complete=locked_names,
-        help="Lock what a registry has now as NAME's version, although it is another release.",
-    )(command)
+    text = "Lock what a registry has now as NAME's version, although it is another release."
+    return _accept(command, locked_names, text)
 
 
 def accept_named_option(command: Command) -> Command:
     """Add ``--accept-changed``, for commands that make something of a release that is named."""
+    text = "Take a release of NAME although another one, or another signer, is locked."
+    return _accept(command, known_names, text)
+
+
+def _accept(command: Command, complete: Callable[..., Any], text: str) -> Command:
     return click.option(
         "--accept-changed",
         multiple=True,
         metavar="NAME",
         callback=_names,
-        shell_complete=known_names,
-        help="Take a release of NAME although another one, or another signer, is locked.",
+        shell_complete=complete,
+        help=text,
     )(command)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 
 from modpkg.cli.options import json_option, registry_option
-from modpkg.cli.output import good, print_json, say, strong, table, tell
+from modpkg.cli.output import a_role, good, print_json, say, strong, table, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.names import module_name
 from modpkg.core.printable import one_line
@@ -93,7 +93,7 @@ def add_member(
         tell(f"{good('Invited')} {person} to {name} as {role}.")
         tell(f"{person} accepts with: modpkg organisation accept {name}")
     else:
-        tell(f"{person} is {'an' if role == 'owner' else 'a'} {role} of {name} now.")
+        tell(f"{person} is {a_role(role)} of {name} now.")
 
 
 @organisation_command.command("accept")

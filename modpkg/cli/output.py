@@ -68,6 +68,11 @@ def faint(text: str) -> str:
     return click.style(text, dim=True)
 
 
+def a_role(role: str) -> str:
+    """Return a role of an account with its article."""
+    return f"an {role}" if role == "owner" else f"a {role}"
+
+
 def good(text: str) -> str:
     return click.style(text, fg="green")
 

@@ -8,7 +8,7 @@ import click
 
 from modpkg.cli.module_names import known_names
 from modpkg.cli.options import json_option, registry_option
-from modpkg.cli.output import good, print_json, say, strong, table, tell
+from modpkg.cli.output import a_role, good, print_json, say, strong, table, tell
 from modpkg.core.names import module_name
 from modpkg.registry.account_client import registry_api
 from modpkg.registry.api_records import (
@@ -80,14 +80,10 @@ def add_owner(
     if as_json:
         print_json(changed)
     elif any(one.name == module_name(account) for one in changed.invited):
-        tell(f"{good('Invited')} {account} as {_a(role)} of {name}.")
+        tell(f"{good('Invited')} {account} as {a_role(role)} of {name}.")
         tell(f"{account} accepts with: modpkg owner accept {name}")
     else:
-        tell(f"{account} is {_a(role)} of {name} now.")
-
-
-def _a(role: ModuleRole) -> str:
-    return f"an {role}" if role == "owner" else f"a {role}"
+        tell(f"{account} is {a_role(role)} of {name} now.")
 
 
 @owner_command.command("remove")
@@ -132,7 +128,7 @@ def accept_module(name: str, registry: str | None, as_json: bool) -> None:
         api.send("POST", f"{own}/{api_path('owners', one.to, 'accept')}")
     if not roles:
         api.send("POST", f"{own}/transfer/accept")
-    lines = [f"{one.to} is {_a(one.role)} of {name} now." for one in roles]
+    lines = [f"{one.to} is {a_role(one.role)} of {name} now." for one in roles]
     _tell(api, name, "\n".join(lines) or f"{good('Accepted')} {name}.", as_json)
 
 

@@ -17,7 +17,7 @@ from modpkg.environment.signers import so_far, with_signers
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.reader import Registry
 from modpkg.resolve.catalog import Release
-from modpkg.resolve.lock import Lock, LockedModule
+from modpkg.resolve.lock import Lock, LockedModule, lock_of
 from modpkg.resolve.resolve import Chosen, Resolution
 from modpkg.trust.rules import NOBODY, rule_of
 
@@ -118,20 +118,13 @@ def _refused(
     """Return why a release is not signed by who has signed the locked one; the manifest holds."""
     manifest = workspace.manifest
     installed = workspace.environment.ever_installed() if remembers else []
-    release = Release(
-        line=line,
-        registry=registry,
-        overrides={},
-        name=ModuleName(line.name),
-        version=parse_version(line.version),
-    )
     was = so_far(line.name, lock, installed)
     if not _is_needed(workspace, line) and (was is None or was.signer == NOBODY):
         return {}
     signed = with_signers(
         _alone(workspace, line, registry),
         lock,
-        Resolution({release.name: Chosen(release, ())}, ()),
+        _resolution(line, registry),
         manifest,
         accepted=accepted,
         installed=installed,
@@ -202,21 +195,12 @@ def _keep(
 
 def _alone(workspace: Workspace, line: IndexLine, registry: Registry) -> Lock:
     """Return a lock of a release by itself."""
-    lock, address = workspace.lock, workspace.registries.recorded(registry)
-    return Lock(
-        requirements=[] if lock is None else lock.requirements,
-        module=[_as_locked(line, registry, address)],
-    )
+    lock, address = workspace.lock, workspace.registries.recorded
+    requirements = [] if lock is None else lock.requirements
+    return lock_of(requirements, _resolution(line, registry), address=address)
 
 
-def _as_locked(line: IndexLine, registry: Registry, address: str) -> LockedModule:
-    return LockedModule(
-        name=line.name,
-        version=line.version,
-        kind=line.kind,
-        registry=registry.name,
-        address=address,
-        release=line.release,
-        listing=registry.listing,
-        requires=list(line.requires),
-    )
+def _resolution(line: IndexLine, registry: Registry) -> Resolution:
+    name, version = ModuleName(line.name), parse_version(line.version)
+    release = Release(line=line, registry=registry, overrides={}, name=name, version=version)
+    return Resolution({name: Chosen(release, ())}, ())
