@@ -80,6 +80,8 @@ SIGNATURES_BYTES = 1 << 20
 SUCCESSORS_BYTES = 4 << 20
 #: What vouches for releases and was fetched before it is needed, bytes in all.
 VOUCHING_AHEAD_BYTES = 32 << 20
+#: Copies of what was fetched that wait to be written, bytes in all.
+LATE_COPIES_BYTES = 32 << 20
 #: Releases that a signer stands by when it names its successor, the newest ones.
 SUCCEEDED_RELEASES = 2_000
 #: An entry of a registry's log, bytes.

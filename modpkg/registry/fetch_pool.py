@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from modpkg.registry.late_copies import copies_wait
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
@@ -22,13 +24,14 @@ def fetch_pool(*, waits: bool = True) -> Iterator[Executor]:
     from modpkg.registry.requests import RequestPool, abandon  # slow to import; folders need none
 
     pool = RequestPool(AT_ONCE)
-    try:
-        yield pool
-        if waits:
-            pool.shutdown()
-    except (KeyboardInterrupt, SystemExit):
-        pool.shutdown(wait=False, cancel_futures=True)
-        abandon()
-        raise
-    finally:
-        pool.shutdown(wait=waits, cancel_futures=True)
+    with copies_wait():
+        try:
+            yield pool
+            if waits:
+                pool.shutdown()
+        except (KeyboardInterrupt, SystemExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            abandon()
+            raise
+        finally:
+            pool.shutdown(wait=waits, cancel_futures=True)

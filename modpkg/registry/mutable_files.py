@@ -28,7 +28,7 @@ from modpkg.core.records import IndexLine, RegistryInfo, decode_record
 from modpkg.core.redacted import redacted
 from modpkg.core.regular_file import read_file
 from modpkg.registry.hinted_files import HintedFiles
-from modpkg.registry.revalidation import asked, keep_nothing, revalidated, write_changed
+from modpkg.registry.revalidation import Sent, asked, write_changed
 from modpkg.registry.source import FileMissing, Source
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ which of them a project needs may only be seen one after the other."""
 
 NOT_KEPT = ("M501", "M592")
 """What is raised where something is read offline that is not here, or not as it is signed."""
-_Sent = tuple[bytes, Callable[[], None]]
-"""A file, and what keeps a copy of it."""
 Arrived = Callable[[bytes], None] | None
 """Called with what was read, in whatever thread reads it, if it takes a while to verify that."""
 
@@ -76,6 +74,15 @@ class FileCheck(Protocol):
 
         Raises:
             TrustError: It is not what is signed.
+        """
+        ...
+
+    def is_current(self, path: str, data: bytes) -> bool:
+        """Return whether a file is signed as it is here, and is not being replaced.
+
+        Raises:
+            TrustError: What says so is not what it has to be.
+            RegistryUnreachable, RegistryError: It cannot be read.
         """
         ...
 
@@ -130,9 +137,9 @@ class MutableFiles:
         self._ahead_lock = threading.Lock()
         self.checks: FileCheck | None = None
         """What verifies the files, of a registry that may be signed."""
-        self._hinted: HintedFiles[_Sent] = HintedFiles()
+        self._hinted: HintedFiles[Sent] = HintedFiles()
         self._is_home_silent = False
-        self._info: _Sent | None = None
+        self._info: Sent | None = None
         self._info_lock = threading.Lock()
         self._digests: dict[str, str] | None = None
         """By path, the digests of files; None as long as the list was not asked for."""
@@ -175,25 +182,36 @@ class MutableFiles:
                     raise InstallError("M592", what=what)
             raise InstallError("M501", what=what)
         is_checked = self.checks is not None and self.checks.covers(path)
+        sent = None
         try:
-            data, keep = self._asked(path, most)
+            sent = self._asked(path, most)
         except FileMissing:
             if not is_checked:
                 raise
-            data, keep = None, keep_nothing
+        data = None if sent is None else sent.data
         if self.checks is not None and is_checked:
             self._arrive(data, arrived)
             found = self.checks.checked(path, data, lambda: self._own(path, most))
             if found is None:
                 raise FileMissing(path)
             if found is not data:
-                data, keep = found, keep_nothing
-                if copy is not None:
-                    write_changed(copy, data)
-        if data is None:
+                sent = Sent(found, copy)
+        if sent is None:
             raise AssertionError("only what is checked may be missing")
-        keep()
-        return data
+        sent.keep(is_signed=self._is_current(path, sent.data))
+        return sent.data
+
+    def _is_current(self, path: str, data: bytes) -> bool:
+        """Return whether a file is signed as it is here, so that nobody has to ask for it.
+
+        Raises:
+            TrustError: What says so is not what it has to be.
+            RegistryUnreachable, RegistryError: It cannot be read.
+        """
+        checks = self.checks
+        if checks is None or path == REGISTRY_INFO or not checks.covers(path):
+            return False  # who signs is seen by registry.json, which is asked for each time
+        return checks.is_current(path, data)
 
     def _counts(self, path: str, data: bytes) -> bool:
         """Return whether a file's copy may be read offline."""
@@ -209,10 +227,10 @@ class MutableFiles:
             RuntimeError: The pool was shut down.
         """
 
-        def read() -> _Sent:
+        def read() -> Sent:
             self.prefetch(path, pool)
             sent = self._asked_now(path, bounds.HINTED_FILE_BYTES)
-            self._arrive(sent[0], arrived)
+            self._arrive(sent.data, arrived)
             return sent
 
         self._hinted.begin(path, read, pool, most)
@@ -283,11 +301,11 @@ class MutableFiles:
     def info(self) -> bytes | None:
         """Return ``registry.json`` as it is sent; None if it is missing."""
         with suppress(FileMissing):
-            return self._asked(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)[0]
+            return self._asked(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES).data
         return None
 
-    def _asked(self, path: str, most: int) -> _Sent:
-        """Return a file as it is now, and what keeps a copy of it."""
+    def _asked(self, path: str, most: int) -> Sent:
+        """Return a file as it is now."""
         if path != REGISTRY_INFO:
             hinted = self._hinted.take(path)
             return self._asked_now(path, most) if hinted is None else hinted
@@ -296,22 +314,24 @@ class MutableFiles:
                 self._info = self._asked_now(path, most)
             return self._info
 
-    def _asked_now(self, path: str, most: int) -> _Sent:
+    def _asked_now(self, path: str, most: int) -> Sent:
         copy = self.copy(path)
         if copy is None:
-            return self._source.read(path, most), keep_nothing
-        if (data := _read(copy)) is not None:
+            return Sent(self._source.read(path, most))
+        if (before := _read(copy)) is not None:
             if path == REGISTRY_MODULES:
-                if self._digests and len(data) <= most:
-                    return data, keep_nothing  # it was asked for already
-            elif self._current().get(path) == digest_bytes(data):
-                return data, keep_nothing
-        before = data
-        data, keep = asked(self._source, path, copy, most)
-        if path == REGISTRY_MODULES and len(data) <= self._most_ahead():
+                if self._digests and len(before) <= most:
+                    return Sent(before)  # it was asked for already
+            elif (digest := self._current().get(path)) is not None:
+                if digest == digest_bytes(before):
+                    return Sent(before)
+            elif len(before) <= most and self._is_current(path, before):
+                return Sent(before)
+        sent = asked(self._source, path, copy, most)
+        if path == REGISTRY_MODULES and len(sent.data) <= self._most_ahead():
             with self._lock:
-                self._learn(before, data)
-        return data, keep
+                self._learn(before, sent.data)
+        return sent
 
     def _own(self, path: str, most: int) -> bytes | None:
         """Return a file as the registry itself has it now; None if it has none."""
@@ -363,7 +383,7 @@ class MutableFiles:
         if before is not None and len(before) > most:
             return
         try:
-            data = revalidated(self._source, REGISTRY_MODULES, path, most)
+            sent = asked(self._source, REGISTRY_MODULES, path, most)
         except RegistryError as error:
             if error.code != "M327":  # what is too long may be worth it for more modules
                 self._digests = {}
@@ -371,7 +391,8 @@ class MutableFiles:
         except (FileMissing, ModpkgError):  # each file is asked for, which tells what is wrong
             self._digests = {}
             return
-        self._learn(before, data)
+        sent.keep()
+        self._learn(before, sent.data)
 
     def _learn(self, before: bytes | None, data: bytes) -> None:
         """Note what the list says, and what is other than it said ``before``."""

@@ -8,7 +8,6 @@ with: of a file that is damaged, or was written by another process meanwhile, no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import InstallError
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import read_file
+from modpkg.registry.late_copies import keep_copy
 from modpkg.registry.source import Source
 from modpkg.registry.validator import Validator
 
@@ -35,45 +35,53 @@ class _Seen(Struct, frozen=True):
 _DECODER = msgspec.json.Decoder(_Seen)
 
 
-def revalidated(source: Source, path: str, cached: Path, most: int) -> bytes:
+class Sent(Struct, frozen=True):
+    """A file as a source has it now, and where a copy of it is kept."""
+
+    data: bytes
+    copy: Path | None = None
+    """Where; None if the copy is there already, or none is kept."""
+    before: bytes | None = None
+    """What the copy has so far."""
+    validator: Validator | None = None
+
+    def keep(self, *, is_signed: bool = False) -> None:
+        """Keep a copy, and what came with it.
+
+        What ``is_signed`` as it is here is verified whenever it is read, and never asked for.
+        """
+        if self.copy is None:
+            return
+        if is_signed:
+            if self.before != self.data:
+                keep_copy(self.copy, self.data)
+            return
+        write_changed(self.copy, self.data, self.before)
+        if self.validator is not None:
+            seen = _Seen(digest_bytes(self.data), self.validator)
+            write_changed(_beside(self.copy), msgspec.json.encode(seen))
+
+
+def asked(source: Source, path: str, cached: Path, most: int) -> Sent:
     """Return a file of a source, from ``cached`` if the source says that it has not changed.
-
-    Raises:
-        What `asked` raises.
-    """
-    data, keep = asked(source, path, cached, most)
-    keep()
-    return data
-
-
-def asked(source: Source, path: str, cached: Path, most: int) -> tuple[bytes, Callable[[], None]]:
-    """Return a file as `revalidated` does, and what keeps it in the place of ``cached``.
 
     Raises:
         FileMissing: The source has no such file.
         RegistryUnreachable: The file cannot be read.
         RegistryError: The file has over ``most`` bytes.
     """
-    beside = cached.with_name(cached.name + SUFFIX)
     before = _read(cached)
-    seen = None if before is None else _seen(beside, before)
+    seen = None if before is None else _seen(_beside(cached), before)
     content = source.read_changed(path, None if seen is None else seen.validator, most)
-    if content is None:
-        if before is None:
-            raise AssertionError(f"{path} was asked for without a condition")
-        return before, keep_nothing
-
-    def keep() -> None:
-        write_changed(cached, content.data, before)
-        if content.validator is not None:
-            seen = _Seen(digest_bytes(content.data), content.validator)
-            write_changed(beside, msgspec.json.encode(seen))
-
-    return content.data, keep
+    if content is not None:
+        return Sent(content.data, cached, before, content.validator)
+    if before is None:
+        raise AssertionError(f"{path} was asked for without a condition")
+    return Sent(before)
 
 
-def keep_nothing() -> None:
-    """Keep no copy, as where it is there already."""
+def _beside(cached: Path) -> Path:
+    return cached.with_name(cached.name + SUFFIX)
 
 
 def write_changed(path: Path, data: bytes, before: bytes | None = None) -> None:

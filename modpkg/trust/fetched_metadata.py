@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from modpkg.core import bounds, system
 from modpkg.core.digests import digest_bytes
@@ -12,8 +13,12 @@ from modpkg.core.filenames import REGISTRY_INFO
 from modpkg.core.records import RegistryInfo, decode_record
 from modpkg.registry.signature_files import asked_at_once
 from modpkg.registry.source import FileMissing, FolderSource, Source
+from modpkg.trust.metadata import BinKeys, version_of
 from modpkg.trust.remembered_metadata import FIRST_ROOT
 from modpkg.trust.signed_paths import FOLDER
+
+if TYPE_CHECKING:
+    from modpkg.trust.trusted_metadata import TrustedMetadata
 
 
 class FetchedMetadata:
@@ -37,6 +42,34 @@ class FetchedMetadata:
         """Fetch files, each of so many bytes at most, for `read`, which tells what fails."""
         if self.is_remote:
             asked_at_once([partial(self._fetch, *file) for file in files], is_remote=True)
+
+    def fetch_changed(
+        self,
+        trusted: TrustedMetadata,
+        paths: Collection[str],
+        remembered: Callable[[str], bytes | None],
+    ) -> None:
+        """Fetch the targets role and the bins of files, as far as they have changed.
+
+        How many bins there are is guessed by the snapshot; a wrong guess is a request too many.
+
+        Args:
+            trusted: What says which versions are current.
+            paths: The files.
+            remembered: Returns what is remembered of a file of metadata.
+        """
+        if trusted.snapshot is None:
+            raise AssertionError("the snapshot is not loaded")
+        named = trusted.snapshot.meta
+        bins = sum(name.startswith("index-") for name in named)
+        guess = BinKeys([], 1, max(bins.bit_length() - 1, 1))
+        wanted = []
+        for role in ("targets", *sorted({guess.name(path) for path in paths})):
+            meta, known = named.get(f"{role}.json"), remembered(f"{role}.json")
+            if meta is not None and (known is None or version_of(known) != meta.version):
+                wanted.append((f"{meta.version}.{role}.json", bounds.TUF_BIN_BYTES))
+        if len(wanted) > 1:
+            self.fetch(wanted)
 
     def _fetch(self, name: str, most: int) -> None:
         try:

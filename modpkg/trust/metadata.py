@@ -112,6 +112,11 @@ class SignedFile(Struct, frozen=True, omit_defaults=True):
         """The digests that it may have, however long ago they were announced."""
         return {f"sha256:{self.hashes.get('sha256')}", *self.custom.coming}
 
+    def is_settled_as(self, digest: str) -> bool:
+        """Return whether it has a digest, and no other one is announced."""
+        announced = self.custom.new or self.custom.coming
+        return not announced and digest == f"sha256:{self.hashes.get('sha256')}"
+
     def digests_at(self, now: datetime.datetime) -> set[str]:
         """Return the digests that it may have at a time, to who reads it."""
         young = {one for one, since in self.custom.coming.items() if _is_young(since, now)}

@@ -11,6 +11,7 @@ from modpkg.core.errors import InstallError, TrustError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import read_file
+from modpkg.registry.late_copies import keep_copy
 
 FIRST_ROOT = "1.root.json"
 
@@ -56,8 +57,7 @@ class RememberedMetadata:
 
     def keep_copy(self, name: str, data: bytes) -> None:
         """Keep a copy of a file that was verified, and that is fetched again if it is lost."""
-        with contextlib.suppress(OSError, InstallError):  # then it is fetched each time
-            write_atomically(self._folder / name, data, flush=False)
+        keep_copy(self._folder / name, data)
 
 
 def is_taken(take: Callable[[], object]) -> bool:

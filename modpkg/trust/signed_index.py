@@ -77,6 +77,7 @@ class SignedIndex:
         self._now = now or (lambda: datetime.datetime.now(datetime.timezone.utc))
         self._lock = threading.RLock()
         self._bins: dict[str, threading.Lock] = {}
+        """Of the bins that are loaded, or are being loaded."""
         self._trusted: TrustedMetadata | None = None
         self._copies: SignedCopies | None = None
         self._is_unsigned = False
@@ -106,7 +107,7 @@ class SignedIndex:
         if self._is_unsigned:
             return data
         self._want(path)
-        trusted = self._believed()
+        trusted = self.metadata()
         for number in range(TRIES):
             if trusted is None:
                 return data
@@ -118,6 +119,19 @@ class SignedIndex:
                 trusted = self._refreshed(trusted)
                 data = again()
         raise TrustError("M564", path=path, url=self._url, reason=reason)
+
+    def is_current(self, path: str, data: bytes) -> bool:
+        """Return whether a file is signed as it is here, and is not being replaced.
+
+        Raises:
+            TrustError: The metadata is not what it has to be.
+            RegistryUnreachable, RegistryError: It cannot be read.
+        """
+        if self._is_unsigned or (trusted := self.metadata()) is None:
+            return False
+        self._load_bin(trusted, trusted.bin_of(path))
+        file = trusted.file(path)
+        return file is not None and file.is_settled_as(digest_bytes(data))
 
     @property
     def is_ready(self) -> bool:
@@ -132,7 +146,7 @@ class SignedIndex:
         """Begin to fetch what `checked` will need for a file."""
         self._want(path)
         if (trusted := self._trusted) is not None:
-            if trusted.bin_of(path) in trusted.bins:
+            if trusted.bin_of(path) in self._bins:
                 return
         elif self._is_unsigned or self._begun:
             return  # who is at it holds the lock, for which nobody waits here
@@ -145,24 +159,16 @@ class SignedIndex:
 
     def _fetch_ahead(self, path: str) -> None:
         try:
-            if (trusted := self._believed()) is not None:
+            if (trusted := self.metadata()) is not None:
                 self._load_bin(trusted, trusted.bin_of(path))
         except (ModpkgError, FileMissing):
             pass  # who needs it meets it
-
-    def metadata(self) -> TrustedMetadata | None:
-        """Return the metadata of the registry as it is now; None if it is not signed.
-
-        Raises:
-            TrustError: It is not what it has to be.
-        """
-        return self._believed()
 
     def names(self) -> list[str] | None:
         """Return the modules whose index files are signed; None if the registry is not."""
         from modpkg.trust.signed_names import signed_names
 
-        trusted = self._believed()
+        trusted = self.metadata()
         return None if trusted is None else signed_names(trusted, self._load_bin)
 
     def seen(self) -> SeenRegistry | None:
@@ -187,8 +193,13 @@ class SignedIndex:
 
     # The metadata ---------------------------------------------------------------------------
 
-    def _believed(self) -> TrustedMetadata | None:
-        """Return the metadata, which is read now if it was not yet; None if there is none."""
+    def metadata(self) -> TrustedMetadata | None:
+        """Return the metadata, which is read now if it was not yet; None if it is not signed.
+
+        Raises:
+            TrustError: It is not what it has to be.
+            RegistryUnreachable, RegistryError: It cannot be read.
+        """
         with self._lock:
             if self._trusted is None and not self._is_unsigned:
                 try:
@@ -333,7 +344,7 @@ class SignedIndex:
         if self.locked is not None:
             trusted.check_since(self.locked)
         self._root = digest_bytes(first)
-        self._fetch_together(trusted, ahead)
+        ahead.fetch_changed(trusted, self._wanted.copy(), self._memory.read)
         self._load(trusted, ahead, "targets", trusted.update_targets)
         for role in {trusted.bin_of(path) for path in self._wanted.copy()}:  # others may add to it
             if ahead.has(f"{trusted.file_of(role).version}.{role}.json"):
@@ -341,28 +352,6 @@ class SignedIndex:
                     partial(self._load, trusted, ahead, role, partial(trusted.update_bin, role))
                 )
         return trusted
-
-    def _fetch_together(self, trusted: TrustedMetadata, ahead: FetchedMetadata) -> None:
-        """Fetch the targets role and the bins that are wanted now, as far as they have changed.
-
-        How many bins there are is guessed by the snapshot; a wrong guess is a request too many.
-        """
-        from modpkg.trust.metadata import BinKeys, version_of
-
-        if trusted.snapshot is None:
-            raise AssertionError("the snapshot is not loaded")
-        named = trusted.snapshot.meta
-        bins = sum(name.startswith("index-") for name in named)
-        guess = BinKeys([], 1, max(bins.bit_length() - 1, 1))
-        roles = ["targets", *sorted({guess.name(path) for path in self._wanted.copy()})]
-        wanted = []
-        for role in roles:
-            meta = named.get(f"{role}.json")
-            known = self._memory.read(f"{role}.json")
-            if meta is not None and (known is None or version_of(known) != meta.version):
-                wanted.append((f"{meta.version}.{role}.json", bounds.TUF_BIN_BYTES))
-        if len(wanted) > 1:
-            ahead.fetch(wanted)
 
     def _new_roots(self, source: FetchedMetadata, trusted: TrustedMetadata) -> dict[str, bytes]:
         """Take the roots that follow, and return their files."""

@@ -1,8 +1,12 @@
-"""Copies of an index that are read offline, and mirrors at first contact: neither is believed."""
+"""Copies of an index: offline they count if they are signed, and online nobody asks for those then.
+
+Of mirrors at first contact nothing is believed either.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +14,16 @@ import pytest
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import RegistryUnreachable
+from modpkg.core.filenames import REGISTRY_MODULES
+from modpkg.core.tree import BlobTree
 from modpkg.registry.mutable_files import MutableFiles
+from modpkg.registry.reader import Registry
 from modpkg.trust import signed_index
 from modpkg.trust.known_registry import NamedRoot, SeenRegistry, remembered_folder
 from modpkg.trust.signed_index import SignedIndex
 from tests.raising import raises
+from tests.registry.servers import Server, serve
+from tests.registry.test_revalidation import with_etags
 from tests.trust.signed_registry import DAY, HostileSource, SignedRegistry
 
 WORDS = "index/words.jsonl"
@@ -190,3 +199,97 @@ def test_a_mirror_is_asked_who_signs_where_the_registry_cannot_be(
     mirror = HostileSource(registry.folder)
     both = SignedIndex(mirror, server, lambda: info, now=registry.clock)
     assert both.metadata() is not None
+
+
+# What is not asked for ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sent(registry: SignedRegistry) -> Iterator[Server]:
+    """A server of the registry without its list of modules, which would tell what has changed."""
+    (registry.folder / REGISTRY_MODULES).unlink(missing_ok=True)
+    with serve(registry.folder) as server:
+        server.fault = with_etags
+        yield server
+
+
+def asked(sent: Server, store: Path, registry: SignedRegistry, *names: str) -> list[str]:
+    """Return the index files that a new command asks for."""
+    sent.seen.clear()
+    opened = Registry(sent.url, cache=BlobTree(store))
+    files = opened.files
+    files.checks = SignedIndex(files.source, files.source, files.info, now=registry.clock)
+    for name in names:
+        path = f"index/{name}.jsonl"
+        assert files.read(path, bounds.INDEX_BYTES) == (registry.folder / path).read_bytes()
+    return [path[1:] for path in sent.paths() if path.startswith("/index/")]
+
+
+def test_a_copy_that_is_signed_as_it_is_is_not_asked_for(
+    registry: SignedRegistry, sent: Server, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    registry.publish("words", b"one\n")
+    registry.publish("more", b"more\n")
+    both = ["words", "more"]
+    assert asked(sent, store, registry, *both) == ["index/words.jsonl", "index/more.jsonl"]
+    assert asked(sent, store, registry, *both) == []
+    registry.publish("words", b"two\n")
+    assert asked(sent, store, registry, *both) == ["index/words.jsonl"]
+    assert asked(sent, store, registry, *both) == []
+    assert not [*store.rglob("*.jsonl.validator")]  # nobody is going to ask by one
+
+
+def test_a_damaged_copy_is_asked_for(
+    registry: SignedRegistry, sent: Server, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    registry.publish("words", b"one\n")
+    asked(sent, store, registry, "words")
+    (copy,) = store.rglob("words.jsonl")
+    copy.write_bytes(bytes(copy.stat().st_size))  # as a loss of power may leave it
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+    assert copy.read_bytes() == b"one\n"
+    assert asked(sent, store, registry, "words") == []
+
+
+def test_what_is_being_replaced_is_asked_for(
+    registry: SignedRegistry, sent: Server, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    registry.publish("words", b"one\n")
+    asked(sent, store, registry, "words")
+    registry.writer.announce("index/words.jsonl", b"one\n", b"two\n")
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+    registry.write_index("words", b"two\n")
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+    registry.writer.settle(["index/words.jsonl"])
+    assert asked(sent, store, registry, "words") == []
+
+
+def test_a_copy_from_before_the_index_was_signed_is_held_to_it(
+    registry: SignedRegistry, sent: Server, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    registry.publish("words", b"one\n")
+    Registry(sent.url, cache=BlobTree(store)).files.read("index/words.jsonl", bounds.INDEX_BYTES)
+    assert [*store.rglob("words.jsonl.validator")]
+    assert asked(sent, store, registry, "words") == []
+    (copy,) = store.rglob("words.jsonl")
+    copy.write_bytes(b"evil\n")
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+
+
+def test_a_private_index_is_asked_for_each_time(
+    registry: SignedRegistry, sent: Server, tmp_path: Path
+) -> None:
+    """Whether another one has taken its place is not known from what is signed."""
+    store = tmp_path / "store"
+    registry.write_index("secret", b"one\n")
+    registry.writer.announce_private(b"one\n")
+    registry.writer.settle_private(None, b"one\n")
+    assert asked(sent, store, registry, "secret") == ["index/secret.jsonl"]
+    assert asked(sent, store, registry, "secret") == ["index/secret.jsonl"]
+    assert sent.seen[-1].path == "/index/secret.jsonl"
+    assert "if-none-match" in sent.seen[-1].headers

@@ -1,0 +1,79 @@
+"""Copies that are written once nothing is being fetched any more.
+
+Each step of a write gives way to all threads that fetch, and a file takes several times as long
+then. What is written here is verified whenever it is read, and fetched again if it is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from modpkg.core import bounds
+from modpkg.core.errors import InstallError
+from modpkg.core.files import write_atomically
+
+
+class _Waiting:
+    """Copies that are not written yet."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with none, as a forked process does."""
+        self.lock = threading.Lock()
+        self.fetching = 0
+        """How many pools fetch."""
+        self.files: dict[Path, bytes] = {}
+        self.bytes = 0
+
+    def take(self) -> dict[Path, bytes]:
+        """Return the copies, which wait no more."""
+        files, self.files, self.bytes = self.files, {}, 0
+        return files
+
+
+_waiting = _Waiting()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_waiting.forget)
+
+
+def keep_copy(path: Path, data: bytes) -> None:
+    """Write a copy, or let it wait until nothing is being fetched."""
+    with _waiting.lock:
+        _waiting.bytes -= len(_waiting.files.pop(path, b""))
+        if _waiting.fetching and _waiting.bytes + len(data) <= bounds.LATE_COPIES_BYTES:
+            _waiting.files[path] = data
+            _waiting.bytes += len(data)
+            return
+    _write(path, data)
+
+
+@contextlib.contextmanager
+def copies_wait() -> Iterator[None]:
+    """Let copies wait meanwhile; the last one to end writes them, unless it was interrupted."""
+    with _waiting.lock:
+        _waiting.fetching += 1
+    files: dict[Path, bytes] = {}
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with _waiting.lock:
+            _waiting.take()
+        raise
+    finally:
+        with _waiting.lock:
+            _waiting.fetching -= 1
+            if not _waiting.fetching:
+                files = _waiting.take()
+        for path, data in files.items():
+            _write(path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with contextlib.suppress(OSError, InstallError):  # a cache that cannot be written is none
+        write_atomically(path, data, flush=False)
