@@ -8,7 +8,7 @@ does not know yet that the log continues what the lock has.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -185,10 +185,11 @@ def check_locked_releases(
     """
     asked: dict[Registry, list[LockedModule]] = {}
     needed = {by_name[name] for name in fetched}
+    unknown = cache(lambda registry: _is_unknown(registry, locked(registry)))
     for module in lock.module:
         registry = by_name[module.name]
         if not registry.offline and not module.listing:
-            if is_new and (registry in needed or _is_unknown(registry, locked(registry))):
+            if is_new and (registry in needed or unknown(registry)):
                 asked.setdefault(registry, [])
             if module.unlogged:
                 asked.setdefault(registry, []).append(module)

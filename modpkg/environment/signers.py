@@ -23,7 +23,7 @@ from modpkg.core.records import IndexLine
 from modpkg.environment.generations import ModuleState
 from modpkg.manifest.schema import Manifest
 from modpkg.registry.reader import Registry
-from modpkg.registry.signature_files import asked_at_once
+from modpkg.registry.signature_files import asked_at_once, signatures_path
 from modpkg.registry.standing import is_succeeded
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule
@@ -107,11 +107,15 @@ def with_signers(
     from modpkg.trust.successors import Successions, successions_by_index
 
     questions: list[Callable[[], Signers | Successions]] = []
+    waits: list[bool] = []
     for module, release, _ in asked:
-        questions.append(partial(signers_of, release.registry, release.line))
-        questions.append(partial(successions_by_index, release.registry, module.name))
-    is_remote = any(one.registry.folder is None for _, one, _ in asked)
-    answers = asked_at_once(questions, is_remote=is_remote)
+        registry, line = release.registry, release.line
+        path, is_remote = signatures_path(parse_digest(line.release)), registry.folder is None
+        questions.append(partial(signers_of, registry, line))
+        waits.append(is_remote and registry.files.arrived(path) is None)
+        questions.append(partial(successions_by_index, registry, module.name))
+        waits.append(is_remote and is_succeeded(registry.index(module.name)))
+    answers = asked_at_once(questions, is_remote=waits)
     found = [one for one in answers if isinstance(one, Signers)]
     successions = [one for one in answers if isinstance(one, Successions)]
     refused: dict[str, TrustError] = {}

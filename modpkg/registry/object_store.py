@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from datetime import timedelta
@@ -19,6 +20,7 @@ from modpkg.registry.http_errors import proxy_of
 _IMPORTING = threading.Lock()
 
 
+@functools.cache
 def library() -> Any:
     """Return the package obstore, which is slow to import.
 

@@ -82,6 +82,7 @@ class Registry:
             )
         self.origin, self.remedy = origin, "check the address"
         self.stands_for = self.listing = ""  # a model of a hub, and the digest of what it lists
+        self._address = redacted(self.source.url)
         read, hosts = self.source.read, settings.place_hosts
         self.elsewhere = ElsewhereBlobs(read, self.url, hosts, warn, offline)
         self.expected: Mapping[str, str] = {}
@@ -105,7 +106,7 @@ class Registry:
     @property
     def url(self) -> str:
         """The address as it is shown and recorded: ``stands_for``, or its own without secrets."""
-        return self.stands_for or redacted(self.source.url)
+        return self.stands_for or self._address
 
     @property
     def shown(self) -> str:

@@ -94,9 +94,23 @@ def signature_files(
             yield path, bundles_in(registry.files.own(path, most_of(path)))
 
 
-def asked_at_once(questions: Sequence[Callable[[], T]], *, is_remote: bool) -> list[T]:
-    """Return the answers to questions to registries, which remote ones are asked together."""
-    if not is_remote or len(questions) < 2:
+def asked_at_once(
+    questions: Sequence[Callable[[], T]], *, is_remote: bool | Sequence[bool]
+) -> list[T]:
+    """Return the answers to questions to registries, which remote ones are asked together.
+
+    ``is_remote`` may tell for each question whether a request is waited for: a thread for one that
+    has come would take longer than the answer.
+    """
+    waits = [is_remote] * len(questions) if isinstance(is_remote, bool) else is_remote
+    if sum(waits) < 2:
         return [question() for question in questions]
     with fetch_pool() as pool:
-        return [*pool.map(lambda question: question(), questions)]
+        begun = [
+            pool.submit(question) if is_waited_for else None
+            for question, is_waited_for in zip(questions, waits, strict=True)
+        ]
+        return [
+            question() if future is None else future.result()
+            for question, future in zip(questions, begun, strict=True)
+        ]

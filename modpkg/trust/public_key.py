@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -46,7 +47,7 @@ class PublicKey(Struct, frozen=True):
 
         try:
             if self.algorithm == "ed25519":
-                self._ed25519().verify(signature, message)
+                _ed25519(self).verify(signature, message)
             else:
                 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA  # slow to import
                 from cryptography.hazmat.primitives.hashes import SHA256
@@ -72,15 +73,7 @@ class PublicKey(Struct, frozen=True):
         Raises:
             TrustError: The bytes are no key.
         """
-        return self._ed25519() if self.algorithm == "ed25519" else self._ecdsa()
-
-    def _ed25519(self) -> Ed25519PublicKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        try:
-            return Ed25519PublicKey.from_public_bytes(self.data)
-        except ValueError:
-            raise TrustError("M540", text=str(self)) from None
+        return _ed25519(self) if self.algorithm == "ed25519" else self._ecdsa()
 
     def _ecdsa(self) -> EllipticCurvePublicKey:
         from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
@@ -89,6 +82,21 @@ class PublicKey(Struct, frozen=True):
             return EllipticCurvePublicKey.from_encoded_point(SECP256R1(), self.data)
         except ValueError:
             raise TrustError("M540", text=str(self)) from None
+
+
+@lru_cache(maxsize=64)
+def _ed25519(key: PublicKey) -> Ed25519PublicKey:
+    """Return a key as `cryptography` has it: mostly, one key has signed all that is verified.
+
+    Raises:
+        TrustError: The bytes are no key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        return Ed25519PublicKey.from_public_bytes(key.data)
+    except ValueError:
+        raise TrustError("M540", text=str(key)) from None
 
 
 def parse_key(text: str) -> PublicKey:

@@ -15,13 +15,17 @@ from msgspec import structs
 
 from modpkg.core.digests import parse_digest
 from modpkg.core.filenames import REGISTRY_INFO, REGISTRY_MODULES
-from modpkg.core.records import canonical_json
+from modpkg.core.records import LogInfo, canonical_json
+from modpkg.environment import logged
 from modpkg.environment.signed_registries import log_of, without_seen
 from modpkg.registry.object_source import ObjectSource
-from modpkg.resolve.lock import Lock, LockedRegistry, format_lock, parse_lock
+from modpkg.registry.reader import Registry
+from modpkg.resolve.lock import Lock, LockedModule, LockedRegistry, format_lock, parse_lock
 from modpkg.trust.log import checking
 from modpkg.trust.log.appending import LogWriter
 from modpkg.trust.log.entries import logged_path, transfer_entry
+from modpkg.trust.log.log_checkpoint import LogCheckpoint
+from modpkg.trust.log.memory import LogState
 from tests.cli.test_everywhere import run
 from tests.raising import raises
 from tests.registry.servers import serve
@@ -315,6 +319,32 @@ def test_an_install_asks_once_whether_the_log_continues_what_the_lock_has(
     bob.ok("lock")
     bob.ok("install", "--frozen")
     assert asked == []
+
+
+def test_what_was_seen_of_a_log_is_read_once_for_all_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged_registry = LoggedRegistry(tmp_path / "models").begin()
+    registry = Registry(str(logged_registry.folder))
+    state = LogState(LogInfo(ORIGIN, "key"), LogCheckpoint(ORIGIN, 1, bytes(32)))
+    modules = [
+        LockedModule(
+            name=f"m{n}", version="1", kind="base", registry="r", release="sha256:" + "0" * 64
+        )
+        for n in range(9)
+    ]
+    reads = []
+    monkeypatch.setattr(logged.LogMemory, "read", lambda self: reads.append(self.path))
+    monkeypatch.setattr(logged, "_checked", lambda *args: None)
+    logged.check_locked_releases(
+        Lock(requirements=[], module=modules),
+        {module.name: registry for module in modules},
+        lambda registry: state,
+        is_new=True,
+        fetched=[],
+        warn=pytest.fail,
+    )
+    assert len(reads) == 1
 
 
 def test_what_was_locked_offline_is_asked_for_later(
