@@ -199,9 +199,11 @@ def main() -> None:
     found: dict[tuple[str, str], list[tuple[float, Run]]] = {}
     with tempfile.TemporaryDirectory(prefix="modpkg-trust-") as name:
         installers = dict(prepared(Path(name), options.modules))
+        order = [*installers.items()]
         for turn in range(options.runs + 1):
+            order = [*order[1:], order[0]]  # what one leaves to the disk is another one's each time
             for delay in DELAYS:
-                for label, installer in installers.items():
+                for label, installer in order:
                     for what, run in zip(("first", "again"), installer.run(delay), strict=True):
                         if turn:  # the first one warms up the machine's caches
                             found.setdefault((what, label), []).append((delay, run))
