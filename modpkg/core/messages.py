@@ -622,6 +622,10 @@ MESSAGES: dict[str, str] = {
         "clock it is {now}, so that one of them is far off. Set the clock; if it is right, run: "
         "modpkg registry trust sign --fresh --online-key KEY {word}"
     ),
+    "M593": (
+        "{path} would have more than {most}, and then nobody could read it, so it stays as it is; "
+        "{remedy}."
+    ),
     "M599": (
         "{path} would be longer than {most}, and then nobody could read it, so this signature was "
         "not added; what else is in it may have come from others: ask the registry's owner."

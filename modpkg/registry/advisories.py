@@ -15,8 +15,10 @@ from modpkg.registry.advisory import Advisory, malformed_reason, of_modules, par
 from modpkg.registry.place import Place, RegistryChange
 from modpkg.registry.reader import Registry
 from modpkg.registry.source import FileMissing
+from modpkg.registry.written_files import check_length
 
 _DECODER = msgspec.json.Decoder(Advisory)
+_FEWER = "publish shorter documents of advisories that it has, under their IDs"
 
 
 def read_advisories(registry: Registry, names: Collection[str]) -> list[Advisory] | None:
@@ -95,7 +97,8 @@ def add_advisories(place: Place, documents: Iterable[tuple[str, bytes]]) -> list
 
     Raises:
         RecordError: One is malformed.
-        PublishError: An advisory was modified later than the new one, or nothing can be written.
+        PublishError: An advisory was modified later than the new one, the file would have more
+            than readers take, or nothing can be written.
     """
     checked = [(check_advisory(data, what), data) for what, data in documents]
     return _write(place, checked, keep_newer=False)
@@ -136,13 +139,10 @@ def _write(
             lines[advisory.id] = text
             written.append(advisory)
         after = b"".join(text + b"\n" for _, text in sorted(lines.items()))
-        if len(after) > bounds.ADVISORIES_BYTES:
-            raise RegistryError(
-                "M327",
-                url=place.url,
-                path=REGISTRY_ADVISORIES,
-                most=f"{bounds.ADVISORIES_BYTES:,} bytes",
-            )
+        check_length(REGISTRY_ADVISORIES, after, bounds.ADVISORIES_BYTES, _FEWER)
+        if after.count(b",") > bounds.ADVISORIES_VALUES:
+            most = f"{bounds.ADVISORIES_VALUES:,} values"
+            raise PublishError("M593", path=REGISTRY_ADVISORIES, most=most, remedy=_FEWER)
         if after != before:
             change.replace(REGISTRY_ADVISORIES, after)
         return written

@@ -42,6 +42,9 @@ from modpkg.registry.release_blobs import blobs_of, verify_built
 from modpkg.registry.signature_files import add_bundles, signatures_path
 from modpkg.registry.standing import Standing, check_free
 from modpkg.registry.writer import RegistryWriter
+from modpkg.registry.written_files import check_length
+
+_WITHOUT_REVIEW = "write a shorter message, or publish without a review"
 
 
 class CandidateWriter(RegistryWriter):
@@ -111,6 +114,7 @@ class CandidateWriter(RegistryWriter):
 
         Raises:
             RecordError: The module has as many candidates as it may have, or a text is not valid.
+            PublishError: Their file would be longer than readers take.
         """
         file, before = self._candidates(change, line.name)
         for one in file.lines:
@@ -133,6 +137,8 @@ class CandidateWriter(RegistryWriter):
         )
         check_candidate_texts(proposed)
         file.lines.append(proposed)
+        most = int(0.9 * bounds.CANDIDATES_BYTES)  # the rest is for what decides
+        check_length(candidates_path(line.name), format_candidates(file), most, _WITHOUT_REVIEW)
         self._write_candidates(change, line.name, file, before)
         return proposed
 
@@ -226,6 +232,8 @@ class CandidateWriter(RegistryWriter):
             check(one)
             check_free(one.line, lines, self.url)
             decided = _decided(one, "accepted", by, reason, now)
+            marked = replace(decided, line=replace(one.line, published=moment_text(now)))
+            _check_candidates(name, format_candidates(_with(file, marked)))
             if not any(existing.release == one.line.release for existing in lines):
                 try:
                     others = self._other_versions(one.line, lines)
@@ -270,6 +278,7 @@ class CandidateWriter(RegistryWriter):
     ) -> None:
         data = format_candidates(file)
         if data != before:
+            _check_candidates(name, data)
             change.replace(candidates_path(name), data)
 
     def _check_blobs(self, blobs: Sequence[tuple[Digest, str]]) -> None:
@@ -277,6 +286,11 @@ class CandidateWriter(RegistryWriter):
             places = (blob_path(digest), elsewhere_path(digest))
             if all(self.place.size(path) is None for path in places):
                 raise IntegrityError("M306", what=what, digest=digest, source=self.url)
+
+
+def _check_candidates(name: str, data: bytes) -> None:
+    remedy = "give a shorter reason"
+    check_length(candidates_path(name), data, bounds.CANDIDATES_BYTES, remedy)
 
 
 def _decided(

@@ -13,10 +13,11 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from modpkg.core.bounds import MODULES_LINES, MODULES_VALUES
+from modpkg.core import bounds
 from modpkg.core.decoding import clean_texts
 from modpkg.core.errors import RegistryError
 from modpkg.core.filenames import REGISTRY_MODULES
+from modpkg.core.files import human_bytes
 from modpkg.core.names import module_name, parse_version
 from modpkg.core.records import SPEC, IndexLine, ModuleLine, ReleaseRecord, canonical_json
 from modpkg.registry.select import newest_release
@@ -66,15 +67,24 @@ def module_line(line: IndexLine, record_of: Callable[[IndexLine], ReleaseRecord]
 
 
 def check_bounds(data: bytes, url: str) -> None:
-    """Check that a file is not of more lines or values than a registry has.
+    """Check that a file has no more bytes, lines and values than a registry's has.
 
     Raises:
         RegistryError: It is.
     """
-    for mark, most, things in ((b"\n", MODULES_LINES, "lines"), (b",", MODULES_VALUES, "values")):
-        if data.count(mark) > most:
-            shown = f"{most:,} {things}"
-            raise RegistryError("M327", url=url, path=REGISTRY_MODULES, most=shown)
+    if (most := exceeded(data)) is not None:
+        raise RegistryError("M327", url=url, path=REGISTRY_MODULES, most=most)
+
+
+def exceeded(data: bytes) -> str | None:
+    """Return the bound that a file is over, as it is shown; None if there is none."""
+    if len(data) > bounds.MODULES_BYTES:
+        return human_bytes(bounds.MODULES_BYTES)
+    if data.count(b"\n") > bounds.MODULES_LINES:
+        return f"{bounds.MODULES_LINES:,} lines"
+    if data.count(b",") > bounds.MODULES_VALUES:
+        return f"{bounds.MODULES_VALUES:,} values"
+    return None
 
 
 def parse_module_lines(

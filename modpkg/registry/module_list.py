@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +33,7 @@ from modpkg.core.records import ModuleLine, ReleaseRecord
 from modpkg.registry.index import parse_index
 from modpkg.registry.module_lines import (
     check_bounds,
+    exceeded,
     format_module_lines,
     module_line,
     parse_module_lines,
@@ -43,6 +44,7 @@ from modpkg.registry.source import FileMissing
 
 ABANDONED = datetime.timedelta(days=1)
 """After which a change that has not ended is nobody's any more; clocks may differ by hours."""
+_SHORTER = "publish with a shorter summary, or ask who runs the registry to have its modules in two"
 MENDED = 100
 """Lines of other modules that are mended with one change, each at two requests or so."""
 
@@ -66,12 +68,13 @@ class ModuleList:
         """Take the digest of an index file out, which was read and is now replaced.
 
         Raises:
-            PublishError: The list cannot be written.
+            PublishError: The list cannot be written, or would be longer than readers take.
             TrustError: The registry has a log, and this place no journal that writes it.
         """
         if self._place.journal is None and self._has_log():
             raise TrustError("M557", url=self._place.url)
         before, lines = self._read(change)
+        listed = {*lines}
         if before is None:
             self._describe(lines, self._names())
         elif name not in lines:
@@ -80,7 +83,7 @@ class ModuleList:
             lines[name] = replace(lines[name], index=None, changing=self._mark)
         if lines:
             try:
-                self._write(change, before, lines)
+                self._write(change, before, lines, listed)
             except PermissionError as error:  # its readers would not see what is published
                 reason = f"{REGISTRY_MODULES}: {error.strerror}"
                 raise PublishError("M309", url=self._place.url, reason=reason) from None
@@ -98,6 +101,7 @@ class ModuleList:
         records by their digests, as far as they are known.
         """
         before, lines = self._read(change)
+        listed = {*lines}
         if before is None:
             self._describe(lines, [other for other in self._names() if other != name])
         own = lines.get(name)
@@ -106,14 +110,18 @@ class ModuleList:
         if before is not None:
             self._describe(lines, self._to_mend(lines))
         with contextlib.suppress(PermissionError):  # a release is not refused for this
-            self._write(change, before, lines)
+            self._write(change, before, lines, listed)
 
     def write_all(self, change: RegistryChange) -> None:
-        """Write the list by all index files."""
-        before, _ = self._read(change)
+        """Write the list by all index files.
+
+        Raises:
+            PublishError: It would be longer than readers take.
+        """
+        before, listed = self._read(change)
         lines: dict[str, ModuleLine] = {}
         self._describe(lines, self._names())
-        self._write(change, before, lines)
+        self._write(change, before, lines, listed)
 
     def _has_log(self) -> bool:
         info = self._place.source.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
@@ -130,12 +138,32 @@ class ModuleList:
         return data, parse_module_lines(data, f"{self._place.url}/{REGISTRY_MODULES}")
 
     def _write(
-        self, change: RegistryChange, before: bytes | None, lines: Mapping[str, ModuleLine]
+        self,
+        change: RegistryChange,
+        before: bytes | None,
+        lines: Mapping[str, ModuleLine],
+        listed: Container[str],
     ) -> None:
-        info = self._place.source.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES)
-        data = format_module_lines(lines, digest_bytes(info))
-        if data != before:
-            change.replace(REGISTRY_MODULES, data)
+        """Write the list; where there is no room for all, that of the modules that it ``listed``.
+
+        Nobody could publish any more after a longer one: who publishes reads it. A module that is
+        not in the list is found by its index file.
+
+        Raises:
+            PublishError: There is no room for these.
+        """
+        info = digest_bytes(self._place.source.read(REGISTRY_INFO, bounds.REGISTRY_INFO_BYTES))
+        data = format_module_lines(lines, info)
+        if exceeded(data) is not None:
+            if before is None:
+                return  # readers know what to do without a list, and not with an empty one
+            kept = {name: line for name, line in lines.items() if name in listed}
+            data = format_module_lines(kept, info)
+        if data == before:
+            return
+        if (most := exceeded(data)) is not None:
+            raise PublishError("M593", path=REGISTRY_MODULES, most=most, remedy=_SHORTER)
+        change.replace(REGISTRY_MODULES, data)
 
     def _may_end(self, line: ModuleLine) -> bool:
         """Return whether nobody else can be changing the index file of a line."""

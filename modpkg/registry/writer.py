@@ -26,7 +26,7 @@ from modpkg.core.records import IndexLine, ReleaseRecord
 from modpkg.core.tree import BlobTree
 from modpkg.manifest.cutoff import moment_text
 from modpkg.registry.folder_place import FolderPlace
-from modpkg.registry.index import format_index, parse_index
+from modpkg.registry.index import parse_index
 from modpkg.registry.known import remember_published
 from modpkg.registry.missing import no_such_module
 from modpkg.registry.module_list import ModuleList
@@ -45,6 +45,7 @@ from modpkg.registry.release_blobs import blobs_of, verify_built
 from modpkg.registry.signature_files import (
     add_bundles,
     signature_files,
+    signatures_path,
     signed_line,
     successors_path,
 )
@@ -53,10 +54,10 @@ from modpkg.registry.standing import (
     check_free,
     check_present,
     is_removed,
-    is_succeeded,
     standing_of,
     without_removed,
 )
+from modpkg.registry.written_files import index_file
 from modpkg.release.build_stamps import hashed_packs
 from modpkg.release.verify import check_record
 
@@ -111,7 +112,7 @@ class RegistryWriter:
 
         Raises:
             PublishError: The version is published with another release digest, or was removed, or a
-                pack is in neither.
+                pack is in neither; or nobody could read the index any more.
             IntegrityError, RecordError, ReleaseError, PackError: The release is damaged; nothing is
                 published.
         """
@@ -138,6 +139,7 @@ class RegistryWriter:
                     self._list.end(change, line.name, records={line.release: record})
                     return existing
             others = self._other_versions(line, lines)
+            index_file(line.name, [*others, _longest(line, now)], before)
             new = add(change)
             published = replace(line, size=new, published=moment_text(now), yanked=None)
             if bundle is not None:
@@ -157,7 +159,7 @@ class RegistryWriter:
 
         Raises:
             NotFound: The registry does not have it any more.
-            PublishError: It has as many as it may have.
+            PublishError: It has as many as it may have, or nobody could read the index any more.
         """
 
         def edit(change: RegistryChange) -> IndexLine:
@@ -165,9 +167,11 @@ class RegistryWriter:
             known = next((one for one in lines if one.release == line.release), None)
             if known is None:
                 raise self._reader().not_found(line.name, line.version)
+            others = [other for other in lines if other is not known]
+            if known.signed is not True:
+                index_file(line.name, [*others, replace(known, signed=True)], before)
             signed = signed_line(change, known, bundles)
             if signed is not known:
-                others = [other for other in lines if other is not known]
                 self._write_index(change, line.name, [*others, signed], before)
             return signed
 
@@ -193,7 +197,8 @@ class RegistryWriter:
         for existing in lines:
             if existing.release == line.release:
                 return existing
-        self._other_versions(line, lines)
+        others = self._other_versions(line, lines)
+        index_file(line.name, [*others, _longest(line, None)], b"")
         blobs = [
             BuiltBlob(digest, what, tree)
             for digest, what in blobs_of(record)
@@ -225,7 +230,8 @@ class RegistryWriter:
 
         Raises:
             IntegrityError, RecordError: The other registry is damaged; none is published.
-            PublishError: A version is published with another release digest.
+            PublishError: A version is published with another release digest, or nobody could read
+                the index any more.
         """
         records, blobs = {}, dict[Digest, CopiedBlob]()
         there = without_removed(lines)  # of the others, the lines are all that there is
@@ -245,6 +251,7 @@ class RegistryWriter:
             others, before = self._lines(change, name)
             for line in lines:
                 others = self._other_versions(line, others)
+            index_file(name, [*others, *lines], before)
             change.add([*blobs.values()], progress)
             change.add(own, progress)
             for path, bundles in signatures.items():
@@ -280,11 +287,10 @@ class RegistryWriter:
         """Mark a release as yanked with a reason, or undo that with None; ``bundle`` signs it.
 
         Raises:
-            What `restate` raises, and `sign`.
+            What `restate` raises.
         """
-        if bundle is not None:
-            self.sign(self._reader().line(name, version), [bundle])
-        return self.restate(name, version, lambda said: replace(said, yanked=reason))[0]
+        bundles = [] if bundle is None else [bundle]
+        return self.restate(name, version, lambda said: replace(said, yanked=reason), bundles)[0]
 
     def deprecate(
         self, name: str, version: str | None, reason: str | None, successor: str = ""
@@ -312,11 +318,9 @@ class RegistryWriter:
         """Say of a release what another registry says of it, and signs, of which this is a copy.
 
         Raises:
-            What `restate` raises, and `sign`.
+            What `restate` raises.
         """
-        if bundles:
-            self.sign(line, [*bundles])
-        return self.restate(line.name, line.version, lambda _: standing_of(line))[0]
+        return self.restate(line.name, line.version, lambda _: standing_of(line), bundles)[0]
 
     def succeed(self, name: str, bundle: bytes) -> list[IndexLine]:
         """Add what a signer of a module says of the one after it, and note that in the index.
@@ -329,13 +333,20 @@ class RegistryWriter:
         return lines
 
     def restate(
-        self, name: str, version: str | None, edit: Callable[[Standing], Standing]
+        self,
+        name: str,
+        version: str | None,
+        edit: Callable[[Standing], Standing],
+        bundles: Sequence[bytes] = (),
     ) -> list[IndexLine]:
         """Change what is said of a release, or of all that a module has; return the lines.
 
+        ``bundles`` are signatures of it, which are added.
+
         Raises:
             NotFound: The registry does not have it.
-            PublishError: The release was removed.
+            PublishError: The release was removed, has as many signatures as it may have, or nobody
+                could read the index any more.
         """
         wanted = None if version is None else parse_version(version)
 
@@ -354,7 +365,13 @@ class RegistryWriter:
             if all(is_removed(line) for line in chosen) and [*new.values()] != chosen:
                 raise PublishError("M482", name=name, version=chosen[-1].version, registry=self.url)
             new |= {line.version: line for line in chosen if is_removed(line)}
+            if bundles:
+                new = {one: replace(line, signed=True) for one, line in new.items()}
             changed = [new.get(line.version, line) for line in lines]
+            if changed != lines:
+                index_file(name, changed, before)
+            for line in new.values() if bundles else ():
+                add_bundles(change, signatures_path(parse_digest(line.release)), [*bundles])
             if changed == lines:
                 self._list.end(change, name)  # whoever changed it may have been killed
             else:
@@ -380,9 +397,7 @@ class RegistryWriter:
         before: bytes,
         records: Mapping[str, ReleaseRecord] | None = None,
     ) -> None:
-        if is_succeeded(lines):  # of the module, whichever line is read
-            lines = [replace(line, succeeded=True) for line in lines]
-        data = format_index(lines, before)
+        data = index_file(name, lines, before)
         self._list.begin(change, name)
         change.replace(f"index/{name}.jsonl", data)
         self._list.end(change, name, data, records)
@@ -415,3 +430,8 @@ class RegistryWriter:
         ]
         own = BuiltBlob(parse_digest(release), "the release record", tree)
         return change.add(blobs, progress) + change.add([own], progress)
+
+
+def _longest(line: IndexLine, now: datetime.datetime | None) -> IndexLine:
+    """Return the line of a release to publish, at least as long as it will be."""
+    return replace(line, size=10**15, published=moment_text(now), yanked=None, signed=True)

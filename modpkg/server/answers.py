@@ -40,7 +40,7 @@ STATUS: dict[type[ModpkgError], int] = {
 BY_CODE = {
     **dict.fromkeys(["M430", "M431", "M433"], 401),
     **dict.fromkeys(["M457"], 403),
-    **dict.fromkeys(["M451", "M458"], 413),
+    **dict.fromkeys(["M451", "M458", "M593", "M599"], 413),
     **dict.fromkeys(["M452"], 422),
     **dict.fromkeys(["M434", "M484"], 429),
     **dict.fromkeys(["M550", "M555", "M556"], 503),  # the log: it is for who runs the server

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from modpkg.core import bounds
 from modpkg.core.progress import Progress
 from modpkg.manifest.config import Settings
 from modpkg.manifest.logins import SentToken
@@ -197,3 +199,31 @@ def test_administrators_publish_advisories(live: Live) -> None:
     with raises("M209"):
         root.publish_advisories(["{}"])
     assert b"ACME" in Registry(live[0].settings.url).source.read("advisories.jsonl")
+
+
+def test_an_index_file_longer_than_readers_take_is_refused(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, tokens = live
+    with server.database.begin() as db:
+        owner = db.query(Account).filter_by(name="ada").one()
+        db.add(Module(name="full", created=now()))
+        db.flush()
+        db.add(Role(module="full", account_id=owner.id, role="owner"))
+    folder = server.place.folder or Path()
+    publish_collection(folder, "full", "1.0")
+    ada, path = writer(live, "ada"), folder / "index/full.jsonl"
+    before = path.read_bytes()
+    monkeypatch.setattr(bounds, "INDEX_BYTES", len(before) + 100)
+    with raises("M593", match=r"answers: index/full\.jsonl would have more than"):
+        ada.yank("full", "1.0", 200 * "x")
+    with raises("M593"):
+        ada.deprecate("full", None, 200 * "x")
+    tree, line = built(write_module(tmp_path / "full", "full", "2.0"), server.place)
+    with raises("M593"):
+        ada.publish(Registry(str(tree.root)), line)
+    assert path.read_bytes() == before
+    url = f"{server.settings.url}/api/1/modules/full/yank"
+    headers = {"Authorization": f"Bearer {tokens['ada']}"}
+    answer = httpx.post(url, headers=headers, json={"version": "1.0", "reason": 200 * "x"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "M593")
