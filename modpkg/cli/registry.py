@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from modpkg.cli.options import json_option, project_options, span_option, with_workspace
 from modpkg.cli.output import counted, good, note, print_json, say, strong, table, tell
-from modpkg.cli.registry_address import location_of, registry_alone, warn_if_unsigned
+from modpkg.cli.registry_address import location_of, registry_alone, storage_of, warn_if_unsigned
 from modpkg.cli.registry_advisory import advisory_command
 from modpkg.cli.registry_log import audit_log_command, witness_command
 from modpkg.cli.registry_remove import remove_release_command
@@ -182,7 +182,7 @@ def init_registry(
     """
     if name is not None:
         check_name(name)
-    place = open_place(location_of(workspace, address).address, workspace.settings)
+    place = storage_of(workspace, address)
     if isinstance(place, BucketPlace) and (ignored := probe(place)):
         raise PublishError("M848", url=place.url, ignored=" and ".join(ignored))
     made = not is_registry(place)
@@ -348,7 +348,7 @@ def collect_registry(
     """
     if age < DAY:
         raise UsageError("M901", message="--older-than is at least '1 day'.")
-    place = open_place(location_of(workspace, address).address, workspace.settings)
+    place = storage_of(workspace, address)
     freed = remove_unnamed(
         place,
         older_than=datetime.timedelta(seconds=age),

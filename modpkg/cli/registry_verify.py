@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from modpkg.cli.options import json_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, say, strong, tell
-from modpkg.cli.registry_address import registry_alone
+from modpkg.cli.registry_address import registry_alone, storage_of
 from modpkg.core.errors import ModpkgError
 from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.files import human_bytes
@@ -60,6 +60,8 @@ def verify_command(
     a server are verified where its storage is named, with a sample of their own. Exit status 1:
     something is left damaged.
     """
+    if mends:
+        storage_of(workspace, address)  # who names where it is read learns that before all is read
     registry = registry_alone(workspace, address)
     trees = [registry]
     if (inner := private_address(registry)) is not None:

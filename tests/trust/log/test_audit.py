@@ -349,6 +349,10 @@ def test_only_the_storage_is_written(
             ["audit", server.url, "--void", key],
             ["witness", server.url, "--key", key, "--name", "w.example", "--write"],
             ["trust", "init", server.url, "--root-key", key, "--online-key", key],
+            ["gc", server.url],
+            ["gc", server.url, "--dry-run"],
+            ["init", server.url],
+            ["verify", server.url, "--mend"],
         ):
             status, _, err = run(capfd, "registry", *words)
             assert (status, "error[M576]" in err) == (1, True), err
