@@ -12,12 +12,18 @@ from urllib.parse import urlsplit
 from modpkg.core import bounds
 from modpkg.core.errors import RegistryError, RegistryUnreachable
 from modpkg.core.home import config_path
+from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.manifest.config import StoreAccess
 from modpkg.manifest.logins import Login
+from modpkg.manifest.normal_address import origin
 from modpkg.registry.credentials import INCOMPLETE, endpoint_of, missing_credentials, store_options
 from modpkg.registry.http_errors import proxy_of
 
 _IMPORTING = threading.Lock()
+_LOCAL_HOST = lazy_pattern(
+    r"localhost|[0-9a-f:.]*:[0-9a-f:.]*|(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+))*"
+)
+"""A host, in lower case, that may be this machine, and that every client takes for the same one."""
 
 
 @functools.cache
@@ -103,7 +109,7 @@ def _in_clear(url: str, endpoint: str) -> RegistryUnreachable:
     where, remedies = "", ["use https"]
     if (proxy := proxy_of(endpoint)) is not None:
         where = f", through the proxy {proxy[1]} that {proxy[0]} names"
-        if _is_local(parts.hostname or ""):
+        if _is_local(endpoint):
             remedies = [f"add {parts.hostname} to NO_PROXY"]
     cloud = {"s3": "AWS", "gs": "GOOGLE"}.get(urlsplit(url).scheme, "AZURE")
     return RegistryUnreachable(
@@ -117,22 +123,30 @@ def _in_clear(url: str, endpoint: str) -> RegistryUnreachable:
 def is_private(url: str) -> bool:
     """Return whether a request cannot be read in transit: by TLS, or on this machine."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
     if parts.scheme != "http":
         return True
-    if not _is_local(host):
+    if not _is_local(url):
         return False
     from urllib.request import getproxies_environment, proxy_bypass
 
     proxied = {"http", "all"} & getproxies_environment().keys()
-    return not proxied or bool(proxy_bypass(host))
+    hosts = {parts.hostname or "", origin(url)[1]}  # some clients ask for one, some for the other
+    return not proxied or all(map(proxy_bypass, hosts))
 
 
-def _is_local(host: str) -> bool:
-    """Return whether a host is this machine by its very text."""
+def _is_local(url: str) -> bool:
+    """Return whether the host of a URL is this machine by its very text.
+
+    It has to be for whatever reads it: not all clients take escapes, backslashes and a dot at the
+    end as `normal_address` does, and may ask a resolver for such a host.
+    """
     import ipaddress  # slow to import
 
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if "\\" in parts.netloc or not _LOCAL_HOST.fullmatch(host):
+        return False
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(origin(url)[1]).is_loopback
     except ValueError:
         return host == "localhost"
