@@ -81,6 +81,8 @@ class SignedIndex:
         self._trusted: TrustedMetadata | None = None
         self._copies: SignedCopies | None = None
         self._is_unsigned = False
+        self._failure: Exception | None = None
+        """Why the metadata could not be read when that was tried last."""
         self._begun = False
         self._wanted = {REGISTRY_INFO}
         """Files that are asked for before there is metadata."""
@@ -127,6 +129,8 @@ class SignedIndex:
             TrustError: The metadata is not what it has to be.
             RegistryUnreachable, RegistryError: It cannot be read.
         """
+        if not self.is_ready and self._known_root() is None:
+            return False  # whether it is signed would take a request, as the file does
         if self._is_unsigned or (trusted := self.metadata()) is None:
             return False
         self._load_bin(trusted, trusted.bin_of(path))
@@ -200,13 +204,19 @@ class SignedIndex:
             TrustError: It is not what it has to be.
             RegistryUnreachable, RegistryError: It cannot be read.
         """
+        before = self._failure
         with self._lock:
             if self._trusted is None and not self._is_unsigned:
+                if self._failure is not None and self._failure is not before:
+                    raise self._failure  # else all who waited would try in turn
                 try:
                     first = self._first_root()
                     self._trusted = self._of_any(lambda source: self._read(source, first))
                 except Unsigned:
                     self._is_unsigned = True
+                except Exception as error:
+                    self._failure = error
+                    raise
             return self._trusted
 
     def _of_any(self, read: Callable[[Source], T]) -> T:

@@ -24,7 +24,7 @@ from modpkg.trust.signed_index import SignedIndex
 from tests.raising import raises
 from tests.registry.servers import Server, serve
 from tests.registry.test_revalidation import with_etags
-from tests.trust.signed_registry import DAY, HostileSource, SignedRegistry
+from tests.trust.signed_registry import DAY, HostileSource, SignedRegistry, reader
 
 WORDS = "index/words.jsonl"
 OTHER = f"sha256:{'0' * 64}"
@@ -275,10 +275,62 @@ def test_a_copy_from_before_the_index_was_signed_is_held_to_it(
     registry.publish("words", b"one\n")
     Registry(sent.url, cache=BlobTree(store)).files.read("index/words.jsonl", bounds.INDEX_BYTES)
     assert [*store.rglob("words.jsonl.validator")]
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+    (request,) = (one for one in sent.seen if one.path == "/index/words.jsonl")
+    assert "if-none-match" in request.headers
     assert asked(sent, store, registry, "words") == []
     (copy,) = store.rglob("words.jsonl")
     copy.write_bytes(b"evil\n")
     assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+
+
+def test_whether_a_registry_is_signed_is_not_waited_for_where_nobody_knows_of_it(
+    tmp_path: Path, sent: Server, registry: SignedRegistry
+) -> None:
+    """The first files of a registry that is not signed would wait for its registry.json."""
+    store = tmp_path / "store"
+    info = json.loads((registry.folder / "registry.json").read_bytes())
+    del info["tuf"]
+    (registry.folder / "registry.json").write_text(json.dumps(info))
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+    assert asked(sent, store, registry, "words") == ["index/words.jsonl"]
+    paths = sent.paths()
+    assert paths.index("/index/words.jsonl") < paths.index("/registry.json")
+
+
+def test_who_waited_for_metadata_that_cannot_be_read_does_not_try_in_turn(
+    registry: SignedRegistry,
+) -> None:
+    source = HostileSource(registry.folder)
+    assert reader(source, registry.clock).metadata() is not None  # it is known to be signed
+    source.asked.clear()
+
+    def fail(path: str) -> None:
+        raise RegistryUnreachable("M302", url=source.url, reason="it is down")
+
+    source.before_read = fail
+    signed = reader(source, registry.clock)
+
+    class Turn:
+        """A lock that another thread had before, which did not get the metadata either."""
+
+        others = 1
+
+        def __enter__(self) -> None:
+            if self.others:
+                self.others -= 1
+                with raises("M302"):
+                    signed.metadata()
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    signed._lock = Turn()  # type: ignore[assignment]
+    with raises("M302"):
+        signed.is_current(WORDS, b"")
+    assert source.asked.count("tuf/timestamp.json") == 1
+    source.before_read = lambda path: None
+    assert signed.metadata() is not None  # who comes later tries again
 
 
 def test_a_private_index_is_asked_for_each_time(
