@@ -9,12 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from msgspec import Struct
 
 from modpkg.core import bounds
 from modpkg.core.errors import InstallError
 from modpkg.core.files import write_atomically
+
+
+class _Copy(Struct, frozen=True):
+    """What was fetched, and when."""
+
+    data: bytes
+    at: float
+    """Seconds since 1970."""
 
 
 class _Waiting:
@@ -28,10 +39,10 @@ class _Waiting:
         self.lock = threading.Lock()
         self.fetching = 0
         """How many pools fetch."""
-        self.files: dict[Path, bytes] = {}
+        self.files: dict[Path, _Copy] = {}
         self.bytes = 0
 
-    def take(self) -> dict[Path, bytes]:
+    def take(self) -> dict[Path, _Copy]:
         """Return the copies, which wait no more."""
         files, self.files, self.bytes = self.files, {}, 0
         return files
@@ -45,9 +56,10 @@ if hasattr(os, "register_at_fork"):
 def keep_copy(path: Path, data: bytes) -> None:
     """Write a copy, or let it wait until nothing is being fetched."""
     with _waiting.lock:
-        _waiting.bytes -= len(_waiting.files.pop(path, b""))
+        if (known := _waiting.files.pop(path, None)) is not None:
+            _waiting.bytes -= len(known.data)
         if _waiting.fetching and _waiting.bytes + len(data) <= bounds.LATE_COPIES_BYTES:
-            _waiting.files[path] = data
+            _waiting.files[path] = _Copy(data, time.time())
             _waiting.bytes += len(data)
             return
     _write(path, data)
@@ -58,7 +70,7 @@ def copies_wait() -> Iterator[None]:
     """Let copies wait meanwhile; the last one to end writes them, unless it was interrupted."""
     with _waiting.lock:
         _waiting.fetching += 1
-    files: dict[Path, bytes] = {}
+    files: dict[Path, _Copy] = {}
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -70,8 +82,20 @@ def copies_wait() -> Iterator[None]:
             _waiting.fetching -= 1
             if not _waiting.fetching:
                 files = _waiting.take()
-        for path, data in files.items():
-            _write(path, data)
+        for path, copy in files.items():
+            if not _is_written_since(path, copy.at):
+                _write(path, copy.data)
+
+
+def _is_written_since(path: Path, moment: float) -> bool:
+    """Return whether somebody has written a copy meanwhile, another command perhaps: it is newer.
+
+    One of a time to come says nothing.
+    """
+    try:
+        return moment < path.stat().st_mtime <= time.time()
+    except OSError:
+        return False
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from modpkg.core import bounds
+from modpkg.registry import late_copies
 from modpkg.registry.fetch_pool import fetch_pool
 from modpkg.registry.late_copies import copies_wait, keep_copy
 
@@ -58,6 +61,22 @@ def test_a_newer_copy_is_not_replaced_by_one_that_waited(
         keep_copy(folder / "a", b"old")
         keep_copy(folder / "a", b"newer")
     assert (folder / "a").read_bytes() == b"newer"
+
+
+def test_what_another_command_has_written_meanwhile_is_not_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time() + 1000
+    monkeypatch.setattr(late_copies, "time", SimpleNamespace(time=lambda: now))
+    for name, written in (("meanwhile", now + 5), ("before", now - 5), ("to-come", now + 99)):
+        (folder / name).write_bytes(b"another")
+        os.utime(folder / name, (written, written))
+    with copies_wait():
+        for path in [*folder.iterdir()]:
+            keep_copy(path, b"this")
+        now += 10
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert found == {"meanwhile": b"another", "before": b"this", "to-come": b"this"}
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
