@@ -216,10 +216,10 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M305", "M306", "M310", "M508", "M864"], IntegrityError),
     **dict.fromkeys(["M877", "M886", "M893"], IntegrityError),
     **dict.fromkeys(
-        ["M307", "M309", "M311", "M317", "M329", "M535", "M546", "M576", "M593", "M599", "M761"],
+        ["M307", "M309", "M311", "M317", "M329", "M535", "M546", "M576", "M577", "M593", "M599"],
         PublishError,
     ),
-    **dict.fromkeys(["M481", "M482", "M483", "M887"], PublishError),
+    **dict.fromkeys(["M481", "M482", "M483", "M761", "M887"], PublishError),
     **dict.fromkeys(["M846", "M847", "M848", "M867"], PublishError),
     **dict.fromkeys(["M468", "M469", "M470", "M471", "M472"], PublishError),
     **dict.fromkeys(["M401", "M403"], ResolutionImpossible),

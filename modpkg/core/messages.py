@@ -570,6 +570,11 @@ MESSAGES: dict[str, str] = {
         "{url} is where a registry is read, and not its storage; name the folder or object store "
         "(s3://, gs://, az://) that it is served from."
     ),
+    "M577": (
+        "What is said of whether {release} is yanked is numbered, and {signer} has used the last "
+        "number, {most}: whatever is signed of it now would count for nobody; leave --sign out, "
+        "and publish a newer release."
+    ),
     "M578": (
         "{release} is signed by {found}, and {signer} has signed none of that module, so its yank "
         "would count for nobody; {remedy} leave --sign out."

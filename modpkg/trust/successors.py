@@ -22,7 +22,7 @@ from modpkg.core.oidc_identity import OidcIdentity
 from modpkg.core.records import IndexLine
 from modpkg.registry.reader import Registry
 from modpkg.registry.select import usable_releases
-from modpkg.registry.signature_files import asked_at_once, signatures_path, successors_path
+from modpkg.registry.signature_files import asked_at_once, successors_path
 from modpkg.registry.standing import is_succeeded, without_removed
 from modpkg.trust.bundle import Signed, Signer, StatementSigner, sign_statement
 from modpkg.trust.public_key import PublicKey
@@ -238,7 +238,7 @@ def sign_yank(
 
     Raises:
         TrustError: The signer cannot sign now.
-        PublishError: This has been changed too often.
+        PublishError: Somebody has used the last number.
         RegistryUnreachable, RegistryError: The registry cannot be read.
     """
     number = 1
@@ -249,9 +249,14 @@ def sign_yank(
             is_of_module = any(successions.continue_one_of(who, one.signer) for _, who in releases)
             if is_of_module and not successions.of(one.signer):
                 number = max(number, one.said.number + 1)
+                if number > bounds.SIGNATURES:
+                    raise PublishError(
+                        "M577",
+                        release=f"{line.name} {line.version}",
+                        signer=lasting_text(one.signer),
+                        most=bounds.SIGNATURES,
+                    )
     release = parse_digest(line.release)
-    if number > bounds.SIGNATURES:
-        raise PublishError("M546", path=signatures_path(release), most=bounds.SIGNATURES)
     return sign_statement(yank_statement(line.name, line.version, release, reason, number), signer)
 
 

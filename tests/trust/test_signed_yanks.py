@@ -248,3 +248,23 @@ def test_only_who_signs_for_the_module_uses_up_numbers(
             if str(one.signer) == keys[signer]
         ]
         assert said[-1] == wanted + (3 if who == "fellow" else 0)
+
+
+def test_after_the_last_number_no_yank_is_signed(
+    home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    """A fellow signer has used it, with two signatures in the file."""
+    release(capfd, tmp_path, "1.0", "bob")
+    release(capfd, tmp_path, "1.1", "ada")
+    line = Registry(str(home / "registry")).line("words", "1.1")
+    digest = parse_digest(line.release)
+    path = home / "registry" / signatures_path(digest)
+    statement = yank_statement("words", "1.1", digest, None, bounds.SIGNATURES)
+    with open(path, "ab") as file:
+        file.write(sign_statement(statement, read_key(key_path("bob"), lambda: "")) + b"\n")
+    before = path.read_bytes()
+    status, _, err = run(capfd, "yank", "words==1.1", "--sign", "ada")
+    assert (status, "error[M577]" in err, keys["bob"] in err) == (1, True, True), err
+    assert (path.read_bytes(), "leave --sign out" in err) == (before, True)
+    assert run(capfd, "yank", "words==1.1")[0] == 0
+    assert Registry(str(home / "registry")).line("words", "1.1").yanked is not None
