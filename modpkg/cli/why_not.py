@@ -14,6 +14,7 @@ from modpkg.core.names import ModuleName, Requirement, parse_requirement
 from modpkg.environment.preview import open_preview
 from modpkg.environment.why_not import WhyNot, why_not
 from modpkg.environment.workspace import Workspace
+from modpkg.registry.select import newest_release
 from modpkg.resolve.catalog import Catalog
 
 
@@ -44,11 +45,16 @@ def _exact_version(requirement: Requirement, catalog: Catalog) -> Version:
     """
     specifiers = list(requirement.specifier)
     exact = [one for one in specifiers if one.operator == "==" and not one.version.endswith(".*")]
-    if len(specifiers) != 1 or not exact:
+    if len(specifiers) != 1 or not exact or requirement.extras:
         name = requirement.name
         if (unknown := catalog.unknown(name)) is not None:
             raise unknown
-        example = f"{name}=={catalog.releases(name)[0].version}"
+        releases = catalog.releases(name)
+        lines = [release.line for release in releases]
+        meant = newest_release(lines, requirement.specifier, or_yanked=True)
+        meant = meant or newest_release(lines, or_yanked=True)
+        version = releases[0].version if meant is None else meant.version
+        example = f"{name}=={version}"
         raise UsageError("M901", message=f'Name one version: modpkg why-not "{example}"')
     return Version(exact[0].version)
 
@@ -63,7 +69,7 @@ def _show(answer: WhyNot, manifest: str) -> None:
         if answer.command is not None:
             say(f"Only the requirement of {answer.name} in {manifest} rules it out.")
     else:
-        say(f"Nothing rules out {this}. {answer.explanation}")
+        say(f"{this} could be selected. {answer.explanation}")
     if answer.command is not None:
         say(f"To install it: {good(answer.command)}")
         show_changes(answer.changes)

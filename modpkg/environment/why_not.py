@@ -11,10 +11,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from modpkg.core.errors import ResolutionImpossible
-from modpkg.core.names import ModuleName
+from modpkg.core.names import ModuleName, parse_version, requirement_text
 from modpkg.environment.plan import VersionChange, version_changes
 from modpkg.environment.preview import Preview, versions_of
 from modpkg.resolve.catalog import Release
+from modpkg.resolve.explain import replacement
 from modpkg.resolve.need import Need
 from modpkg.resolve.suggest import QUESTION
 
@@ -42,6 +43,7 @@ def why_not(preview: Preview, name: ModuleName, version: Version) -> WhyNot:
         NotFound: There is no such release.
     """
     release = _release(preview, name, version)
+    version = release.version  # 1.0 where it was asked for 1.0.0
     chosen = preview.chosen()
     answer = WhyNot(
         name=name,
@@ -51,6 +53,11 @@ def why_not(preview: Preview, name: ModuleName, version: Version) -> WhyNot:
     )
     if chosen.get(name) == version:
         return answer
+    override = preview.catalog.overrides.get(name)
+    if override is not None and not override.specifier.contains(version, prereleases=True):
+        return msgspec.structs.replace(
+            answer, verdict="forbidden", explanation=replacement(name, override)
+        )
     pin = Need(name, None, SpecifierSet(f"=={version}"), where=QUESTION)
     install = f'modpkg install "{name}=={version}"'
     try:
@@ -136,7 +143,17 @@ def _preference(preview: Preview, release: Release, chosen: Version | None) -> s
     if (release.version < chosen) != preview.admission().prefers_lowest(name):
         word = "older" if release.version < chosen else "newer"
         return f"{name} {release.version} is {word} than {chosen}, which is preferred."
-    return f"{name} {chosen} is kept by the lock, or by a version selected before it."
+    for module in modules:
+        for needed in module.requires:
+            if needed.name == name and not needed.specifier.contains(
+                release.version, prereleases=True
+            ):
+                what = requirement_text(name, set(), needed.specifier)
+                return f"{module}, which is selected, needs {what}."
+    locked = None if preview.lock is None else preview.lock.find(name)
+    if locked is not None and parse_version(locked.version) == chosen:
+        return f"{name} {chosen} is kept by the lock."
+    return f"{name} {chosen} goes with the versions that were selected before it."
 
 
 def _changes(

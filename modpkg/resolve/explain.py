@@ -10,6 +10,7 @@ from modpkg.resolve.catalog import Catalog, Release
 from modpkg.resolve.derivation import ConflictBranch, branches
 from modpkg.resolve.need import Candidate, Identifier, Need
 from modpkg.resolve.order import bits, runs_of
+from modpkg.resolve.policy import VersionRange
 from modpkg.resolve.space import Space
 from modpkg.resolve.unsat_core import Cause
 
@@ -233,11 +234,16 @@ def _releases(
     overridden = catalog.overrides.get(name)
     if overridden is None:
         return _available(name, needs, catalog, admission)
-    what = requirement_text(name, set(), overridden.specifier)
     return [
-        f"  Every requirement on {name} is replaced by {what}, an override in {overridden.where}.",
+        f"  {replacement(name, overridden)}",
         *_available(name, needs, catalog, admission),
     ]
+
+
+def replacement(name: str, override: VersionRange) -> str:
+    """Return the sentence that an override replaces all requirements on a name."""
+    what = requirement_text(name, set(), override.specifier)
+    return f"Every requirement on {name} is replaced by {what}, an override in {override.where}."
 
 
 def _available(

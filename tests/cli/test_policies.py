@@ -289,13 +289,56 @@ def test_why_not_a_version_that_is_allowed(registry: Path) -> None:
     publish_collection(registry, "lib", "2.5")
     result = modpkg_json("why-not", "lib==2.5")
     assert (result["verdict"], result["command"]) == ("free", "modpkg update lib")
-    assert result["explanation"].startswith("lib 2.0 is kept by the lock")
+    assert result["explanation"] == "lib 2.0 is kept by the lock."
     assert result["changes"] == [{"name": "lib", "before": "2.0", "after": "2.5"}]
     result = modpkg_json("why-not", "lib==1.0")
     assert (result["verdict"], result["command"]) == ("free", 'modpkg install "lib==1.0"')
     assert result["explanation"] == "lib 1.0 is older than 2.0, which is preferred."
     modpkg("update", "lib")
     assert modpkg_json("why-not", "lib==2.5")["verdict"] == "chosen"
+
+
+def test_why_not_a_version_that_an_override_forbids(registry: Path) -> None:
+    """No command installs it: an override replaces what the command line requires, too."""
+    app('lib = "*"\n[overrides]\nlib = "==1.0"')
+    result = modpkg_json("why-not", "lib==2.0")
+    assert (result["verdict"], result["command"], result["changes"]) == ("forbidden", None, [])
+    assert "is replaced by lib==1.0, an override in modpkg.toml:6." in result["explanation"]
+    assert modpkg_json("why-not", "lib==1.0")["verdict"] == "chosen"
+
+
+def test_why_not_a_version_that_does_not_go_with_a_preferred_one(registry: Path) -> None:
+    publish_collection(registry, "top", "2.0", {"lib": "<2"})
+    app('top = "*"')
+    result = modpkg_json("why-not", "lib==2.0")
+    assert (result["verdict"], result["chosen"]) == ("free", "1.5")
+    assert result["explanation"] == "top 2.0, which is selected, needs lib<2."
+    lock()
+    result = modpkg_json("why-not", "lib==2.0")
+    assert result["explanation"] == "top 2.0, which is selected, needs lib<2."
+
+
+def test_why_not_names_a_version_as_its_release_does(registry: Path) -> None:
+    app('lib = "*"')
+    result = modpkg_json("why-not", "lib==2.0.0")
+    assert (result["version"], result["command"]) == ("2.0", 'modpkg install "lib==2.0"')
+
+
+def test_why_not_wants_one_version_and_offers_one_of_those_that_were_meant(registry: Path) -> None:
+    app('lib = "*"')
+    publish_collection(registry, "lib", "3.1rc1")
+    for text, offered in (
+        ("lib", "3.0"),
+        ("lib<3", "2.0"),
+        ("lib==2.*", "2.0"),
+        ("lib===1.0", "1.0"),
+        ("lib>9", "3.0"),
+        ("lib[all]==2.0", "2.0"),
+    ):
+        assert f'Name one version: modpkg why-not "lib=={offered}"' in refused(
+            "why-not", text, status=2
+        )
+    assert modpkg("why-not", "lib==2.0").stdout.startswith("lib 2.0 could be selected. ")
 
 
 def test_why_not_reports_yanked_and_pre_release_versions(registry: Path) -> None:
