@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from typing import Any
 from unittest.mock import patch
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from modpkg.core.records import IndexLine, canonical_json
 from modpkg.registry import index
-from modpkg.registry.index import parse_index
+from modpkg.registry.index import format_index, parse_index
 from tests.raising import raises
 
 DIGEST = "sha256:" + "0" * 64
@@ -199,3 +200,21 @@ def test_requirements_are_counted_while_they_are_read() -> None:
 def test_digests_are_told_from_other_texts(texts: list[str]) -> None:
     expected = all(re.fullmatch("sha256:[0-9a-f]{64}", text) is not None for text in texts)
     assert index._are_digests(texts) == expected
+
+
+@pytest.mark.parametrize("item", [b"[],", b"{},", b'{"a":0},'])
+@pytest.mark.parametrize("name", ["words", "other"])
+def test_a_malformed_line_takes_no_more_memory_than_its_bytes(item: bytes, name: str) -> None:
+    """Values decoded of it would take 25 times as much; of another name, it is malformed."""
+    values = item * ((1 << 20) // len(item))
+    raw = b'{"name":"words","version":"1.0","x":[' + values + b"0]}\n"
+    kept = IndexLine(name=name, version="1.1", kind="suite", release=f"sha256:{64 * 'a'}")
+    parse_index(raw, name, "r", lambda _: None)  # what is imported once
+    tracemalloc.start()
+    try:
+        assert parse_index(raw, name, "r", lambda _: None) == []
+        format_index([kept], raw)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(raw)
