@@ -58,6 +58,10 @@ class _VersionOnly(Struct):
     version: str
 
 
+_SPEC_ONLY = msgspec.json.Decoder(_SpecOnly)
+"""Made before threads use it."""
+
+
 def parse_index(
     data: bytes,
     name: str,
@@ -325,7 +329,7 @@ def _spec_of(raw: bytes) -> int:
     if len(raw) > INDEX_LINE_BYTES:
         return 0
     try:
-        return msgspec.json.decode(raw, type=_SpecOnly).spec
+        return _SPEC_ONLY.decode(raw).spec
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return 0
 

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct, field
 from msgspec.structs import replace
 
 from modpkg.core import bounds
@@ -23,7 +23,32 @@ from modpkg.core.records import SPEC, IndexLine, ModuleLine, ReleaseRecord, cano
 from modpkg.registry.select import newest_release
 from modpkg.registry.standing import is_removed
 
+
+class _AnyTexts(ModuleLine, kw_only=True, gc=False):
+    """A line with any texts, be they such that they can be shown or not.
+
+    Of what a line has besides, nothing is decoded: that would take 25 times as much memory.
+    """
+
+    summary: str = ""
+    license: str = ""
+    task: str = ""
+    bases: list[str] = field(default_factory=list)
+    published: str = ""
+    yanked: str | None = None
+    deprecated: str | None = None
+    successor: str = ""
+    removed: str | None = None
+
+
+class _ListSpec(Struct):
+    spec: int
+
+
 _DECODER = msgspec.json.Decoder(ModuleLine)
+_ANY_TEXTS = msgspec.json.Decoder(_AnyTexts)
+_SPEC = msgspec.json.Decoder(_ListSpec)
+"""Made before threads use them."""
 _STANDING = ("yanked", "deprecated", "successor", "removed")
 _SHOWN = ("summary", "license", "task", "bases", "published", *_STANDING)
 
@@ -118,11 +143,9 @@ def _is_malformed(raw: bytes) -> bool:
         _valid(raw)
     except Exception:
         try:
-            record = msgspec.json.decode(raw)
+            return _SPEC.decode(raw).spec <= SPEC
         except Exception:
             return True
-        spec = record.get("spec") if isinstance(record, dict) else None
-        return not isinstance(spec, int) or spec <= SPEC
     return False
 
 
@@ -144,8 +167,8 @@ def _decoded(raw: bytes) -> ModuleLine:
     try:
         return _DECODER.decode(raw)
     except msgspec.ValidationError:
-        record = msgspec.json.decode(raw)
-        if not isinstance(record, dict) or clean_texts(record, _SHOWN) is None:
+        record = msgspec.to_builtins(_ANY_TEXTS.decode(raw))
+        if clean_texts(record, _SHOWN) is None:
             raise
         return msgspec.convert(record, ModuleLine)
 

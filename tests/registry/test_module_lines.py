@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.records import ModuleLine
-from modpkg.registry.module_lines import check_bounds, format_module_lines, parse_module_lines
+from modpkg.registry.module_lines import (
+    check_bounds,
+    format_module_lines,
+    malformed_lines,
+    parse_module_lines,
+)
 from modpkg.registry.reader import Registry
 from modpkg.registry.writer import RegistryWriter
 from tests import tiny
@@ -102,3 +108,15 @@ def test_a_file_of_too_many_lines_or_values_is_refused() -> None:
     ):
         with raises("M327", match=f"modules.jsonl of the registry at r is over .* {things}"):
             check_bounds(data, "r")
+
+
+def test_a_malformed_line_takes_no_more_memory_than_its_bytes() -> None:
+    raw = b'{"name":"words","version":"1.0","x":[' + b"[]," * (1 << 18) + b"0]}\n"
+    parse_module_lines(raw, "r")  # what is imported once
+    tracemalloc.start()
+    try:
+        assert (parse_module_lines(raw, "r"), malformed_lines(raw)) == ({}, 1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(raw)
