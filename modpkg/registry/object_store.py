@@ -147,6 +147,7 @@ def _is_local(url: str) -> bool:
     if "\\" in parts.netloc or not _LOCAL_HOST.fullmatch(host):
         return False
     try:
-        return ipaddress.ip_address(origin(url)[1]).is_loopback
-    except ValueError:
-        return host == "localhost"
+        name = origin(url)[1]
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:  # neither an address, or its port is none
+        return False
