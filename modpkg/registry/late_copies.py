@@ -65,6 +65,13 @@ def keep_copy(path: Path, data: bytes) -> None:
     _write(path, data)
 
 
+def waiting_copy(path: Path) -> bytes | None:
+    """Return a copy that is not written yet; None if there is none."""
+    with _waiting.lock:
+        copy = _waiting.files.get(path)
+    return None if copy is None else copy.data
+
+
 @contextlib.contextmanager
 def copies_wait() -> Iterator[None]:
     """Let copies wait meanwhile; the last one to end writes them, unless it was interrupted."""

@@ -11,7 +11,7 @@ from modpkg.core.errors import InstallError, TrustError
 from modpkg.core.file_lock import file_lock
 from modpkg.core.files import write_atomically
 from modpkg.core.regular_file import read_file
-from modpkg.registry.late_copies import keep_copy
+from modpkg.registry.late_copies import keep_copy, waiting_copy
 
 FIRST_ROOT = "1.root.json"
 
@@ -24,8 +24,11 @@ class RememberedMetadata:
 
     def read(self, name: str) -> bytes | None:
         """Return a file; None if there is none that can be read."""
+        path = self._folder / name
+        if (waiting := waiting_copy(path)) is not None:
+            return waiting
         try:
-            return read_file(self._folder / name, bounds.TUF_FILE_BYTES)
+            return read_file(path, bounds.TUF_FILE_BYTES)
         except OSError:
             return None
 

@@ -13,7 +13,7 @@ import pytest
 from modpkg.core import bounds
 from modpkg.registry import late_copies
 from modpkg.registry.fetch_pool import fetch_pool
-from modpkg.registry.late_copies import copies_wait, keep_copy
+from modpkg.registry.late_copies import copies_wait, keep_copy, waiting_copy
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def test_a_newer_copy_is_not_replaced_by_one_that_waited(
     monkeypatch.setattr(bounds, "LATE_COPIES_BYTES", 4)
     with copies_wait():
         keep_copy(folder / "a", b"old")
+        assert waiting_copy(folder / "a") == b"old"
         keep_copy(folder / "a", b"newer")
+        assert waiting_copy(folder / "a") is None
     assert (folder / "a").read_bytes() == b"newer"
 
 

@@ -16,6 +16,7 @@ from modpkg.core.digests import digest_bytes
 from modpkg.core.errors import RegistryUnreachable
 from modpkg.core.filenames import REGISTRY_MODULES
 from modpkg.core.tree import BlobTree
+from modpkg.registry.late_copies import copies_wait
 from modpkg.registry.mutable_files import MutableFiles
 from modpkg.registry.reader import Registry
 from modpkg.trust import signed_index
@@ -24,7 +25,7 @@ from modpkg.trust.signed_index import SignedIndex
 from tests.raising import raises
 from tests.registry.servers import Server, serve
 from tests.registry.test_revalidation import with_etags
-from tests.trust.signed_registry import DAY, HostileSource, SignedRegistry, reader
+from tests.trust.signed_registry import DAY, HostileSource, SignedRegistry, read, reader
 
 WORDS = "index/words.jsonl"
 OTHER = f"sha256:{'0' * 64}"
@@ -331,6 +332,19 @@ def test_who_waited_for_metadata_that_cannot_be_read_does_not_try_in_turn(
     assert source.asked.count("tuf/timestamp.json") == 1
     source.before_read = lambda path: None
     assert signed.metadata() is not None  # who comes later tries again
+
+
+def test_what_was_fetched_is_not_fetched_again_where_it_is_not_written_yet(
+    registry: SignedRegistry,
+) -> None:
+    source = HostileSource(registry.folder)
+    with copies_wait():
+        assert read(source, registry.clock) == b""
+        fetched = [path for path in source.asked if ".targets." in path or ".index-" in path]
+        assert len(fetched) == len({*fetched}) >= 2
+        source.asked.clear()
+        assert read(source, registry.clock) == b""
+        assert not {*source.asked} & {*fetched}
 
 
 def test_a_private_index_is_asked_for_each_time(
