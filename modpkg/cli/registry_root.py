@@ -151,6 +151,11 @@ def _new(
     threshold = known if given.threshold is None else given.threshold
     if threshold > len(set(keys)):
         message = f"--threshold {threshold} of {counted(len(set(keys)), 'root key')} never holds."
+        if given.threshold is None:
+            message = (
+                f"So far {threshold} root keys have to sign, and {counted(len(set(keys)), 'key')} "
+                "never can: name more with --root-key, or say --threshold."
+            )
         raise UsageError("M901", message=message)
     if online in keys:
         message = "--online-key is a root key too; make another one with 'modpkg key new'."

@@ -532,7 +532,7 @@ MESSAGES: dict[str, str] = {
     ),
     "M564": (
         "{path} of the registry {url} is not what its maintainers have signed: {reason}. Try again "
-        "in a minute, and if it stays so, ask who runs it."
+        "in a minute; if it stays so, whoever has its online key runs 'modpkg registry trust sign'."
     ),
     "M565": "{what} cannot be used: {reason}; ask who runs the registry.",
     "M566": (
@@ -554,7 +554,7 @@ MESSAGES: dict[str, str] = {
     "M571": (
         "{change}; ask who maintains it, for whoever has its key now may have made it. To take "
         "another version, require {name}!={version}; if it is right, the command that locks it "
-        "takes it with --accept-changed {name}."
+        "takes it with --accept-changed {name}, and 'modpkg verify' goes on naming it."
     ),
     "M572": "{old} cannot name {new} as its successor for {name}: {reason}.",
     "M574": (

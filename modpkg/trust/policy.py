@@ -88,7 +88,7 @@ def signer_of(
             if (follower := _is_or_follows(release.was, signer, successions)) is not None:
                 return follower
         for one in left:
-            if _is_or_follows(release.was, one.signer, successions) is not None:
+            if not found or _is_or_follows(release.was, one.signer, successions) is not None:
                 raise _signs_no_more(release, one)
         _check_verifiable(release.signers)
         raise TrustError("M544", name=release.name, change=_change(release, successions))

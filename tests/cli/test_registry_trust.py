@@ -196,6 +196,9 @@ def test_what_cannot_be_signed_is_refused(trust: Trust, tmp_path: Path) -> None:
     assert not (trust.folder / "tuf" / "1.root.json").exists()
     trust.init()
     assert "error[M568]" in trust.refused(*init)
+    one = ("registry", "trust", "rotate", storage, "--root-key", public)
+    status, _, err = run(trust.capfd, *one, *online)  # nobody has typed --threshold
+    assert (status, "So far 2 root keys" in err) == (2, True), err
 
 
 def test_a_root_key_is_no_online_key_and_nothing_is_shown_of_no_registry(

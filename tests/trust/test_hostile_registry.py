@@ -730,9 +730,11 @@ def test_a_retired_key_signs_no_new_release(
         (victim.app / "modpkg.toml").write_bytes(manifest)
         status, _, err = run(capfd, "update", "--accept-changed", "words")
         assert (status, "which was accepted" in err) == (0, True)
+        assert run(capfd, "install")[0] == 0
+        assert "flawed[M571] words 9.0" in run(capfd, "verify")[1]
         (victim.app / "modpkg.lock").unlink()
         shutil.rmtree(victim.app / ".modpkg")
-        remedy = run(capfd, "lock")[2].split(" it with ")[1].rstrip(".\n").split()
+        remedy = run(capfd, "lock")[2].split(" it with ")[1].partition(",")[0].split()
         assert run(capfd, "lock", *remedy)[0] == 0
 
 

@@ -88,6 +88,22 @@ def test_what_is_signed_since_counts_when_the_next_one_signs_it(
     assert (signers(app), versions(app)) == ({"words": chain["eve"]}, ["1.4"])
 
 
+def test_who_has_locked_what_the_successor_signed_learns_that_the_old_key_signs_no_more(
+    app: Path, tmp_path: Path, chain: dict[str, str], capfd: Capture
+) -> None:
+    assert run(capfd, "lock")[0] == 0
+    assert (signers(app), versions(app)) == ({"words": chain["eve"]}, ["1.3"])
+    release(capfd, tmp_path, "1.4", "ada")
+    before = (app / "modpkg.lock").read_bytes()
+    for command in (("lock", "--upgrade"), ("update",), ("install", "words==1.4")):
+        status, _, err = run(capfd, *command)
+        assert (status, "error[M571]" in err, chain["bob"] in err) == (1, True, True), err
+        assert (app / "modpkg.lock").read_bytes() == before
+    status, _, err = run(capfd, "update", "--accept-changed", "words")
+    assert (status, versions(app)) == (0, ["1.4"])
+    assert f"named {chain['bob']} as its successor" in err  # what was accepted
+
+
 def test_a_signer_names_one_successor_and_none_that_signs_no_more(
     chain: dict[str, str], capfd: Capture
 ) -> None:
