@@ -33,7 +33,7 @@ def why_not_command(workspace: Workspace, requirement: str, as_json: bool) -> No
     if as_json:
         print_json(answer)
     else:
-        _show(answer, workspace.manifest.path.name)
+        _show(answer)
 
 
 def _exact_version(requirement: Requirement, catalog: Catalog) -> Version:
@@ -59,15 +59,13 @@ def _exact_version(requirement: Requirement, catalog: Catalog) -> Version:
     return Version(exact[0].version)
 
 
-def _show(answer: WhyNot, manifest: str) -> None:
+def _show(answer: WhyNot) -> None:
     this = f"{strong(answer.name)} {answer.version}"
     if answer.verdict == "chosen":
         say(f"{this} is selected.")
     elif answer.verdict == "forbidden":
         say(f"{this} cannot be selected:")
         say(answer.explanation)
-        if answer.command is not None:
-            say(f"Only the requirement of {answer.name} in {manifest} rules it out.")
     else:
         say(f"{this} could be selected. {answer.explanation}")
     if answer.command is not None:

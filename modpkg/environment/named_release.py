@@ -16,6 +16,7 @@ from modpkg.environment.generations import ModuleState
 from modpkg.environment.signers import so_far, with_signers
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.reader import Registry
+from modpkg.registry.standing import is_succeeded
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.lock import Lock, LockedModule, lock_of
 from modpkg.resolve.resolve import Chosen, Resolution
@@ -102,7 +103,8 @@ def check_lockable(workspace: Workspace, line: IndexLine) -> None:
     """
     registry = workspace.registries.of(line.name)
     if not registry.stands_for:
-        refused = _refused(workspace, line, registry, workspace.lock, ())
+        has_successor = line.signed is True and is_succeeded(registry.index(line.name))
+        refused = _refused(workspace, line, registry, workspace.lock, (), asks=has_successor)
         _keep(workspace, line, registry, refused, ())
 
 
@@ -114,12 +116,17 @@ def _refused(
     accepted: Collection[str],
     *,
     remembers: bool = True,
+    asks: bool = False,
 ) -> dict[str, TrustError]:
-    """Return why a release is not signed by who has signed the locked one; the manifest holds."""
+    """Return why a release is not signed by who has signed the locked one; the manifest holds.
+
+    Where nobody has to have signed it, its registry is asked who has only if ``asks`` says so.
+    """
     manifest = workspace.manifest
     installed = workspace.environment.ever_installed() if remembers else []
     was = so_far(line.name, lock, installed)
-    if not _is_needed(workspace, line) and (was is None or was.signer == NOBODY):
+    is_needed = asks or _is_needed(workspace, line)
+    if not is_needed and (was is None or was.signer == NOBODY):
         return {}
     signed = with_signers(
         _alone(workspace, line, registry),

@@ -10,13 +10,14 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from modpkg.core.errors import ResolutionImpossible
+from modpkg.core.errors import ResolutionImpossible, TrustError
 from modpkg.core.names import ModuleName, parse_version, requirement_text
 from modpkg.environment.plan import VersionChange, version_changes
 from modpkg.environment.preview import Preview, versions_of
 from modpkg.resolve.catalog import Release
 from modpkg.resolve.explain import replacement
 from modpkg.resolve.need import Need
+from modpkg.resolve.resolve import Resolution
 from modpkg.resolve.suggest import QUESTION
 
 
@@ -59,31 +60,31 @@ def why_not(preview: Preview, name: ModuleName, version: Version) -> WhyNot:
             answer, verdict="forbidden", explanation=replacement(name, override)
         )
     pin = Need(name, None, SpecifierSet(f"=={version}"), where=QUESTION)
-    install = f'modpkg install "{name}=={version}"'
+    conflict: list[str] = []
     try:
-        selected = versions_of(preview.resolve([*preview.roots, pin], upgrade=[name]))
+        selected: Resolution | None = preview.resolve([*preview.roots, pin], upgrade=[name])
     except ResolutionImpossible as error:
-        answer = msgspec.structs.replace(
-            answer, verdict="forbidden", explanation=str(error.values["explanation"])
-        )
-        instead = _instead(preview, pin)
-        if instead is None:
-            return answer
-        if (refused := preview.refused(release)) is not None:
-            if refused.code != "M595":
-                return answer
-            install = f"{install} --accept-changed {name}"
-        return msgspec.structs.replace(answer, command=install, changes=_changes(chosen, instead))
-    changes = _changes(chosen, selected)
-    if (refused := preview.refused(release)) is not None:
-        may_accept = refused.code == "M595"  # else it is the manifest that forbids it
+        conflict = [str(error.values["explanation"])]
+        selected = _instead(preview, pin)
+    refused = _refused(preview, release, selected)
+    install = " ".join(
+        [f'modpkg install "{name}=={version}"', *(f"--accept-changed {one}" for one in refused)]
+    )
+    if selected is None or conflict or refused:
+        manifest = preview.manifest.path.name
+        if conflict and selected is not None:
+            only = "The" if refused else "Only the"
+            conflict.append(f"{only} requirement of {name} in {manifest} rules it out.")
+        may_accept = all(error.code == "M595" for error in refused.values())
+        is_possible = selected is not None and may_accept  # else it is the manifest that forbids it
         return msgspec.structs.replace(
             answer,
             verdict="forbidden",
-            explanation=f"{refused.values['change']}." if may_accept else str(refused),
-            command=f"{install} --accept-changed {name}" if may_accept else None,
-            changes=changes if may_accept else (),
+            explanation="\n".join([*conflict, *map(_sentence, refused.values())]),
+            command=install if is_possible else None,
+            changes=_changes(chosen, versions_of(selected)) if selected and is_possible else (),
         )
+    changes = _changes(chosen, versions_of(selected))
     return msgspec.structs.replace(
         answer,
         verdict="free",
@@ -103,7 +104,7 @@ def _release(preview: Preview, name: ModuleName, version: Version) -> Release:
     raise preview.catalog.registry(name).not_found(name, str(version))
 
 
-def _instead(preview: Preview, pin: Need) -> dict[str, Version] | None:
+def _instead(preview: Preview, pin: Need) -> Resolution | None:
     """Return what is selected with the pin in place of the manifest's own requirement."""
     if pin.name in preview.catalog.overrides:
         return None
@@ -114,9 +115,26 @@ def _instead(preview: Preview, pin: Need) -> dict[str, Version] | None:
     if all(root.name != pin.name for root in preview.roots):
         return None
     try:
-        return versions_of(preview.resolve(roots, upgrade=[pin.name]))
+        return preview.resolve(roots, upgrade=[pin.name])
     except ResolutionImpossible:
         return None
+
+
+def _refused(
+    preview: Preview, release: Release, selected: Resolution | None
+) -> dict[str, TrustError]:
+    """Return by module why no lock takes a release, or what is selected with it and is new."""
+    releases = {release.name: release}
+    for name, module in () if selected is None else selected.modules.items():
+        was = None if preview.lock is None else preview.lock.find(name)
+        if was is None or was.release != module.release.line.release:
+            releases[name] = module.release
+    refused = {name: preview.refused(one) for name, one in releases.items()}
+    return {name: error for name, error in refused.items() if error is not None}
+
+
+def _sentence(refused: TrustError) -> str:
+    return f"{refused.values['change']}." if refused.code == "M595" else str(refused)
 
 
 def _update_takes(preview: Preview, name: ModuleName, version: Version) -> bool:
