@@ -14,6 +14,7 @@ from modpkg.trust import signed_index
 from tests.cli.test_everywhere import run
 from tests.cli.test_registry_trust import Capture, Trust
 from tests.command import check_shape
+from tests.modules import publish_collection
 from tests.registry.servers import serve
 from tests.trust.log.logged import LoggedRegistry
 
@@ -78,6 +79,37 @@ def test_a_search_shows_what_is_signed(trust: Trust) -> None:
     path.write_bytes(other + evil)
     found = json.loads(trust.run("search", "words", "--json"))
     assert (found["modules"], found["total"]) == ([before], 1)
+
+
+@pytest.mark.parametrize("has_list", [True, False])
+def test_a_search_leaves_out_the_one_module_that_is_not_signed(
+    has_list: bool, trust: Trust
+) -> None:
+    """A yank that is not signed yet hides no other module."""
+    publish_collection(trust.folder, "wordlist", "1.0")
+    trust.trust("sign", "--online-key", trust.key("online"))
+    trust.run("yank", "words==1.0", "--registry", str(trust.folder))
+    if not has_list:
+        (trust.folder / "modules.jsonl").unlink()
+    for words in ((), ("word",)):
+        status, out, err = run(trust.capfd, "search", *words, "--json")
+        document = json.loads(out)
+        check_shape(document, "search", *words)
+        (left_out,) = document["left_out"]
+        assert (status, [one["name"] for one in document["modules"]]) == (0, ["wordlist"])
+        assert (document["total"], left_out["name"], left_out["code"]) == (1, "words", "M564")
+        assert ("words may fit and is not shown" in err, left_out["reason"] in err) == (True, True)
+    assert "error[M564]" in trust.refused("search", "words")
+    for refused in (("lock", "--upgrade"), ("install", "words==1.0"), ("info", "words")):
+        assert "error[M564]" in trust.refused(*refused)
+    trust.trust("sign", "--online-key", trust.key("online"))
+    line = json.loads((trust.folder / "index" / "words.jsonl").read_bytes())
+    digest = line["release"].removeprefix("sha256:")
+    for path in [*trust.folder.rglob(digest), *trust.folder.parent.glob(f"home/store/**/{digest}")]:
+        path.unlink()
+    document = json.loads(trust.run("search", "--json"))  # neither does a record that is gone
+    assert [one["name"] for one in document["modules"]] == ["wordlist"]
+    assert [one["code"] for one in document["left_out"]] == ["M306"]
 
 
 def test_a_search_offline_shows_what_was_read_as_it_is_signed(trust: Trust, home: Path) -> None:
