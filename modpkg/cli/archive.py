@@ -6,11 +6,10 @@ import click
 from msgspec import Struct
 
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import json_option, registry_option
+from modpkg.cli.options import check_reason_option, json_option, registry_option
 from modpkg.cli.output import good, print_json, tell
 from modpkg.core.errors import UsageError
 from modpkg.core.names import module_name
-from modpkg.core.printable import one_line
 from modpkg.registry.opening import existing_registry
 from modpkg.registry.server_writer import ServerWriter
 
@@ -35,8 +34,7 @@ def archive_command(
 
     Its releases stay as they are; 'modpkg deprecate' advises against them.
     """
-    if one_line(reason) != reason:
-        raise UsageError("M901", message="--reason is one line of text.")
+    check_reason_option(reason)
     writer, module = existing_registry(registry), module_name(name)
     if not isinstance(writer, ServerWriter):
         raise UsageError(

@@ -6,13 +6,12 @@ import click
 from msgspec import Struct
 
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import json_option, registry_option
+from modpkg.cli.options import check_reason_option, json_option, registry_option
 from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.community.modules.reference import parse_reference
 from modpkg.core.errors import UsageError
 from modpkg.core.names import parse_requirement, requirement_text
-from modpkg.core.printable import one_line
 from modpkg.core.records import IndexLine
 from modpkg.registry.opening import existing_registry
 
@@ -42,8 +41,7 @@ def deprecate_command(
 
     It is still chosen, and whoever installs it is warned once. 'modpkg yank' excludes a release.
     """
-    if one_line(reason) != reason:
-        raise UsageError("M901", message="--reason is one line of text.")
+    check_reason_option(reason)
     if undo and (reason or successor):
         raise UsageError("M901", message="--undo takes neither --reason nor --successor.")
     reference = parse_reference(release)

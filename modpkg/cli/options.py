@@ -12,10 +12,12 @@ import click
 from modpkg.cli.everywhere import chosen
 from modpkg.cli.module_names import known_names, locked_names
 from modpkg.cli.output import TerminalProgress, faint, note
+from modpkg.core.decoding import check_reason
 from modpkg.core.errors import InvalidValue, ModpkgError, UsageError
 from modpkg.core.home import store_folder
 from modpkg.core.hub_address import HubAddress
 from modpkg.core.names import ModuleName, module_name
+from modpkg.core.printable import one_line
 from modpkg.core.progress import Progress
 from modpkg.core.version import __version__
 from modpkg.environment.workspace import RegistryOptions, Workspace
@@ -42,6 +44,18 @@ def registry_option(command: Command) -> Command:
         metavar="URL",
         help="Default registry: a folder, URL or alias. [env: MODPKG_REGISTRY]",
     )(command)
+
+
+def check_reason_option(reason: str, *, required: bool = False) -> None:
+    """Check what ``--reason`` says of a release: one line of text, such that readers take it.
+
+    Raises:
+        UsageError: It is not one line, or ``required`` and empty.
+        InvalidValue: It is too long.
+    """
+    if one_line(reason) != reason or (required and not reason):
+        raise UsageError("M901", message="--reason is one line of text.")
+    check_reason(reason)
 
 
 def with_workspace(command: Callable[..., Any]) -> Callable[..., Any]:

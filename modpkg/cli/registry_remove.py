@@ -6,13 +6,11 @@ import click
 from msgspec import Struct
 
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import json_option, registry_option, with_workspace
+from modpkg.cli.options import check_reason_option, json_option, registry_option, with_workspace
 from modpkg.cli.output import counted, good, print_json, tell
 from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.community.modules.reference import parse_reference
-from modpkg.core.errors import UsageError
 from modpkg.core.files import human_bytes
-from modpkg.core.printable import one_line
 from modpkg.core.records import IndexLine
 from modpkg.environment.workspace import Workspace
 from modpkg.registry.opening import existing_registry
@@ -46,8 +44,7 @@ def remove_release_command(workspace: Workspace, release: str, reason: str, as_j
     if no other release of the module is left, neither is its name. Copies that are brought up to
     date with 'modpkg registry copy' follow.
     """
-    if one_line(reason) != reason or not reason:
-        raise UsageError("M901", message="--reason is one line of text.")
+    check_reason_option(reason, required=True)
     reference = parse_reference(release)
     writer = existing_registry(workspace.options.registry)
     what = f"{reference.name} {reference.version or '(all releases)'}"

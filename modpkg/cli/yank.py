@@ -6,12 +6,10 @@ import click
 
 from modpkg.cli.key import open_release_signer
 from modpkg.cli.module_names import known_names
-from modpkg.cli.options import json_option, registry_option
+from modpkg.cli.options import check_reason_option, json_option, registry_option
 from modpkg.cli.output import good, print_json, tell, warn
 from modpkg.cli.registry_address import warn_if_unsigned
 from modpkg.community.modules.reference import parse_release
-from modpkg.core.errors import UsageError
-from modpkg.core.printable import one_line
 from modpkg.registry.opening import existing_registry
 from modpkg.registry.place import registry_at
 from modpkg.trust.bundle import verify_bundle
@@ -38,8 +36,7 @@ def yank_command(
     to an older release only from a yank that is signed too (--sign), or when its user accepts it.
     The release before is signed with it, if another key that named yours has signed that alone.
     """
-    if one_line(reason) != reason:
-        raise UsageError("M901", message="--reason is one line of text.")
+    check_reason_option(reason)
     name, version = parse_release(release)
     writer = existing_registry(registry)
     said, bundle, earlier = None if undo else reason, None, None

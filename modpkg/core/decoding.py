@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from modpkg.core.errors import InvalidValue
 from modpkg.core.lazy_pattern import lazy_pattern
 from modpkg.core.printable import one_line
 
@@ -96,6 +97,8 @@ _FORMS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
 """What msgspec says, and what `decoding_reason` does after "it"."""
 _UNCLEAN = lazy_pattern("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
+_SURROGATE = lazy_pattern("[\ud800-\udfff]")  # of no character: JSON in UTF-8 has none
+
 
 def decoding_reason(error: BaseException) -> str:
     """Return why msgspec could not decode something, without its names of types.
@@ -152,6 +155,22 @@ def clean_texts(record: dict[str, Any], fields: Iterable[str]) -> str | None:
         if wrong is not None:
             problem = problem or f"its {field!r} {wrong}"
     return problem
+
+
+def check_reason(reason: str) -> None:
+    """Check that readers take a reason as it is, so that `clean_texts` would not change it.
+
+    Raises:
+        InvalidValue: They would not.
+    """
+    if bad := _UNCLEAN.search(reason) or _SURROGATE.search(reason):
+        problem, remedy = f"has the character U+{ord(bad[0]):04X}", "write it in one line of text"
+    elif len(reason) > LINE_CHARACTERS:
+        problem = f"has {len(reason):,} characters"
+        remedy = f"write it in at most {LINE_CHARACTERS:,}, such as with a link to the rest"
+    else:
+        return
+    raise InvalidValue("M475", problem=problem, remedy=remedy)
 
 
 def _cleaned(value: Any) -> tuple[Any, str | None]:

@@ -154,7 +154,7 @@ CLASSES: dict[str, type[ModpkgError]] = {
     **dict.fromkeys(["M430", "M431", "M432", "M433", "M434", "M437", "M442"], AccessRefused),
     "M484": AccessRefused,
     **dict.fromkeys(["M443", "M446", "M521", "M526"], AccessRefused),
-    **dict.fromkeys(["M435", "M436", "M438"], InvalidValue),
+    **dict.fromkeys(["M435", "M436", "M438", "M475"], InvalidValue),
     **dict.fromkeys(["M439", "M441"], NotFound),
     **dict.fromkeys(["M440", "M444", "M445", "M448", "M449"], PublishError),
     "M447": RegistryUnreachable,

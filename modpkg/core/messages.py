@@ -605,6 +605,7 @@ MESSAGES: dict[str, str] = {
         "{name}!={version}; if it is right, exempt it with exclude-newer-package under "
         "[resolution]."
     ),
+    "M475": "The reason {problem}, so that no reader would take it as it is; {remedy}.",
     "M595": (
         "{change}; nothing is made of it. Ask who maintains it, and name another release, or, if "
         "it is right, run the command again with --accept-changed {name}."

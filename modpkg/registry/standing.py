@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from modpkg.core.decoding import check_reason
 from modpkg.core.errors import NotFound, PublishError
 from modpkg.core.filenames import MANIFEST
 from modpkg.core.names import parse_version
@@ -37,6 +38,17 @@ class Standing(Struct, frozen=True, kw_only=True):
             removed=self.removed,
             succeeded=self.succeeded,
         )
+
+
+def check_standing(line: IndexLine) -> None:
+    """Check that readers take the reasons of a line as they are.
+
+    Raises:
+        InvalidValue: They would not.
+    """
+    for reason in (line.yanked, line.deprecated, line.removed):
+        if isinstance(reason, str):
+            check_reason(reason)
 
 
 def standing_of(line: IndexLine) -> Standing:

@@ -53,6 +53,7 @@ from modpkg.registry.standing import (
     Standing,
     check_free,
     check_present,
+    check_standing,
     is_removed,
     standing_of,
     without_removed,
@@ -344,6 +345,7 @@ class RegistryWriter:
         ``bundles`` are signatures of it, which are added.
 
         Raises:
+            InvalidValue: Readers would not take a reason as it is.
             NotFound: The registry does not have it.
             PublishError: The release was removed, has as many signatures as it may have, or nobody
                 could read the index any more.
@@ -362,6 +364,8 @@ class RegistryWriter:
                     else (self._reader().not_found(name, version))
                 )
             new = {line.version: edit(standing_of(line)).on(line) for line in chosen}
+            for line in new.values():
+                check_standing(line)
             if all(is_removed(line) for line in chosen) and [*new.values()] != chosen:
                 raise PublishError("M482", name=name, version=chosen[-1].version, registry=self.url)
             new |= {line.version: line for line in chosen if is_removed(line)}

@@ -15,6 +15,7 @@ from msgspec import Struct
 from packaging.specifiers import SpecifierSet
 
 from modpkg.core import bounds
+from modpkg.core.decoding import check_reason
 from modpkg.core.digests import parse_digest
 from modpkg.core.errors import MissingExtra, ModpkgError, PublishError, TrustError
 from modpkg.core.names import listed, parse_version
@@ -237,10 +238,12 @@ def sign_yank(
     reader, so that nobody else can use up the numbers.
 
     Raises:
+        InvalidValue: Readers would not take the reason as it is.
         TrustError: The signer cannot sign now.
         PublishError: Somebody has used the last number.
         RegistryUnreachable, RegistryError: The registry cannot be read.
     """
+    check_reason(reason or "")
     number = 1
     if said := signed_yanks(registry, line):
         successions = successions_of(registry, line.name)

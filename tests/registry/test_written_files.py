@@ -10,9 +10,11 @@ from msgspec.structs import replace
 from modpkg.core import bounds
 from modpkg.core.digests import digest_bytes
 from modpkg.core.filenames import REGISTRY_ADVISORIES, REGISTRY_MODULES
+from modpkg.core.progress import Progress
 from modpkg.registry.candidate_writer import CandidateWriter
 from modpkg.registry.candidates import candidates_path
 from modpkg.registry.reader import Registry
+from modpkg.registry.removing import remove_release
 from modpkg.registry.writer import RegistryWriter
 from tests.modules import publish_collection
 from tests.raising import raises
@@ -62,6 +64,22 @@ def test_nobody_makes_an_index_file_longer_than_readers_take(
     with raises("M593"):
         copy.copy_release(Registry(str(registry)), newer)
     assert files(tmp_path / "copy") == there
+
+
+@pytest.mark.parametrize("reason", [LONG + "x", "one\ntwo", "a\u202eb", "a\ud800b"])
+def test_nobody_gives_a_reason_that_readers_would_change(registry: Path, reason: str) -> None:
+    writer, before = RegistryWriter(registry), files(registry)
+    for refused in (
+        lambda: writer.yank("words", "1.0", reason),
+        lambda: writer.yank("words", "1.0", reason, b"{}"),
+        lambda: writer.deprecate("words", None, reason),
+        lambda: remove_release(writer, "words", "1.0", reason, Progress()),
+    ):
+        with raises("M475", match=r"has (2,001 characters|the character U\+).*; write it in"):
+            refused()
+        assert files(registry) == before
+    assert writer.yank("words", "1.0", LONG).yanked == LONG
+    assert Registry(str(registry)).line("words", "1.0").yanked == LONG
 
 
 def test_nor_one_of_candidates(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:

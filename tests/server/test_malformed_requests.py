@@ -21,6 +21,12 @@ from tests.server.conftest import token_for
             b'{"version": "1", "reason": 1}',
             "its 'reason' is a number, and has to be a text or null",
         ),
+        (
+            b'{"version": "1", "reason": "%s"}' % (2001 * b"y"),
+            "its 'reason' is longer than 2000 characters",
+        ),
+        (b'{"version": "1", "reason": "a\\nb"}', "its 'reason' has a line feed"),
+        (b'{"version": "1", "reason": "\\ud800"}', "it ends too early"),
     ],
 )
 def test_a_body_is_refused_with_what_is_wrong_in_it(

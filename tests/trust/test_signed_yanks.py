@@ -15,7 +15,7 @@ from modpkg.trust.bundle import sign_statement
 from modpkg.trust.private_key import key_path, new_key, read_key
 from modpkg.trust.signatures import signed_yanks, signers_of
 from modpkg.trust.statement import yank_statement
-from modpkg.trust.successors import check_may_yank
+from modpkg.trust.successors import check_may_yank, sign_yank
 from tests.cli.test_everywhere import run
 from tests.command import check_shape
 from tests.raising import raises
@@ -54,6 +54,29 @@ def test_an_update_follows_a_signed_yank_and_its_end(
     assert numbers == [(1, "bad"), (2, None), (3, "bad")]
     found = signers_of(registry, line)
     assert (list(map(str, found.found)), found.refused) == ([keys["ada"]], ())
+
+
+def test_no_reason_is_signed_that_readers_would_not_take(
+    app: Path, home: Path, tmp_path: Path, keys: dict[str, str], capfd: Capture
+) -> None:
+    release(capfd, tmp_path, "1.0", "ada")
+    registry = home / "registry"
+    before = {path: path.read_bytes() for path in registry.rglob("*") if path.is_file()}
+    reason = 2001 * "y"
+    status, out, err = run(capfd, "yank", "words==1.0", "--reason", reason, "--sign", "ada")
+    assert (status, out, "M475" in err, "at most 2,000" in err) == (1, "", True, True)
+    reader, signer = Registry(str(registry)), read_key(key_path("ada"), str)
+    line = reader.line("words", "1.0")
+    for refused in (reason, "one\ntwo", "a\ud800b"):
+        with raises("M475"):
+            sign_yank(reader, line, refused, signer)
+    for others in (["deprecate"], ["registry", "remove"]):
+        assert "M475" in run(capfd, *others, "words==1.0", "--reason", reason)[2]
+    assert {path: path.read_bytes() for path in before} == before
+    run(capfd, "yank", "words==1.0", "--reason", reason[1:], "--sign", "ada")
+    line = Registry(str(registry)).line("words", "1.0")
+    (signed,) = signed_yanks(Registry(str(registry)), line)
+    assert signed.said.yanked == line.yanked == reason[1:]
 
 
 def test_of_what_nobody_has_signed_an_index_decides(

@@ -16,6 +16,7 @@ from modpkg.community.modules.project import module_table
 from modpkg.community.modules.reference import find_line, parse_reference, parse_release
 from modpkg.community.modules.view import view_of_build, view_of_project, view_of_release
 from modpkg.community.semver.check import Check, check
+from modpkg.core.decoding import check_reason
 from modpkg.core.digests import Digest, blob_path, parse_digest
 from modpkg.core.errors import (
     IntegrityError,
@@ -168,6 +169,7 @@ def publish_project(
             to the registry, it has another release of this version, or the version is too low.
         ReleaseError: Its recipe cannot be composed of the releases that resolve now.
         UsageError: The reason is empty, or more than one line.
+        InvalidValue: It is too long.
     """
     with damage_of_build(project):
         prepared = prepare_release(
@@ -373,9 +375,11 @@ def line_to_publish(
     Raises:
         PublishError: The version is too low, and there is no reason.
         UsageError: The reason is empty, or more than one line.
+        InvalidValue: It is too long.
     """
     if reason is not None and (not reason.strip() or not reason.isprintable()):
         raise UsageError("M901", message="--allow-breaking needs a reason, in one line of text.")
+    check_reason(reason or "")
     if not is_registry(target):
         return line, None
     versions = [_version(other) for other in registry_at(target).index(line.name)]

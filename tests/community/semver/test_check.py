@@ -110,6 +110,7 @@ def test_a_breaking_version_is_published_with_a_reason_that_is_recorded(
     project = base(tmp_path, "1.1", nudged(BASE, 0.9))
     modpkg("build", project)
     assert "needs a reason" in refused("publish", project, "--allow-breaking", " ", status=2)
+    assert "M475" in refused("publish", project, "--allow-breaking", 2001 * "y")
     modpkg("publish", project, "--allow-breaking", "1.0 was never announced")
     reader = Registry(str(registry))
     record = reader.record(reader.line("tiny", "1.1"))
