@@ -110,6 +110,8 @@ def decoding_reason(error: BaseException) -> str:
     """
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return f"it has U+{ord(error.object[error.start]):04X}, which is no character"
     if isinstance(error, RecursionError):
         return "it has too many tables and lists inside one another"
     text = str(error)

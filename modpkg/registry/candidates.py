@@ -154,7 +154,7 @@ def encoded_entry(entry: ThreadEntry) -> bytes:
     try:
         raw = canonical_json(entry)
         _ENTRIES.decode(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         raise RecordError("M466", reason=decoding_reason(error)) from None
     if len(raw) > bounds.CANDIDATE_REPORT_BYTES:
         reason = f"it has over {bounds.CANDIDATE_REPORT_BYTES >> 20} MiB"
@@ -170,7 +170,7 @@ def check_candidate_texts(one: CandidateLine) -> None:
     """
     try:
         _CANDIDATES.decode(canonical_json(one))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         raise RecordError("M466", reason=decoding_reason(error)) from None
 
 

@@ -307,10 +307,10 @@ def _checked(record: Struct) -> bytes:
     Raises:
         UsageError: No server takes it, as where a text is too long.
     """
-    data = msgspec.json.encode(record)
     try:
+        data = msgspec.json.encode(record)
         _decoder(type(record)).decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         message = f"This cannot be sent to the server: {decoding_reason(error)}."
         raise UsageError("M901", message=message) from None
     return data

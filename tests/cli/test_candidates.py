@@ -94,6 +94,8 @@ def test_what_is_not_named_rightly_is_refused(registry: Path, capfd: Capture) ->
     assert refused(capfd, "accept", "words") == (2, "M901")
     assert refused(capfd, "comment", "words#1", " ") == (2, "M901")
     assert refused(capfd, "comment", "words#1", "\x1b[2J") == (1, "M466")
+    assert refused(capfd, "comment", "words#1", "\ud800") == (1, "M466")
+    assert refused(capfd, "reject", "words#1", "--reason", "\ud800") == (1, "M466")
     assert refused(capfd, "reject", "words#1", "--reason", " ") == (2, "M901")
     assert refused(capfd, "vet", "words==1.0", "--report") == (2, "M901")
     assert refused(capfd, "submit", "my-1.1", "-m", " ") == (2, "M901")

@@ -198,6 +198,7 @@ def test_a_server_that_limits_says_so_itself(code: str, again: bool, fake: serve
     [
         (CommentRequest("a" * (20_000 + 1)), "text"),
         (YankRequest(version="1.0", reason="a" * 20_000), "reason"),
+        (YankRequest(version="1.0", reason="a\ud800"), "U\\+D800"),
     ],
 )
 def test_what_no_server_takes_is_not_sent(record: Struct, named: str, fake: servers.Server) -> None:

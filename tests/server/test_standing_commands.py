@@ -73,6 +73,7 @@ def test_a_module_from_a_warning_to_its_end(run: Run, tmp_path: Path) -> None:
     assert "lib 2.0 is deprecated: slow; use words instead" in run("lock")
     run("yank", "lib==1.0", "--reason", "bad")
     assert "lib 2.0" in run("info", "lib")
+    assert "M475" in run("archive", "lib", "--reason", 2001 * "y", status=1)
     assert "Archived lib" in run("archive", "lib", "--reason", "done")
     assert "Not archived any more" in run("archive", "lib", "--undo")
     assert "M432" in run("registry", "remove", "lib==2.0", "--reason", "leaked", status=1)
