@@ -22,7 +22,7 @@ def audit_command(workspace: Workspace, ignore: tuple[str, ...], as_json: bool) 
     """Check locked modules against the advisories that their registries publish.
 
     What a registry has yanked or removed since, or decided about a candidate, is a warning.
-    Exit status 1: an advisory concerns a locked version.
+    Exit status 1: an advisory concerns a locked version, or what is said of one is not signed.
     """
     lock = check_lock(workspace)
     result = audit(lock, workspace.registries.by_name(lock), ignore, workspace.manifest.trust)
@@ -32,9 +32,14 @@ def audit_command(workspace: Workspace, ignore: tuple[str, ...], as_json: bool) 
             workspace.progress.warn(f"--ignore {text}: no advisory of that name concerns the lock")
     for note in result.notes:
         workspace.progress.warn(note)
+    for left_out in result.left_out:
+        workspace.progress.warn(
+            f"whether {left_out.name} was yanked is not known: {left_out.reason}"
+        )
+    status = int(bool(result.findings or result.left_out))
     if as_json:
         print_json(result)
-        return int(bool(result.findings))
+        return status
     if result.findings:
         rows = [
             [
@@ -60,4 +65,4 @@ def audit_command(workspace: Workspace, ignore: tuple[str, ...], as_json: bool) 
         f"{counted(len(result.findings), 'advisory', 'advisories')} for {concerned} of "
         f"{counted(result.modules, 'module')}{ignored}."
     )
-    return int(bool(result.findings))
+    return status

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from modpkg.core.errors import TrustError
+from modpkg.environment.search import LeftOutModule
 from modpkg.environment.taken_back import yank_signed
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.schema import TrustRule
@@ -69,6 +72,8 @@ class Audit(Struct, frozen=True, kw_only=True):
     notes: list[str]
     """What the registries say of locked releases beside that: that one was yanked, removed or lost,
     or that a candidate became none."""
+    left_out: list[LeftOutModule] = []
+    """Those of whose yanks nothing is known; advisories about them are found."""
 
 
 def audit(
@@ -86,6 +91,7 @@ def audit(
         rules: The project's, of who has to sign what.
 
     Raises:
+        TrustError: Of no module of the lock the index is what was signed.
         RegistryUnreachable, RegistryError, InstallError: A registry cannot be read.
     """
     modules: dict[int, list[tuple[str, str]]] = {}
@@ -108,11 +114,21 @@ def audit(
             for advisory in advisories or ()
             if (finding := _finding(advisory, name, version, registry)) is not None
         ]
-    left_out = set(ignore)
+    ignored = set(ignore)
+    refused = {
+        name: error
+        for key, registry in registries.items()
+        for name, _ in modules[key]
+        if (error := _not_signed(registry, name)) is not None
+    }
+    if len(refused) == sum(map(len, modules.values())):
+        for error in refused.values():
+            raise error
+    lock = replace(lock, module=[one for one in lock.module if one.name not in refused])
     yanked = [*_yanks(lock, by_name, rules)]
     return Audit(
-        findings=[one for one in found if not left_out & {one.id, *one.aliases}],
-        ignored=[one for one in found if left_out & {one.id, *one.aliases}],
+        findings=[one for one in found if not ignored & {one.id, *one.aliases}],
+        ignored=[one for one in found if ignored & {one.id, *one.aliases}],
         registries=audited,
         modules=sum(map(len, modules.values())),
         yanked=yanked,
@@ -122,7 +138,22 @@ def audit(
             consulted=lambda _: True,
             signed={one.name: one.signed for one in yanked},
         ),
+        left_out=[
+            LeftOutModule(name=name, code=error.code, reason=str(error), registry=by_name[name].url)
+            for name, error in refused.items()
+        ],
     )
+
+
+def _not_signed(registry: Registry, name: str) -> TrustError | None:
+    """Return why the index of one module alone is not what was signed, if so."""
+    try:
+        _ = registry.index(name)
+    except TrustError as error:
+        if error.code != "M564":
+            raise
+        return error
+    return None
 
 
 def _yanks(

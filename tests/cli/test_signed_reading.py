@@ -112,6 +112,24 @@ def test_a_search_leaves_out_the_one_module_that_is_not_signed(
     assert [one["code"] for one in document["left_out"]] == ["M306"]
 
 
+def test_an_audit_says_of_which_module_nothing_is_known(trust: Trust) -> None:
+    """What is known of the others is shown; that is not enough to pass."""
+    publish_collection(trust.folder, "other", "1.0")
+    trust.trust("sign", "--online-key", trust.key("online"))
+    manifest = Path("modpkg.toml")
+    manifest.write_text(manifest.read_text().replace('words = "*"', 'words = "*"\nother = "*"'))
+    trust.run("lock")
+    trust.run("yank", "other==1.0", "--registry", str(trust.folder))
+    trust.trust("sign", "--online-key", trust.key("online"))
+    tamper(trust.folder)
+    status, out, err = run(trust.capfd, "audit", "--json")
+    document = json.loads(out)
+    check_shape(document, "audit")
+    assert (status, [one["name"] for one in document["yanked"]]) == (1, ["other"])
+    assert [(one["name"], one["code"]) for one in document["left_out"]] == [("words", "M564")]
+    assert ("other 1.0 was yanked" in err, "whether words was yanked" in err) == (True, True)
+
+
 def test_a_search_offline_shows_what_was_read_as_it_is_signed(trust: Trust, home: Path) -> None:
     """The list of modules, whose copy is read, is not signed."""
 
