@@ -91,8 +91,7 @@ def signer_of(
             if not found or _is_or_follows(release.was, one.signer, successions) is not None:
                 raise _signs_no_more(release, one)
         _check_verifiable(release.signers)
-        change = "; ".join([_change(release, successions), *map(_left, left)])
-        raise TrustError("M544", name=release.name, change=change)
+        raise TrustError("M544", name=release.name, change=_change(release, successions))
     if left:
         for one in left:
             for signer in found:
@@ -168,20 +167,12 @@ def _is_or_follows(
     return was if is_signer(was, signer) else successions.follows(was, signer)
 
 
-def _named(one: NamedSuccessor) -> str:
-    return (
-        f"has named {one.after} as its successor, and this release is not among those that it had "
-        "signed until then"
-    )
-
-
-def _left(one: NamedSuccessor) -> str:
-    return f"{lasting_text(one.signer)} {_named(one)}"
-
-
 def _signs_no_more(release: NewRelease, one: NamedSuccessor) -> TrustError:
     signer = lasting_text(one.signer)
-    change = f"{release.name} {release.version} is signed by {signer}, which {_named(one)}"
+    change = (
+        f"{release.name} {release.version} is signed by {signer}, which has named {one.after} as "
+        "its successor, and this release is not among those that it had signed until then"
+    )
     return TrustError("M571", name=release.name, version=release.version, change=change)
 
 

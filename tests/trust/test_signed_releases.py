@@ -133,7 +133,7 @@ def test_a_key_names_its_successor(
     assert run(capfd, "update")[0] == 0
     assert signers(app) == {"words": keys["bob"]}
     release(capfd, tmp_path, "1.2", "ada")  # whoever was succeeded signs no more
-    assert "error[M544]" in run(capfd, "update")[2]
+    assert "error[M571]" in run(capfd, "update")[2]
 
 
 def test_the_manifest_says_who_has_to_sign(

@@ -143,7 +143,7 @@ def test_an_update_goes_back_to_what_the_key_before_has_signed(
     who = {one: [*map(str, signers_of(registry, registry.line("words", one)).found)] for one in
            ("1.0", "1.1", "1.2")}  # fmt: skip
     assert who == {"1.0": [keys["ada"]], "1.1": [keys["ada"], keys["bob"]], "1.2": [keys["ada"]]}
-    assert "error[M544]" in run(capfd, "update")[2]  # 1.2 is the newest until somebody removes it
+    assert "error[M571]" in run(capfd, "update")[2]  # 1.2 is the newest until somebody removes it
     assert run(capfd, "registry", "remove", "words==1.2", "--reason", "not ours")[0] == 0
     status, out, err = run(capfd, *yank)
     assert (status, "Signed" in out) == (0, False), err
