@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from modpkg.core.errors import TrustError
-from modpkg.environment.search import LeftOutModule
+from modpkg.environment.search import LeftOutModule, as_left_out
 from modpkg.environment.taken_back import yank_signed
 from modpkg.environment.yanked import yanked_releases
 from modpkg.manifest.schema import TrustRule
@@ -19,6 +19,7 @@ from modpkg.registry.standing import without_removed
 from modpkg.registry.upkeep import fetch_indexes
 from modpkg.resolve.lock import Lock
 from modpkg.trust.rules import rule_of
+from modpkg.trust.signed_index import NOT_SIGNED
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -138,10 +139,7 @@ def audit(
             consulted=lambda _: True,
             signed={one.name: one.signed for one in yanked},
         ),
-        left_out=[
-            LeftOutModule(name=name, code=error.code, reason=str(error), registry=by_name[name].url)
-            for name, error in refused.items()
-        ],
+        left_out=[as_left_out(name, by_name[name], error) for name, error in refused.items()],
     )
 
 
@@ -150,7 +148,7 @@ def _not_signed(registry: Registry, name: str) -> TrustError | None:
     try:
         _ = registry.index(name)
     except TrustError as error:
-        if error.code != "M564":
+        if error.code != NOT_SIGNED:
             raise
         return error
     return None

@@ -7,10 +7,8 @@ from concurrent.futures import Executor
 
 from modpkg.core.errors import TrustError
 from modpkg.core.filenames import REGISTRY_INFO
-from modpkg.trust.signed_index import SignedIndex
+from modpkg.trust.signed_index import NOT_SIGNED, SignedIndex
 from modpkg.trust.signed_paths import FOLDER
-
-_NOT_SIGNED = "M564"
 
 
 class IndexReport:
@@ -44,7 +42,7 @@ class IndexReport:
         try:
             return self._signed.checked(path, data, again)
         except TrustError as error:
-            self.refused.setdefault(path if error.code == _NOT_SIGNED else FOLDER, error)
+            self.refused.setdefault(path if error.code == NOT_SIGNED else FOLDER, error)
             return data
 
     def is_current(self, path: str, data: bytes) -> bool:

@@ -29,6 +29,7 @@ from modpkg.registry.mutable_files import NOT_KEPT
 from modpkg.registry.reader import Registry
 from modpkg.registry.standing import is_removed
 from modpkg.registry.upkeep import AT_ONCE, fetch_indexes
+from modpkg.trust.signed_index import NOT_SIGNED
 
 
 class FoundModule(Struct, frozen=True, kw_only=True):
@@ -64,6 +65,11 @@ class LeftOutModule(Struct, frozen=True, kw_only=True):
     """Why, as a sentence."""
     registry: str
     """The address of its registry."""
+
+
+def as_left_out(name: str, registry: Registry, error: ModpkgError) -> LeftOutModule:
+    """Return a module that is left out, and why."""
+    return LeftOutModule(name=name, code=error.code, reason=str(error), registry=registry.url)
 
 
 class SearchResult(Struct, frozen=True):
@@ -144,7 +150,7 @@ class _LeftOut:
                 raise
             self._not_kept[registry] += 1
         except TrustError as error:
-            if error.code != "M564":  # else it is all of the registry
+            if error.code != NOT_SIGNED:
                 raise
             self.refused[registry, name] = error
         except IntegrityError as error:
@@ -152,10 +158,7 @@ class _LeftOut:
 
     def modules(self) -> list[LeftOutModule]:
         """Return what is not what was signed."""
-        return [
-            LeftOutModule(name=name, code=error.code, reason=str(error), registry=registry.url)
-            for (registry, name), error in self.refused.items()
-        ]
+        return [as_left_out(name, one, error) for (one, name), error in self.refused.items()]
 
     def warn(self, warn: Callable[[str], None]) -> None:
         """Call ``warn`` with a sentence for each registry of which something was left out."""

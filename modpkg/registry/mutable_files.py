@@ -198,7 +198,8 @@ class MutableFiles:
                 sent = Sent(found, copy)
         if sent is None:
             raise AssertionError("only what is checked may be missing")
-        sent.keep(is_signed=self._is_current(path, sent.data))
+        if sent.copy is not None:
+            sent.keep(is_signed=self._is_current(path, sent.data))
         return sent.data
 
     def _is_current(self, path: str, data: bytes) -> bool:

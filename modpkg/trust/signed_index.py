@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TRIES = 3
 """How often a file is asked for that does not fit the metadata."""
+NOT_SIGNED = "M564"
+"""What is raised where one file alone is not what is signed; all else is of the whole registry."""
 PAUSE = 0.2
 """Seconds before it is asked for again the first time."""
 
